@@ -1,0 +1,130 @@
+//! JSON in and out of the database, and what Postgres would refuse, found before it is sent.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+use crate::task::Task;
+
+/// The largest payload, output or step value, in bytes of JSON.
+pub const MAX_JSON_BYTES: usize = 16 * 1024 * 1024;
+
+/// The deepest nesting of arrays and objects; serde_json reads back no more than 127.
+pub const MAX_JSON_DEPTH: usize = 120;
+
+pub(crate) fn schema_of<T: JsonSchema>() -> schemars::Schema {
+    schemars::schema_for!(T)
+}
+
+/// Reads a payload. A task without payload accepts `null` and `{}`, as `()` does.
+pub(crate) fn decode<T: DeserializeOwned + 'static>(json: &str) -> serde_json::Result<T> {
+    let unit = std::any::TypeId::of::<T>() == std::any::TypeId::of::<()>();
+    serde_json::from_str(if unit && json.trim() == "{}" {
+        "null"
+    } else {
+        json
+    })
+}
+
+pub(crate) fn decode_payload<T: Task>(json: &str) -> anyhow::Result<T::Payload> {
+    decode(json).map_err(|source| {
+        let error = Error::Payload {
+            task: T::NAME.to_owned(),
+            reason: source.to_string(),
+        };
+        crate::error::permanent(error.into())
+    })
+}
+
+pub(crate) fn encode_output<T: Task>(output: &T::Output) -> anyhow::Result<String> {
+    encode(output).map_err(|reason| {
+        let error = Error::Output {
+            task: T::NAME.to_owned(),
+            reason,
+        };
+        crate::error::permanent(error.into())
+    })
+}
+
+pub(crate) fn encode_payload<T: Task>(payload: &T::Payload) -> Result<String> {
+    encode(payload).map_err(|reason| Error::Payload {
+        task: T::NAME.to_owned(),
+        reason,
+    })
+}
+
+/// Encodes a value, or says why it cannot be stored.
+pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> std::result::Result<String, String> {
+    let json = serde_json::to_string(value).map_err(|error| error.to_string())?;
+    check_storable(&json)?;
+    Ok(json)
+}
+
+/// Refuses JSON that Postgres would refuse, or that could not be read back.
+///
+/// The text must be valid JSON; only size, depth and NUL characters are looked at.
+pub fn check_storable(json: &str) -> std::result::Result<(), String> {
+    if json.len() > MAX_JSON_BYTES {
+        return Err(format!(
+            "it has {} bytes of JSON and the limit is {MAX_JSON_BYTES}; store the data elsewhere and pass a reference",
+            json.len()
+        ));
+    }
+    let bytes = json.as_bytes();
+    let (mut depth, mut deepest, mut at, mut in_string) = (0usize, 0usize, 0, false);
+    while let Some(&byte) = bytes.get(at) {
+        match (in_string, byte) {
+            (true, b'\\') => {
+                if bytes[at + 1..].starts_with(b"u0000") {
+                    return Err(format!(
+                        "a string holds the character U+0000 (byte {at} of the JSON), which Postgres cannot store; send such data as base64"
+                    ));
+                }
+                at += 1;
+            }
+            (_, b'"') => in_string = !in_string,
+            (false, b'[' | b'{') => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            (false, b']' | b'}') => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        at += 1;
+    }
+    if deepest > MAX_JSON_DEPTH {
+        return Err(format!(
+            "it nests {deepest} levels deep and the limit is {MAX_JSON_DEPTH}"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn nul_is_found_and_an_escaped_backslash_is_not_one() {
+        assert!(encode("a\0b").unwrap_err().contains("U+0000"));
+        assert_eq!(encode("a\\u0000").unwrap(), r#""a\\u0000""#);
+        assert_eq!(encode("quote \" then [").unwrap(), r#""quote \" then [""#);
+    }
+
+    #[test]
+    fn depth_and_size_are_limited() {
+        let deep = |n: usize| "[".repeat(n) + &"]".repeat(n);
+        assert!(check_storable(&deep(MAX_JSON_DEPTH)).is_ok());
+        assert!(check_storable(&deep(MAX_JSON_DEPTH + 1)).is_err());
+        assert!(check_storable(&format!("\"{}\"", "x".repeat(MAX_JSON_BYTES))).is_err());
+    }
+
+    #[test]
+    fn no_payload_reads_null_and_an_empty_object() {
+        assert!(decode::<()>("{}").is_ok());
+        assert!(decode::<()>("null").is_ok());
+        assert!(decode::<()>("{\"a\":1}").is_err());
+    }
+}

@@ -1,0 +1,218 @@
+//! What the library returns, and what a handler's error may say about its retries.
+
+use std::fmt;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+/// The library's own result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, written for the person who reads it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The database refused a statement or could not be reached.
+    #[error("database: {0}")]
+    Database(#[source] sqlx::Error),
+    /// `DATABASE_URL` is malformed, or the server behind it does not answer.
+    #[error(
+        "cannot connect to {url}: {reason}\n  Set DATABASE_URL to a reachable Postgres 14 or later, or unset it to use the embedded one."
+    )]
+    Connect {
+        /// The address, without its password.
+        url: String,
+        /// What the driver said.
+        reason: String,
+    },
+    /// The schema `conductor` cannot be brought to this binary's version.
+    #[error("schema: {0}")]
+    Schema(String),
+    /// No embedded Postgres could be started.
+    #[error("embedded Postgres: {0}")]
+    Embedded(String),
+    /// A name that the database does not know.
+    #[error("unknown task {name:?}{hint}")]
+    UnknownTask {
+        /// The name as it was given.
+        name: String,
+        /// A sentence with the nearest names, or nothing.
+        hint: String,
+    },
+    /// A payload that does not fit its task, or that cannot be stored.
+    #[error("payload of task {task:?}: {reason}")]
+    Payload {
+        /// The task's name.
+        task: String,
+        /// Why it was refused.
+        reason: String,
+    },
+    /// An output that cannot be stored, or that the caller's type cannot read.
+    #[error("output of task {task:?}: {reason}")]
+    Output {
+        /// The task's name.
+        task: String,
+        /// Why it was refused.
+        reason: String,
+    },
+    /// The execution ended as `failed`.
+    #[error("execution {id} of task {task:?} failed: {error}")]
+    Failed {
+        /// The execution.
+        id: Uuid,
+        /// The task's name.
+        task: String,
+        /// The text of the last attempt's error.
+        error: String,
+    },
+    /// The execution ended as `cancelled`.
+    #[error("execution {id} of task {task:?} was cancelled{}", reason_suffix(.reason))]
+    Cancelled {
+        /// The execution.
+        id: Uuid,
+        /// The task's name.
+        task: String,
+        /// What the canceller gave as reason.
+        reason: Option<String>,
+    },
+    /// No execution has this id, or it was removed after its retention.
+    #[error("no execution has the id {0}; finished ones are removed after the task's `keep`")]
+    NotFound(Uuid),
+    /// The orchestrator cannot start with these tasks, workers and states.
+    #[error("cannot start:\n{}", .0.iter().map(|p| format!("  - {p}")).collect::<Vec<_>>().join("\n"))]
+    Refused(Vec<String>),
+    /// An option has a value that cannot be used.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+fn reason_suffix(reason: &Option<String>) -> String {
+    reason
+        .as_deref()
+        .map(|r| format!(": {r}"))
+        .unwrap_or_default()
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        // The functions in migrations/ raise these codes for mistakes of the caller.
+        if let sqlx::Error::Database(db) = &error {
+            match db.code().as_deref() {
+                Some("CD001") => {
+                    let name = db.message().split('"').nth(1).unwrap_or_default();
+                    return Error::UnknownTask {
+                        name: name.to_owned(),
+                        hint: String::new(),
+                    };
+                }
+                Some("CD002") => return Error::Invalid(db.message().to_owned()),
+                _ => {}
+            }
+        }
+        Error::Database(error)
+    }
+}
+
+/// What a handler's error says about the next attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// As the task's retry policy has it.
+    Policy,
+    /// No further attempt.
+    Permanent,
+    /// The next attempt after this delay, if attempts are left.
+    After(Duration),
+}
+
+/// An error that carries a verdict; it reads like the error it wraps.
+#[derive(Debug)]
+struct Judged {
+    verdict: Verdict,
+    error: anyhow::Error,
+}
+
+impl fmt::Display for Judged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.error, f)
+    }
+}
+
+impl std::error::Error for Judged {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
+}
+
+pub(crate) fn permanent(error: anyhow::Error) -> anyhow::Error {
+    anyhow::Error::new(Judged {
+        verdict: Verdict::Permanent,
+        error,
+    })
+}
+
+/// The outermost verdict in the error's chain.
+pub(crate) fn verdict(error: &anyhow::Error) -> Verdict {
+    error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<Judged>())
+        .map_or(Verdict::Policy, |judged| judged.verdict)
+}
+
+/// Says on a handler's error what the next attempt should be. Both survive `.context(…)`.
+///
+/// ```
+/// use conductor::prelude::*;
+/// use std::time::Duration;
+///
+/// fn charge(card: &str) -> anyhow::Result<()> {
+///     card.parse::<u64>().permanent()?; // a malformed number never gets better
+///     ping().retry_after(Duration::from_secs(60))?;
+///     Ok(())
+/// }
+/// # fn ping() -> anyhow::Result<()> { Ok(()) }
+/// ```
+pub trait RetryExt<T> {
+    /// No further attempt: the execution ends as `failed`.
+    fn permanent(self) -> anyhow::Result<T>;
+    /// The next attempt, if any is left, starts after `delay` instead of the policy's backoff.
+    fn retry_after(self, delay: Duration) -> anyhow::Result<T>;
+}
+
+impl<T, E: Into<anyhow::Error>> RetryExt<T> for std::result::Result<T, E> {
+    fn permanent(self) -> anyhow::Result<T> {
+        self.map_err(|error| permanent(error.into()))
+    }
+
+    fn retry_after(self, delay: Duration) -> anyhow::Result<T> {
+        self.map_err(|error| {
+            anyhow::Error::new(Judged {
+                verdict: Verdict::After(delay),
+                error: error.into(),
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, anyhow};
+
+    use super::*;
+
+    #[test]
+    fn a_verdict_survives_context_and_leaves_the_text_alone() {
+        let failed: anyhow::Result<()> = Err(anyhow!("no such card").context("charge"));
+        let error = failed.permanent().context("order 7").err();
+        let text = error.as_ref().map(|e| format!("{e:#}"));
+        assert_eq!(text.as_deref(), Some("order 7: charge: no such card"));
+        assert_eq!(error.as_ref().map(verdict), Some(Verdict::Permanent));
+    }
+
+    #[test]
+    fn the_outermost_verdict_counts() {
+        let failed: anyhow::Result<()> = Err(anyhow!("busy"));
+        let delay = Duration::from_secs(3);
+        let error = failed.permanent().retry_after(delay).err();
+        assert_eq!(error.as_ref().map(verdict), Some(Verdict::After(delay)));
+    }
+}

@@ -1,0 +1,7 @@
+//! The runtime behind the crate `conductor`, which is the one to depend on.
+
+pub mod codec;
+pub mod context;
+pub mod error;
+pub mod task;
+pub use inventory;

@@ -1,0 +1,221 @@
+use std::any::{TypeId, type_name};
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use super::{Handler, Keep, RetryPolicy, State};
+use crate::codec;
+use crate::context::TaskContext;
+
+/// A running attempt with its output already encoded.
+pub type ErasedFuture<'a> = Pin<Box<dyn Future<Output = anyhow::Result<String>> + Send + 'a>>;
+
+/// Where in the source a task stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// As `file!()` gives it.
+    pub file: &'static str,
+    /// As `line!()` gives it.
+    pub line: u32,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// A type that a handler wants injected.
+#[derive(Clone, Copy)]
+pub struct StateNeed {
+    id: fn() -> TypeId,
+    name: fn() -> &'static str,
+}
+
+impl StateNeed {
+    /// The need of an argument `State<T>`, written as `StateNeed::of::<State<T>>()`.
+    pub const fn of<S: StateArgument>() -> Self {
+        Self {
+            id: TypeId::of::<S::Value>,
+            name: type_name::<S::Value>,
+        }
+    }
+
+    pub(crate) fn id(&self) -> TypeId {
+        (self.id)()
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        (self.name)()
+    }
+}
+
+/// Names the value type of a `State<T>`, also through an alias.
+pub trait StateArgument {
+    /// The `T`.
+    type Value: Send + Sync + 'static;
+}
+
+impl<T: Send + Sync + 'static> StateArgument for State<T> {
+    type Value = T;
+}
+
+/// All that `#[task]` knows of a task; collected at link time, stored in `conductor.tasks`.
+#[derive(Clone, Copy)]
+pub struct TaskDefinition {
+    /// The task's name in the database.
+    pub name: &'static str,
+    /// The queue that its executions are routed to.
+    pub queue: &'static str,
+    /// Higher is claimed first. Default 0.
+    pub priority: i32,
+    /// When failed attempts are repeated.
+    pub retry: RetryPolicy,
+    /// How long one attempt may take; none by default.
+    pub timeout: Option<Duration>,
+    /// How long finished executions are kept.
+    pub keep: Keep,
+    /// The doc comment.
+    pub docs: &'static str,
+    /// Where the task stands in the source.
+    pub place: Place,
+    /// The package that declares the task.
+    pub package: &'static str,
+    /// Values that the handler wants injected.
+    pub states: &'static [StateNeed],
+    pub(crate) payload_schema: fn() -> schemars::Schema,
+    pub(crate) output_schema: fn() -> schemars::Schema,
+    pub(crate) check_payload: fn(&str) -> Result<(), serde_json::Error>,
+    pub(crate) run: for<'a> fn(&'a TaskContext, &'a str) -> ErasedFuture<'a>,
+}
+
+impl TaskDefinition {
+    /// The definition of `T` with every option at its default.
+    pub const fn of<T: Handler>(place: Place, package: &'static str) -> Self {
+        Self {
+            name: T::NAME,
+            queue: "default",
+            priority: 0,
+            retry: RetryPolicy::DEFAULT,
+            timeout: None,
+            keep: Keep::DEFAULT,
+            docs: "",
+            place,
+            package,
+            states: &[],
+            payload_schema: codec::schema_of::<T::Payload>,
+            output_schema: codec::schema_of::<T::Output>,
+            check_payload: |json| codec::decode::<T::Payload>(json).map(drop),
+            run: |ctx, payload| {
+                Box::pin(async move {
+                    let payload = codec::decode_payload::<T>(payload)?;
+                    let output = T::call(ctx, payload).await?;
+                    codec::encode_output::<T>(&output)
+                })
+            },
+        }
+    }
+
+    /// Sets the queue.
+    #[must_use]
+    pub const fn queue(mut self, queue: &'static str) -> Self {
+        self.queue = queue;
+        self
+    }
+
+    /// Sets the priority.
+    #[must_use]
+    pub const fn priority(mut self, priority: i32) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Sets how many attempts may fail.
+    #[must_use]
+    pub const fn max_attempts(mut self, max_attempts: u32) -> Self {
+        self.retry.max_attempts = max_attempts;
+        self
+    }
+
+    /// Sets the first and the longest delay between attempts, in milliseconds.
+    #[must_use]
+    pub const fn backoff_ms(mut self, initial: u64, max: u64) -> Self {
+        self.retry.backoff_initial = Duration::from_millis(initial);
+        self.retry.backoff_max = Duration::from_millis(max);
+        self
+    }
+
+    /// Sets the share by which delays vary at random.
+    #[must_use]
+    pub const fn jitter(mut self, jitter: f64) -> Self {
+        self.retry.jitter = jitter;
+        self
+    }
+
+    /// Sets how long an attempt may take, in milliseconds.
+    #[must_use]
+    pub const fn timeout_ms(mut self, timeout: u64) -> Self {
+        self.timeout = Some(Duration::from_millis(timeout));
+        self
+    }
+
+    /// Sets how long completed executions are kept, in milliseconds.
+    #[must_use]
+    pub const fn keep_completed_ms(mut self, keep: u64) -> Self {
+        self.keep.completed = Duration::from_millis(keep);
+        self
+    }
+
+    /// Sets how long failed and cancelled executions are kept, in milliseconds.
+    #[must_use]
+    pub const fn keep_failed_ms(mut self, keep: u64) -> Self {
+        self.keep.failed = Duration::from_millis(keep);
+        self
+    }
+
+    /// Sets the doc comment.
+    #[must_use]
+    pub const fn docs(mut self, docs: &'static str) -> Self {
+        self.docs = docs;
+        self
+    }
+
+    /// Sets the values that the handler wants injected.
+    #[must_use]
+    pub const fn states(mut self, states: &'static [StateNeed]) -> Self {
+        self.states = states;
+        self
+    }
+
+    /// The JSON Schema of the payload.
+    pub fn payload_schema(&self) -> serde_json::Value {
+        (self.payload_schema)().to_value()
+    }
+
+    /// The JSON Schema of the output.
+    pub fn output_schema(&self) -> serde_json::Value {
+        (self.output_schema)().to_value()
+    }
+
+    /// Whether the handler could read this payload, and if not, why.
+    pub fn check_payload(&self, json: &str) -> Result<(), serde_json::Error> {
+        (self.check_payload)(json)
+    }
+}
+
+impl fmt::Debug for TaskDefinition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskDefinition")
+            .field("name", &self.name)
+            .field("queue", &self.queue)
+            .field("priority", &self.priority)
+            .field("retry", &self.retry)
+            .field("timeout", &self.timeout)
+            .field("keep", &self.keep)
+            .field("place", &self.place)
+            .finish_non_exhaustive()
+    }
+}
+
+inventory::collect!(TaskDefinition);

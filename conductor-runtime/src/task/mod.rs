@@ -1,0 +1,62 @@
+//! What a task is to the runtime: a type that names its payload, its output and its handler.
+
+mod definition;
+mod policy;
+mod result;
+mod state;
+
+use std::future::Future;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::context::TaskContext;
+
+pub use definition::{ErasedFuture, Place, StateArgument, StateNeed, TaskDefinition};
+pub use policy::{Keep, RetryPolicy};
+pub use result::TaskResult;
+pub use state::{FromStates, State, States};
+
+/// A durable task: implemented by `#[task]`, named by users as the key of an invoke.
+///
+/// ```
+/// use conductor::prelude::*;
+///
+/// #[task]
+/// async fn greet(ctx: &TaskContext, name: String) -> anyhow::Result<String> {
+///     Ok(format!("Hello, {name}!"))
+/// }
+///
+/// assert_eq!(Greet::NAME, "greet");
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a task",
+    label = "not a task",
+    note = "name the type that `#[task]` makes of the function: `async fn resize_image` becomes `ResizeImage`"
+)]
+pub trait Task: Send + Sync + 'static {
+    /// What a caller hands over. Stored as JSON until the execution is removed.
+    type Payload: Payload;
+    /// What the handler gives back. Stored as JSON with the outcome.
+    type Output: Output;
+    /// The name by which the database knows the task.
+    const NAME: &'static str;
+}
+
+/// Everything that can be a task's payload: owned, (de)serializable, with a JSON Schema.
+pub trait Payload: Serialize + DeserializeOwned + JsonSchema + Send + 'static {}
+impl<T: Serialize + DeserializeOwned + JsonSchema + Send + 'static> Payload for T {}
+
+/// Everything that can be a task's output: owned, (de)serializable, with a JSON Schema.
+pub trait Output: Serialize + DeserializeOwned + JsonSchema + Send + 'static {}
+impl<T: Serialize + DeserializeOwned + JsonSchema + Send + 'static> Output for T {}
+
+/// The code behind a [`Task`]; implemented by `#[task]`, called by the worker.
+pub trait Handler: Task {
+    /// Runs one attempt. An error ends the attempt as failed.
+    fn call(
+        ctx: &TaskContext,
+        payload: Self::Payload,
+    ) -> impl Future<Output = anyhow::Result<Self::Output>> + Send;
+}

@@ -1,0 +1,20 @@
+/// What a handler may return: a `Result` whose error turns into [`anyhow::Error`].
+#[diagnostic::on_unimplemented(
+    message = "a task cannot return `{Self}`",
+    label = "expected a `Result`",
+    note = "return `anyhow::Result<T>`, or `Result<T, E>` with an `E` that implements `std::error::Error + Send + Sync`"
+)]
+pub trait TaskResult {
+    /// The type in `Ok`.
+    type Output;
+    /// The same result with the error that the worker stores.
+    fn into_result(self) -> anyhow::Result<Self::Output>;
+}
+
+impl<T, E: Into<anyhow::Error>> TaskResult for Result<T, E> {
+    type Output = T;
+
+    fn into_result(self) -> anyhow::Result<T> {
+        self.map_err(Into::into)
+    }
+}

@@ -1,0 +1,94 @@
+use std::any::{Any, TypeId, type_name};
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// A shared value that the orchestrator injects into a handler, such as a mailer or a pool.
+///
+/// It is no part of the payload. Starting an orchestrator without the value is refused.
+///
+/// ```
+/// use conductor::prelude::*;
+///
+/// struct Mailer { sender: String }
+///
+/// #[task]
+/// async fn remind(ctx: &TaskContext, to: String, mailer: State<Mailer>) -> anyhow::Result<String> {
+///     Ok(format!("from {} to {to}", mailer.sender))
+/// }
+/// ```
+#[derive(Debug)]
+pub struct State<T>(pub Arc<T>);
+
+impl<T> State<T> {
+    /// Wraps a value, for calling a handler in a unit test.
+    pub fn new(value: T) -> Self {
+        Self(Arc::new(value))
+    }
+}
+
+impl<T> Clone for State<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> Deref for State<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// The values given to an orchestrator with `.state(…)`, one a type.
+#[derive(Clone, Default)]
+pub struct States(HashMap<TypeId, (&'static str, Arc<dyn Any + Send + Sync>)>);
+
+impl States {
+    /// Adds a value; a second one of the same type replaces the first.
+    pub fn insert<T: Send + Sync + 'static>(&mut self, value: T) {
+        self.0
+            .insert(TypeId::of::<T>(), (type_name::<T>(), Arc::new(value)));
+    }
+
+    /// The value of type `T`, where one was given.
+    pub fn get<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        let (_, value) = self.0.get(&TypeId::of::<T>())?;
+        Arc::clone(value).downcast().ok()
+    }
+
+    /// The value of type `T` by reference, where one was given.
+    pub fn get_ref<T: Send + Sync + 'static>(&self) -> Option<&T> {
+        self.0.get(&TypeId::of::<T>())?.1.downcast_ref()
+    }
+
+    pub(crate) fn contains(&self, id: TypeId) -> bool {
+        self.0.contains_key(&id)
+    }
+}
+
+impl std::fmt::Debug for States {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set()
+            .entries(self.0.values().map(|(name, _)| name))
+            .finish()
+    }
+}
+
+/// Takes a `State<T>` argument from the orchestrator's values.
+pub trait FromStates: Sized {
+    /// The value, or the error that names its type.
+    fn from_states(states: &States) -> anyhow::Result<Self>;
+}
+
+impl<T: Send + Sync + 'static> FromStates for State<T> {
+    fn from_states(states: &States) -> anyhow::Result<Self> {
+        states.get().map(State).ok_or_else(|| {
+            anyhow::anyhow!(
+                "no state of type {0}: add `.state({0} …)` to the orchestrator",
+                type_name::<T>()
+            )
+        })
+    }
+}
