@@ -1,9 +1,22 @@
 //! Durable tasks for Rust on nothing but Postgres.
 
 pub use conductor_macros::task;
+pub use conductor_runtime::client::{
+    Cancel, Conductor, Execution, ExecutionInfo, Failure, Filter, Invoke, InvokeBatch,
+    InvokeInTransaction, Status,
+};
+pub use conductor_runtime::codec::{MAX_JSON_BYTES, MAX_JSON_DEPTH};
 pub use conductor_runtime::context::TaskContext;
-pub use conductor_runtime::error::{Error, RetryExt};
-pub use conductor_runtime::task::{State, Task};
+pub use conductor_runtime::error::{Error, Result, RetryExt};
+pub use conductor_runtime::orchestrator::{
+    Builder, DEFAULT_CONCURRENCY, Handle, Orchestrator, Worker,
+};
+pub use conductor_runtime::registry::Registry;
+pub use conductor_runtime::task::{
+    Keep, Output, Payload, RetryPolicy, State, Task, TaskDefinition,
+};
+#[cfg(feature = "testing")]
+pub use conductor_runtime::testing;
 
 pub mod prelude;
 

@@ -1,3 +1,5 @@
 //! The names that a file with tasks wants: `use conductor::prelude::*;`.
 
-pub use crate::{RetryExt, State, Task, TaskContext, task};
+pub use crate::{
+    Conductor, Execution, Orchestrator, RetryExt, State, Task, TaskContext, Worker, task,
+};

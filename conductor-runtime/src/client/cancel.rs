@@ -1,0 +1,48 @@
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+
+use uuid::Uuid;
+
+use super::Conductor;
+use crate::error::Result;
+
+/// A cancel that is being said; `.await` does it.
+#[must_use = "a cancel does nothing until it is awaited"]
+pub struct Cancel<'c> {
+    conductor: &'c Conductor,
+    id: Uuid,
+    reason: Option<String>,
+}
+
+impl<'c> Cancel<'c> {
+    pub(super) fn new(conductor: &'c Conductor, id: Uuid) -> Self {
+        Self {
+            conductor,
+            id,
+            reason: None,
+        }
+    }
+
+    /// Why; kept with the execution and shown to whoever waits for its result.
+    pub fn reason(mut self, reason: impl Into<String>) -> Self {
+        // Postgres stores no NUL.
+        self.reason = Some(reason.into().replace('\0', "\u{fffd}"));
+        self
+    }
+}
+
+impl<'c> IntoFuture for Cancel<'c> {
+    type Output = Result<bool>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'c>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            self.conductor.migrate().await?;
+            Ok(sqlx::query_scalar("select conductor.cancel($1, $2)")
+                .bind(self.id)
+                .bind(self.reason)
+                .fetch_one(self.conductor.pool())
+                .await?)
+        })
+    }
+}

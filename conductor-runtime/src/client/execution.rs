@@ -1,0 +1,191 @@
+use std::fmt;
+use std::marker::PhantomData;
+use std::str::FromStr;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::Conductor;
+use crate::error::{Error, Result};
+use crate::task::Task;
+
+/// How often the result is looked for where no notification comes.
+const POLL: Duration = Duration::from_secs(1);
+
+/// The state of an execution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// Due now or later.
+    Pending,
+    /// A worker has it.
+    Running,
+    /// It waits for a time, a child, an event or a row.
+    Suspended,
+    /// Ended with an output.
+    Completed,
+    /// Ended with an error and no attempt left.
+    Failed,
+    /// Ended by a cancel.
+    Cancelled,
+}
+
+impl Status {
+    /// Whether it will never change again.
+    pub fn is_final(self) -> bool {
+        matches!(self, Status::Completed | Status::Failed | Status::Cancelled)
+    }
+
+    /// The word that the database uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Pending => "pending",
+            Status::Running => "running",
+            Status::Suspended => "suspended",
+            Status::Completed => "completed",
+            Status::Failed => "failed",
+            Status::Cancelled => "cancelled",
+        }
+    }
+
+    /// All of them, in the order of a life.
+    pub const ALL: [Status; 6] = [
+        Status::Pending,
+        Status::Running,
+        Status::Suspended,
+        Status::Completed,
+        Status::Failed,
+        Status::Cancelled,
+    ];
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Status {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Status::ALL
+            .into_iter()
+            .find(|state| state.as_str() == text)
+            .ok_or_else(|| {
+                let known = Status::ALL.map(Status::as_str).join(", ");
+                Error::Invalid(format!("{text:?} is no state; the states are {known}"))
+            })
+    }
+}
+
+/// A handle to one execution of `T`.
+///
+/// Holding it costs nothing and dropping it changes nothing; the id is all that it is made of.
+pub struct Execution<T: Task> {
+    conductor: Conductor,
+    id: Uuid,
+    task: PhantomData<fn() -> T>,
+}
+
+impl<T: Task> Execution<T> {
+    pub(super) fn new(conductor: Conductor, id: Uuid) -> Self {
+        Self {
+            conductor,
+            id,
+            task: PhantomData,
+        }
+    }
+
+    /// The execution's id.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// Its state now.
+    pub async fn status(&self) -> Result<Status> {
+        match self.conductor.find(self.id).await? {
+            Some(info) => Ok(info.state),
+            None => Err(Error::NotFound(self.id)),
+        }
+    }
+
+    /// Waits for the end and gives the output; without a worker that has the task, for ever.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] with the last attempt's error, [`Error::Cancelled`] with its reason,
+    /// [`Error::NotFound`] when retention has removed it, [`Error::Output`] when the stored output
+    /// is not of the type that this binary expects.
+    pub async fn result(&self) -> Result<T::Output> {
+        let output = self.conductor.outcome(self.id).await?;
+        serde_json::from_str(&output).map_err(|error| Error::Output {
+            task: T::NAME.to_owned(),
+            reason: error.to_string(),
+        })
+    }
+}
+
+impl<T: Task> Clone for Execution<T> {
+    fn clone(&self) -> Self {
+        Self::new(self.conductor.clone(), self.id)
+    }
+}
+
+impl<T: Task> fmt::Debug for Execution<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Execution")
+            .field("task", &T::NAME)
+            .field("id", &self.id)
+            .finish()
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct Watched {
+    state: String,
+    task: String,
+    output: Option<String>,
+    error: Option<String>,
+}
+
+impl Conductor {
+    /// Waits for the end of any execution and gives its output as JSON.
+    ///
+    /// # Errors
+    /// As [`Execution::result`].
+    pub async fn outcome(&self, id: Uuid) -> Result<String> {
+        self.migrate().await?;
+        self.notifier().start(self.pool()).await;
+        // Before the first look, so that an end between look and wait is not missed.
+        let end = self.notifier().end_of(id);
+        loop {
+            let seen: Option<Watched> =
+                sqlx::query_as("select state, task, output, error from conductor.watch($1)")
+                    .bind(id)
+                    .fetch_optional(self.pool())
+                    .await?;
+            let seen = seen.ok_or(Error::NotFound(id))?;
+            match seen.state.parse()? {
+                Status::Completed => return Ok(seen.output.unwrap_or_else(|| "null".to_owned())),
+                Status::Failed => {
+                    return Err(Error::Failed {
+                        id,
+                        task: seen.task,
+                        error: seen.error.unwrap_or_default(),
+                    });
+                }
+                Status::Cancelled => {
+                    return Err(Error::Cancelled {
+                        id,
+                        task: seen.task,
+                        reason: seen.error,
+                    });
+                }
+                Status::Pending | Status::Running | Status::Suspended => {}
+            }
+            tokio::select! {
+                () = end.notified() => {}
+                () = tokio::time::sleep(POLL) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! What an application does with tasks: invoke, wait, cancel, look.
+
+mod batch;
+mod cancel;
+mod execution;
+mod insert;
+mod invoke;
+mod query;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sqlx::postgres::PgPool;
+use tokio::sync::OnceCell;
+use uuid::Uuid;
+
+use crate::db::{self, Address, Notifier};
+use crate::error::{Error, Result};
+use crate::registry::{Registry, declaration};
+use crate::task::{Task, TaskDefinition};
+
+pub use batch::InvokeBatch;
+pub use cancel::Cancel;
+pub use execution::{Execution, Status};
+use insert::Inserter;
+pub use invoke::{Invoke, InvokeInTransaction};
+pub use query::{ExecutionInfo, Failure, Filter};
+
+/// The client: one per process, cheap to clone.
+///
+/// ```no_run
+/// use conductor::prelude::*;
+///
+/// #[task]
+/// async fn greet(ctx: &TaskContext, name: String) -> anyhow::Result<String> {
+///     Ok(format!("Hello, {name}!"))
+/// }
+///
+/// # async fn f() -> anyhow::Result<()> {
+/// let conductor = Conductor::connect().await?;
+/// let run = conductor.invoke::<Greet>(Greet { name: "Alice".into() }).await?;
+/// println!("{}", run.result().await?);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Conductor {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    pool: PgPool,
+    notifier: Notifier,
+    inserter: Inserter,
+    ready: OnceCell<()>,
+    declared: Mutex<HashSet<&'static str>>,
+    #[cfg(feature = "embedded")]
+    embedded: Option<crate::embedded::Embedded>,
+}
+
+impl Conductor {
+    /// Connects to `DATABASE_URL`; where it is unset or empty, to this project's embedded
+    /// Postgres, which is started if it does not run. Applies missing migrations.
+    ///
+    /// # Errors
+    /// The server does not answer, the role may not migrate, the schema is newer than this
+    /// binary, or no Postgres binaries can be had.
+    pub async fn connect() -> Result<Self> {
+        match std::env::var("DATABASE_URL") {
+            Ok(url) if !url.is_empty() => Self::connect_to(&url).await,
+            Err(std::env::VarError::NotUnicode(_)) => Err(Error::Connect {
+                url: "DATABASE_URL".to_owned(),
+                reason: "it is not valid UTF-8".to_owned(),
+            }),
+            _ => Self::connect_embedded().await,
+        }
+    }
+
+    /// As [`connect`](Self::connect), to this address.
+    pub async fn connect_to(url: &str) -> Result<Self> {
+        let conductor = Self::open(url).await?;
+        conductor.migrate().await?;
+        Ok(conductor)
+    }
+
+    /// Connects without looking at the schema.
+    pub(crate) async fn open(url: &str) -> Result<Self> {
+        let pool = db::open(&Address::parse(url)?).await?;
+        Ok(Self::from_pool(pool))
+    }
+
+    #[cfg(feature = "embedded")]
+    async fn connect_embedded() -> Result<Self> {
+        use crate::embedded::{Embedded, Kind};
+        let embedded = Embedded::start(Kind::Durable).await?;
+        let pool = db::open(&Address::parse(&embedded.url("postgres"))?).await?;
+        let conductor = Self::with(pool, Some(embedded));
+        conductor.migrate().await?;
+        Ok(conductor)
+    }
+
+    #[cfg(not(feature = "embedded"))]
+    async fn connect_embedded() -> Result<Self> {
+        Err(Error::Embedded(
+            "DATABASE_URL is unset and this program is built without the feature `embedded`"
+                .to_owned(),
+        ))
+    }
+
+    /// Uses an existing pool. The schema is looked at (and brought up to date) by the first call.
+    ///
+    /// Each worker keeps up to two connections busy, and the heartbeat needs one; notifications
+    /// use one connection beside the pool.
+    pub fn from_pool(pool: PgPool) -> Self {
+        Self::with(
+            pool,
+            #[cfg(feature = "embedded")]
+            None,
+        )
+    }
+
+    fn with(
+        pool: PgPool,
+        #[cfg(feature = "embedded")] embedded: Option<crate::embedded::Embedded>,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                inserter: Inserter::new(pool.clone()),
+                pool,
+                notifier: Notifier::new(),
+                ready: OnceCell::new(),
+                declared: Mutex::default(),
+                #[cfg(feature = "embedded")]
+                embedded,
+            }),
+        }
+    }
+
+    /// The pool, for the application's own statements.
+    pub fn pool(&self) -> &PgPool {
+        &self.shared.pool
+    }
+
+    /// The embedded server, where that is what this client is connected to.
+    #[cfg(feature = "embedded")]
+    pub fn embedded(&self) -> Option<&crate::embedded::Embedded> {
+        self.shared.embedded.as_ref()
+    }
+
+    /// Applies missing migrations; does nothing the second time.
+    pub async fn migrate(&self) -> Result<()> {
+        self.shared
+            .ready
+            .get_or_try_init(|| async { db::migrate(&self.shared.pool).await.map(drop) })
+            .await
+            .copied()
+    }
+
+    /// Makes an execution of `T`: `.await` it, or say more with `.run_at(…)`, `.delay(…)`,
+    /// `.priority(…)`, `.in_transaction(…)` first.
+    ///
+    /// When the call returns, the execution is committed and will run, whatever crashes.
+    pub fn invoke<T: Task>(&self, payload: T::Payload) -> Invoke<'_, T> {
+        Invoke::new(self, payload)
+    }
+
+    /// Makes an execution of each payload, all or none, in their order; gives the ids.
+    ///
+    /// ```no_run
+    /// # use conductor::prelude::*;
+    /// #[task]
+    /// async fn square(ctx: &TaskContext, n: i64) -> anyhow::Result<i64> { Ok(n * n) }
+    ///
+    /// # async fn f(conductor: Conductor) -> anyhow::Result<()> {
+    /// let ids = conductor.invoke_batch::<Square>((0..1000).map(|n| Square { n })).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn invoke_batch<T: Task>(
+        &self,
+        payloads: impl IntoIterator<Item = T::Payload>,
+    ) -> InvokeBatch<'_> {
+        InvokeBatch::new::<T>(self, payloads)
+    }
+
+    /// A handle to an execution that exists.
+    pub fn execution<T: Task>(&self, id: Uuid) -> Execution<T> {
+        Execution::new(self.clone(), id)
+    }
+
+    /// Cancels an execution; false where it is unknown or has ended. Add `.reason("…")`.
+    ///
+    /// A pending one ends at once. A running handler is told within a second
+    /// (`ctx.cancelled()`), and whatever it returns is recorded as cancelled.
+    pub fn cancel(&self, id: Uuid) -> Cancel<'_> {
+        Cancel::new(self, id)
+    }
+
+    /// Runs an execution again: one that waits for its next attempt is due now and keeps its id,
+    /// a failed or cancelled one is repeated under a new id with the same payload and the
+    /// recorded steps. Gives the id, or none where it is unknown, running or completed.
+    pub async fn retry(&self, id: Uuid) -> Result<Option<Uuid>> {
+        self.migrate().await?;
+        Ok(sqlx::query_scalar("select conductor.retry($1)")
+            .bind(id)
+            .fetch_one(self.pool())
+            .await?)
+    }
+
+    pub(crate) fn notifier(&self) -> &Notifier {
+        &self.shared.notifier
+    }
+
+    fn inserter(&self) -> &Inserter {
+        &self.shared.inserter
+    }
+
+    /// Makes tasks known to the database; gives `(task id, queue id, name)` of each.
+    pub(crate) async fn declare(
+        &self,
+        tasks: impl Iterator<Item = &TaskDefinition>,
+        replace: bool,
+    ) -> Result<Vec<(i32, i32, String)>> {
+        Ok(
+            sqlx::query_as("select id, queue_id, name from conductor.declare_tasks($1, $2)")
+                .bind(declaration(tasks))
+                .bind(replace)
+                .fetch_all(self.pool())
+                .await?,
+        )
+    }
+
+    /// Makes a task of this binary known, so that it can be invoked before any worker starts.
+    async fn ensure_declared(&self, name: &str) -> Result<()> {
+        self.migrate().await?;
+        let Some(task) = Registry::global().get(name) else {
+            return Ok(());
+        };
+        if lock(&self.shared.declared).contains(task.name) {
+            return Ok(());
+        }
+        Registry::global().check()?;
+        self.declare(std::iter::once(task), false).await?;
+        lock(&self.shared.declared).insert(task.name);
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

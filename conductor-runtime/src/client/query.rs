@@ -1,0 +1,186 @@
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::value::RawValue;
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use uuid::Uuid;
+
+use super::{Conductor, Status};
+use crate::error::{Error, Result};
+
+/// What the database knows of one execution.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ExecutionInfo {
+    /// Its id.
+    pub id: Uuid,
+    /// The task's name.
+    pub task: String,
+    /// The queue's name.
+    pub queue: String,
+    /// Its state.
+    pub state: Status,
+    /// Higher is claimed first.
+    pub priority: i32,
+    /// When it was invoked.
+    pub created_at: DateTime<Utc>,
+    /// When it is due; none once it has ended.
+    pub run_at: Option<DateTime<Utc>>,
+    /// When a worker last took it.
+    pub claimed_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// Attempts that failed.
+    pub failures: i32,
+    /// Attempts that died with their process.
+    pub crashes: i32,
+    /// The fencing token of its last claim.
+    pub claim: i32,
+    /// The execution that this one repeats.
+    pub retry_of: Option<Uuid>,
+    /// JSON.
+    pub payload: Box<RawValue>,
+    /// JSON, of completed ones.
+    pub output: Option<Box<RawValue>>,
+    /// The last failure's text, or the reason of a cancel.
+    pub error: Option<String>,
+}
+
+/// A failed attempt.
+#[derive(Debug, Clone, sqlx::FromRow)]
+#[non_exhaustive]
+pub struct Failure {
+    /// Which attempt, from 1.
+    pub attempt: i32,
+    /// When it failed.
+    pub failed_at: DateTime<Utc>,
+    /// Why.
+    pub error: String,
+}
+
+/// Which executions to list; all by default, the newest 50.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    /// Only of this task.
+    pub task: Option<String>,
+    /// Only of this queue.
+    pub queue: Option<String>,
+    /// Only in this state.
+    pub state: Option<Status>,
+    /// Only those invoked at most this long ago.
+    pub newer_than: Option<Duration>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self {
+            task: None,
+            queue: None,
+            state: None,
+            newer_than: None,
+            limit: 50,
+        }
+    }
+}
+
+const COLUMNS: &str =
+    "select id, task, queue, state, priority, created_at, run_at, claimed_at, finished_at,
+       failures, crashes, claim, retry_of, payload::text as payload, output::text as output, error
+  from conductor.executions";
+
+impl Conductor {
+    /// What the database knows of one execution; none where it is unknown or was removed.
+    pub async fn find(&self, id: Uuid) -> Result<Option<ExecutionInfo>> {
+        self.migrate().await?;
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!("{COLUMNS} where id = $1")))
+            .bind(id)
+            .fetch_optional(self.pool())
+            .await?;
+        row.as_ref().map(read).transpose()
+    }
+
+    /// The newest executions that match.
+    pub async fn list(&self, filter: &Filter) -> Result<Vec<ExecutionInfo>> {
+        self.migrate().await?;
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "{COLUMNS}
+              where ($1::text is null or task = $1)
+                and ($2::text is null or queue = $2)
+                and ($3::text is null or state = $3)
+                and ($4::double precision is null
+                     or created_at >= conductor.now() - $4 * interval '1 second')
+              order by id desc limit $5"
+        )))
+        .bind(&filter.task)
+        .bind(&filter.queue)
+        .bind(filter.state.map(Status::as_str))
+        .bind(filter.newer_than.map(|age| age.as_secs_f64()))
+        .bind(i64::from(filter.limit))
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter().map(read).collect()
+    }
+
+    /// The failed attempts of an execution, the first one first.
+    pub async fn failures(&self, id: Uuid) -> Result<Vec<Failure>> {
+        self.migrate().await?;
+        Ok(sqlx::query_as(
+            "select attempt, failed_at, error from conductor.failures
+              where execution_id = $1 order by attempt",
+        )
+        .bind(id)
+        .fetch_all(self.pool())
+        .await?)
+    }
+
+    /// The names of all tasks that any program has declared in this database.
+    pub async fn task_names(&self) -> Result<Vec<String>> {
+        self.migrate().await?;
+        Ok(
+            sqlx::query_scalar("select name from conductor.tasks order by name")
+                .fetch_all(self.pool())
+                .await?,
+        )
+    }
+
+    /// The JSON Schema of a task's payload, as its program declared it.
+    pub async fn payload_schema(&self, task: &str) -> Result<Option<serde_json::Value>> {
+        self.migrate().await?;
+        Ok(
+            sqlx::query_scalar("select payload_schema from conductor.tasks where name = $1")
+                .bind(task)
+                .fetch_optional(self.pool())
+                .await?,
+        )
+    }
+}
+
+fn read(row: &PgRow) -> Result<ExecutionInfo> {
+    let state: String = row.try_get("state")?;
+    let output: Option<String> = row.try_get("output")?;
+    Ok(ExecutionInfo {
+        id: row.try_get("id")?,
+        task: row.try_get("task")?,
+        queue: row.try_get("queue")?,
+        state: state.parse()?,
+        priority: row.try_get("priority")?,
+        created_at: row.try_get("created_at")?,
+        run_at: row.try_get("run_at")?,
+        claimed_at: row.try_get("claimed_at")?,
+        finished_at: row.try_get("finished_at")?,
+        failures: row.try_get("failures")?,
+        crashes: row.try_get("crashes")?,
+        claim: row.try_get("claim")?,
+        retry_of: row.try_get("retry_of")?,
+        payload: raw(row.try_get("payload")?)?,
+        output: output.map(raw).transpose()?,
+        error: row.try_get("error")?,
+    })
+}
+
+fn raw(json: String) -> Result<Box<RawValue>> {
+    RawValue::from_string(json).map_err(|error| Error::Invalid(error.to_string()))
+}

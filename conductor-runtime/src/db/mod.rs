@@ -1,0 +1,11 @@
+//! The way to Postgres: addresses, schema, notifications.
+
+mod address;
+mod fault;
+mod migrate;
+mod notifier;
+
+pub(crate) use address::{Address, open};
+pub(crate) use fault::{Fault, fault};
+pub use migrate::{Migration, applied_version, latest_version, migrate, migrations};
+pub(crate) use notifier::Notifier;

@@ -1,0 +1,223 @@
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
+use tokio::sync::{Notify, OnceCell, broadcast, watch};
+use uuid::Uuid;
+
+/// Listens on the channel "conductor" with one connection of its own and tells those concerned.
+///
+/// Where LISTEN is not to be had (behind a transaction pooler), nothing is told and everybody
+/// polls. After a lost connection everybody is told to look, as messages may have been missed.
+#[derive(Debug)]
+pub(crate) struct Notifier {
+    interests: Arc<Interests>,
+    started: OnceCell<tokio::task::AbortHandle>,
+}
+
+#[derive(Debug)]
+struct Interests {
+    queues: Mutex<HashMap<i32, Arc<Notify>>>,
+    executions: Mutex<HashMap<Uuid, Weak<Notify>>>,
+    cancels: broadcast::Sender<Uuid>,
+    clock_shift_ms: watch::Sender<i64>,
+}
+
+/// Tells of one execution's end for as long as it is held.
+#[derive(Debug)]
+pub(crate) struct EndInterest {
+    id: Uuid,
+    notify: Arc<Notify>,
+    interests: Arc<Interests>,
+}
+
+impl Notifier {
+    pub(crate) fn new() -> Self {
+        Self {
+            interests: Arc::new(Interests {
+                queues: Mutex::default(),
+                executions: Mutex::default(),
+                cancels: broadcast::channel(1024).0,
+                clock_shift_ms: watch::channel(0).0,
+            }),
+            started: OnceCell::new(),
+        }
+    }
+
+    /// Starts to listen, once; returns when the server listens or has refused to.
+    pub(crate) async fn start(&self, pool: &PgPool) {
+        self.started
+            .get_or_init(|| async {
+                let interests = Arc::clone(&self.interests);
+                let options = pool.connect_options();
+                let listener = listen(&options).await;
+                if listener.is_none() {
+                    tracing::warn!("the server does not LISTEN; new work is found by polling");
+                }
+                tokio::spawn(async move {
+                    let mut listener = listener;
+                    loop {
+                        match listener.take() {
+                            Some(listener) => serve(listener, &interests).await,
+                            None => tokio::time::sleep(Duration::from_secs(5)).await,
+                        }
+                        listener = listen(&options).await;
+                        interests.tell_all();
+                    }
+                })
+                .abort_handle()
+            })
+            .await;
+    }
+
+    /// Is notified when work may be due in this queue.
+    pub(crate) fn queue(&self, id: i32) -> Arc<Notify> {
+        Arc::clone(lock(&self.interests.queues).entry(id).or_default())
+    }
+
+    /// Is notified when this execution may have ended.
+    pub(crate) fn end_of(&self, id: Uuid) -> EndInterest {
+        let mut executions = lock(&self.interests.executions);
+        let known = executions.get(&id).and_then(Weak::upgrade);
+        let notify = known.unwrap_or_else(|| {
+            let notify = Arc::new(Notify::new());
+            executions.insert(id, Arc::downgrade(&notify));
+            notify
+        });
+        EndInterest {
+            id,
+            notify,
+            interests: Arc::clone(&self.interests),
+        }
+    }
+
+    /// Receives the ids of running executions that somebody cancels.
+    pub(crate) fn cancels(&self) -> broadcast::Receiver<Uuid> {
+        self.interests.cancels.subscribe()
+    }
+
+    /// Tells of cancels that were found in the database; telling twice is harmless.
+    pub(crate) fn pass_on_cancels(&self, ids: Vec<Uuid>) {
+        for id in ids {
+            // Nobody subscribed: no worker runs here.
+            let _ = self.interests.cancels.send(id);
+        }
+    }
+
+    /// How far tests have moved the virtual clock, in milliseconds.
+    pub(crate) fn clock_shift_ms(&self) -> watch::Receiver<i64> {
+        self.interests.clock_shift_ms.subscribe()
+    }
+}
+
+impl Drop for Notifier {
+    fn drop(&mut self) {
+        if let Some(task) = self.started.get() {
+            task.abort();
+        }
+    }
+}
+
+impl EndInterest {
+    pub(crate) async fn notified(&self) {
+        self.notify.notified().await;
+    }
+}
+
+impl Drop for EndInterest {
+    fn drop(&mut self) {
+        let mut executions = lock(&self.interests.executions);
+        // The count includes this one.
+        if Arc::strong_count(&self.notify) == 1 {
+            executions.remove(&self.id);
+        }
+    }
+}
+
+impl Interests {
+    fn tell(&self, message: &str) {
+        let Some((kind, value)) = message.split_once(':') else {
+            return;
+        };
+        match kind {
+            "queue" => {
+                if let Ok(id) = value.parse()
+                    && let Some(notify) = lock(&self.queues).get(&id)
+                {
+                    notify.notify_one();
+                }
+            }
+            "done" => {
+                if let Ok(id) = value.parse()
+                    && let Some(notify) = lock(&self.executions).get(&id).and_then(Weak::upgrade)
+                {
+                    // Those that wait now, and one that is about to.
+                    notify.notify_waiters();
+                    notify.notify_one();
+                }
+            }
+            "cancel" => {
+                if let Ok(id) = value.parse() {
+                    // Nobody subscribed: no worker runs here.
+                    let _ = self.cancels.send(id);
+                }
+            }
+            "clock" => {
+                if let Ok(shift) = value.parse() {
+                    self.clock_shift_ms.send_replace(shift);
+                    self.tell_all();
+                }
+            }
+            _ => tracing::debug!(message, "unknown notification"),
+        }
+    }
+
+    fn tell_all(&self) {
+        for notify in lock(&self.queues).values() {
+            notify.notify_one();
+        }
+        for notify in lock(&self.executions).values().filter_map(Weak::upgrade) {
+            notify.notify_waiters();
+            notify.notify_one();
+        }
+    }
+}
+
+async fn listen(options: &sqlx::postgres::PgConnectOptions) -> Option<PgListener> {
+    let attempt = async {
+        // A pool of one, so that the listener takes no connection from the work.
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .connect_with(options.clone())
+            .await?;
+        let mut listener = PgListener::connect_with(&pool).await?;
+        listener.listen("conductor").await?;
+        Ok::<_, sqlx::Error>(listener)
+    };
+    match attempt.await {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            tracing::debug!(%error, "cannot listen");
+            None
+        }
+    }
+}
+
+/// Serves until the connection is lost.
+async fn serve(mut listener: PgListener, interests: &Interests) {
+    loop {
+        match listener.try_recv().await {
+            Ok(Some(notification)) => interests.tell(notification.payload()),
+            Ok(None) => return,
+            Err(error) => {
+                tracing::debug!(%error, "the listener lost its connection");
+                return;
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,154 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::lease::LeaseTimes;
+use super::{Orchestrator, Worker};
+use crate::client::Conductor;
+use crate::error::{Error, Result};
+use crate::registry::{Registry, check_name};
+use crate::task::States;
+
+/// The queue of tasks that name none.
+const DEFAULT_QUEUE: &str = "default";
+
+/// Describes an [`Orchestrator`]; also what `setup:` of `conductor::main!` is given.
+#[derive(Debug)]
+pub struct Builder {
+    conductor: Conductor,
+    workers: Vec<Worker>,
+    states: States,
+    lease: LeaseTimes,
+    shutdown_deadline: Duration,
+    allow_unserved: bool,
+}
+
+impl Builder {
+    pub(super) fn new(conductor: Conductor) -> Self {
+        Self {
+            conductor,
+            workers: Vec::new(),
+            states: States::default(),
+            lease: LeaseTimes::default(),
+            shutdown_deadline: Duration::from_secs(30),
+            allow_unserved: false,
+        }
+    }
+
+    /// The client that the orchestrator works with.
+    pub fn conductor(&self) -> &Conductor {
+        &self.conductor
+    }
+
+    /// Adds a worker. Where none is added, every queue that a task names has one; where some are,
+    /// only the queue "default" has one by itself.
+    #[must_use]
+    pub fn worker(mut self, worker: Worker) -> Self {
+        self.workers.push(worker);
+        self
+    }
+
+    /// Adds several workers.
+    #[must_use]
+    pub fn workers(mut self, workers: impl IntoIterator<Item = Worker>) -> Self {
+        self.workers.extend(workers);
+        self
+    }
+
+    /// Gives handlers a value, by `State<T>` or `ctx.state::<T>()`; one a type.
+    #[must_use]
+    pub fn state<T: Send + Sync + 'static>(mut self, value: T) -> Self {
+        self.states.insert(value);
+        self
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn states(mut self, states: States) -> Self {
+        self.states = states;
+        self
+    }
+
+    /// How long running handlers may go on after a shutdown began. Default 30 s.
+    #[must_use]
+    pub fn shutdown_deadline(mut self, deadline: Duration) -> Self {
+        self.shutdown_deadline = deadline;
+        self
+    }
+
+    /// How often the lease is renewed, and how long it lasts. Default 5 s and 15 s; a lease is at
+    /// least three heartbeats long.
+    #[must_use]
+    pub fn heartbeat(mut self, every: Duration, lease: Duration) -> Self {
+        self.lease = LeaseTimes { every, lease };
+        self
+    }
+
+    /// Starts although some task's queue has no worker here or elsewhere; its executions wait.
+    #[must_use]
+    pub fn allow_unserved_queues(mut self) -> Self {
+        self.allow_unserved = true;
+        self
+    }
+
+    /// Checks what can be checked without the database.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with every fault found: two tasks with one name, two workers for one
+    /// queue, a `State<T>` that was not given, times that make no sense.
+    pub fn build(self) -> Result<Orchestrator> {
+        let registry = Registry::global();
+        let mut faults: Vec<String> = registry.clashes().to_vec();
+        for (at, worker) in self.workers.iter().enumerate() {
+            if let Err(reason) = check_name(&worker.queue) {
+                faults.push(format!(
+                    "the queue name {:?} cannot be used: {reason}",
+                    worker.queue
+                ));
+            }
+            if self.workers[..at].iter().any(|w| w.queue == worker.queue) {
+                faults.push(format!("two workers serve the queue {:?}", worker.queue));
+            }
+        }
+        for task in registry.tasks() {
+            for need in task.states {
+                if !self.states.contains(need.id()) {
+                    faults.push(format!(
+                        "task {:?} at {} wants State<{}>; add `.state(…)` with a value of this type",
+                        task.name,
+                        task.place,
+                        need.name(),
+                    ));
+                }
+            }
+        }
+        if self.lease.every.is_zero() || self.lease.lease < self.lease.every * 3 {
+            faults.push(format!(
+                "a lease of {:?} with a heartbeat every {:?}: the lease must be at least three heartbeats long",
+                self.lease.lease, self.lease.every
+            ));
+        }
+        if !faults.is_empty() {
+            return Err(Error::Refused(faults));
+        }
+        let workers = with_defaults(self.workers, registry);
+        Ok(Orchestrator {
+            conductor: self.conductor,
+            workers,
+            states: Arc::new(self.states),
+            lease: self.lease,
+            shutdown_deadline: self.shutdown_deadline,
+            allow_unserved: self.allow_unserved,
+        })
+    }
+}
+
+fn with_defaults(mut workers: Vec<Worker>, registry: &Registry) -> Vec<Worker> {
+    let queues: BTreeSet<&str> = registry.tasks().map(|task| task.queue).collect();
+    if workers.is_empty() {
+        return queues.into_iter().map(Worker::queue).collect();
+    }
+    if queues.contains(DEFAULT_QUEUE) && !workers.iter().any(|w| w.queue == DEFAULT_QUEUE) {
+        workers.push(Worker::queue(DEFAULT_QUEUE));
+    }
+    workers
+}

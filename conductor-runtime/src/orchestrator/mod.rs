@@ -1,0 +1,211 @@
+//! One process with its workers: identity, lease, recovery, shutdown.
+
+mod builder;
+mod handle;
+mod lease;
+mod signal;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+pub use crate::worker::{DEFAULT_CONCURRENCY, Worker};
+pub use builder::Builder;
+pub use handle::Handle;
+
+use crate::client::Conductor;
+use crate::error::{Error, Result};
+use crate::registry::Registry;
+use crate::task::{States, TaskDefinition};
+use crate::worker::{Control, Phase, Pipeline, Signals};
+use lease::{Identity, LeaseTimes};
+
+/// The workers of this process, not yet started.
+///
+/// ```no_run
+/// use conductor::prelude::*;
+///
+/// # async fn f(conductor: Conductor) -> anyhow::Result<()> {
+/// Orchestrator::builder(conductor)
+///     .worker(Worker::queue("fast").concurrency(5))
+///     .worker(Worker::queue("slow").concurrency(1))
+///     .build()?
+///     .run()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Orchestrator {
+    conductor: Conductor,
+    workers: Vec<Worker>,
+    states: Arc<States>,
+    lease: LeaseTimes,
+    shutdown_deadline: std::time::Duration,
+    allow_unserved: bool,
+}
+
+impl Orchestrator {
+    /// Describes an orchestrator for all tasks of this binary.
+    pub fn builder(conductor: Conductor) -> Builder {
+        Builder::new(conductor)
+    }
+
+    /// Works until SIGTERM or SIGINT, then shuts down: claims no more, lets running handlers go on
+    /// until the deadline, writes what finished, releases the rest. A second signal ends the
+    /// process at once, and what it held is recovered after its lease.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn run(self) -> Result<()> {
+        let signals = signal::Shutdown::listen()?;
+        let handle = self.start().await?;
+        signals.wait().await;
+        handle.stop().await
+    }
+
+    /// Works until nothing is due and nothing runs, then stops. What is due later stays.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn drain(self) -> Result<()> {
+        let handle = self.start().await?;
+        handle.drained().await?;
+        handle.stop().await
+    }
+
+    /// Starts the workers in the background: migrates, declares the tasks, takes a lease.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where a task's queue has no worker here or elsewhere; what
+    /// [`Conductor::connect`] may return.
+    pub async fn start(self) -> Result<Handle> {
+        let Self {
+            conductor,
+            workers,
+            states,
+            lease,
+            shutdown_deadline,
+            allow_unserved,
+        } = self;
+        conductor.migrate().await?;
+        let registry = Registry::global();
+        let declared = conductor.declare(registry.tasks(), true).await?;
+        let mut queue_ids: HashMap<&str, i32> = HashMap::new();
+        let mut by_queue: HashMap<&str, HashMap<i32, &'static TaskDefinition>> = HashMap::new();
+        for (task_id, queue_id, name) in &declared {
+            if let Some(task) = registry.get(name) {
+                queue_ids.insert(task.queue, *queue_id);
+                by_queue
+                    .entry(task.queue)
+                    .or_default()
+                    .insert(*task_id, task);
+            }
+        }
+        if !allow_unserved {
+            refuse_unserved(&conductor, &workers, &queue_ids).await?;
+        }
+
+        // A worker whose queue has no task of this binary has nothing that it may claim.
+        let workers: Vec<Worker> = workers
+            .into_iter()
+            .filter(|worker| by_queue.contains_key(worker.queue.as_str()))
+            .collect();
+        let served = || {
+            workers
+                .iter()
+                .filter_map(|worker| by_queue.get(worker.queue.as_str()))
+        };
+        let identity = Identity {
+            queue_ids: workers
+                .iter()
+                .filter_map(|worker| queue_ids.get(worker.queue.as_str()).copied())
+                .collect(),
+            task_ids: served().flat_map(HashMap::keys).copied().collect(),
+        };
+        let id = lease::start(&conductor, &identity, lease).await?;
+        conductor.notifier().start(conductor.pool()).await;
+
+        let (control, heard) = watch::channel(Control {
+            orchestrator: Some(id),
+            phase: Phase::Working,
+        });
+        let signals = Signals {
+            control: heard,
+            busy: watch::channel(0).0,
+            lease_lost: Arc::new(Notify::new()),
+        };
+        let mut pipelines = JoinSet::new();
+        for worker in &workers {
+            let (Some(queue_id), Some(tasks)) = (
+                queue_ids.get(worker.queue.as_str()),
+                by_queue.remove(worker.queue.as_str()),
+            ) else {
+                continue;
+            };
+            tracing::info!(queue = %worker.queue, concurrency = worker.concurrency, tasks = tasks.len(), "worker started");
+            pipelines.spawn(
+                Pipeline::new(
+                    &conductor,
+                    worker,
+                    *queue_id,
+                    tasks,
+                    Arc::clone(&states),
+                    signals.clone(),
+                )
+                .run(),
+            );
+        }
+        Ok(Handle::new(
+            conductor,
+            control,
+            signals,
+            pipelines,
+            identity,
+            lease,
+            shutdown_deadline,
+        ))
+    }
+}
+
+/// Refuses tasks whose queue nobody serves: no worker here, and no living one elsewhere.
+async fn refuse_unserved(
+    conductor: &Conductor,
+    workers: &[Worker],
+    queue_ids: &HashMap<&str, i32>,
+) -> Result<()> {
+    let unserved: Vec<_> = Registry::global()
+        .tasks()
+        .filter(|task| !workers.iter().any(|worker| worker.queue == task.queue))
+        .collect();
+    if unserved.is_empty() {
+        return Ok(());
+    }
+    let elsewhere: Vec<i32> = sqlx::query_scalar(
+        "select distinct unnest(queue_ids) from conductor.orchestrators
+          where lease_until > clock_timestamp()",
+    )
+    .fetch_all(conductor.pool())
+    .await?;
+    let refused: Vec<String> = unserved
+        .into_iter()
+        .filter(|task| {
+            !queue_ids
+                .get(task.queue)
+                .is_some_and(|id| elsewhere.contains(id))
+        })
+        .map(|task| {
+            format!(
+                "task {:?} at {} has the queue {:?}, which no worker serves; add `Worker::queue({:?})`",
+                task.name, task.place, task.queue, task.queue
+            )
+        })
+        .collect();
+    if refused.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Refused(refused))
+    }
+}

@@ -1,0 +1,107 @@
+//! The tasks that are linked into this binary.
+
+mod names;
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use serde_json::json;
+
+use crate::error::{Error, Result};
+use crate::task::TaskDefinition;
+
+pub use names::{check_name, nearest};
+
+/// All tasks of this binary by name.
+#[derive(Debug)]
+pub struct Registry {
+    tasks: BTreeMap<&'static str, &'static TaskDefinition>,
+    clashes: Vec<String>,
+}
+
+impl Registry {
+    /// What `#[task]` registered; collected once.
+    pub fn global() -> &'static Registry {
+        static GLOBAL: OnceLock<Registry> = OnceLock::new();
+        GLOBAL.get_or_init(|| Registry::of(inventory::iter::<TaskDefinition>()))
+    }
+
+    fn of(definitions: impl IntoIterator<Item = &'static TaskDefinition>) -> Registry {
+        let mut tasks: BTreeMap<&'static str, &'static TaskDefinition> = BTreeMap::new();
+        let mut clashes = Vec::new();
+        for definition in definitions {
+            match tasks.get(definition.name) {
+                Some(first) => clashes.push(format!(
+                    "two tasks have the name {:?}: {} and {}; give one of them `name = \"…\"`",
+                    definition.name, first.place, definition.place
+                )),
+                None => {
+                    tasks.insert(definition.name, definition);
+                }
+            }
+        }
+        Registry { tasks, clashes }
+    }
+
+    /// The tasks in the order of their names.
+    pub fn tasks(&self) -> impl Iterator<Item = &'static TaskDefinition> {
+        self.tasks.values().copied()
+    }
+
+    /// The task of this name.
+    pub fn get(&self, name: &str) -> Option<&'static TaskDefinition> {
+        self.tasks.get(name).copied()
+    }
+
+    /// Two tasks with one name make a registry that nothing can start with.
+    pub(crate) fn clashes(&self) -> &[String] {
+        &self.clashes
+    }
+
+    /// The error for a name that is not known, with the nearest one that is.
+    pub fn unknown(&self, name: &str) -> Error {
+        let hint = match nearest(name, self.tasks.keys().copied()) {
+            Some(near) => format!("; did you mean {near:?}?"),
+            None => String::new(),
+        };
+        Error::UnknownTask {
+            name: name.to_owned(),
+            hint,
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.clashes.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Refused(self.clashes.clone()))
+        }
+    }
+}
+
+/// What `conductor.declare_tasks` wants to know.
+pub(crate) fn declaration<'a>(
+    tasks: impl Iterator<Item = &'a TaskDefinition>,
+) -> serde_json::Value {
+    tasks
+        .map(|task| {
+            json!({
+                "name": task.name,
+                "queue": task.queue,
+                "package": task.package,
+                "place": task.place.to_string(),
+                "docs": task.docs,
+                "priority": task.priority,
+                "max_attempts": task.retry.max_attempts,
+                "backoff_initial_ms": task.retry.backoff_initial.as_secs_f64() * 1e3,
+                "backoff_max_ms": task.retry.backoff_max.as_secs_f64() * 1e3,
+                "jitter": task.retry.jitter,
+                "timeout_ms": task.timeout.map(|timeout| timeout.as_secs_f64() * 1e3),
+                "keep_completed_ms": task.keep.completed.as_secs_f64() * 1e3,
+                "keep_failed_ms": task.keep.failed.as_secs_f64() * 1e3,
+                "payload_schema": task.payload_schema(),
+                "output_schema": task.output_schema(),
+            })
+        })
+        .collect()
+}

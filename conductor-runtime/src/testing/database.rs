@@ -1,0 +1,189 @@
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use uuid::Uuid;
+
+use crate::client::Conductor;
+use crate::db::{Migration, migrations};
+use crate::error::{Error, Result};
+
+/// Serialises the making of templates; the number is arbitrary and must never change.
+const LOCK: i64 = 0x0063_6f6e_6475_6375;
+
+/// A database of a test's own, dropped with this value.
+#[derive(Debug)]
+pub(super) struct Database {
+    url: String,
+    server: String,
+    name: String,
+    // Keeps the server up.
+    #[cfg(feature = "embedded")]
+    _embedded: Option<crate::embedded::Embedded>,
+}
+
+impl Database {
+    pub(super) async fn create() -> Result<Self> {
+        let (server, embedded) = match std::env::var("DATABASE_URL") {
+            Ok(url) if !url.is_empty() => (url, None),
+            _ => {
+                use crate::embedded::{Embedded, Kind};
+                let embedded = Embedded::start(Kind::Volatile).await?;
+                (embedded.url("postgres"), Some(embedded))
+            }
+        };
+        let mut admin = PgConnection::connect(&server).await?;
+        let template = template(&mut admin, &server).await?;
+        let name = format!("conductor_test_{}", Uuid::now_v7().simple());
+        // Copying files is faster than logging blocks, where the server has the choice (15).
+        let version: i32 =
+            sqlx::query_scalar("select current_setting('server_version_num')::integer")
+                .fetch_one(&mut admin)
+                .await?;
+        let strategy = if version >= 150_000 {
+            " strategy file_copy"
+        } else {
+            ""
+        };
+        copy(&mut admin, &name, &template, strategy).await?;
+        admin.close().await?;
+        Ok(Self {
+            url: with_database(&server, &name)?,
+            server,
+            name,
+            #[cfg(feature = "embedded")]
+            _embedded: embedded,
+        })
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let (server, name) = (self.server.clone(), self.name.clone());
+        // A thread with a runtime of its own: the test's may be about to end, or be this thread.
+        let dropper = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(async {
+                let mut admin = PgConnection::connect(&server)
+                    .await
+                    .map_err(std::io::Error::other)?;
+                admin
+                    .execute(AssertSqlSafe(format!(
+                        "drop database if exists {name} with (force)"
+                    )))
+                    .await
+                    .map_err(std::io::Error::other)
+            })
+        });
+        match dropper.join() {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(database = %self.name, %error, "a test's database stays");
+            }
+            Err(_) => tracing::warn!(database = %self.name, "a test's database stays"),
+        }
+    }
+}
+
+/// The template with this build's schema; made by the first test that wants it.
+async fn template(admin: &mut PgConnection, server: &str) -> Result<String> {
+    let mut hasher = DefaultHasher::new();
+    for migration in migrations() {
+        Migration::sql(migration).hash(&mut hasher);
+    }
+    let name = format!("conductor_template_{:016x}", hasher.finish());
+    if is_template(admin, &name).await? {
+        return Ok(name);
+    }
+    // A session's lock, as a database cannot be made in a transaction; it ends with the session.
+    sqlx::query("select pg_advisory_lock($1)")
+        .bind(LOCK)
+        .execute(&mut *admin)
+        .await?;
+    if !is_template(admin, &name).await? {
+        let unfinished = format!("drop database if exists {name} with (force)");
+        admin.execute(AssertSqlSafe(unfinished)).await?;
+        admin
+            .execute(AssertSqlSafe(format!("create database {name}")))
+            .await?;
+        let conductor = Conductor::connect_to(&with_database(server, &name)?).await?;
+        conductor.pool().close().await;
+        admin
+            .execute(AssertSqlSafe(format!(
+                "alter database {name} with is_template true"
+            )))
+            .await?;
+    }
+    sqlx::query("select pg_advisory_unlock($1)")
+        .bind(LOCK)
+        .execute(admin)
+        .await?;
+    Ok(name)
+}
+
+async fn is_template(admin: &mut PgConnection, name: &str) -> Result<bool> {
+    Ok(sqlx::query_scalar(
+        "select exists (select from pg_database where datname = $1 and datistemplate)",
+    )
+    .bind(name)
+    .fetch_one(admin)
+    .await?)
+}
+
+/// Copies the template; autovacuum may be in it for a moment, which refuses the copy.
+async fn copy(admin: &mut PgConnection, name: &str, template: &str, strategy: &str) -> Result<()> {
+    const TRIES: u32 = 50;
+    for attempt in 1.. {
+        let created = admin
+            .execute(AssertSqlSafe(format!(
+                "create database {name} template {template}{strategy}"
+            )))
+            .await;
+        match created {
+            Ok(_) => return Ok(()),
+            Err(sqlx::Error::Database(db))
+                if db.code().as_deref() == Some("55006") && attempt < TRIES =>
+            {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// The same server's address with another database.
+fn with_database(url: &str, database: &str) -> Result<String> {
+    let malformed = || Error::Invalid("DATABASE_URL is malformed".to_owned());
+    let (scheme, rest) = url.split_once("://").ok_or_else(malformed)?;
+    let (rest, query) = match rest.split_once('?') {
+        Some((rest, query)) => (rest, format!("?{query}")),
+        None => (rest, String::new()),
+    };
+    let authority = rest.split('/').next().ok_or_else(malformed)?;
+    Ok(format!("{scheme}://{authority}/{database}{query}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::with_database;
+
+    #[test]
+    fn the_database_is_exchanged_and_nothing_else() {
+        assert_eq!(
+            with_database("postgres://a:b@h:1/old?host=%2Ftmp", "new").unwrap(),
+            "postgres://a:b@h:1/new?host=%2Ftmp"
+        );
+        assert_eq!(
+            with_database("postgresql://h", "new").unwrap(),
+            "postgresql://h/new"
+        );
+    }
+}

@@ -1,0 +1,109 @@
+//! Tests of tasks, each against a database of its own.
+//!
+//! ```no_run
+//! use conductor::prelude::*;
+//! use conductor::testing::TestConductor;
+//!
+//! #[task]
+//! async fn greet(ctx: &TaskContext, name: String) -> anyhow::Result<String> {
+//!     Ok(format!("Hello, {name}!"))
+//! }
+//!
+//! #[conductor::test]
+//! async fn greets(test: TestConductor) -> anyhow::Result<()> {
+//!     let run = test.invoke::<Greet>(Greet { name: "Alice".into() }).await?;
+//!     test.drain().await?;
+//!     assert_eq!(run.result().await?, "Hello, Alice!");
+//!     Ok(())
+//! }
+//! ```
+//!
+//! The databases live on the server of `DATABASE_URL`, or on a volatile embedded one that all
+//! tests of a machine's user share and that ends with the last of them. Each is copied from a
+//! template that has the schema already, and dropped when its `TestConductor` is.
+
+mod database;
+mod run;
+
+use std::ops::Deref;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+pub use run::{FromTest, run};
+
+use crate::client::Conductor;
+use crate::error::{Error, Result};
+use crate::orchestrator::{Builder, Orchestrator};
+use database::Database;
+
+/// A [`Conductor`] on a database of its own, with what tests want beside.
+#[derive(Debug)]
+pub struct TestConductor {
+    conductor: Conductor,
+    states: Mutex<crate::task::States>,
+    // Dropped last: the connections above must be closed before the database can go.
+    database: Database,
+}
+
+impl TestConductor {
+    /// Makes a database and connects to it.
+    ///
+    /// # Errors
+    /// As [`Conductor::connect`]; with `DATABASE_URL` set, its role must be allowed to create
+    /// databases.
+    pub async fn new() -> Result<Self> {
+        let database = Database::create().await?;
+        let conductor = Conductor::connect_to(database.url()).await?;
+        Ok(Self {
+            conductor,
+            states: Mutex::default(),
+            database,
+        })
+    }
+
+    /// The address of the test's database, for processes that the test starts.
+    pub fn url(&self) -> &str {
+        self.database.url()
+    }
+
+    /// Gives handlers a value in every later [`drain`](Self::drain); one a type.
+    #[must_use]
+    pub fn state<T: Send + Sync + 'static>(self, value: T) -> Self {
+        self.states
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(value);
+        self
+    }
+
+    /// An orchestrator for this database, to be started by the test itself.
+    pub fn orchestrator(&self) -> Builder {
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        Orchestrator::builder(self.conductor.clone()).states(states.clone())
+    }
+
+    /// Runs everything that is due, and what comes of it, until nothing is due and nothing runs.
+    pub async fn drain(&self) -> Result<()> {
+        self.orchestrator().build()?.drain().await
+    }
+
+    /// Moves the one virtual clock: schedules, delays, backoffs, timeouts. Running workers are
+    /// told; with none, the next [`drain`](Self::drain) finds what has become due.
+    pub async fn advance(&self, by: Duration) -> Result<()> {
+        let micros = i64::try_from(by.as_micros())
+            .map_err(|_| Error::Invalid(format!("cannot advance the clock by {by:?}")))?;
+        sqlx::query("select conductor.advance_clock($1 * interval '1 microsecond')")
+            .bind(micros as f64)
+            .execute(self.pool())
+            .await?;
+        Ok(())
+    }
+}
+
+impl Deref for TestConductor {
+    type Target = Conductor;
+
+    fn deref(&self) -> &Conductor {
+        &self.conductor
+    }
+}

@@ -1,0 +1,116 @@
+use std::time::Duration;
+
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::flush::Columns;
+use super::outcome::Outcome;
+use crate::db::{Fault, fault};
+
+/// An execution that this worker may run, under this claim number.
+#[derive(Debug)]
+pub(super) struct Claimed {
+    pub(super) id: Uuid,
+    pub(super) task_id: i32,
+    pub(super) claim: i32,
+    pub(super) attempt: i32,
+    pub(super) payload: String,
+}
+
+/// What a worker asks for in one round trip.
+#[derive(Debug, Clone)]
+pub(super) struct Ask {
+    pub(super) orchestrator: i64,
+    pub(super) queue: i32,
+    pub(super) tasks: Vec<i32>,
+    /// How many at most; 0 where only outcomes are brought.
+    pub(super) want: usize,
+    /// The worker will sleep if this brings nothing, and wants to be woken.
+    pub(super) idle: bool,
+}
+
+/// What comes back.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    pub(super) claimed: Vec<Claimed>,
+    /// How long until something is due, where nothing is and something will be.
+    pub(super) next_due: Option<Duration>,
+}
+
+/// The leased claim: brings outcomes in and claims back, in one statement and transaction.
+pub(super) async fn finish_and_claim(
+    connection: &mut PgConnection,
+    outcomes: &[Outcome],
+    ask: &Ask,
+) -> Result<Answer, sqlx::Error> {
+    let columns = Columns::of(outcomes);
+    if !columns.released_ids.is_empty() {
+        sqlx::query("select conductor.release($1, $2)")
+            .bind(&columns.released_ids)
+            .bind(&columns.released_claims)
+            .execute(&mut *connection)
+            .await?;
+    }
+    let rows = sqlx::query(
+        "select id, task_id, claim, attempt, payload, next_due_ms
+           from conductor.finish_and_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+    )
+    .bind(columns.ids)
+    .bind(columns.claims)
+    .bind(columns.outputs)
+    .bind(columns.failed_ids)
+    .bind(columns.failed_claims)
+    .bind(columns.errors)
+    .bind(columns.permanent)
+    .bind(columns.delay_ms)
+    .bind(ask.orchestrator)
+    .bind(ask.queue)
+    .bind(&ask.tasks)
+    .bind(i32::try_from(ask.want).unwrap_or(i32::MAX))
+    .bind(ask.idle)
+    .fetch_all(connection)
+    .await?;
+    let mut answer = Answer::default();
+    for row in rows {
+        match claimed(&row)? {
+            Some(claimed) => answer.claimed.push(claimed),
+            None => {
+                let millis: Option<i64> = row.try_get(5)?;
+                answer.next_due = millis
+                    .and_then(|millis| u64::try_from(millis).ok())
+                    .map(Duration::from_millis);
+            }
+        }
+    }
+    Ok(answer)
+}
+
+fn claimed(row: &PgRow) -> Result<Option<Claimed>, sqlx::Error> {
+    let Some(id) = row.try_get(0)? else {
+        return Ok(None);
+    };
+    Ok(Some(Claimed {
+        id,
+        task_id: row.try_get(1)?,
+        claim: row.try_get(2)?,
+        attempt: row.try_get(3)?,
+        payload: row.try_get(4)?,
+    }))
+}
+
+/// Gives back what the database has claimed for this worker and the worker never heard of.
+pub(super) async fn disown(
+    connection: &mut PgConnection,
+    ask: &Ask,
+    known: &[Uuid],
+) -> Result<(), Fault> {
+    sqlx::query("select conductor.disown($1, $2, $3)")
+        .bind(ask.orchestrator)
+        .bind(ask.queue)
+        .bind(known)
+        .execute(connection)
+        .await
+        .map(drop)
+        .map_err(|error| fault(&error))
+}

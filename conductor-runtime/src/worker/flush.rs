@@ -1,0 +1,190 @@
+use std::time::Duration;
+
+use sqlx::postgres::PgPool;
+use uuid::Uuid;
+
+use super::fetch::{Answer, Ask, Claimed, disown, finish_and_claim};
+use super::outcome::{End, Outcome};
+use crate::db::{Fault, fault};
+use crate::error::Verdict;
+
+/// Outcomes as the arrays that travel.
+#[derive(Debug, Default)]
+pub(super) struct Columns<'o> {
+    pub(super) ids: Vec<Uuid>,
+    pub(super) claims: Vec<i32>,
+    pub(super) outputs: Vec<&'o str>,
+    pub(super) failed_ids: Vec<Uuid>,
+    pub(super) failed_claims: Vec<i32>,
+    pub(super) errors: Vec<&'o str>,
+    pub(super) permanent: Vec<bool>,
+    pub(super) delay_ms: Vec<Option<i64>>,
+    pub(super) released_ids: Vec<Uuid>,
+    pub(super) released_claims: Vec<i32>,
+}
+
+impl<'o> Columns<'o> {
+    pub(super) fn of(outcomes: &'o [Outcome]) -> Self {
+        let mut columns = Self::default();
+        for outcome in outcomes {
+            match &outcome.end {
+                End::Completed(output) => {
+                    columns.ids.push(outcome.id);
+                    columns.claims.push(outcome.claim);
+                    columns.outputs.push(output);
+                }
+                End::Failed { error, verdict } => {
+                    columns.failed_ids.push(outcome.id);
+                    columns.failed_claims.push(outcome.claim);
+                    columns.errors.push(error);
+                    columns.permanent.push(*verdict == Verdict::Permanent);
+                    columns.delay_ms.push(match verdict {
+                        Verdict::After(delay) => Some(millis(*delay)),
+                        Verdict::Policy | Verdict::Permanent => None,
+                    });
+                }
+                End::Released => {
+                    columns.released_ids.push(outcome.id);
+                    columns.released_claims.push(outcome.claim);
+                }
+            }
+        }
+        columns
+    }
+}
+
+/// A delay in milliseconds, at most 1000 years, which an interval still holds.
+fn millis(delay: Duration) -> i64 {
+    const LONGEST: i64 = 1000 * 365 * 24 * 60 * 60 * 1000;
+    i64::try_from(delay.as_millis()).map_or(LONGEST, |millis| millis.min(LONGEST))
+}
+
+/// What came of a round trip.
+#[derive(Debug)]
+pub(super) struct Returned {
+    pub(super) ask: Ask,
+    pub(super) claimed: Vec<Claimed>,
+    pub(super) next_due: Option<Duration>,
+    /// Outcomes that are not known to be written; to be brought again.
+    pub(super) unwritten: Vec<Outcome>,
+    pub(super) fault: Option<Fault>,
+    /// The claim may have committed although the answer was lost.
+    pub(super) suspect: bool,
+}
+
+/// One round trip: writes the outcomes, and claims.
+///
+/// A passing fault leaves the outcomes to be brought again, which is harmless where they were
+/// written: a claim number matches once. A refusal is narrowed down to the outcome that caused it.
+pub(super) async fn round_trip(
+    pool: PgPool,
+    outcomes: Vec<Outcome>,
+    ask: Ask,
+    known: Option<Vec<Uuid>>,
+) -> Returned {
+    let mut returned = Returned {
+        ask,
+        claimed: Vec::new(),
+        next_due: None,
+        unwritten: Vec::new(),
+        fault: None,
+        suspect: known.is_some(),
+    };
+    let ask = &returned.ask;
+    let mut connection = match pool.acquire().await {
+        Ok(connection) => connection,
+        Err(error) => {
+            tracing::debug!(%error, "no connection");
+            returned.unwritten = outcomes;
+            returned.fault = Some(Fault::Passing);
+            return returned;
+        }
+    };
+    if let Some(known) = known {
+        match disown(&mut connection, ask, &known).await {
+            Ok(()) => returned.suspect = false,
+            Err(fault) => {
+                returned.unwritten = outcomes;
+                returned.fault = Some(fault);
+                return returned;
+            }
+        }
+    }
+    match finish_and_claim(&mut connection, &outcomes, ask).await {
+        Ok(Answer { claimed, next_due }) => {
+            returned.claimed = claimed;
+            returned.next_due = next_due;
+        }
+        Err(error) => {
+            let kind = fault(&error);
+            returned.fault = Some(kind);
+            match kind {
+                Fault::Passing => {
+                    tracing::debug!(%error, "round trip failed");
+                    returned.suspect = returned.ask.want > 0;
+                    returned.unwritten = outcomes;
+                }
+                Fault::LeaseLost => returned.unwritten = outcomes,
+                Fault::Refused if outcomes.is_empty() => {
+                    tracing::error!(%error, "the database refuses to claim");
+                }
+                Fault::Refused => {
+                    tracing::warn!(%error, "the database refuses an outcome; looking for it");
+                    let ask = Ask {
+                        want: 0,
+                        idle: false,
+                        ..returned.ask.clone()
+                    };
+                    drop(connection);
+                    returned.unwritten = narrow_down(&pool, outcomes, &ask).await;
+                }
+            }
+        }
+    }
+    returned
+}
+
+/// Writes halves of halves until the refused outcomes stand alone, and fails those executions
+/// with the database's words. Gives back what a passing fault has kept from being written.
+async fn narrow_down(pool: &PgPool, outcomes: Vec<Outcome>, ask: &Ask) -> Vec<Outcome> {
+    let mut unwritten = Vec::new();
+    let mut parts = vec![outcomes];
+    while let Some(mut part) = parts.pop() {
+        let written = async {
+            finish_and_claim(&mut *pool.acquire().await?, &part, ask)
+                .await
+                .map(drop)
+        };
+        match written.await {
+            Ok(()) => {}
+            Err(error) if fault(&error) != Fault::Refused => unwritten.append(&mut part),
+            Err(_) if part.len() > 1 => {
+                let rest = part.split_off(part.len() / 2);
+                parts.push(rest);
+                parts.push(part);
+            }
+            Err(error) => {
+                let Some(one) = part.first_mut() else {
+                    continue;
+                };
+                match &one.end {
+                    End::Completed(_) => {
+                        one.end = End::permanent(&format!("the output was not stored: {error}"));
+                        parts.push(part);
+                    }
+                    End::Failed { error: text, .. } if !text.starts_with(REFUSED) => {
+                        one.end = End::permanent(&format!("{REFUSED}: {error}"));
+                        parts.push(part);
+                    }
+                    End::Failed { .. } | End::Released => {
+                        tracing::error!(execution = %one.id, %error, "an outcome cannot be written");
+                        unwritten.append(&mut part);
+                    }
+                }
+            }
+        }
+    }
+    unwritten
+}
+
+const REFUSED: &str = "the database refused this attempt's error text";

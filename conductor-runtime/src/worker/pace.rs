@@ -1,0 +1,78 @@
+use std::time::Duration;
+
+/// How long a claimed execution may wait for a handler's slot.
+const LONGEST_WAIT: Duration = Duration::from_millis(50);
+/// Most executions that a worker holds, running ones included.
+const MOST_HELD: usize = 4000;
+/// The weight of one more measurement.
+const WEIGHT: f64 = 0.05;
+
+/// How many executions a worker may hold, judged by how long its handlers have taken.
+///
+/// Slow handlers: no more than can run, so that other workers find the rest. Quick ones: as many
+/// as will be started within [`LONGEST_WAIT`], so that one claim brings thousands.
+#[derive(Debug)]
+pub(super) struct Pace {
+    concurrency: usize,
+    mean_seconds: Option<f64>,
+}
+
+impl Pace {
+    pub(super) fn new(concurrency: usize) -> Self {
+        Self {
+            concurrency,
+            mean_seconds: None,
+        }
+    }
+
+    pub(super) fn measured(&mut self, took: Duration) {
+        let took = took.as_secs_f64();
+        self.mean_seconds = Some(match self.mean_seconds {
+            Some(mean) => mean + (took - mean) * WEIGHT,
+            None => took,
+        });
+    }
+
+    /// The handlers have become slow: hold no more than can run until they prove quick again.
+    pub(super) fn stalled(&mut self) {
+        self.mean_seconds = Some(LONGEST_WAIT.as_secs_f64() * 20.0);
+    }
+
+    pub(super) fn most_held(&self) -> usize {
+        let Some(mean) = self.mean_seconds else {
+            return self.concurrency;
+        };
+        let rounds = LONGEST_WAIT.as_secs_f64() / mean.max(1e-6);
+        if rounds < 1.0 {
+            return self.concurrency;
+        }
+        let ahead = (self.concurrency as f64 * rounds) as usize;
+        (self.concurrency + ahead).clamp(self.concurrency, MOST_HELD.max(self.concurrency))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_handlers_are_not_claimed_ahead_and_quick_ones_are() {
+        let mut pace = Pace::new(10);
+        assert_eq!(pace.most_held(), 10);
+        pace.measured(Duration::from_secs(2));
+        assert_eq!(pace.most_held(), 10);
+        for _ in 0..500 {
+            pace.measured(Duration::from_micros(5));
+        }
+        assert_eq!(pace.most_held(), MOST_HELD);
+        pace.stalled();
+        assert_eq!(pace.most_held(), 10);
+    }
+
+    #[test]
+    fn ten_milliseconds_are_five_rounds_ahead() {
+        let mut pace = Pace::new(4);
+        pace.measured(Duration::from_millis(10));
+        assert_eq!(pace.most_held(), 24);
+    }
+}

@@ -1,0 +1,456 @@
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::PgPool;
+use tokio::sync::{Notify, broadcast, watch};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::config::Worker;
+use super::execute::{Surroundings, attempt, panic_text};
+use super::fetch::{Ask, Claimed};
+use super::flush::{Returned, round_trip};
+use super::outcome::{End, Outcome};
+use super::pace::Pace;
+use crate::client::Conductor;
+use crate::db::Fault;
+use crate::task::{States, TaskDefinition};
+
+/// The safety net under the notifications.
+const POLL: Duration = Duration::from_secs(1);
+/// Looks after going idle: an invoke that was under way may not have seen the flag.
+const LOOKS_AGAIN: [Duration; 4] = [
+    Duration::from_millis(2),
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+    Duration::from_millis(200),
+];
+/// Waits between tries while the database is away.
+const PATIENCE: [Duration; 4] = [
+    Duration::from_millis(50),
+    Duration::from_millis(250),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+];
+/// Round trips that may be under way at once, and from how much work on a second one pays.
+const MOST_TRIPS: usize = 2;
+const WORTH_A_SECOND_TRIP: usize = 500;
+/// Most claims in one statement.
+const MOST_CLAIMS: usize = 2000;
+/// After so long without a free slot, claims that wait for one are given back.
+const STALL: Duration = Duration::from_millis(500);
+
+/// What the orchestrator tells its workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Control {
+    /// The identity under which claims are made; none while the lease is in doubt.
+    pub(crate) orchestrator: Option<i64>,
+    pub(crate) phase: Phase,
+}
+
+/// Where in its life the orchestrator is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Claims and runs.
+    Working,
+    /// Claims no more; running handlers go on.
+    Stopping,
+    /// The deadline is over: handlers are dropped, and what they held is released.
+    Halting,
+}
+
+/// How orchestrator and workers speak.
+#[derive(Debug, Clone)]
+pub(crate) struct Signals {
+    pub(crate) control: watch::Receiver<Control>,
+    /// How many workers of this process have something to do; what drain watches.
+    pub(crate) busy: watch::Sender<usize>,
+    /// A worker was told that the orchestrator's lease is over.
+    pub(crate) lease_lost: Arc<Notify>,
+}
+
+/// One queue's worker at work.
+pub(crate) struct Pipeline {
+    pool: PgPool,
+    queue: String,
+    queue_id: i32,
+    concurrency: usize,
+    tasks: HashMap<i32, &'static TaskDefinition>,
+    surroundings: Surroundings,
+    control: watch::Receiver<Control>,
+    wake: Arc<Notify>,
+    cancels: broadcast::Receiver<Uuid>,
+    busy: watch::Sender<usize>,
+    counted_busy: bool,
+
+    pace: Pace,
+    waiting: VecDeque<Claimed>,
+    handlers: JoinSet<(End, Duration)>,
+    running: HashMap<Id, Running>,
+    outcomes: Vec<Outcome>,
+    trips: JoinSet<Returned>,
+    /// Claims that are asked for and not yet answered.
+    asked: usize,
+    /// The last claim brought all that it asked for, so there may be more.
+    more: bool,
+    /// The database knows that this worker wants to be woken.
+    idle: bool,
+    looks: usize,
+    faults: usize,
+    next_look: Instant,
+    last_start: Instant,
+    suspect: bool,
+    orchestrator: Option<i64>,
+    /// An identity that the database no longer accepts.
+    over: Option<i64>,
+    lease_lost: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct Running {
+    id: Uuid,
+    claim: i32,
+    cancel: CancellationToken,
+}
+
+impl Pipeline {
+    pub(crate) fn new(
+        conductor: &Conductor,
+        worker: &Worker,
+        queue_id: i32,
+        tasks: HashMap<i32, &'static TaskDefinition>,
+        states: Arc<States>,
+        signals: Signals,
+    ) -> Self {
+        let now = Instant::now();
+        let control = signals.control;
+        let orchestrator = control.borrow().orchestrator;
+        Self {
+            pool: conductor.pool().clone(),
+            queue: worker.queue.clone(),
+            queue_id,
+            concurrency: worker.concurrency,
+            tasks,
+            surroundings: Surroundings {
+                states,
+                clock_shift_ms: conductor.notifier().clock_shift_ms(),
+            },
+            wake: conductor.notifier().queue(queue_id),
+            cancels: conductor.notifier().cancels(),
+            busy: signals.busy,
+            counted_busy: false,
+            pace: Pace::new(worker.concurrency),
+            waiting: VecDeque::new(),
+            handlers: JoinSet::new(),
+            running: HashMap::new(),
+            outcomes: Vec::new(),
+            trips: JoinSet::new(),
+            asked: 0,
+            more: true,
+            idle: false,
+            looks: 0,
+            faults: 0,
+            next_look: now,
+            last_start: now,
+            suspect: false,
+            orchestrator,
+            over: None,
+            lease_lost: signals.lease_lost,
+            control,
+        }
+    }
+
+    /// Works until the orchestrator stops and everything that was claimed is written or released.
+    pub(crate) async fn run(mut self) {
+        loop {
+            self.heed_control();
+            self.start_handlers();
+            self.send();
+            self.count_busy();
+            if self.is_over() {
+                break;
+            }
+            tokio::select! {
+                changed = self.control.changed() => {
+                    if changed.is_err() {
+                        // The orchestrator is gone; its lease will run out.
+                        return;
+                    }
+                }
+                Some(returned) = self.trips.join_next() => self.received(returned),
+                Some(ended) = self.handlers.join_next_with_id() => {
+                    self.ended(ended);
+                    while let Some(ended) = self.handlers.try_join_next_with_id() {
+                        self.ended(ended);
+                    }
+                }
+                () = self.wake.notified() => self.look(),
+                cancelled = self.cancels.recv() => self.cancelled(cancelled),
+                () = tokio::time::sleep_until(self.next_look.into()) => self.tick(),
+            }
+        }
+        self.count_busy();
+        tracing::debug!(queue = %self.queue, "worker stopped");
+    }
+
+    /// Takes over what the orchestrator says: a lost lease or the deadline ends all handlers.
+    fn heed_control(&mut self) {
+        let control = *self.control.borrow_and_update();
+        let current = control.orchestrator.filter(|id| self.over != Some(*id));
+        let lost = current != self.orchestrator;
+        if lost && self.orchestrator.is_some() {
+            tracing::warn!(queue = %self.queue, running = self.running.len(), "lease in doubt; handlers are stopped");
+        }
+        if lost || control.phase == Phase::Halting {
+            self.abort_all();
+        }
+        if control.phase != Phase::Working {
+            self.release_waiting();
+        }
+        if lost {
+            self.orchestrator = current;
+            self.suspect = false;
+            self.look();
+        }
+    }
+
+    fn abort_all(&mut self) {
+        for (_, running) in self.running.drain() {
+            self.outcomes.push(Outcome {
+                id: running.id,
+                claim: running.claim,
+                end: End::Released,
+            });
+        }
+        // Replaced and not awaited: what still comes of them is nobody's any more.
+        self.handlers.abort_all();
+        self.handlers.detach_all();
+        self.release_waiting();
+    }
+
+    fn release_waiting(&mut self) {
+        for claimed in self.waiting.drain(..) {
+            self.outcomes.push(Outcome {
+                id: claimed.id,
+                claim: claimed.claim,
+                end: End::Released,
+            });
+        }
+    }
+
+    fn start_handlers(&mut self) {
+        while self.running.len() < self.concurrency {
+            let Some(claimed) = self.waiting.pop_front() else {
+                return;
+            };
+            self.last_start = Instant::now();
+            let Some(task) = self.tasks.get(&claimed.task_id) else {
+                // The claim names our tasks, so this is a claim of a task that we do not have.
+                self.outcomes.push(Outcome {
+                    id: claimed.id,
+                    claim: claimed.claim,
+                    end: End::Released,
+                });
+                continue;
+            };
+            let running = Running {
+                id: claimed.id,
+                claim: claimed.claim,
+                cancel: CancellationToken::new(),
+            };
+            let handle = self.handlers.spawn(attempt(
+                task,
+                claimed,
+                running.cancel.clone(),
+                self.surroundings.clone(),
+            ));
+            self.running.insert(handle.id(), running);
+        }
+    }
+
+    fn ended(&mut self, ended: Result<(Id, (End, Duration)), JoinError>) {
+        let (task, end) = match ended {
+            Ok((task, (end, took))) => {
+                self.pace.measured(took);
+                (task, end)
+            }
+            Err(error) => {
+                let task = error.id();
+                match error.try_into_panic() {
+                    Ok(panic) => (task, End::failed(&panic_text(panic.as_ref()))),
+                    // Aborted by abort_all, which has spoken for it.
+                    Err(_) => return,
+                }
+            }
+        };
+        if let Some(running) = self.running.remove(&task) {
+            self.outcomes.push(Outcome {
+                id: running.id,
+                claim: running.claim,
+                end,
+            });
+        }
+    }
+
+    /// Starts a round trip where there is reason for one and room for it.
+    fn send(&mut self) {
+        if self.faults > 0 && Instant::now() < self.next_look {
+            return;
+        }
+        let want = self.want();
+        let reason = match self.trips.len() {
+            0 => !self.outcomes.is_empty() || want > 0 && (self.more || !self.idle) || self.suspect,
+            trips if trips < MOST_TRIPS && !self.suspect => {
+                self.outcomes.len() >= WORTH_A_SECOND_TRIP
+                    || self.more && want >= WORTH_A_SECOND_TRIP
+            }
+            _ => false,
+        };
+        if !reason {
+            return;
+        }
+        let known = self.suspect.then(|| self.held());
+        let ask = Ask {
+            orchestrator: self.orchestrator.unwrap_or_default(),
+            queue: self.queue_id,
+            tasks: self.tasks.keys().copied().collect(),
+            want,
+            idle: !self.more,
+        };
+        self.asked += want;
+        let outcomes = std::mem::take(&mut self.outcomes);
+        self.trips
+            .spawn(round_trip(self.pool.clone(), outcomes, ask, known));
+    }
+
+    /// How many more executions the worker can hold.
+    fn want(&self) -> usize {
+        if self.orchestrator.is_none() || self.control.borrow().phase != Phase::Working {
+            return 0;
+        }
+        let held = self.running.len() + self.waiting.len() + self.asked;
+        self.pace.most_held().saturating_sub(held).min(MOST_CLAIMS)
+    }
+
+    /// All that the worker knows to be its own.
+    fn held(&self) -> Vec<Uuid> {
+        let running = self.running.values().map(|running| running.id);
+        let waiting = self.waiting.iter().map(|claimed| claimed.id);
+        let outcomes = self.outcomes.iter().map(|outcome| outcome.id);
+        running.chain(waiting).chain(outcomes).collect()
+    }
+
+    fn received(&mut self, returned: Result<Returned, JoinError>) {
+        let returned = match returned {
+            Ok(returned) => returned,
+            Err(error) => {
+                // Its outcomes are lost to us, but not to the lease.
+                tracing::error!(%error, "a round trip panicked");
+                self.suspect = true;
+                self.asked = 0;
+                return;
+            }
+        };
+        self.asked = self.asked.saturating_sub(returned.ask.want);
+        self.suspect |= returned.suspect;
+        self.outcomes.extend(returned.unwritten);
+        match returned.fault {
+            None => self.faults = 0,
+            Some(Fault::LeaseLost) => {
+                // Nothing to claim by until the orchestrator has a new identity.
+                self.over = Some(returned.ask.orchestrator);
+                self.lease_lost.notify_one();
+            }
+            Some(Fault::Passing | Fault::Refused) => {
+                let patience = PATIENCE[self.faults.min(PATIENCE.len() - 1)];
+                if self.faults == 0 {
+                    tracing::warn!(queue = %self.queue, outcomes = self.outcomes.len(),
+                        "the database does not answer as it should; outcomes are kept and tried again");
+                }
+                self.faults += 1;
+                self.more = true;
+                self.next_look = Instant::now() + patience;
+                return;
+            }
+        }
+        if returned.ask.want == 0 {
+            return;
+        }
+        let got = returned.claimed.len();
+        let orchestrator = self.orchestrator == Some(returned.ask.orchestrator);
+        self.waiting.extend(returned.claimed);
+        if !orchestrator {
+            self.release_waiting();
+            return;
+        }
+        self.more = got == returned.ask.want;
+        if got > 0 {
+            self.idle = false;
+            self.looks = 0;
+            return;
+        }
+        if returned.ask.idle {
+            self.idle = true;
+            let look = LOOKS_AGAIN.get(self.looks).copied().unwrap_or(POLL);
+            self.looks += 1;
+            let due = returned.next_due.unwrap_or(POLL);
+            self.next_look = Instant::now() + look.min(due);
+        }
+    }
+
+    /// Something may be due.
+    fn look(&mut self) {
+        self.idle = false;
+        self.looks = 0;
+    }
+
+    fn tick(&mut self) {
+        self.next_look = Instant::now() + POLL;
+        self.idle = false;
+        if !self.waiting.is_empty() && self.last_start.elapsed() >= STALL {
+            // The handlers have become slow; other workers may have free slots.
+            self.pace.stalled();
+            self.release_waiting();
+        }
+    }
+
+    fn cancelled(&mut self, cancelled: Result<Uuid, broadcast::error::RecvError>) {
+        if let Ok(id) = cancelled {
+            if let Some(running) = self.running.values().find(|running| running.id == id) {
+                running.cancel.cancel();
+            }
+            // One that waits for a slot is given back, which ends it as cancelled.
+            if let Some(at) = self.waiting.iter().position(|claimed| claimed.id == id)
+                && let Some(claimed) = self.waiting.remove(at)
+            {
+                self.outcomes.push(Outcome {
+                    id,
+                    claim: claimed.claim,
+                    end: End::Released,
+                });
+            }
+        }
+    }
+
+    fn has_nothing(&self) -> bool {
+        self.running.is_empty()
+            && self.waiting.is_empty()
+            && self.outcomes.is_empty()
+            && self.trips.is_empty()
+    }
+
+    fn is_over(&self) -> bool {
+        self.has_nothing() && self.control.borrow().phase != Phase::Working
+    }
+
+    fn count_busy(&mut self) {
+        let busy = !self.has_nothing();
+        if busy != self.counted_busy {
+            self.counted_busy = busy;
+            self.busy
+                .send_modify(|count| if busy { *count += 1 } else { *count -= 1 });
+        }
+    }
+}

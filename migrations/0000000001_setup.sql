@@ -1,0 +1,255 @@
+-- Conductor: durable tasks on nothing but Postgres.
+--
+-- The story. A *task* is a function in somebody's program; it is declared here under its name when
+-- the program starts. To *invoke* it is to insert one row into live_executions; from then on the
+-- *execution* happens, whatever crashes. A *worker* (one queue in one process) claims rows that are
+-- due, runs the handlers, and finishes: the row moves from live_executions to finished_executions.
+-- An *orchestrator* is one process with its workers; it renews a lease by heartbeat, and when the
+-- lease runs out, any other one gives its executions back.
+--
+-- The rules.
+--   * Every change of state is one function in this schema: one round trip, atomic. psql, triggers
+--     and other languages use the same functions as the Rust client.
+--   * Every claim of an execution raises its claim number. Whoever writes for an execution names
+--     the number; a write with an old number matches no row (fencing).
+--   * Live and finished executions are two tables, so that neither claims nor vacuum know how long
+--     the history is. A claim changes no indexed column, and finds the room for its row version in
+--     the same page (fillfactor), so that it is a HOT update.
+--   * What is due is decided by run_at alone: a delayed, sleeping or waiting execution lies behind
+--     the end of the index range that claims read.
+--   * Time is conductor.now(), the server's clock, which tests may shift. Leases alone use the
+--     unshifted clock: they are about processes that live in real time.
+--   * pg_notify takes a lock on the whole server, so nothing notifies once per execution. A worker
+--     that runs out of work sets queues.idle; the next invoke clears it and notifies, once.
+--     Messages on the channel "conductor":  queue:ID  done:EXECUTION  cancel:EXECUTION  clock:MILLISECONDS
+--
+-- Public functions: invoke, cancel, retry. A role that may only invoke:
+--     grant usage on schema conductor to app;
+--     grant execute on function conductor.invoke to app;
+
+set local search_path = pg_catalog, pg_temp;
+
+create table conductor.clock (
+    only_row boolean primary key default true check (only_row),
+    shift interval not null default '0'
+);
+
+insert into conductor.clock (shift) values ('0');
+
+create type conductor.execution_state as enum
+    ('pending', 'running', 'suspended', 'completed', 'failed', 'cancelled');
+
+create table conductor.queues (
+    id integer generated always as identity primary key,
+    name text not null unique check (octet_length(name) between 1 and 100),
+    -- A worker of this queue sleeps: whoever invokes next clears this and notifies.
+    idle boolean not null default false
+) with (fillfactor = 50);
+
+create table conductor.tasks (
+    id integer generated always as identity primary key,
+    name text not null unique check (octet_length(name) between 1 and 100),
+    queue_id integer not null references conductor.queues (id),
+    -- The package that declares the task, and the file and line.
+    package text not null default '',
+    place text not null default '',
+    docs text not null default '',
+    priority integer not null default 0,
+    max_attempts integer not null default 3 check (max_attempts > 0),
+    backoff_initial interval not null default '15s',
+    backoff_max interval not null default '2h',
+    jitter double precision not null default 0.1 check (jitter between 0 and 1),
+    timeout interval,
+    keep_completed interval not null default '7 days',
+    keep_failed interval not null default '30 days',
+    payload_schema jsonb not null default 'true',
+    output_schema jsonb not null default 'true',
+    declared_at timestamptz not null
+);
+
+create table conductor.orchestrators (
+    id bigint generated always as identity primary key,
+    host text not null,
+    pid integer not null,
+    queue_ids integer[] not null,
+    task_ids integer[] not null,
+    started_at timestamptz not null,
+    -- Real time, not conductor.now().
+    lease_until timestamptz not null
+) with (fillfactor = 50);
+
+create table conductor.live_executions (
+    id uuid primary key,
+    run_at timestamptz not null,
+    created_at timestamptz not null,
+    claimed_at timestamptz,
+    -- Who runs it; null unless running.
+    orchestrator_id bigint,
+    parent_id uuid,
+    -- The execution that this one repeats, by conductor.retry.
+    retry_of uuid,
+    queue_id integer not null,
+    task_id integer not null,
+    priority integer not null,
+    -- The fencing token: grows with every claim and every loss of one.
+    claim integer not null default 0,
+    -- Attempts that failed by themselves, and attempts that died with their process.
+    failures integer not null default 0,
+    crashes integer not null default 0,
+    state conductor.execution_state not null default 'pending',
+    -- Somebody waits for the outcome and wants a notification.
+    watched boolean not null default false,
+    cancelled boolean not null default false,
+    cancel_reason text,
+    -- json and not jsonb: values must come back exactly as they were written.
+    payload json not null,
+    -- The text of the last failure.
+    error text
+) with (
+    fillfactor = 50,
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_insert_scale_factor = 0.2,
+    autovacuum_analyze_scale_factor = 0.2,
+    autovacuum_vacuum_cost_delay = 0
+);
+
+-- The order of claims. No claim changes any of these columns.
+create index live_executions_due on conductor.live_executions (queue_id, priority desc, run_at, id);
+
+-- For those who look whether a running one was cancelled.
+create index live_executions_cancelled on conductor.live_executions (id) where cancelled;
+
+create table conductor.finished_executions (
+    id uuid primary key,
+    created_at timestamptz not null,
+    -- Null where it was cancelled before any worker had it.
+    claimed_at timestamptz,
+    finished_at timestamptz not null,
+    -- When the pruner may remove it.
+    expires_at timestamptz not null,
+    parent_id uuid,
+    retry_of uuid,
+    queue_id integer not null,
+    task_id integer not null,
+    priority integer not null,
+    claim integer not null,
+    failures integer not null,
+    crashes integer not null,
+    state conductor.execution_state not null check (state in ('completed', 'failed', 'cancelled')),
+    payload json not null,
+    output json,
+    error text
+);
+
+create index finished_executions_expiry on conductor.finished_executions (expires_at);
+
+-- One row a failed attempt, for the people who ask what happened.
+create table conductor.failures (
+    execution_id uuid not null,
+    attempt integer not null,
+    failed_at timestamptz not null,
+    error text not null,
+    primary key (execution_id, attempt)
+);
+
+-- The memo: what a step gave stays what it gave. Fenced by the claim that wrote it.
+create table conductor.steps (
+    execution_id uuid not null,
+    key text not null,
+    kind text not null,
+    claim integer not null,
+    value json,
+    recorded_at timestamptz not null,
+    primary key (execution_id, key)
+);
+
+-- What a suspended execution waits for; exactly one of child_id, event and wake_at alone.
+create table conductor.waits (
+    execution_id uuid not null,
+    key text not null,
+    kind text not null,
+    wake_at timestamptz,
+    child_id uuid,
+    event text,
+    filter jsonb,
+    primary key (execution_id, key)
+);
+
+create index waits_child on conductor.waits (child_id) where child_id is not null;
+create index waits_event on conductor.waits (event) where event is not null;
+
+create table conductor.events (
+    id uuid primary key,
+    name text not null,
+    payload json not null,
+    emitted_at timestamptz not null
+);
+
+create index events_name on conductor.events (name, emitted_at);
+
+create table conductor.schedules (
+    task_id integer not null references conductor.tasks (id),
+    name text not null,
+    -- Null for a dynamic schedule: no deploy removes it.
+    package text,
+    cron text not null,
+    timezone text not null default 'UTC',
+    missed text not null default 'once' check (missed in ('skip', 'once', 'all')),
+    payload json not null default 'null',
+    next_at timestamptz not null,
+    last_at timestamptz,
+    primary key (task_id, name)
+);
+
+create index schedules_next on conductor.schedules (next_at);
+
+-- Both kinds of executions, for people.
+create view conductor.executions as
+select l.id, t.name as task, q.name as queue, l.state::text as state, l.priority, l.run_at, l.created_at,
+       l.claimed_at, null::timestamptz as finished_at, l.failures, l.crashes, l.claim, l.orchestrator_id,
+       l.parent_id, l.retry_of, l.payload, null::json as output, l.error, l.cancel_reason
+  from conductor.live_executions l
+  join conductor.tasks t on t.id = l.task_id
+  join conductor.queues q on q.id = l.queue_id
+union all
+select f.id, t.name, q.name, f.state::text, f.priority, null::timestamptz, f.created_at,
+       f.claimed_at, f.finished_at, f.failures, f.crashes, f.claim, null::bigint,
+       f.parent_id, f.retry_of, f.payload, f.output, f.error,
+       case when f.state = 'cancelled' then f.error end
+  from conductor.finished_executions f
+  join conductor.tasks t on t.id = f.task_id
+  join conductor.queues q on q.id = f.queue_id;
+
+create function conductor.now() returns timestamptz
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+    select clock_timestamp() + c.shift from conductor.clock c where c.only_row;
+$$;
+
+-- Moves the one virtual clock, for tests; running workers are told.
+create function conductor.advance_clock(p_by interval) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_shift interval;
+begin
+    update conductor.clock set shift = shift + p_by returning shift into v_shift;
+    perform pg_notify('conductor', 'clock:' || floor(extract(epoch from v_shift) * 1000)::bigint);
+end
+$$;
+
+-- A UUIDv7 (RFC 9562): milliseconds, then the fraction of the millisecond, then randomness.
+create function conductor.uuid7() returns uuid
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_micros bigint := floor(extract(epoch from clock_timestamp()) * 1000000)::bigint;
+    v_fraction integer := ((v_micros % 1000) * 4096 / 1000)::integer;
+    v_bytes bytea := uuid_send(gen_random_uuid());
+begin
+    v_bytes := overlay(v_bytes placing substring(int8send(v_micros / 1000) from 3) from 1 for 6);
+    v_bytes := set_byte(v_bytes, 6, 112 | (v_fraction >> 8));
+    v_bytes := set_byte(v_bytes, 7, v_fraction & 255);
+    return encode(v_bytes, 'hex')::uuid;
+end
+$$;

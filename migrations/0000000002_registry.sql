@@ -1,0 +1,172 @@
+-- Who is there: declared tasks and their queues, orchestrators and their leases, recovery.
+
+set local search_path = pg_catalog, pg_temp;
+
+-- Declares tasks and their queues. With p_replace a known task takes the new options (a worker
+-- starts); without, it keeps what it has (a client only wants its task to be known).
+create function conductor.declare_tasks(p_tasks jsonb, p_replace boolean)
+returns table (id integer, queue_id integer, name text)
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    insert into conductor.queues (name)
+    select distinct d.queue from jsonb_to_recordset(p_tasks) as d(queue text)
+     where not exists (select from conductor.queues q where q.name = d.queue)
+     order by d.queue
+        on conflict on constraint queues_name_key do nothing;
+
+    insert into conductor.tasks as t (
+           name, queue_id, package, place, docs, priority, max_attempts, backoff_initial, backoff_max,
+           jitter, timeout, keep_completed, keep_failed, payload_schema, output_schema, declared_at)
+    select d.name, q.id, d.package, d.place, d.docs, d.priority, d.max_attempts,
+           d.backoff_initial_ms * interval '1 ms', d.backoff_max_ms * interval '1 ms', d.jitter,
+           d.timeout_ms * interval '1 ms', d.keep_completed_ms * interval '1 ms',
+           d.keep_failed_ms * interval '1 ms', d.payload_schema, d.output_schema, conductor.now()
+      from jsonb_to_recordset(p_tasks) as d(
+           name text, queue text, package text, place text, docs text, priority integer,
+           max_attempts integer, backoff_initial_ms float8, backoff_max_ms float8, jitter float8,
+           timeout_ms float8, keep_completed_ms float8, keep_failed_ms float8,
+           payload_schema jsonb, output_schema jsonb)
+      join conductor.queues q on q.name = d.queue
+     where p_replace or not exists (select from conductor.tasks k where k.name = d.name)
+     order by d.name
+        on conflict on constraint tasks_name_key do update
+       set queue_id = excluded.queue_id, package = excluded.package, place = excluded.place,
+           docs = excluded.docs, priority = excluded.priority, max_attempts = excluded.max_attempts,
+           backoff_initial = excluded.backoff_initial, backoff_max = excluded.backoff_max,
+           jitter = excluded.jitter, timeout = excluded.timeout,
+           keep_completed = excluded.keep_completed, keep_failed = excluded.keep_failed,
+           payload_schema = excluded.payload_schema, output_schema = excluded.output_schema,
+           declared_at = excluded.declared_at
+     where p_replace
+       and (t.queue_id, t.package, t.place, t.docs, t.priority, t.max_attempts, t.backoff_initial,
+            t.backoff_max, t.jitter, t.timeout, t.keep_completed, t.keep_failed, t.payload_schema,
+            t.output_schema)
+           is distinct from
+           (excluded.queue_id, excluded.package, excluded.place, excluded.docs, excluded.priority,
+            excluded.max_attempts, excluded.backoff_initial, excluded.backoff_max, excluded.jitter,
+            excluded.timeout, excluded.keep_completed, excluded.keep_failed, excluded.payload_schema,
+            excluded.output_schema);
+
+    -- A task that moved to another queue takes along what waits for it.
+    if p_replace then
+        update conductor.live_executions l set queue_id = t.queue_id
+          from jsonb_to_recordset(p_tasks) as d(name text)
+          join conductor.tasks t on t.name = d.name
+         where l.task_id = t.id and l.queue_id <> t.queue_id and l.state <> 'running';
+    end if;
+
+    return query
+    select t.id, t.queue_id, t.name
+      from jsonb_to_recordset(p_tasks) as d(name text)
+      join conductor.tasks t on t.name = d.name;
+end
+$$;
+
+create function conductor.start_orchestrator(
+    p_host text, p_pid integer, p_queues integer[], p_tasks integer[], p_lease interval) returns bigint
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$
+    insert into conductor.orchestrators (host, pid, queue_ids, task_ids, started_at, lease_until)
+    values (p_host, p_pid, p_queues, p_tasks, clock_timestamp(), clock_timestamp() + p_lease)
+    returning id;
+$$;
+
+-- Renews the lease. False: the lease was lost and the executions were given back.
+create function conductor.heartbeat(p_orchestrator bigint, p_lease interval) returns boolean
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update conductor.orchestrators set lease_until = clock_timestamp() + p_lease where id = p_orchestrator;
+    return found;
+end
+$$;
+
+-- Gives back what dead orchestrators held. An execution that has seen its process die
+-- p_max_crashes times is taken for the killer and fails.
+create function conductor.recover(p_max_crashes integer) returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_dead bigint[];
+    v_count integer;
+begin
+    -- Most calls end here, and lock nothing.
+    perform from conductor.orchestrators o where o.lease_until < clock_timestamp();
+    if not found then
+        return 0;
+    end if;
+    with expired as (
+        select o.id from conductor.orchestrators o
+         where o.lease_until < clock_timestamp()
+           for update skip locked
+    ), buried as (
+        delete from conductor.orchestrators o using expired e where o.id = e.id returning o.id
+    )
+    select array_agg(b.id) into v_dead from buried b;
+    if v_dead is null then
+        return 0;
+    end if;
+    v_count := conductor.give_back(
+        array(select l.id from conductor.live_executions l
+               where l.state = 'running' and l.orchestrator_id = any (v_dead)),
+        p_max_crashes);
+    return v_count;
+end
+$$;
+
+-- An orderly end: what it still holds goes back, and nothing is charged.
+create function conductor.stop_orchestrator(p_orchestrator bigint) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+    delete from conductor.orchestrators where id = p_orchestrator;
+    perform conductor.give_back(
+        array(select l.id from conductor.live_executions l
+               where l.state = 'running' and l.orchestrator_id = p_orchestrator),
+        null);
+end
+$$;
+
+-- Takes running executions from whoever had them: cancelled ones end, the others are due again.
+-- With p_max_crashes, each is charged a crash.
+create function conductor.give_back(p_ids uuid[], p_max_crashes integer) returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_charge integer := case when p_max_crashes is null then 0 else 1 end;
+    v_count integer;
+    v_queues integer[];
+begin
+    if cardinality(p_ids) = 0 then
+        return 0;
+    end if;
+
+    insert into conductor.failures (execution_id, attempt, failed_at, error)
+    select l.id, l.failures + l.crashes + 1, v_now, 'the process died while it ran this attempt'
+      from conductor.live_executions l
+     where v_charge = 1 and l.id = any (p_ids) and l.state = 'running'
+        on conflict do nothing;
+
+    update conductor.live_executions l
+       set state = 'pending', orchestrator_id = null, claim = l.claim + 1, crashes = l.crashes + v_charge,
+           error = case when v_charge = 1 then 'the process died while it ran this attempt' else l.error end
+     where l.id = any (p_ids) and l.state = 'running';
+    get diagnostics v_count = row_count;
+
+    perform conductor.conclude(
+        array(select l.id from conductor.live_executions l
+               where l.id = any (p_ids) and l.state = 'pending' and l.cancelled),
+        'cancelled', null);
+    perform conductor.conclude(
+        array(select l.id from conductor.live_executions l
+               where l.id = any (p_ids) and l.state = 'pending' and l.crashes >= p_max_crashes),
+        'failed', format('given up after %s crashes: each time the process died while it ran this', p_max_crashes));
+
+    select array_agg(distinct l.queue_id) into v_queues
+      from conductor.live_executions l where l.id = any (p_ids) and l.state = 'pending';
+    perform conductor.wake(v_queues, false);
+    return v_count;
+end
+$$;

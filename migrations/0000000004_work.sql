@@ -1,0 +1,227 @@
+-- The worker's round trip: outcomes go in, claims come back.
+
+set local search_path = pg_catalog, pg_temp;
+
+-- Claims what is due: higher priority first, then earlier run_at, then id. One index range per
+-- priority in use, each ending at now, so that delayed rows cost nothing. A worker that is about to
+-- sleep says so (p_idle); when nothing is due, one row without id says how long until something is.
+create function conductor.claim(
+    p_orchestrator bigint, p_queue integer, p_tasks integer[], p_limit integer, p_idle boolean)
+returns table (
+    id uuid, task_id integer, claim integer, attempt integer, payload text, next_due_ms bigint)
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+-- A plan made while the table was empty must not read the whole of it when it is full.
+set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+    v_now timestamptz;
+    v_priority integer;
+    v_ids uuid[];
+    v_left integer := p_limit;
+    v_claimed integer;
+    v_next timestamptz;
+    v_found timestamptz;
+begin
+    -- A dead orchestrator must not claim: nobody would give its executions back.
+    perform from conductor.orchestrators o where o.id = p_orchestrator for key share;
+    if not found then
+        raise exception 'orchestrator % has lost its lease', p_orchestrator using errcode = 'CD003';
+    end if;
+
+    loop
+        v_now := conductor.now();
+        v_next := null;
+        select max(l.priority) into v_priority from conductor.live_executions l where l.queue_id = p_queue;
+        while v_priority is not null and v_left > 0 loop
+            v_ids := array(
+                select l.id from conductor.live_executions l
+                 where l.queue_id = p_queue and l.priority = v_priority and l.run_at <= v_now
+                   and l.state = 'pending' and l.task_id = any (p_tasks)
+                 order by l.run_at, l.id
+                 limit v_left
+                   for no key update skip locked);
+            -- By array and not by join: no statistics, however stale, can make this read the table.
+            return query
+            with claimed as (
+                update conductor.live_executions l
+                   set state = 'running', claim = l.claim + 1, orchestrator_id = p_orchestrator, claimed_at = v_now
+                 where l.id = any (v_ids)
+                returning l.id, l.task_id, l.claim, l.failures + l.crashes + 1 as attempt, l.payload::text as payload,
+                          l.run_at
+            )
+            select c.id, c.task_id, c.claim, c.attempt, c.payload, null::bigint
+              from claimed c order by c.run_at, c.id;
+            get diagnostics v_claimed = row_count;
+            v_left := v_left - v_claimed;
+
+            if p_idle and v_left = p_limit then
+                v_found := null;
+                select l.run_at into v_found from conductor.live_executions l
+                 where l.queue_id = p_queue and l.priority = v_priority and l.run_at > v_now
+                 order by l.run_at limit 1;
+                v_next := least(v_next, v_found);
+            end if;
+            select l.priority into v_priority from conductor.live_executions l
+             where l.queue_id = p_queue and l.priority < v_priority
+             order by l.priority desc limit 1;
+        end loop;
+
+        -- Nothing is due: say so, and look once more, as an invoke may just have missed the flag.
+        exit when not p_idle or v_left < p_limit;
+        update conductor.queues q set idle = true where q.id = p_queue and not q.idle;
+        exit when not found;
+    end loop;
+
+    if p_idle and v_left = p_limit then
+        return query select null::uuid, null::integer, null::integer, null::integer, null::text,
+            ceil(extract(epoch from v_next - v_now) * 1000)::bigint;
+    end if;
+end
+$$;
+
+-- Moves executions to their final state and tells who waits for them. The caller holds their rows.
+create function conductor.conclude(
+    p_ids uuid[], p_state conductor.execution_state, p_error text) returns void
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$
+    with gone as (
+        delete from conductor.live_executions l where l.id = any (p_ids)
+        returning l.id, l.created_at, l.claimed_at, l.parent_id, l.retry_of, l.queue_id, l.task_id, l.priority,
+                  l.claim, l.failures, l.crashes, l.watched, l.cancel_reason, l.payload, l.error
+    ), kept as (
+        insert into conductor.finished_executions (
+               id, created_at, claimed_at, finished_at, expires_at, parent_id, retry_of, queue_id, task_id,
+               priority, claim, failures, crashes, state, payload, error)
+        select g.id, g.created_at, g.claimed_at, n.at, n.at + t.keep_failed, g.parent_id, g.retry_of, g.queue_id,
+               g.task_id, g.priority, g.claim, g.failures, g.crashes, p_state, g.payload,
+               case when p_state = 'cancelled' then g.cancel_reason else coalesce(p_error, g.error) end
+          from gone g
+          join conductor.tasks t on t.id = g.task_id
+         cross join (select conductor.now() as at) n
+    )
+    select count(pg_notify('conductor', 'done:' || g.id)) from gone g where g.watched;
+$$;
+
+-- Outcomes of handlers that completed. One that has lost its claim matches nothing.
+create function conductor.complete(p_ids uuid[], p_claims integer[], p_outputs text[]) returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_count integer;
+begin
+    with gone as (
+        delete from conductor.live_executions l
+         using unnest(p_ids, p_claims, p_outputs) as o(id, claim, output)
+         where l.id = o.id and l.claim = o.claim and l.state = 'running'
+        returning l.id, l.created_at, l.claimed_at, l.parent_id, l.retry_of, l.queue_id, l.task_id, l.priority,
+                  l.claim, l.failures, l.crashes, l.watched, l.cancelled, l.cancel_reason, l.payload, o.output
+    ), kept as (
+        insert into conductor.finished_executions (
+               id, created_at, claimed_at, finished_at, expires_at, parent_id, retry_of, queue_id, task_id,
+               priority, claim, failures, crashes, state, payload, output, error)
+        select g.id, g.created_at, g.claimed_at, v_now,
+               v_now + case when g.cancelled then t.keep_failed else t.keep_completed end,
+               g.parent_id, g.retry_of, g.queue_id, g.task_id, g.priority, g.claim, g.failures, g.crashes,
+               case when g.cancelled then 'cancelled' else 'completed' end::conductor.execution_state,
+               g.payload, case when not g.cancelled then g.output::json end,
+               case when g.cancelled then g.cancel_reason end
+          from gone g
+          join conductor.tasks t on t.id = g.task_id
+    )
+    select count(*) + 0 * count(case when g.watched then pg_notify('conductor', 'done:' || g.id) end)
+      into v_count
+      from gone g;
+    return v_count;
+end
+$$;
+
+-- Outcomes of attempts that failed: tried again after a delay, or final.
+create function conductor.fail(
+    p_ids uuid[], p_claims integer[], p_errors text[], p_permanent boolean[], p_delay_ms bigint[]) returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_count integer;
+    v_final uuid[];
+    v_cancelled uuid[];
+begin
+    -- The backoff doubles with each failure; the exponent is bounded for the power's sake.
+    with failed as (
+        update conductor.live_executions l
+           set state = 'pending', orchestrator_id = null, failures = l.failures + 1, error = o.error,
+               run_at = v_now + coalesce(
+                   o.delay_ms * interval '1 ms',
+                   least(t.backoff_initial * power(2, least(l.failures, 60)), t.backoff_max)
+                       * (1 + t.jitter * (2 * random() - 1)))
+          from unnest(p_ids, p_claims, p_errors, p_permanent, p_delay_ms)
+               as o(id, claim, error, permanent, delay_ms),
+               conductor.tasks t
+         where l.id = o.id and l.claim = o.claim and l.state = 'running' and t.id = l.task_id
+        returning l.id, l.failures, l.crashes, l.error, l.cancelled,
+                  o.permanent or l.failures >= t.max_attempts as final
+    ), noted as (
+        insert into conductor.failures (execution_id, attempt, failed_at, error)
+        select f.id, f.failures + f.crashes, v_now, f.error from failed f
+            on conflict do nothing
+    )
+    select count(*), array_agg(f.id) filter (where f.cancelled),
+           array_agg(f.id) filter (where f.final and not f.cancelled)
+      into v_count, v_cancelled, v_final
+      from failed f;
+    if v_cancelled is not null then
+        perform conductor.conclude(v_cancelled, 'cancelled', null);
+    end if;
+    if v_final is not null then
+        perform conductor.conclude(v_final, 'failed', null);
+    end if;
+    return v_count;
+end
+$$;
+
+-- Claims that the worker gives back unfinished, at shutdown; nothing is charged.
+create function conductor.release(p_ids uuid[], p_claims integer[]) returns integer
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$
+    select conductor.give_back(
+        array(select l.id from conductor.live_executions l
+                join unnest(p_ids, p_claims) as o(id, claim) on o.id = l.id and o.claim = l.claim
+               where l.state = 'running'),
+        null);
+$$;
+
+-- Gives back what this orchestrator holds in a queue without knowing it: the connection broke when
+-- the claim had committed and before the worker read it.
+create function conductor.disown(p_orchestrator bigint, p_queue integer, p_known uuid[]) returns integer
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$
+    select conductor.give_back(
+        array(select l.id from conductor.live_executions l
+               where l.state = 'running' and l.orchestrator_id = p_orchestrator and l.queue_id = p_queue
+                 and l.id <> all (p_known)),
+        null);
+$$;
+
+-- The round trip of a worker under load.
+create function conductor.finish_and_claim(
+    p_ids uuid[], p_claims integer[], p_outputs text[],
+    p_failed_ids uuid[], p_failed_claims integer[], p_errors text[], p_permanent boolean[], p_delay_ms bigint[],
+    p_orchestrator bigint, p_queue integer, p_tasks integer[], p_limit integer, p_idle boolean)
+returns table (
+    id uuid, task_id integer, claim integer, attempt integer, payload text, next_due_ms bigint)
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if cardinality(p_ids) > 0 then
+        perform conductor.complete(p_ids, p_claims, p_outputs);
+    end if;
+    if cardinality(p_failed_ids) > 0 then
+        perform conductor.fail(p_failed_ids, p_failed_claims, p_errors, p_permanent, p_delay_ms);
+    end if;
+    if p_limit > 0 then
+        return query select * from conductor.claim(p_orchestrator, p_queue, p_tasks, p_limit, p_idle);
+    end if;
+end
+$$;
