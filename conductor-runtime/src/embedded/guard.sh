@@ -20,8 +20,10 @@ rm -f "$home/fifo"
 if [ -n "$server" ]; then
     kill -INT "$server" 2>/dev/null
     wait "$server" 2>/dev/null
-    tries=0 # a server that an earlier guard started cannot be waited for
-    while [ $tries -lt 600 ] && kill -0 "$server" 2>/dev/null; do
+    # A server that an earlier guard started cannot be waited for, and stays a zombie for as long
+    # as process 1 likes; but it removes this file as its last act.
+    tries=0
+    while [ $tries -lt 600 ] && [ -e "$home/data/postmaster.pid" ] && kill -0 "$server" 2>/dev/null; do
         sleep 0.1
         tries=$((tries + 1))
     done
