@@ -17,6 +17,8 @@ pub use conductor_runtime::task::{
 };
 #[cfg(feature = "testing")]
 pub use conductor_runtime::testing;
+#[cfg(feature = "embedded")]
+pub use conductor_runtime::embedded;
 
 pub mod prelude;
 

@@ -45,7 +45,6 @@ const MIGRATIONS: &[Migration] = &[
 const LOCK: i64 = 0x0063_6f6e_6475_6374;
 
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
-const UNDEFINED_TABLE: &str = "42P01";
 
 impl Migration {
     #[cfg(feature = "testing")]
@@ -145,9 +144,16 @@ async fn apply(connection: &mut PgConnection, missing: &[Migration]) -> Result<(
 
 /// The applied migrations, each with whether its text is the one that this binary has.
 async fn applied(connection: &mut PgConnection) -> Result<Vec<(i32, bool)>> {
+    let exists: bool =
+        sqlx::query_scalar("select to_regclass('conductor.migrations') is not null")
+            .fetch_one(&mut *connection)
+            .await?;
+    if !exists {
+        return Ok(Vec::new());
+    }
     let ids: Vec<i32> = MIGRATIONS.iter().map(|m| m.id).collect();
     let texts: Vec<&str> = MIGRATIONS.iter().map(|m| m.sql).collect();
-    let rows = sqlx::query_as(
+    Ok(sqlx::query_as(
         "select m.id, coalesce(m.checksum = md5(known.sql), false)
            from conductor.migrations m
            left join unnest($1::integer[], $2::text[]) as known(id, sql) on known.id = m.id
@@ -156,11 +162,7 @@ async fn applied(connection: &mut PgConnection) -> Result<Vec<(i32, bool)>> {
     .bind(ids)
     .bind(texts)
     .fetch_all(connection)
-    .await;
-    match rows {
-        Err(error) if has_code(&error, UNDEFINED_TABLE) => Ok(Vec::new()),
-        other => Ok(other?),
-    }
+    .await?)
 }
 
 fn missing(applied: &[(i32, bool)]) -> Result<Vec<Migration>> {

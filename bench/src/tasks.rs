@@ -1,0 +1,32 @@
+//! The tasks that are measured, and where they leave their marks.
+
+use std::sync::Mutex;
+use std::time::Instant;
+
+use conductor::prelude::*;
+
+/// Does nothing.
+#[task]
+pub(crate) async fn noop(_ctx: &TaskContext, n: i64) -> anyhow::Result<()> {
+    let _ = n;
+    Ok(())
+}
+
+static STARTS: Mutex<Vec<Instant>> = Mutex::new(Vec::new());
+
+/// Marks when it started.
+#[task]
+pub(crate) async fn mark(_ctx: &TaskContext) -> anyhow::Result<()> {
+    if let Ok(mut starts) = STARTS.lock() {
+        starts.push(Instant::now());
+    }
+    Ok(())
+}
+
+/// The marks since the last call.
+pub(crate) fn take_marks() -> Vec<Instant> {
+    STARTS
+        .lock()
+        .map(|mut starts| std::mem::take(&mut *starts))
+        .unwrap_or_default()
+}
