@@ -1,9 +1,140 @@
 //! The attribute macros of the crate `conductor`, which is the one to depend on.
 
+mod errors;
+mod literal;
+mod task;
+
 use proc_macro::TokenStream;
 
 /// Makes a durable task of an `async fn`.
+///
+/// The function stays as it is written and can be called in a unit test. Beside it stands a type
+/// in UpperCamelCase that implements `Task`: the key by which the task is invoked.
+///
+/// ```
+/// use conductor::prelude::*;
+///
+/// /// Doc comments travel with the task, to the command line and the stored schema.
+/// #[task]
+/// async fn greet(ctx: &TaskContext, name: String, times: u32) -> anyhow::Result<String> {
+///     Ok(format!("Hello, {name}! ").repeat(times as usize))
+/// }
+///
+/// let payload = Greet { name: "Ada".into(), times: 2 };
+/// assert_eq!(Greet::NAME, "greet");
+/// # let _ = payload;
+/// ```
+///
+/// # The function
+///
+/// The first argument is the context, `ctx: &TaskContext`. The result is an `anyhow::Result<T>`,
+/// or a `Result<T, E>` whose `E` turns into `anyhow::Error`. `T` and the payload are stored as
+/// JSON: they derive `Serialize`, `Deserialize` and `JsonSchema`, and own their data. The function
+/// is neither generic nor a method, and its future is `Send`.
+///
+/// # The payload
+///
+/// **Arguments as fields.** Each argument after the context becomes a field of the generated type,
+/// which is the payload too. Attributes and doc comments of an argument move to its field; levels
+/// of lints stay. A payload with an unknown field is refused. Without arguments the payload
+/// is `()`.
+///
+/// ```
+/// use conductor::prelude::*;
+///
+/// #[task]
+/// async fn send_report(
+///     ctx: &TaskContext,
+///     /// Who gets it.
+///     to: String,
+///     #[serde(default)] copies: u8,
+/// ) -> anyhow::Result<()> {
+///     Ok(())
+/// }
+///
+/// let _ = SendReport { to: "ada@example.com".into(), copies: 1 };
+/// ```
+///
+/// **One argument as the whole.** An argument named `payload` (or `_payload`) is all of it. Where
+/// its type bears the task's own name, that type becomes the task and none is generated.
+///
+/// ```
+/// use conductor::prelude::*;
+///
+/// #[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+/// struct Resize { url: String, width: u32 }
+///
+/// #[task]                                     // type `ResizeImage`, payload `Resize`
+/// async fn resize_image(ctx: &TaskContext, payload: Resize) -> anyhow::Result<u32> {
+///     Ok(payload.width)
+/// }
+///
+/// #[task]                                     // type and payload `Resize`
+/// async fn resize(ctx: &TaskContext, payload: Resize) -> anyhow::Result<()> {
+///     Ok(())
+/// }
+/// ```
+///
+/// **Injected values.** Arguments of a type `State<T>` are taken from the orchestrator and are no
+/// part of the payload. They may stand anywhere after the context.
+///
+/// ```
+/// use conductor::prelude::*;
+///
+/// struct Mailer { sender: String }
+///
+/// #[task]
+/// async fn remind(ctx: &TaskContext, to: String, State(mailer): State<Mailer>) -> anyhow::Result<()> {
+///     println!("{} reminds {to}", mailer.sender);
+///     Ok(())
+/// }
+///
+/// let _ = Remind { to: "Ada".into() };
+/// ```
+///
+/// # Keys
+///
+/// | key | meaning | default |
+/// | --- | --- | --- |
+/// | `name = "resize-image"` | The name in the database: 1 to 100 bytes without control characters. Executions refer to it, so keep it when the function is renamed. | the function's name |
+/// | `queue = "fast"` | The queue that executions go to, named like a task. | `"default"` |
+/// | `retry(max_attempts = 5)` | How many attempts may fail, from 1 to 1000. | 3 |
+/// | `retry(backoff = "15s..2h")` | The delay after the first failure, which doubles up to the longest. `"30s"` is constant. | `"15s..2h"` |
+/// | `retry(jitter = 0.2)` | The share, from 0 to 1, by which delays vary at random. | 0.1 |
+/// | `timeout = "5m"` | How long one attempt may take. | none |
+/// | `priority = 10` | Higher is claimed first; may be negative. | 0 |
+/// | `keep(completed = "7d")` | How long completed executions are kept; `"0s"` is not at all. | 7 days |
+/// | `keep(failed = "30d")` | The same for failed and cancelled ones. | 30 days |
+/// | `marker = Other` | The name of the generated type, where it would clash with another. | the function's name in UpperCamelCase |
+/// | `crate = "::my_crate::conductor"` | The path to this crate, for macros that re-export it. | `::conductor` |
+///
+/// Durations are numbers with units, such as `"500ms"`, `"2h 30m"` or `"7d"`, and at most 100 years.
+///
+/// ```
+/// use conductor::prelude::*;
+///
+/// #[task(
+///     name = "charge-card",
+///     queue = "payments",
+///     retry(max_attempts = 5, backoff = "15s..2h", jitter = 0.2),
+///     timeout = "5m",
+///     priority = 10,
+///     keep(completed = "7d", failed = "30d"),
+///     marker = ChargeTask,
+/// )]
+/// async fn charge(ctx: &TaskContext, cents: u64) -> anyhow::Result<u64> {
+///     Ok(cents)
+/// }
+///
+/// assert_eq!(ChargeTask::NAME, "charge-card");
+/// ```
+///
+/// # What is generated
+///
+/// The type, with the function's visibility, docs, `#[cfg]`s and `#[allow]`s; its impl of `Task`;
+/// the code that takes the payload apart and calls the function; and the registration by which
+/// every binary that links the task finds it. Mistakes are reported together, each at its place.
 #[proc_macro_attribute]
-pub fn task(_args: TokenStream, item: TokenStream) -> TokenStream {
-    item
+pub fn task(args: TokenStream, item: TokenStream) -> TokenStream {
+    task::expand(args.into(), item.into()).into()
 }

@@ -1,0 +1,24 @@
+//! The values of keys: each kind is read from an expression and refused under its own token.
+
+mod duration;
+mod name;
+mod number;
+mod text;
+
+pub(crate) use duration::{backoff, millis, millis_or_zero};
+pub(crate) use name::{name, problem as name_problem};
+pub(crate) use number::{integer, share};
+pub(crate) use text::{path, string, type_name};
+
+use syn::Expr;
+
+/// The expression without the invisible groups that `macro_rules!` puts around its variables.
+fn peel(mut expr: &Expr) -> &Expr {
+    loop {
+        expr = match expr {
+            Expr::Group(group) => &group.expr,
+            Expr::Paren(paren) => &paren.expr,
+            other => return other,
+        };
+    }
+}

@@ -1,0 +1,110 @@
+//! One argument of the function: what it is for, and what is wrong with it.
+
+use syn::ext::IdentExt;
+use syn::{Attribute, Ident, Pat, PatType, Type};
+
+use super::function::is_lint;
+use super::ownership::{self, last_segment, peel, show};
+use crate::errors::Errors;
+
+/// What an argument stands for.
+pub(crate) enum Argument {
+    /// `payload: P`, the whole payload.
+    Payload { ident: Ident, ty: Type },
+    /// A field of the generated payload.
+    Field(Field),
+    /// `State<T>`, injected.
+    State(Type),
+}
+
+/// A field of the generated payload.
+#[derive(Clone)]
+pub(crate) struct Field {
+    pub(crate) attrs: Vec<Attribute>,
+    pub(crate) ident: Ident,
+    pub(crate) ty: Type,
+}
+
+impl Argument {
+    /// Reads an argument after the context; nothing where a mistake leaves no meaning.
+    pub(crate) fn read(argument: &PatType, errors: &mut Errors) -> Option<Self> {
+        refuse_cfg(&argument.attrs, errors);
+        if matches!(last_segment(&argument.ty), Some((name, true)) if name == "State") {
+            refuse_attrs(&argument.attrs, "an injected value", errors);
+            return Some(Self::State((*argument.ty).clone()));
+        }
+        if let Type::Reference(reference) = peel(&argument.ty)
+            && matches!(last_segment(&reference.elem), Some((name, true)) if name == "State")
+        {
+            let owned = show(&reference.elem);
+            let message = format!("an injected value is taken by value: write `{owned}`");
+            errors.at(&argument.ty, message);
+            return None;
+        }
+        let ident = field_name(argument, errors);
+        let stored = ownership::check(&argument.ty, "an argument", errors);
+        let (Some(ident), true) = (ident, stored) else {
+            return None;
+        };
+        let ty = (*argument.ty).clone();
+        // The underscore says that the body does not look at it.
+        if ident == "payload" || ident == "_payload" {
+            refuse_attrs(&argument.attrs, "the whole payload", errors);
+            return Some(Self::Payload { ident, ty });
+        }
+        let moved = argument.attrs.iter().filter(|attr| !is_lint(attr));
+        Some(Self::Field(Field {
+            attrs: moved.cloned().collect(),
+            ident,
+            ty,
+        }))
+    }
+}
+
+/// Reports attributes that have nowhere to go.
+pub(crate) fn refuse_attrs(attrs: &[Attribute], what: &str, errors: &mut Errors) {
+    for attr in attrs {
+        if !is_lint(attr) && !attr.path().is_ident("cfg") {
+            let message = format!(
+                "an attribute of an argument moves to its field, and {what} is no field: remove it"
+            );
+            errors.at(attr, message);
+        }
+    }
+}
+
+/// Reports `#[cfg]`, which would make the payload differ between builds that share a database.
+pub(crate) fn refuse_cfg(attrs: &[Attribute], errors: &mut Errors) {
+    for attr in attrs.iter().filter(|attr| attr.path().is_ident("cfg")) {
+        errors.at(
+            attr,
+            "an argument of a task cannot depend on `cfg`: put the `#[cfg(…)]` on the function",
+        );
+    }
+}
+
+fn field_name(argument: &PatType, errors: &mut Errors) -> Option<Ident> {
+    match &*argument.pat {
+        Pat::Ident(pat) if pat.by_ref.is_none() && pat.subpat.is_none() => Some(pat.ident.clone()),
+        other => {
+            errors.at(
+                other,
+                format!(
+                    "an argument's name becomes a field of the payload, so it must be a plain name: \
+                     write `{}: {}` and take it apart in the body",
+                    suggested_name(other),
+                    show(&argument.ty)
+                ),
+            );
+            None
+        }
+    }
+}
+
+fn suggested_name(pat: &Pat) -> String {
+    match pat {
+        Pat::Ident(pat) => pat.ident.unraw().to_string(),
+        Pat::Wild(_) => "unused".to_owned(),
+        _ => "input".to_owned(),
+    }
+}

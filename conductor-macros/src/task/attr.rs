@@ -1,0 +1,200 @@
+//! What stands in the parentheses of `#[task(…)]`.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::{Ident, Path};
+
+use super::entry::{Entry, Keys};
+use crate::errors::Errors;
+use crate::literal;
+
+const TASK: Keys = Keys {
+    owner: "`#[task]`",
+    forms: &[
+        ("name", "name = \"resize-image\""),
+        ("queue", "queue = \"fast\""),
+        ("retry", "retry(max_attempts = 5, backoff = \"15s..2h\")"),
+        ("timeout", "timeout = \"5m\""),
+        ("priority", "priority = 10"),
+        ("keep", "keep(completed = \"7d\", failed = \"30d\")"),
+        ("marker", "marker = Other"),
+        ("crate", "crate = \"::my_crate::conductor\""),
+    ],
+    repeatable: &[],
+};
+
+const RETRY: Keys = Keys {
+    owner: "`retry(…)`",
+    forms: &[
+        ("max_attempts", "max_attempts = 5"),
+        ("backoff", "backoff = \"15s..2h\""),
+        ("jitter", "jitter = 0.2"),
+    ],
+    repeatable: &[],
+};
+
+const KEEP: Keys = Keys {
+    owner: "`keep(…)`",
+    forms: &[
+        ("completed", "completed = \"7d\""),
+        ("failed", "failed = \"30d\""),
+    ],
+    repeatable: &[],
+};
+
+/// The attribute's keys. What was refused is as if it had not been given.
+#[derive(Default)]
+pub(crate) struct Attr {
+    pub(crate) name: Option<String>,
+    pub(crate) marker: Option<Ident>,
+    krate: Option<Path>,
+    queue: Option<String>,
+    priority: Option<i32>,
+    timeout: Option<u64>,
+    max_attempts: Option<u32>,
+    backoff: Option<(u64, u64)>,
+    jitter: Option<f64>,
+    keep_completed: Option<u64>,
+    keep_failed: Option<u64>,
+}
+
+impl Attr {
+    pub(crate) fn read(tokens: TokenStream, errors: &mut Errors) -> Self {
+        let mut attr = Self::default();
+        for entry in TASK.read(tokens, errors) {
+            let set = attr.set(&entry, errors);
+            errors.keep(set);
+        }
+        attr
+    }
+
+    fn set(&mut self, entry: &Entry, errors: &mut Errors) -> syn::Result<()> {
+        match entry.key.to_string().as_str() {
+            "name" => self.name = Some(literal::name(entry.single()?)?),
+            "queue" => self.queue = Some(literal::name(entry.single()?)?),
+            "timeout" => self.timeout = Some(literal::millis(entry.single()?)?),
+            "priority" => {
+                self.priority = Some(literal::integer(entry.single()?, i32::MIN..=i32::MAX)?);
+            }
+            "marker" => self.marker = Some(literal::type_name(entry.single()?)?),
+            "crate" => self.krate = Some(literal::path(entry.single()?)?),
+            "retry" => {
+                for entry in RETRY.read(entry.list(Some("max_attempts"))?, errors) {
+                    let set = self.set_retry(&entry);
+                    errors.keep(set);
+                }
+            }
+            "keep" => {
+                for entry in KEEP.read(entry.list(None)?, errors) {
+                    let set = self.set_keep(&entry);
+                    errors.keep(set);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn set_retry(&mut self, entry: &Entry) -> syn::Result<()> {
+        let value = entry.single()?;
+        match entry.key.to_string().as_str() {
+            "max_attempts" => self.max_attempts = Some(literal::integer(value, 1..=1000)?),
+            "backoff" => self.backoff = Some(literal::backoff(value)?),
+            "jitter" => self.jitter = Some(literal::share(value)?),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn set_keep(&mut self, entry: &Entry) -> syn::Result<()> {
+        let value = entry.single()?;
+        match entry.key.to_string().as_str() {
+            "completed" => self.keep_completed = Some(literal::millis_or_zero(value)?),
+            "failed" => self.keep_failed = Some(literal::millis_or_zero(value)?),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The path by which generated code names the crate `conductor`.
+    pub(crate) fn krate(&self) -> Path {
+        self.krate
+            .clone()
+            .unwrap_or_else(|| syn::parse_quote!(::conductor))
+    }
+
+    /// The calls on a `TaskDefinition` that the keys stand for, only for the keys given.
+    pub(crate) fn definition_calls(&self) -> TokenStream {
+        let queue = self.queue.iter();
+        let priority = self.priority.iter();
+        let max_attempts = self.max_attempts.iter();
+        let (first, longest): (Vec<_>, Vec<_>) = self.backoff.iter().copied().unzip();
+        let jitter = self.jitter.iter();
+        let timeout = self.timeout.iter();
+        let completed = self.keep_completed.iter();
+        let failed = self.keep_failed.iter();
+        quote! {
+            #(.queue(#queue))*
+            #(.priority(#priority))*
+            #(.max_attempts(#max_attempts))*
+            #(.backoff_ms(#first, #longest))*
+            #(.jitter(#jitter))*
+            #(.timeout_ms(#timeout))*
+            #(.keep_completed_ms(#completed))*
+            #(.keep_failed_ms(#failed))*
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(tokens: TokenStream) -> (String, String) {
+        let mut errors = Errors::default();
+        let attr = Attr::read(tokens, &mut errors);
+        let calls = attr.definition_calls().to_string().replace(' ', "");
+        (calls, errors.into_compile_errors().to_string())
+    }
+
+    #[test]
+    fn only_given_keys_become_calls() {
+        assert_eq!(read(quote!()), (String::new(), String::new()));
+        let (calls, errors) = read(quote!(
+            queue = "fast",
+            priority = -3,
+            retry(max_attempts = 5, backoff = "15s..2h", jitter = 0),
+            timeout = "5m",
+            keep(completed = "0s", failed = "30d"),
+        ));
+        assert_eq!(errors, "");
+        assert_eq!(
+            calls,
+            ".queue(\"fast\").priority(-3i32).max_attempts(5u32).backoff_ms(15000u64,7200000u64)\
+             .jitter(0f64).timeout_ms(300000u64).keep_completed_ms(0u64)\
+             .keep_failed_ms(2592000000u64)"
+        );
+    }
+
+    #[test]
+    fn every_mistake_is_reported() {
+        let (calls, errors) = read(quote!(
+            queue = "",
+            priority = "high",
+            retry(max_attempts = 0, jitter = 2),
+            timeout = "0s",
+            keep = "7d",
+            retry()
+        ));
+        assert_eq!(calls, "");
+        assert_eq!(errors.matches("compile_error").count(), 7, "{errors}");
+    }
+
+    #[test]
+    fn a_list_written_as_a_number_is_shown_right() {
+        let (_, errors) = read(quote!(retry = 7));
+        assert!(errors.contains("write `retry(max_attempts = 7)`"));
+        let (_, errors) = read(quote!(retry()));
+        assert!(errors.contains("is written like `retry(max_attempts"));
+    }
+}

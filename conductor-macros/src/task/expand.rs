@@ -1,0 +1,297 @@
+//! The items beside the function: the task's type, its impls and its registration.
+
+use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::{LitStr, Path, Type, Visibility};
+
+use super::argument::{Argument, Field};
+use super::attr::Attr;
+use super::function::Function;
+use super::ownership::last_segment;
+use super::signature::Signature;
+
+/// All that the items are made of.
+pub(crate) struct Expansion<'a> {
+    pub(crate) function: &'a Function,
+    pub(crate) attr: &'a Attr,
+    pub(crate) signature: &'a Signature,
+    pub(crate) type_name: &'a Ident,
+}
+
+/// The payload that the arguments make.
+enum Payload<'a> {
+    None,
+    Whole(&'a Type),
+    Fields(Vec<&'a Field>),
+}
+
+impl Expansion<'_> {
+    /// Everything, for a head without mistakes.
+    pub(crate) fn items(&self, result: &Type) -> TokenStream {
+        let krate = self.attr.krate();
+        let declaration = self.declaration(&krate);
+        let task = self.task_impl(&krate, &output(&krate, result));
+        let handler = self.handler_impl(&krate, result);
+        let registration = self.registration(&krate);
+        quote!(#declaration #task #handler #registration)
+    }
+
+    /// The type and its `Task`, so that what names the type elsewhere still compiles.
+    pub(crate) fn stub(&self, result: Option<&Type>) -> TokenStream {
+        let krate = self.attr.krate();
+        let declaration = self.declaration(&krate);
+        let output = result.map_or_else(|| quote!(()), |result| output(&krate, result));
+        let task = self.task_impl(&krate, &output);
+        quote!(#declaration #task)
+    }
+
+    fn payload(&self) -> Payload<'_> {
+        let mut fields = Vec::new();
+        for argument in &self.signature.arguments {
+            match argument {
+                Argument::Payload { ty, .. } => return Payload::Whole(ty),
+                Argument::Field(field) => fields.push(field),
+                Argument::State(_) => {}
+            }
+        }
+        match fields.is_empty() {
+            true => Payload::None,
+            false => Payload::Fields(fields),
+        }
+    }
+
+    /// The payload's type, where it bears the task's name and so is the task.
+    fn own_type(&self) -> Option<&Type> {
+        match self.payload() {
+            Payload::Whole(ty) => {
+                last_segment(ty).and_then(|(name, _)| (name == self.type_name).then_some(ty))
+            }
+            _ => None,
+        }
+    }
+
+    fn subject(&self) -> TokenStream {
+        self.own_type().map_or_else(
+            || self.type_name.to_token_stream(),
+            ToTokens::to_token_stream,
+        )
+    }
+
+    fn declaration(&self, krate: &Path) -> TokenStream {
+        if self.own_type().is_some() {
+            return TokenStream::new();
+        }
+        let (shared, docs) = (self.function.shared_attrs(), self.function.doc_attrs());
+        let (vis, name) = (&self.function.vis, self.type_name);
+        let undocumented = self.has_public_parts() && !self.function.is_documented();
+        let about = format!("The task `{}`.", self.signature.name);
+        let Payload::Fields(fields) = self.payload() else {
+            let about = undocumented.then(|| quote!(#[doc = #about]));
+            return quote! {
+                #(#shared)*
+                #(#docs)*
+                #about
+                #[derive(::core::fmt::Debug, ::core::clone::Clone, ::core::marker::Copy)]
+                #vis struct #name;
+            };
+        };
+        let private = quote!(#krate::__private);
+        let serde = path_literal(krate, "serde");
+        let schemars = path_literal(krate, "schemars");
+        let about = undocumented.then(|| stand_in_doc(&about));
+        let fields = fields.iter().map(|field| self.field(field));
+        quote! {
+            #(#shared)*
+            #(#docs)*
+            #about
+            #[derive(
+                #private::serde::Serialize,
+                #private::serde::Deserialize,
+                #private::schemars::JsonSchema,
+            )]
+            #[serde(crate = #serde, deny_unknown_fields)]
+            #[schemars(crate = #schemars)]
+            #vis struct #name { #(#fields,)* }
+        }
+    }
+
+    fn field(&self, field: &Field) -> TokenStream {
+        let Field { attrs, ident, ty } = field;
+        let vis = &self.function.vis;
+        let has = |name: &str| attrs.iter().any(|attr| attr.path().is_ident(name));
+        let about = (self.has_public_parts() && !has("doc") && !has("schemars"))
+            .then(|| stand_in_doc(&format!("The argument `{ident}`.")));
+        quote!(#about #(#attrs)* #vis #ident: #ty)
+    }
+
+    /// Whether the lint `missing_docs` looks at the type.
+    fn has_public_parts(&self) -> bool {
+        !matches!(self.function.vis, Visibility::Inherited)
+    }
+
+    fn task_impl(&self, krate: &Path, output: &TokenStream) -> TokenStream {
+        let shared = self.function.shared_attrs();
+        let subject = self.subject();
+        let name = &self.signature.name;
+        let payload = match self.payload() {
+            Payload::None => quote!(()),
+            Payload::Whole(ty) => ty.to_token_stream(),
+            Payload::Fields(_) => quote!(Self),
+        };
+        quote! {
+            #(#shared)*
+            #[automatically_derived]
+            impl #krate::Task for #subject {
+                type Payload = #payload;
+                type Output = #output;
+                const NAME: &'static ::core::primitive::str = #name;
+            }
+        }
+    }
+
+    fn handler_impl(&self, krate: &Path, result: &Type) -> TokenStream {
+        let shared = self.function.shared_attrs();
+        let subject = self.subject();
+        let private = quote!(#krate::__private);
+        let (ctx, payload) = (local("ctx"), local("payload"));
+        let (mut fields, mut takes, mut values) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, argument) in self.signature.arguments.iter().enumerate() {
+            let value = local(&format!("argument{index}"));
+            match argument {
+                Argument::Payload { .. } => values.push(payload.clone()),
+                Argument::Field(field) => {
+                    let ident = &field.ident;
+                    fields.push(quote!(#ident: #value));
+                    values.push(value);
+                }
+                Argument::State(ty) => {
+                    takes.push(quote!(let #value = #krate::TaskContext::argument::<#ty>(#ctx)?;));
+                    values.push(value);
+                }
+            }
+        }
+        let pattern = match self.payload() {
+            Payload::None => quote!(_),
+            Payload::Whole(_) => payload.to_token_stream(),
+            Payload::Fields(_) => quote!(Self { #(#fields),* }),
+        };
+        let function = &self.function.sig.ident;
+        // At the return type, where a type that is no result is to be reported.
+        let (first, last) = ends(result);
+        let into_result = spread(quote!(#private::TaskResult::into_result), first, last);
+        // At the function's name, where a future that is not `Send` is to be reported.
+        let head = quote! {
+            async fn call(
+                #ctx: &#krate::TaskContext,
+                #pattern: <Self as #krate::Task>::Payload,
+            ) ->
+        };
+        let returned = quote!(#private::anyhow::Result<<Self as #krate::Task>::Output>);
+        let returned = spread(returned, first, last);
+        let head = place_at(head, function.span().resolved_at(Span::call_site()));
+        quote! {
+            #(#shared)*
+            #[automatically_derived]
+            impl #private::Handler for #subject {
+                #[allow(deprecated)]
+                #head #returned {
+                    #(#takes)*
+                    #into_result(#function(#ctx, #(#values),*).await)
+                }
+            }
+        }
+    }
+
+    fn registration(&self, krate: &Path) -> TokenStream {
+        let private = quote!(#krate::__private);
+        // A lint's level on a macro's invocation is ignored, with a warning.
+        let conditions = self.function.conditions();
+        let subject = self.subject();
+        let options = self.attr.definition_calls();
+        let docs = self.function.docs().map(|docs| quote!(.docs(#docs)));
+        let states = self
+            .signature
+            .arguments
+            .iter()
+            .filter_map(|argument| match argument {
+                Argument::State(ty) => Some(quote!(#private::StateNeed::of::<#ty>())),
+                _ => None,
+            });
+        let states: Vec<_> = states.collect();
+        let states = (!states.is_empty()).then(|| quote!(.states(&[#(#states),*])));
+        quote! {
+            #(#conditions)*
+            #private::inventory::submit! {
+                #private::TaskDefinition::of::<#subject>(
+                    #private::Place { file: ::core::file!(), line: ::core::line!() },
+                    ::core::env!("CARGO_PKG_NAME"),
+                )
+                #options
+                #docs
+                #states
+            }
+        }
+    }
+}
+
+fn output(krate: &Path, result: &Type) -> TokenStream {
+    let (first, last) = ends(result);
+    let task_result = place_at(quote!(#krate::__private::TaskResult), last);
+    let open = quote_spanned!(first=> <);
+    let rest = quote_spanned!(last=> as #task_result>::Output);
+    quote!(#open #result #rest)
+}
+
+/// The places of a type's first and last token, for code that is to be reported there.
+fn ends(ty: &Type) -> (Span, Span) {
+    let mut spans =
+        (ty.to_token_stream().into_iter()).map(|token| token.span().resolved_at(Span::call_site()));
+    let first = spans.next().unwrap_or_else(Span::call_site);
+    (first, spans.last().unwrap_or(first))
+}
+
+/// The same tokens over the place of a whole type.
+fn spread(tokens: TokenStream, first: Span, last: Span) -> TokenStream {
+    let mut tokens = tokens.into_iter();
+    let head = place_at(tokens.by_ref().take(1).collect(), first);
+    let rest = place_at(tokens.collect(), last);
+    quote!(#head #rest)
+}
+
+/// The same tokens for an error to point elsewhere; what they mean does not change.
+fn place_at(tokens: TokenStream, place: Span) -> TokenStream {
+    let moved = |token: TokenTree| match token {
+        TokenTree::Group(group) => {
+            let inner = place_at(group.stream(), place);
+            let mut group = Group::new(group.delimiter(), inner);
+            group.set_span(place);
+            TokenTree::Group(group)
+        }
+        mut other => {
+            other.set_span(other.span().located_at(place));
+            other
+        }
+    };
+    tokens.into_iter().map(moved).collect()
+}
+
+/// A variable out of the way of the user's names; hygiene does not keep constants out.
+fn local(name: &str) -> Ident {
+    format_ident!("__conductor_{name}", span = Span::mixed_site())
+}
+
+/// Satisfies `missing_docs` without a description in the stored schema.
+fn stand_in_doc(text: &str) -> TokenStream {
+    quote!(#[doc = #text] #[schemars(description = "")])
+}
+
+fn path_literal(krate: &Path, module: &str) -> LitStr {
+    let mut path = String::new();
+    for (index, segment) in krate.segments.iter().enumerate() {
+        if index > 0 || krate.leading_colon.is_some() {
+            path.push_str("::");
+        }
+        path.push_str(&segment.ident.to_string());
+    }
+    LitStr::new(&format!("{path}::__private::{module}"), Span::call_site())
+}

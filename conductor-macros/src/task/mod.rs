@@ -1,0 +1,54 @@
+//! The attribute `#[task]`: keys and head are read, then printed as a type, impls and registration.
+
+mod attr;
+mod entry;
+mod function;
+mod ownership;
+
+mod argument;
+mod signature;
+
+mod expand;
+mod fallback;
+
+use proc_macro2::TokenStream;
+use quote::{ToTokens, quote};
+
+use crate::errors::Errors;
+use attr::Attr;
+use expand::Expansion;
+use function::Function;
+use signature::Signature;
+
+/// The item with what `#[task]` adds to it, or with all the mistakes in it.
+pub(crate) fn expand(args: TokenStream, item: TokenStream) -> TokenStream {
+    let mut errors = Errors::default();
+    let attr = Attr::read(args, &mut errors);
+    let function: Function = match syn::parse2(item.clone()) {
+        Ok(function) => function,
+        Err(error) => {
+            errors.add(error);
+            let errors = errors.into_compile_errors();
+            return quote!(#errors #item);
+        }
+    };
+    let before = errors.count();
+    let signature = Signature::read(&function, &attr, &mut errors);
+    let is_sound = errors.count() == before;
+    let items = match (&signature.type_name, &signature.result) {
+        (Some(type_name), Some(result)) if is_sound => {
+            let expansion = Expansion {
+                function: &function,
+                attr: &attr,
+                signature: &signature,
+                type_name,
+            };
+            let items = expansion.items(result);
+            let function = function.to_token_stream();
+            quote!(#function #items)
+        }
+        _ => fallback::items(function, &attr, signature),
+    };
+    let errors = errors.into_compile_errors();
+    quote!(#errors #items)
+}

@@ -1,0 +1,284 @@
+//! What the function's head says about the task: its names, its payload and its output.
+
+use proc_macro2::Span;
+use syn::ext::IdentExt;
+use syn::{FnArg, Ident, PatType, ReturnType, Type};
+
+use super::argument::{Argument, refuse_attrs, refuse_cfg};
+use super::attr::Attr;
+use super::function::Function;
+use super::ownership::{self, last_segment, peel, show};
+use crate::errors::Errors;
+use crate::literal;
+
+/// A task's head. Where mistakes were found, only what could be understood is in it.
+pub(crate) struct Signature {
+    /// The name in the database.
+    pub(crate) name: String,
+    /// The name of the generated type; none where the function's name makes none.
+    pub(crate) type_name: Option<Ident>,
+    /// The arguments after the context, in order.
+    pub(crate) arguments: Vec<Argument>,
+    /// The type after the arrow, where it can be used.
+    pub(crate) result: Option<Type>,
+}
+
+impl Signature {
+    pub(crate) fn read(function: &Function, attr: &Attr, errors: &mut Errors) -> Self {
+        let ident = &function.sig.ident;
+        refuse_qualifiers(&function.sig, errors);
+        refuse_generics(&function.sig.generics, errors);
+        let arguments = read_arguments(&function.sig, errors);
+        refuse_two_meanings(&arguments, errors);
+        Self {
+            name: attr.name.clone().unwrap_or_else(|| {
+                let name = ident.unraw().to_string();
+                if let Some(problem) = literal::name_problem(&name) {
+                    let message = format!("{problem}: give the task its own with `name = \"…\"`");
+                    errors.at(ident, message);
+                }
+                name
+            }),
+            type_name: type_name(ident, attr, errors),
+            arguments,
+            result: read_result(&function.sig, errors),
+        }
+    }
+}
+
+fn refuse_qualifiers(sig: &syn::Signature, errors: &mut Errors) {
+    if let Some(constness) = &sig.constness {
+        errors.at(
+            constness,
+            "a task runs later, so it cannot be `const`: write `async fn`",
+        );
+    } else if sig.asyncness.is_none() {
+        errors.at(sig.fn_token, "a task is asynchronous: write `async fn`");
+    }
+    if let Some(unsafety) = &sig.unsafety {
+        errors.at(
+            unsafety,
+            "a task is called by the worker, so it must be safe: put the `unsafe` block in its body",
+        );
+    }
+    if let Some(abi) = &sig.abi {
+        errors.at(abi, "a task is called from Rust: remove the `extern`");
+    }
+    if let Some(variadic) = &sig.variadic {
+        errors.at(
+            variadic,
+            "a task has a fixed number of arguments: take a `Vec<T>` instead",
+        );
+    }
+}
+
+fn refuse_generics(generics: &syn::Generics, errors: &mut Errors) {
+    for param in &generics.params {
+        match param {
+            syn::GenericParam::Lifetime(lifetime) => errors.at(
+                &lifetime.lifetime,
+                "a task has no lifetimes: write `ctx: &TaskContext`, and own all other arguments",
+            ),
+            param => errors.at(
+                param,
+                "a task is stored under one name, so it cannot be generic: name the type",
+            ),
+        }
+    }
+}
+
+fn read_arguments(sig: &syn::Signature, errors: &mut Errors) -> Vec<Argument> {
+    let mut typed = Vec::new();
+    for input in &sig.inputs {
+        match input {
+            FnArg::Receiver(receiver) => errors.at(
+                receiver.self_token,
+                "a task is a free function: remove `self`, and take shared values as `State<T>`",
+            ),
+            FnArg::Typed(argument) => typed.push(argument),
+        }
+    }
+    let payload = match typed.as_slice() {
+        [first, rest @ ..] if is_context(&first.ty) => {
+            check_context(first, errors);
+            rest
+        }
+        all => {
+            report_missing_context(sig, all, errors);
+            all
+        }
+    };
+    let has_context = payload.len() < typed.len();
+    let mut arguments = Vec::new();
+    for argument in payload {
+        if !is_context(&argument.ty) {
+            arguments.extend(Argument::read(argument, errors));
+        } else if has_context {
+            errors.at(
+                argument,
+                "a task takes its context once, as its first argument",
+            );
+        }
+    }
+    arguments
+}
+
+fn is_context(ty: &Type) -> bool {
+    let ty = match peel(ty) {
+        Type::Reference(reference) => &reference.elem,
+        other => other,
+    };
+    last_segment(ty).is_some_and(|(name, _)| name == "TaskContext")
+}
+
+fn check_context(argument: &PatType, errors: &mut Errors) {
+    refuse_cfg(&argument.attrs, errors);
+    refuse_attrs(&argument.attrs, "the context", errors);
+    let ty = peel(&argument.ty);
+    match ty {
+        Type::Reference(reference) => {
+            if reference.mutability.is_some() {
+                errors.at(ty, "the context is shared: write `ctx: &TaskContext`");
+            } else if let Some(lifetime) = &reference.lifetime
+                && lifetime.ident == "static"
+            {
+                let message = "the context lives as long as the attempt: write `ctx: &TaskContext`";
+                errors.at(lifetime, message);
+            }
+        }
+        _ => errors.at(ty, "the context is borrowed: write `ctx: &TaskContext`"),
+    }
+}
+
+fn report_missing_context(sig: &syn::Signature, arguments: &[&PatType], errors: &mut Errors) {
+    if let Some(late) = arguments.iter().find(|late| is_context(&late.ty)) {
+        errors.at(
+            late,
+            "the context comes first: move this argument to the front",
+        );
+        return;
+    }
+    let message = "a task takes its context first: add `ctx: &TaskContext`";
+    match arguments.first() {
+        Some(first) => errors.at(first, message),
+        None if sig.inputs.is_empty() => {
+            errors.add(syn::Error::new(sig.paren_token.span.join(), message));
+        }
+        // Only `self` is there, and that was reported.
+        None => {}
+    }
+}
+
+/// Reports a `payload` beside arguments that would be fields.
+fn refuse_two_meanings(arguments: &[Argument], errors: &mut Errors) {
+    let payload = arguments.iter().find_map(|argument| match argument {
+        Argument::Payload { ident, .. } => Some(ident),
+        _ => None,
+    });
+    let fields = arguments.iter().filter_map(|argument| match argument {
+        Argument::Field(field) => Some(format!("`{}`", field.ident)),
+        _ => None,
+    });
+    let fields = fields.collect::<Vec<_>>().join(", ");
+    if let Some(payload) = payload
+        && !fields.is_empty()
+    {
+        let message = format!(
+            "`{payload}` is the whole payload, so {fields} cannot be part of it: \
+             move it into the payload's type, or rename `{payload}` to make each argument a field"
+        );
+        errors.at(payload, message);
+    }
+}
+
+fn read_result(sig: &syn::Signature, errors: &mut Errors) -> Option<Type> {
+    match &sig.output {
+        ReturnType::Default => {
+            let message = "a task says whether it succeeded: add `-> anyhow::Result<()>`";
+            errors.add(syn::Error::new(sig.paren_token.span.join(), message));
+            None
+        }
+        ReturnType::Type(_, ty) => {
+            if !ownership::check(ty, "a result", errors) {
+                return None;
+            }
+            if is_never_result(ty) {
+                let told = "a task says whether it succeeded";
+                errors.at(ty, format!("{told}: write `anyhow::Result<{}>`", show(ty)));
+                return None;
+            }
+            Some((**ty).clone())
+        }
+    }
+}
+
+/// Whether a type is none that could be a `Result`. For the others the compiler has to say.
+fn is_never_result(ty: &Type) -> bool {
+    const STD: &str = "String bool char u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize f32 f64 \
+                       Option Vec Box HashMap BTreeMap HashSet BTreeSet Duration";
+    match peel(ty) {
+        Type::Path(_) => {
+            last_segment(ty).is_some_and(|(name, _)| STD.split_whitespace().any(|std| name == std))
+        }
+        Type::Tuple(_) | Type::Array(_) => true,
+        _ => false,
+    }
+}
+
+/// The name of the type; its span is the function's, so that errors on the type point there.
+fn type_name(ident: &Ident, attr: &Attr, errors: &mut Errors) -> Option<Ident> {
+    let (camel, span) = match &attr.marker {
+        Some(marker) => (marker.to_string(), marker.span()),
+        None => (upper_camel(&ident.unraw().to_string()), ident.span()),
+    };
+    // An item of generated code is none of the user's lints' business.
+    let span = span.resolved_at(Span::call_site());
+    let Ok(mut name) = syn::parse_str::<Ident>(&camel) else {
+        let message = format!("no type can be named after `{ident}`: add `marker = Name`");
+        errors.at(ident, message);
+        return None;
+    };
+    if name == *ident {
+        let message = format!(
+            "the function and its type would both be `{ident}`: write the function in snake_case, or add `marker = Other`"
+        );
+        errors.at(ident, message);
+        return None;
+    }
+    name.set_span(span);
+    Some(name)
+}
+
+/// `resize_image` as `ResizeImage`.
+fn upper_camel(snake: &str) -> String {
+    let mut camel = String::with_capacity(snake.len());
+    for word in snake.split('_') {
+        let mut chars = word.chars();
+        if let Some(first) = chars.next() {
+            camel.extend(first.to_uppercase());
+            camel.push_str(chars.as_str());
+        }
+    }
+    camel
+}
+
+#[cfg(test)]
+mod tests {
+    use super::upper_camel;
+
+    #[test]
+    fn snake_case_becomes_upper_camel_case() {
+        for (snake, camel) in [
+            ("greet", "Greet"),
+            ("resize_image", "ResizeImage"),
+            ("_private", "Private"),
+            ("step_2_go", "Step2Go"),
+            ("größe_messen", "GrößeMessen"),
+            ("sendHTTP", "SendHTTP"),
+            ("_1", "1"),
+            ("__", ""),
+        ] {
+            assert_eq!(upper_camel(snake), camel);
+        }
+    }
+}
