@@ -94,7 +94,9 @@ async fn fill(conductor: &Conductor, beside: Beside, rows: i64) -> anyhow::Resul
         .bind(rows)
         .execute(conductor.pool())
         .await?;
-    sqlx::query("vacuum analyze").execute(conductor.pool()).await?;
+    sqlx::query("vacuum analyze")
+        .execute(conductor.pool())
+        .await?;
     sqlx::query("checkpoint").execute(conductor.pool()).await?;
     Ok(())
 }

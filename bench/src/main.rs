@@ -77,7 +77,15 @@ async fn main() -> anyhow::Result<()> {
     ] {
         if wanted(scenario) {
             let rows = options.rows;
-            drain::compare(&server, options.jobs, options.runs, beside, rows, &mut report).await?;
+            drain::compare(
+                &server,
+                options.jobs,
+                options.runs,
+                beside,
+                rows,
+                &mut report,
+            )
+            .await?;
         }
     }
     if options.json {

@@ -7,6 +7,8 @@ pub use conductor_runtime::client::{
 };
 pub use conductor_runtime::codec::{MAX_JSON_BYTES, MAX_JSON_DEPTH};
 pub use conductor_runtime::context::TaskContext;
+#[cfg(feature = "embedded")]
+pub use conductor_runtime::embedded;
 pub use conductor_runtime::error::{Error, Result, RetryExt};
 pub use conductor_runtime::orchestrator::{
     Builder, DEFAULT_CONCURRENCY, Handle, Orchestrator, Worker,
@@ -17,8 +19,6 @@ pub use conductor_runtime::task::{
 };
 #[cfg(feature = "testing")]
 pub use conductor_runtime::testing;
-#[cfg(feature = "embedded")]
-pub use conductor_runtime::embedded;
 
 pub mod prelude;
 

@@ -144,10 +144,9 @@ async fn apply(connection: &mut PgConnection, missing: &[Migration]) -> Result<(
 
 /// The applied migrations, each with whether its text is the one that this binary has.
 async fn applied(connection: &mut PgConnection) -> Result<Vec<(i32, bool)>> {
-    let exists: bool =
-        sqlx::query_scalar("select to_regclass('conductor.migrations') is not null")
-            .fetch_one(&mut *connection)
-            .await?;
+    let exists: bool = sqlx::query_scalar("select to_regclass('conductor.migrations') is not null")
+        .fetch_one(&mut *connection)
+        .await?;
     if !exists {
         return Ok(Vec::new());
     }
