@@ -220,10 +220,13 @@ select f.id, t.name, q.name, f.state::text, f.priority, null::timestamptz, f.cre
   join conductor.tasks t on t.id = f.task_id
   join conductor.queues q on q.id = f.queue_id;
 
+-- In plpgsql, which keeps its plan; a function in SQL is planned anew at each call.
 create function conductor.now() returns timestamptz
-language sql stable set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-    select clock_timestamp() + c.shift from conductor.clock c where c.only_row;
+begin
+    return (select clock_timestamp() + c.shift from conductor.clock c where c.only_row);
+end
 $$;
 
 -- Moves the one virtual clock, for tests; running workers are told.

@@ -6,6 +6,7 @@ set local search_path = pg_catalog, pg_temp;
 -- user's must not lock the queue's row, nor rely on a flag that may change before it commits.
 create function conductor.wake(p_queues integer[], p_always boolean) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set jit = off
 as $$
 begin
     if p_always then
@@ -27,6 +28,7 @@ create function conductor.invoke_many(
     p_ids uuid[], p_tasks text[], p_payloads text[], p_run_at timestamptz[], p_delay_ms bigint[],
     p_priorities integer[], p_in_transaction boolean, p_again boolean) returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set jit = off
 as $$
 declare
     v_now timestamptz := conductor.now();

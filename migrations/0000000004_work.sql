@@ -11,7 +11,7 @@ returns table (
     id uuid, task_id integer, claim integer, attempt integer, payload text, next_due_ms bigint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 -- A plan made while the table was empty must not read the whole of it when it is full.
-set enable_seqscan = off set enable_bitmapscan = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
     v_now timestamptz;
@@ -105,7 +105,8 @@ $$;
 -- Outcomes of handlers that completed. One that has lost its claim matches nothing.
 create function conductor.complete(p_ids uuid[], p_claims integer[], p_outputs text[]) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set jit = off
 as $$
 declare
     v_now timestamptz := conductor.now();
@@ -141,6 +142,7 @@ $$;
 create function conductor.fail(
     p_ids uuid[], p_claims integer[], p_errors text[], p_permanent boolean[], p_delay_ms bigint[]) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set jit = off
 as $$
 declare
     v_now timestamptz := conductor.now();
@@ -212,6 +214,7 @@ create function conductor.finish_and_claim(
 returns table (
     id uuid, task_id integer, claim integer, attempt integer, payload text, next_due_ms bigint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set jit = off
 as $$
 begin
     if cardinality(p_ids) > 0 then

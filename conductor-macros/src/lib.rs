@@ -3,6 +3,7 @@
 mod errors;
 mod literal;
 mod task;
+mod test;
 
 use proc_macro::TokenStream;
 
@@ -137,4 +138,29 @@ use proc_macro::TokenStream;
 #[proc_macro_attribute]
 pub fn task(args: TokenStream, item: TokenStream) -> TokenStream {
     task::expand(args.into(), item.into()).into()
+}
+
+/// A test with a database of its own: an `async fn` that takes a `TestConductor`, a `Conductor`
+/// or nothing. The database is made from a template in some milliseconds and dropped afterwards.
+///
+/// ```
+/// use conductor::prelude::*;
+/// use conductor::testing::TestConductor;
+///
+/// #[task]
+/// async fn double(ctx: &TaskContext, n: i64) -> anyhow::Result<i64> {
+///     Ok(n * 2)
+/// }
+///
+/// #[conductor::test]
+/// async fn doubles(test: TestConductor) -> anyhow::Result<()> {
+///     let run = test.invoke::<Double>(Double { n: 21 }).await?;
+///     test.drain().await?;
+///     assert_eq!(run.result().await?, 42);
+///     Ok(())
+/// }
+/// ```
+#[proc_macro_attribute]
+pub fn test(args: TokenStream, item: TokenStream) -> TokenStream {
+    test::expand(args.into(), item.into()).into()
 }

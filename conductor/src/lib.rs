@@ -1,6 +1,8 @@
 //! Durable tasks for Rust on nothing but Postgres.
 
 pub use conductor_macros::task;
+#[cfg(feature = "testing")]
+pub use conductor_macros::test;
 pub use conductor_runtime::client::{
     Cancel, Conductor, Execution, ExecutionInfo, Failure, Filter, Invoke, InvokeBatch,
     InvokeInTransaction, Status,
