@@ -256,3 +256,20 @@ begin
     return encode(v_bytes, 'hex')::uuid;
 end
 $$;
+
+-- The priorities in use in a queue, the highest first: one index probe each.
+create function conductor.priorities(p_queue integer) returns setof integer
+language plpgsql stable set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+    v_priority integer;
+begin
+    select max(l.priority) into v_priority from conductor.live_executions l where l.queue_id = p_queue;
+    while v_priority is not null loop
+        return next v_priority;
+        select max(l.priority) into v_priority
+          from conductor.live_executions l where l.queue_id = p_queue and l.priority < v_priority;
+    end loop;
+end
+$$;

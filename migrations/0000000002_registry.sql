@@ -8,7 +8,17 @@ create function conductor.declare_tasks(p_tasks jsonb, p_replace boolean)
 returns table (id integer, queue_id integer, name text)
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_moved integer[];
 begin
+    if p_replace then
+        v_moved := array(
+            select t.id from jsonb_to_recordset(p_tasks) as d(name text, queue text)
+              join conductor.tasks t on t.name = d.name
+              join conductor.queues q on q.id = t.queue_id
+             where q.name <> d.queue);
+    end if;
+
     insert into conductor.queues (name)
     select distinct d.queue from jsonb_to_recordset(p_tasks) as d(queue text)
      where not exists (select from conductor.queues q where q.name = d.queue)
@@ -48,12 +58,11 @@ begin
             excluded.timeout, excluded.keep_completed, excluded.keep_failed, excluded.payload_schema,
             excluded.output_schema);
 
-    -- A task that moved to another queue takes along what waits for it.
-    if p_replace then
+    -- A task that moves to another queue takes along what waits for it.
+    if cardinality(v_moved) > 0 then
         update conductor.live_executions l set queue_id = t.queue_id
-          from jsonb_to_recordset(p_tasks) as d(name text)
-          join conductor.tasks t on t.name = d.name
-         where l.task_id = t.id and l.queue_id <> t.queue_id and l.state <> 'running';
+          from conductor.tasks t
+         where t.id = any (v_moved) and l.task_id = t.id and l.state <> 'running';
     end if;
 
     return query
@@ -115,15 +124,23 @@ begin
 end
 $$;
 
--- An orderly end: what it still holds goes back, and nothing is charged.
+-- An orderly end: what it still holds goes back, and nothing is charged. What runs was due, so the
+-- due part of its queues is looked through (with an hour to spare for a clock that was set back).
 create function conductor.stop_orchestrator(p_orchestrator bigint) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
+declare
+    v_until timestamptz := conductor.now() + interval '1 hour';
+    v_queues integer[];
 begin
-    delete from conductor.orchestrators where id = p_orchestrator;
+    delete from conductor.orchestrators o where o.id = p_orchestrator returning o.queue_ids into v_queues;
     perform conductor.give_back(
-        array(select l.id from conductor.live_executions l
-               where l.state = 'running' and l.orchestrator_id = p_orchestrator),
+        array(select held.id
+                from unnest(v_queues) as q, conductor.priorities(q) as p,
+                     lateral (select l.id from conductor.live_executions l
+                               where l.queue_id = q and l.priority = p and l.run_at <= v_until
+                                 and l.state = 'running' and l.orchestrator_id = p_orchestrator) held),
         null);
 end
 $$;
@@ -169,4 +186,16 @@ begin
     perform conductor.wake(v_queues, false);
     return v_count;
 end
+$$;
+
+-- Gives back what runs under an orchestrator that is not there, which no end of an orchestrator
+-- should leave; it reads the whole table, so it is for once in a while.
+create function conductor.recover_orphans() returns integer
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$
+    select conductor.give_back(
+        array(select l.id from conductor.live_executions l
+               where l.state = 'running'
+                 and not exists (select from conductor.orchestrators o where o.id = l.orchestrator_id)),
+        null);
 $$;

@@ -83,13 +83,20 @@ end
 $$;
 
 -- Whether any of these tasks has an execution that runs or is due; what drain waits for.
-create function conductor.has_work(p_tasks integer[]) returns boolean
-language sql stable set search_path = pg_catalog, pg_temp
+create function conductor.has_work(p_queues integer[], p_tasks integer[]) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
-    select exists (
-        select from conductor.live_executions l
-         where l.task_id = any (p_tasks)
-           and (l.state = 'running' or l.state = 'pending' and l.run_at <= conductor.now()));
+declare
+    v_now timestamptz := conductor.now();
+begin
+    return exists (
+        select from unnest(p_queues) as q, conductor.priorities(q) as p,
+               lateral (select from conductor.live_executions l
+                         where l.queue_id = q and l.priority = p and l.run_at <= v_now
+                           and l.task_id = any (p_tasks) and l.state in ('pending', 'running')
+                         limit 1) due);
+end
 $$;
 
 -- Removes finished executions past their time, a batch at a time; how many were removed.

@@ -17,7 +17,7 @@ pub struct Handle {
     busy: watch::Receiver<usize>,
     pipelines: JoinSet<()>,
     keeper: AbortHandle,
-    task_ids: Vec<i32>,
+    identity: Identity,
     shutdown_deadline: Duration,
 }
 
@@ -32,10 +32,9 @@ impl Handle {
         shutdown_deadline: Duration,
     ) -> Self {
         let busy = signals.busy.subscribe();
-        let task_ids = identity.task_ids.clone();
         let keeper = tokio::spawn(lease::keep(
             conductor.clone(),
-            identity,
+            identity.clone(),
             times,
             control.clone(),
             signals,
@@ -47,7 +46,7 @@ impl Handle {
             busy,
             pipelines,
             keeper,
-            task_ids,
+            identity,
             shutdown_deadline,
         }
     }
@@ -58,8 +57,9 @@ impl Handle {
         loop {
             // The sender lives in the keeper, which lives as long as this handle.
             let _ = busy.wait_for(|count| *count == 0).await;
-            let work: bool = sqlx::query_scalar("select conductor.has_work($1)")
-                .bind(&self.task_ids)
+            let work: bool = sqlx::query_scalar("select conductor.has_work($1, $2)")
+                .bind(&self.identity.queue_ids)
+                .bind(&self.identity.task_ids)
                 .fetch_one(self.conductor.pool())
                 .await?;
             if !work && *busy.borrow() == 0 {

@@ -11,6 +11,7 @@ use crate::worker::{Control, Signals};
 const MAX_CRASHES: i32 = 5;
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 const PRUNE_BATCH: i32 = 1000;
+const LOOK_FOR_ORPHANS_EVERY: Duration = Duration::from_secs(60 * 60);
 
 /// How often the lease is renewed, and how long it lasts.
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +80,7 @@ pub(super) async fn keep(
     let mut id = control.borrow().orchestrator.unwrap_or_default();
     let mut renewed = Instant::now();
     let mut pruned = Instant::now();
+    let mut orphans_sought = Instant::now();
     loop {
         let doubtful = control.borrow().orchestrator.is_none();
         let pause = if doubtful {
@@ -140,6 +142,12 @@ pub(super) async fn keep(
                 tracing::debug!(%error, "pruning is left for the next time");
             }
         }
+        if orphans_sought.elapsed() >= LOOK_FOR_ORPHANS_EVERY {
+            orphans_sought = Instant::now();
+            if let Err(error) = recover_orphans(&conductor).await {
+                tracing::debug!(%error, "orphans are sought the next time");
+            }
+        }
     }
 }
 
@@ -175,6 +183,19 @@ async fn chores(conductor: &Conductor, id: i64) -> Result<(), sqlx::Error> {
     .fetch_all(conductor.pool())
     .await?;
     conductor.notifier().pass_on_cancels(cancelled);
+    Ok(())
+}
+
+async fn recover_orphans(conductor: &Conductor) -> Result<(), sqlx::Error> {
+    let recovered: i32 = sqlx::query_scalar("select conductor.recover_orphans()")
+        .fetch_one(conductor.pool())
+        .await?;
+    if recovered > 0 {
+        tracing::warn!(
+            executions = recovered,
+            "recovered executions that nobody held"
+        );
+    }
     Ok(())
 }
 
