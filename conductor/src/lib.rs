@@ -23,6 +23,7 @@ pub use conductor_runtime::task::{
 pub use conductor_runtime::testing;
 
 pub mod prelude;
+pub mod guide;
 
 /// What generated code names; no part of the public surface.
 #[doc(hidden)]

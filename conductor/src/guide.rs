@@ -1,0 +1,13 @@
+//! The guide: how to write, invoke, run and test tasks.
+
+#[doc = include_str!("../guide/tasks.md")]
+pub mod tasks {}
+
+#[doc = include_str!("../guide/invoking.md")]
+pub mod invoking {}
+
+#[doc = include_str!("../guide/running.md")]
+pub mod running {}
+
+#[doc = include_str!("../guide/testing.md")]
+pub mod testing {}
