@@ -53,6 +53,11 @@ impl Orchestrator {
         Builder::new(conductor)
     }
 
+    /// The client that the orchestrator works with.
+    pub fn conductor(&self) -> &Conductor {
+        &self.conductor
+    }
+
     /// The workers, with those that [`Builder::worker`] adds by itself.
     pub fn workers(&self) -> &[Worker] {
         &self.workers
