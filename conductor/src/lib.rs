@@ -18,6 +18,10 @@ pub use conductor_runtime::task::{
 #[cfg(feature = "testing")]
 pub use conductor_runtime::testing;
 
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "cli")]
+mod main_macro;
 pub mod prelude;
 
 /// What generated code names; no part of the public surface.
