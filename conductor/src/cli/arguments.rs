@@ -13,7 +13,7 @@ use uuid::Uuid;
 ///
 /// Without a command it is a worker.
 #[derive(Debug, Parser)]
-#[command(disable_help_subcommand = true, max_term_width = 100)]
+#[command(max_term_width = 100)]
 pub(super) struct Arguments {
     /// The database, instead of the one in DATABASE_URL
     #[arg(long, global = true, value_name = "URL")]

@@ -116,7 +116,9 @@ fn fields_of(root: &Value, at: &Value, depth: usize) -> Option<Fields> {
     let Some(keys) = at.as_object() else {
         return (at == &Value::Bool(true)).then(Fields::open);
     };
-    if keys.is_empty() {
+    let mut alone = Vec::new();
+    gather(root, at, depth, &mut alone);
+    if alone == [Want::Any] {
         return Some(Fields::open());
     }
     let typed = match keys.get("type") {

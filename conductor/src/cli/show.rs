@@ -63,7 +63,7 @@ fn story(info: &ExecutionInfo, failures: &[Failure], now: DateTime<Utc>, served:
     }
     if let Some(at) = info.finished_at {
         let took = info.claimed_at.map(|start| output::short(at - start));
-        let took = took.map_or_else(String::new, |took| format!(", after {took}"));
+        let took = took.map_or_else(String::new, |took| format!(", ran {took}"));
         row("ended", format!("{}{took}", moment(at, now)));
     }
     if let Some(waits) = waits(info, now, served) {
