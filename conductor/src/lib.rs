@@ -22,6 +22,10 @@ pub use conductor_runtime::task::{
 #[cfg(feature = "testing")]
 pub use conductor_runtime::testing;
 
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "cli")]
+mod main_macro;
 pub mod prelude;
 pub mod guide;
 

@@ -1,6 +1,8 @@
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
+use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::Conductor;
@@ -28,6 +30,33 @@ impl<'c> InvokeBatch<'c> {
                 .map(|payload| NewExecution::of::<T>(&payload))
                 .collect(),
         }
+    }
+
+    /// None of them before this instant, as [`Invoke::run_at`](super::Invoke::run_at).
+    pub fn run_at(self, at: impl Into<DateTime<Utc>>) -> Self {
+        let at = at.into();
+        self.set(|new| new.set_run_at(at))
+    }
+
+    /// None of them before this long from now, as [`Invoke::delay`](super::Invoke::delay).
+    pub fn delay(self, delay: Duration) -> Self {
+        self.set(|new| new.set_delay(delay))
+    }
+
+    /// Instead of the task's own priority; higher is claimed first.
+    pub fn priority(self, priority: i32) -> Self {
+        self.set(|new| {
+            new.priority = Some(priority);
+            Ok(())
+        })
+    }
+
+    fn set(mut self, change: impl Fn(&mut NewExecution) -> Result<()>) -> Self {
+        self.rows = self.rows.and_then(|mut rows| {
+            rows.iter_mut().try_for_each(change)?;
+            Ok(rows)
+        });
+        self
     }
 }
 

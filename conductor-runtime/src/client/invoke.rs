@@ -46,6 +46,27 @@ impl NewExecution {
             priority: None,
         }
     }
+
+    pub(super) fn set_run_at(&mut self, at: DateTime<Utc>) -> Result<()> {
+        if !(1..=9999).contains(&at.year()) {
+            return Err(Error::Invalid(format!(
+                "run_at {at} lies outside the years 1 to 9999"
+            )));
+        }
+        self.run_at = Some(at);
+        Ok(())
+    }
+
+    pub(super) fn set_delay(&mut self, delay: Duration) -> Result<()> {
+        if delay > LONGEST_DELAY {
+            return Err(Error::Invalid(format!(
+                "a delay of {} is longer than 1000 years",
+                humantime::format_duration(delay)
+            )));
+        }
+        self.delay_ms = Some(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX));
+        Ok(())
+    }
 }
 
 impl<'c, T: Task> Invoke<'c, T> {
@@ -60,30 +81,13 @@ impl<'c, T: Task> Invoke<'c, T> {
     /// Not before this instant, by the database's clock. A past one means now.
     pub fn run_at(mut self, at: impl Into<DateTime<Utc>>) -> Self {
         let at = at.into();
-        self.set(|new| {
-            if !(1..=9999).contains(&at.year()) {
-                return Err(Error::Invalid(format!(
-                    "run_at {at} lies outside the years 1 to 9999"
-                )));
-            }
-            new.run_at = Some(at);
-            Ok(())
-        });
+        self.set(|new| new.set_run_at(at));
         self
     }
 
     /// Not before this long from now, by the database's clock.
     pub fn delay(mut self, delay: Duration) -> Self {
-        self.set(|new| {
-            if delay > LONGEST_DELAY {
-                return Err(Error::Invalid(format!(
-                    "a delay of {} is longer than 1000 years",
-                    humantime::format_duration(delay)
-                )));
-            }
-            new.delay_ms = Some(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX));
-            Ok(())
-        });
+        self.set(|new| new.set_delay(delay));
         self
     }
 
@@ -179,11 +183,12 @@ pub(super) fn checked(task: &str, payload: &str) -> Result<NewExecution> {
         task: task.to_owned(),
         reason,
     };
+    // First, as it also says more of size and depth than a parser that gives up.
+    codec::check_storable(payload).map_err(refuse)?;
     match Registry::global().get(task) {
         Some(definition) => definition.check_payload(payload),
         None => serde_json::from_str::<serde::de::IgnoredAny>(payload).map(drop),
     }
     .map_err(|error| refuse(error.to_string()))?;
-    codec::check_storable(payload).map_err(refuse)?;
     Ok(NewExecution::encoded(task, payload.to_owned()))
 }

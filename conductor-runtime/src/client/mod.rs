@@ -67,41 +67,46 @@ impl Conductor {
     /// The server does not answer, the role may not migrate, the schema is newer than this
     /// binary, or no Postgres binaries can be had.
     pub async fn connect() -> Result<Self> {
-        match std::env::var("DATABASE_URL") {
-            Ok(url) if !url.is_empty() => Self::connect_to(&url).await,
-            Err(std::env::VarError::NotUnicode(_)) => Err(Error::Connect {
-                url: "DATABASE_URL".to_owned(),
-                reason: "it is not valid UTF-8".to_owned(),
-            }),
-            _ => Self::connect_embedded().await,
-        }
-    }
-
-    /// As [`connect`](Self::connect), to this address.
-    pub async fn connect_to(url: &str) -> Result<Self> {
-        let conductor = Self::open(url).await?;
+        let conductor = Self::open().await?;
         conductor.migrate().await?;
         Ok(conductor)
     }
 
-    /// Connects without looking at the schema.
-    pub(crate) async fn open(url: &str) -> Result<Self> {
+    /// As [`connect`](Self::connect), to this address.
+    pub async fn connect_to(url: &str) -> Result<Self> {
+        let conductor = Self::open_url(url).await?;
+        conductor.migrate().await?;
+        Ok(conductor)
+    }
+
+    /// As [`connect`](Self::connect), but leaves the schema as it is until the first call.
+    pub async fn open() -> Result<Self> {
+        match std::env::var("DATABASE_URL") {
+            Ok(url) if !url.is_empty() => Self::open_url(&url).await,
+            Err(std::env::VarError::NotUnicode(_)) => Err(Error::Connect {
+                url: "DATABASE_URL".to_owned(),
+                reason: "it is not valid UTF-8".to_owned(),
+            }),
+            _ => Self::open_embedded().await,
+        }
+    }
+
+    /// As [`open`](Self::open), at this address.
+    pub async fn open_url(url: &str) -> Result<Self> {
         let pool = db::open(&Address::parse(url)?).await?;
         Ok(Self::from_pool(pool))
     }
 
     #[cfg(feature = "embedded")]
-    async fn connect_embedded() -> Result<Self> {
+    async fn open_embedded() -> Result<Self> {
         use crate::embedded::{Embedded, Kind};
         let embedded = Embedded::start(Kind::Durable).await?;
         let pool = db::open(&Address::parse(&embedded.url("postgres"))?).await?;
-        let conductor = Self::with(pool, Some(embedded));
-        conductor.migrate().await?;
-        Ok(conductor)
+        Ok(Self::with(pool, Some(embedded)))
     }
 
     #[cfg(not(feature = "embedded"))]
-    async fn connect_embedded() -> Result<Self> {
+    async fn open_embedded() -> Result<Self> {
         Err(Error::Embedded(
             "DATABASE_URL is unset and this program is built without the feature `embedded`"
                 .to_owned(),

@@ -136,6 +136,29 @@ impl Conductor {
         .await?)
     }
 
+    /// The database's time, which decides what is due.
+    pub async fn now(&self) -> Result<DateTime<Utc>> {
+        self.migrate().await?;
+        Ok(sqlx::query_scalar("select conductor.now()")
+            .fetch_one(self.pool())
+            .await?)
+    }
+
+    /// Whether a living process serves this task.
+    pub async fn is_served(&self, task: &str) -> Result<bool> {
+        self.migrate().await?;
+        // Leases go by real time, whatever tests do to the clock.
+        Ok(sqlx::query_scalar(
+            "select exists (
+                 select from conductor.orchestrators o
+                   join conductor.tasks t on t.id = any (o.task_ids)
+                  where t.name = $1 and o.lease_until > clock_timestamp())",
+        )
+        .bind(task)
+        .fetch_one(self.pool())
+        .await?)
+    }
+
     /// The names of all tasks that any program has declared in this database.
     pub async fn task_names(&self) -> Result<Vec<String>> {
         self.migrate().await?;

@@ -38,21 +38,33 @@ impl Address {
 
 /// Opens a pool and makes sure that the server answers.
 pub(crate) async fn open(address: &Address) -> Result<PgPool> {
-    PgPoolOptions::new()
+    let opened = PgPoolOptions::new()
         .max_connections(MAX_CONNECTIONS)
         .acquire_timeout(Duration::from_secs(10))
         // A ping before each use would double the round trips; whoever meets a broken
         // connection retries where that is safe.
         .test_before_acquire(false)
         .connect_with(address.options.clone())
-        .await
-        .map_err(|error| Error::Connect {
+        .await;
+    match opened {
+        Ok(pool) => Ok(pool),
+        Err(error) => Err(Error::Connect {
             url: address.shown.clone(),
             reason: match error {
-                sqlx::Error::PoolTimedOut => "no answer within 10 s".to_owned(),
+                sqlx::Error::PoolTimedOut => unanswered(&address.options).await,
                 other => other.to_string(),
             },
-        })
+        }),
+    }
+}
+
+/// Why the pool gave up: it tries again while a server may be starting, and forgets the reason.
+async fn unanswered(options: &PgConnectOptions) -> String {
+    let attempt = tokio::time::timeout(Duration::from_secs(2), options.connect());
+    match attempt.await {
+        Ok(Err(error)) => format!("no answer within 10 s ({error})"),
+        _ => "no answer within 10 s".to_owned(),
+    }
 }
 
 fn without_password(url: &str) -> String {

@@ -21,6 +21,7 @@ pub struct Builder {
     lease: LeaseTimes,
     shutdown_deadline: Duration,
     allow_unserved: bool,
+    exact: bool,
 }
 
 impl Builder {
@@ -32,6 +33,7 @@ impl Builder {
             lease: LeaseTimes::default(),
             shutdown_deadline: Duration::from_secs(30),
             allow_unserved: false,
+            exact: false,
         }
     }
 
@@ -53,6 +55,15 @@ impl Builder {
     pub fn workers(mut self, workers: impl IntoIterator<Item = Worker>) -> Self {
         self.workers.extend(workers);
         self
+    }
+
+    /// Serves these queues and no others, whatever was added before; other processes serve the
+    /// rest. What `worker --queue …` does.
+    #[must_use]
+    pub fn only_workers(mut self, workers: impl IntoIterator<Item = Worker>) -> Self {
+        self.workers = workers.into_iter().collect();
+        self.exact = true;
+        self.allow_unserved_queues()
     }
 
     /// Gives handlers a value, by `State<T>` or `ctx.state::<T>()`; one a type.
@@ -130,7 +141,11 @@ impl Builder {
         if !faults.is_empty() {
             return Err(Error::Refused(faults));
         }
-        let workers = with_defaults(self.workers, registry);
+        let workers = if self.exact {
+            self.workers
+        } else {
+            with_defaults(self.workers, registry)
+        };
         Ok(Orchestrator {
             conductor: self.conductor,
             workers,

@@ -53,6 +53,16 @@ impl Orchestrator {
         Builder::new(conductor)
     }
 
+    /// The client that the orchestrator works with.
+    pub fn conductor(&self) -> &Conductor {
+        &self.conductor
+    }
+
+    /// The workers, with those that [`Builder::worker`] adds by itself.
+    pub fn workers(&self) -> &[Worker] {
+        &self.workers
+    }
+
     /// Works until SIGTERM or SIGINT, then shuts down: claims no more, lets running handlers go on
     /// until the deadline, writes what finished, releases the rest. A second signal ends the
     /// process at once, and what it held is recovered after its lease.

@@ -29,4 +29,14 @@ impl Worker {
         self.concurrency = handlers.max(1);
         self
     }
+
+    /// The queue's name.
+    pub fn queue_name(&self) -> &str {
+        &self.queue
+    }
+
+    /// How many handlers run at once at most.
+    pub fn handlers(&self) -> usize {
+        self.concurrency
+    }
 }

@@ -1,0 +1,240 @@
+//! The command line's grammar and its help.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use conductor_runtime::client::Status;
+use uuid::Uuid;
+
+/// Runs this program's durable tasks on Postgres, and talks to them.
+///
+/// Without a command it is a worker.
+#[derive(Debug, Parser)]
+#[command(max_term_width = 100)]
+pub(super) struct Arguments {
+    /// The database, instead of the one in DATABASE_URL
+    #[arg(long, global = true, value_name = "URL")]
+    pub(super) database_url: Option<String>,
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run tasks until SIGTERM or Ctrl-C (the default)
+    Worker(Serve),
+    /// Invoke a task, and on request wait for its result
+    Invoke(Invoke),
+    /// Cancel an execution that has not ended
+    Cancel(Cancel),
+    /// List executions, the newest first
+    List(List),
+    /// Show all that is known of one execution
+    Show(Show),
+    /// Run a failed or cancelled execution again, or a waiting one now
+    Retry(Retry),
+    /// List this program's tasks
+    Tasks(Tasks),
+    /// Bring the database's schema up to date
+    Migrate,
+    /// Run what is due until nothing is, then end
+    Drain(Serve),
+    /// Print the database's address and open psql
+    Db(Db),
+}
+
+#[derive(Debug, Args, Default)]
+pub(super) struct Serve {
+    /// Serve this queue and no other, with so many handlers at once; may be repeated
+    #[arg(long = "queue", value_name = "NAME[:CONCURRENCY]")]
+    pub(super) queues: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Invoke {
+    /// The task's name; `tasks` lists them
+    pub(super) task: String,
+    /// The payload: name=Alice is read as the field's type wants it, list:=[1,2] is JSON. A
+    /// payload without fields is one bare value
+    #[arg(value_name = "FIELD=VALUE", allow_negative_numbers = true)]
+    pub(super) fields: Vec<OsString>,
+    /// The whole payload as JSON; - reads it from standard input
+    #[arg(
+        long,
+        value_name = "PAYLOAD",
+        conflicts_with = "fields",
+        allow_hyphen_values = true
+    )]
+    pub(super) json: Option<OsString>,
+    /// Wait for the end and print the result as JSON
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// Make N executions with the same payload, all or none
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(super) batch: Option<u32>,
+    /// Not before this long from now, such as 30s, 5m or "2h 30m"
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, conflicts_with = "run_at")]
+    pub(super) delay: Option<Duration>,
+    /// Not before this time, such as 2026-05-01T12:00:00Z
+    #[arg(long, value_name = "RFC3339", value_parser = rfc3339)]
+    pub(super) run_at: Option<DateTime<Utc>>,
+    /// Instead of the task's own priority; higher is claimed first
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(super) priority: Option<i32>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Cancel {
+    /// The execution
+    pub(super) id: Uuid,
+    /// Why; kept with the execution and shown to whoever waits for it
+    #[arg(long, value_name = "TEXT")]
+    pub(super) reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    /// Only of this task
+    #[arg(long, value_name = "NAME")]
+    pub(super) task: Option<String>,
+    /// Only in this state
+    #[arg(long, value_parser = state())]
+    pub(super) state: Option<Status>,
+    /// Only of this queue
+    #[arg(long, value_name = "NAME")]
+    pub(super) queue: Option<String>,
+    /// Only those invoked at most this long ago, such as 90s, 1h or 7d
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(super) newer_than: Option<Duration>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub(super) limit: u32,
+    /// One JSON object a line, with all there is
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    /// The execution
+    pub(super) id: Uuid,
+    /// As a JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Retry {
+    /// The execution
+    pub(super) id: Uuid,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Tasks {
+    /// As a JSON array, with the JSON Schemas of payload and output
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Db {
+    /// Print the address and do nothing else
+    #[arg(long)]
+    pub(super) url: bool,
+}
+
+fn rfc3339(text: &str) -> Result<DateTime<Utc>, String> {
+    DateTime::parse_from_rfc3339(text)
+        .map(|at| at.to_utc())
+        .map_err(|error| format!("{error}; a time looks like 2026-05-01T12:00:00Z"))
+}
+
+fn state() -> impl TypedValueParser<Value = Status> {
+    PossibleValuesParser::new(Status::ALL.map(Status::as_str))
+        .try_map(|text| text.parse::<Status>())
+}
+
+/// The grammar, with examples that name the program as it was called.
+pub(super) fn grammar(program: &str) -> clap::Command {
+    Arguments::command()
+        .after_help(format!(
+            "\
+Examples:
+  {program}                                   run the tasks of this program
+  {program} tasks                             which tasks there are
+  {program} invoke TASK name=Alice --wait     run one and print its result
+  {program} list --state failed --newer-than 1d
+  {program} show ID                           what happened to it
+
+Database:
+  DATABASE_URL, or --database-url; without either, a private PostgreSQL of this project is
+  started, which all its processes share and which ends with the last of them.
+
+Logs of worker and drain go to standard error, by RUST_LOG (default info). NO_COLOR is respected.
+
+Exit codes:
+  0  done
+  1  the execution failed or was cancelled, or what was asked for is not there
+  2  the command line is wrong
+  3  the database is out of reach, or its schema does not fit this program"
+        ))
+        .mut_subcommand("worker", |command| {
+            command.after_help(format!(
+                "\
+A queue has the concurrency that the program gives it, else 50. Without --queue, all queues of the
+program are served.
+
+On SIGTERM or Ctrl-C no more work is taken, running handlers have 30 s to end, and the exit code
+is 0. A second signal ends the process at once.
+
+Examples:
+  {program} worker
+  {program} worker --queue fast:20 --queue slow:1"
+            ))
+        })
+        .mut_subcommand("invoke", |command| {
+            command.after_help(format!(
+                "\
+The execution's id is printed, or with --wait its result as one line of JSON; everything else goes
+to standard error. With --wait the exit code is 1 when the execution failed or was cancelled.
+
+Examples:
+  {program} invoke greet name=Alice times=3
+  {program} invoke greet name=Alice --wait
+  {program} invoke resize 'sizes:=[64,128]' --delay 5m --priority 10
+  {program} invoke greet --json '{{\"name\":\"Alice\"}}'
+  {program} invoke import --json - < payload.json"
+            ))
+        })
+        .mut_subcommand("list", |command| {
+            command.after_help(format!(
+                "\
+Examples:
+  {program} list --state failed --newer-than 1d
+  {program} list --task greet --json | jq -r .id"
+            ))
+        })
+        .mut_subcommand("retry", |command| {
+            command.after_help(
+                "\
+A final state never changes: what failed or was cancelled is repeated under a new id, with the
+same payload and the recorded steps. What waits for its next attempt keeps its id and is due now.
+The id is printed.",
+            )
+        })
+        .mut_subcommand("drain", |command| {
+            command.after_help(
+                "What is due later stays. The exit code is 0, whatever the tasks' outcomes are.",
+            )
+        })
+        .mut_subcommand("db", |command| {
+            command.after_help(
+                "\
+psql opens where there is one and both standard input and output are a terminal. A private server
+runs as long as a process of this project does.",
+            )
+        })
+}

@@ -1,0 +1,117 @@
+//! `migrate` and `db`: the database itself.
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+
+use conductor_runtime::client::Conductor;
+use conductor_runtime::db::{applied_version, latest_version};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::arguments::Db;
+use super::fault::{Done, FAILED, Fault};
+use super::output;
+
+pub(super) async fn migrate(url: Option<&str>) -> Done {
+    let conductor = open(url).await?;
+    let before = applied_version(conductor.pool()).await?;
+    conductor.migrate().await?;
+    let now = latest_version();
+    output::print(&if before == now {
+        format!("schema version {now}; nothing to do")
+    } else {
+        format!("schema version {now}; it was {before}")
+    })?;
+    Ok(())
+}
+
+pub(super) async fn db(command: Db, url: Option<&str>) -> Done {
+    let interactive = !command.url && io::stdin().is_terminal() && io::stdout().is_terminal();
+    let given = match url {
+        Some(url) => Some(url.to_owned()),
+        None => std::env::var("DATABASE_URL")
+            .ok()
+            .filter(|url| !url.is_empty()),
+    };
+    let (address, bin_dir) = match &given {
+        Some(url) => (url.clone(), None),
+        None => private(interactive).await?,
+    };
+    output::print(&address)?;
+    if !interactive {
+        return Ok(());
+    }
+    psql(&address, bin_dir).await
+}
+
+/// Starts the private server and gives its address and the folder of its programs.
+#[cfg(feature = "embedded")]
+async fn private(stays: bool) -> Done<(String, Option<PathBuf>)> {
+    let conductor = open(None).await?;
+    let embedded = conductor
+        .embedded()
+        .ok_or_else(|| Fault::new(FAILED, "no private server was started"))?;
+    if !stays {
+        output::note("the private server runs as long as a process of this project does");
+    }
+    Ok((
+        embedded.url("postgres"),
+        Some(embedded.bin_dir().to_path_buf()),
+    ))
+}
+
+#[cfg(not(feature = "embedded"))]
+async fn private(_stays: bool) -> Done<(String, Option<PathBuf>)> {
+    open(None).await?;
+    Err(Fault::new(FAILED, "DATABASE_URL is unset"))
+}
+
+async fn psql(address: &str, bin_dir: Option<PathBuf>) -> Done {
+    let beside = bin_dir
+        .map(|dir| dir.join("psql"))
+        .filter(|psql| psql.exists());
+    let psql = beside.unwrap_or_else(|| PathBuf::from("psql"));
+    // Ctrl-C is psql's; this process stays for it, and for the private server.
+    let _interrupts = signal(SignalKind::interrupt())?;
+    match tokio::process::Command::new(&psql)
+        .arg(address)
+        .status()
+        .await
+    {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(Fault::new(FAILED, format!("psql ended with {status}"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            output::note("no psql was found; the address above serves any Postgres client");
+            Ok(())
+        }
+        Err(error) => Err(Fault::new(
+            FAILED,
+            format!("cannot run {}: {error}", psql.display()),
+        )),
+    }
+}
+
+async fn open(url: Option<&str>) -> Done<Conductor> {
+    Ok(match url {
+        Some(url) => Conductor::open_url(url).await?,
+        None => Conductor::open().await?,
+    })
+}
+
+/// Where the data is, for people: no password.
+pub(super) fn place(conductor: &Conductor) -> String {
+    #[cfg(feature = "embedded")]
+    if let Some(embedded) = conductor.embedded() {
+        return format!(
+            "private PostgreSQL {} in {}",
+            embedded.version(),
+            embedded.data_dir().display()
+        );
+    }
+    let options = conductor.pool().connect_options();
+    let database = options.get_database().unwrap_or(options.get_username());
+    let host = match options.get_socket() {
+        Some(folder) => folder.display().to_string(),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    };
+    format!("{database} on {host} as {}", options.get_username())
+}

@@ -1,0 +1,79 @@
+//! Why a command did not do what it was asked, and with which code it ends.
+
+use std::io;
+use std::process::ExitCode;
+
+use conductor_runtime::error::Error;
+
+use super::output::{self, ERROR};
+
+/// The execution failed, or the thing asked for is not there.
+pub(super) const FAILED: u8 = 1;
+/// The command line is wrong.
+pub(super) const USAGE: u8 = 2;
+/// The database is out of reach, or its schema does not fit.
+pub(super) const DATABASE: u8 = 3;
+
+/// The end of a command that went wrong.
+#[derive(Debug)]
+pub(super) struct Fault {
+    code: u8,
+    /// Nothing to say: it has been said already, or nobody reads any more.
+    text: Option<String>,
+}
+
+pub(super) type Done<T = ()> = Result<T, Fault>;
+
+impl Fault {
+    pub(super) fn new(code: u8, text: impl Into<String>) -> Self {
+        Self {
+            code,
+            text: Some(text.into()),
+        }
+    }
+
+    /// Ends with this code and says nothing.
+    pub(super) fn silent(code: u8) -> Self {
+        Self { code, text: None }
+    }
+
+    pub(super) fn report(self) -> ExitCode {
+        if let Some(text) = self.text {
+            output::note(&format!("{ERROR}error:{ERROR:#} {}", output::lines(&text)));
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        let code = match &error {
+            Error::Connect { .. } | Error::Schema(_) | Error::Embedded(_) | Error::Database(_) => {
+                DATABASE
+            }
+            Error::UnknownTask { .. } | Error::Payload { .. } | Error::Invalid(_) => USAGE,
+            _ => FAILED,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+/// What `setup` returned.
+impl From<anyhow::Error> for Fault {
+    fn from(error: anyhow::Error) -> Self {
+        match error.downcast::<Error>() {
+            Ok(error) => error.into(),
+            Err(error) => Self::new(FAILED, format!("{error:#}")),
+        }
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        // `list | head -1`: the reader has what it wanted.
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self::silent(0);
+        }
+        Self::new(FAILED, format!("cannot write the output: {error}"))
+    }
+}

@@ -1,0 +1,197 @@
+//! `invoke`: makes executions, and waits for them.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, IsTerminal, Read};
+use std::time::Duration;
+
+use conductor_runtime::client::{Conductor, Status};
+use conductor_runtime::error::Error;
+use conductor_runtime::registry::Registry;
+use uuid::Uuid;
+
+use super::arguments::Invoke;
+use super::fault::{Done, FAILED, Fault, USAGE};
+use super::output::{self, FAINT, styled};
+use super::{Program, connect, fields, json, tasks};
+
+/// How long a wait is silent, and how often it then looks for news.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+pub(super) async fn invoke(command: Invoke, url: Option<&str>, program: &Program) -> Done {
+    let task = command.task.as_str();
+    let given = match &command.json {
+        Some(json) => Some(whole(json)?),
+        None => None,
+    };
+    // What this program can tell by itself, it tells without a database.
+    let schema = Registry::global()
+        .get(task)
+        .map(|task| task.payload_schema());
+    let early = match (&given, &schema) {
+        (None, Some(schema)) => Some(read(task, schema, &command.fields, program)?),
+        _ => None,
+    };
+    let conductor = connect(url).await?;
+    let schema = match schema {
+        Some(schema) => schema,
+        None => match conductor.payload_schema(task).await? {
+            Some(schema) => schema,
+            None => return Err(tasks::unknown(&conductor, task).await?.into()),
+        },
+    };
+    let payload = match given.or(early) {
+        Some(payload) => payload,
+        None => read(task, &schema, &command.fields, program)?,
+    };
+
+    let copies = command.batch.unwrap_or(1) as usize;
+    let mut batch =
+        conductor.invoke_batch_json(task, std::iter::repeat_n(payload.as_str(), copies));
+    if let Some(delay) = command.delay {
+        batch = batch.delay(delay);
+    }
+    if let Some(at) = command.run_at {
+        batch = batch.run_at(at);
+    }
+    if let Some(priority) = command.priority {
+        batch = batch.priority(priority);
+    }
+    let ids = batch.await?;
+    if let (Some(_), Some(first), Some(last)) = (command.batch, ids.first(), ids.last()) {
+        output::note(&format!("invoked {task} {copies} times: {first} to {last}"));
+    }
+    if command.wait {
+        return results(&conductor, task, &ids, program).await;
+    }
+    let lines: Vec<String> = ids.iter().map(Uuid::to_string).collect();
+    output::print(&lines.join("\n"))?;
+    if io::stderr().is_terminal() && matches!(conductor.is_served(task).await, Ok(false)) {
+        let text = format!(
+            "no worker that has this task is running; start one: {}",
+            program.call()
+        );
+        output::note(&styled(FAINT, &text));
+    }
+    Ok(())
+}
+
+/// The payload from the fields, or all that is wrong with them.
+fn read(
+    task: &str,
+    schema: &serde_json::Value,
+    given: &[OsString],
+    program: &Program,
+) -> Done<String> {
+    fields::payload(schema, given).map_err(|problems| {
+        let problems: Vec<String> = problems.iter().map(|p| format!("\n  - {p}")).collect();
+        Fault::new(
+            USAGE,
+            format!(
+                "the payload does not fit task {task:?}:{}\n  Usage: {} invoke {} {}",
+                problems.concat(),
+                program.name(),
+                fields::shell(task),
+                fields::usage(schema)
+            ),
+        )
+    })
+}
+
+/// The payload of `--json`.
+fn whole(json: &OsStr) -> Done<String> {
+    let not_text = || Fault::new(USAGE, "the payload of --json is not valid UTF-8");
+    if json != "-" {
+        return Ok(json.to_str().ok_or_else(not_text)?.to_owned());
+    }
+    let mut bytes = Vec::new();
+    io::stdin()
+        .lock()
+        .read_to_end(&mut bytes)
+        .map_err(|error| Fault::new(FAILED, format!("cannot read standard input: {error}")))?;
+    String::from_utf8(bytes).map_err(|_| not_text())
+}
+
+async fn results(conductor: &Conductor, task: &str, ids: &[Uuid], program: &Program) -> Done {
+    let mut failed = false;
+    for id in ids {
+        match outcome(conductor, task, *id, program).await {
+            Ok(result) => output::print(&json::compact(&result))?,
+            Err(error @ (Error::Failed { .. } | Error::Cancelled { .. })) => {
+                failed = true;
+                Fault::from(error).report();
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if failed {
+        return Err(Fault::silent(FAILED));
+    }
+    Ok(())
+}
+
+/// Waits for the end; where somebody watches, says what it waits for whenever that changes.
+async fn outcome(
+    conductor: &Conductor,
+    task: &str,
+    id: Uuid,
+    program: &Program,
+) -> Result<String, Error> {
+    let outcome = conductor.outcome(id);
+    if !io::stderr().is_terminal() {
+        return outcome.await;
+    }
+    let mut outcome = std::pin::pin!(outcome);
+    let mut said = String::new();
+    loop {
+        tokio::select! {
+            result = &mut outcome => return result,
+            () = tokio::time::sleep(PATIENCE) => {}
+        }
+        // A role that may only invoke cannot look.
+        let Ok(news) = news(conductor, task, id, program).await else {
+            continue;
+        };
+        if news != said {
+            output::note(&styled(
+                FAINT,
+                &format!("waiting for execution {id} ({news})"),
+            ));
+            said = news;
+        }
+    }
+}
+
+async fn news(
+    conductor: &Conductor,
+    task: &str,
+    id: Uuid,
+    program: &Program,
+) -> Result<String, Error> {
+    let Some(info) = conductor.find(id).await? else {
+        return Ok("it is gone".to_owned());
+    };
+    let attempt = info.failures + info.crashes + 1;
+    if info.state != Status::Pending {
+        return Ok(match attempt {
+            1 => info.state.to_string(),
+            _ => format!("{}, attempt {attempt}", info.state),
+        });
+    }
+    let due = info.run_at.filter(|at| *at > info.created_at);
+    Ok(match (due, &info.error) {
+        (Some(at), Some(error)) => format!(
+            "attempt {} failed: {}; next one at {}",
+            attempt - 1,
+            output::line(error, 60),
+            at.format("%H:%M:%S UTC")
+        ),
+        (Some(at), None) => format!("pending: due {}", at.format("%Y-%m-%d %H:%M:%S UTC")),
+        (None, _) if conductor.is_served(task).await? => {
+            "pending: no worker has taken it yet".to_owned()
+        }
+        (None, _) => format!(
+            "pending: no worker that has this task is running; start one: {}",
+            program.call()
+        ),
+    })
+}

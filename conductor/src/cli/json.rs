@@ -1,0 +1,100 @@
+//! Stored JSON laid out anew. The text itself is walked, so that numbers and the order of fields
+//! stay as they are.
+
+use std::iter::{Peekable, repeat_n};
+use std::str::Chars;
+
+/// On one line.
+pub(super) fn compact(json: &str) -> String {
+    lay_out(json, None)
+}
+
+/// On many lines, each after `indent`.
+pub(super) fn pretty(json: &str, indent: &str) -> String {
+    lay_out(json, Some(indent))
+}
+
+fn lay_out(json: &str, indent: Option<&str>) -> String {
+    let mut out = String::with_capacity(json.len());
+    out.push_str(indent.unwrap_or_default());
+    let new_line = |out: &mut String, depth: usize| {
+        if let Some(indent) = indent {
+            out.push('\n');
+            out.push_str(indent);
+            out.extend(repeat_n("  ", depth));
+        }
+    };
+    let mut depth = 0usize;
+    let mut rest = json.chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            ' ' | '\t' | '\n' | '\r' => {}
+            '"' => copy_string(&mut rest, &mut out),
+            '{' | '[' => {
+                out.push(c);
+                while rest.next_if(|c| c.is_ascii_whitespace()).is_some() {}
+                match rest.next_if(|c| matches!(c, '}' | ']')) {
+                    Some(end) => out.push(end),
+                    None => {
+                        depth += 1;
+                        new_line(&mut out, depth);
+                    }
+                }
+            }
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                new_line(&mut out, depth);
+                out.push(c);
+            }
+            ',' => {
+                out.push(c);
+                new_line(&mut out, depth);
+            }
+            ':' if indent.is_some() => out.push_str(": "),
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+/// Copies what follows an opening quote, with both quotes. Characters that a terminal might obey
+/// are escaped, which JSON permits.
+fn copy_string(rest: &mut Peekable<Chars<'_>>, out: &mut String) {
+    out.push('"');
+    while let Some(c) = rest.next() {
+        match c {
+            '\\' => {
+                out.push(c);
+                out.extend(rest.next());
+            }
+            '"' => break,
+            _ if c.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            _ => out.push(c),
+        }
+    }
+    out.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{compact, pretty};
+
+    #[test]
+    fn only_white_space_between_tokens_changes() {
+        let json =
+            " {\"b\": [1.0, 18446744073709551616 , {}],\n \"a\" : \"x , \\\" {\" , \"c\":[ ]} ";
+        assert_eq!(
+            compact(json),
+            r#"{"b":[1.0,18446744073709551616,{}],"a":"x , \" {","c":[]}"#
+        );
+        assert_eq!(
+            pretty("{\"a\":[1,2],\"b\":{}}", "  "),
+            "  {\n    \"a\": [\n      1,\n      2\n    ],\n    \"b\": {}\n  }"
+        );
+    }
+
+    #[test]
+    fn what_a_terminal_might_obey_is_escaped() {
+        assert_eq!(compact("\"\u{9b}31m\u{7f}\""), r#""\u009b31m\u007f""#);
+    }
+}

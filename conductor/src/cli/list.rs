@@ -1,0 +1,119 @@
+//! `list`: executions in a table.
+
+use anstyle::Style;
+use chrono::{DateTime, Utc};
+use conductor_runtime::client::{Conductor, ExecutionInfo, Filter, Status};
+use conductor_runtime::registry::Registry;
+use serde_json::value::RawValue;
+
+use super::arguments::List;
+use super::fault::Done;
+use super::output::{self, FAINT, Table, of_state};
+use super::{json, tasks};
+
+pub(super) async fn list(command: List, conductor: &Conductor) -> Done {
+    let filter = Filter {
+        task: command.task,
+        queue: command.queue,
+        state: command.state,
+        newer_than: command.newer_than,
+        limit: command.limit,
+    };
+    let found = conductor.list(&filter).await?;
+    if found.is_empty() {
+        if let Some(task) = &filter.task {
+            refuse_unknown(conductor, task).await?;
+        }
+        output::note("no executions");
+        return Ok(());
+    }
+    if command.json {
+        let lines: Vec<String> = found.iter().map(object).collect();
+        output::print(&lines.join("\n"))?;
+        return Ok(());
+    }
+    let now = conductor.now().await?;
+    let mut table = Table::new(&[
+        "ID", "TASK", "QUEUE", "STATE", "AGE", "TOOK", "FAILURES", "NOTE",
+    ]);
+    for info in &found {
+        let plain = |text: String| (text, Style::new());
+        let took = info
+            .finished_at
+            .zip(info.claimed_at)
+            .map(|(end, start)| output::short(end - start));
+        table.row(vec![
+            plain(info.id.to_string()),
+            plain(output::line(&info.task, 40)),
+            plain(output::line(&info.queue, 20)),
+            (info.state.to_string(), of_state(info.state)),
+            plain(output::short(now - info.created_at)),
+            plain(took.unwrap_or_default()),
+            plain((info.failures + info.crashes).to_string()),
+            (note(info, now), FAINT),
+        ]);
+    }
+    output::print(&table.render())?;
+    Ok(())
+}
+
+async fn refuse_unknown(conductor: &Conductor, task: &str) -> Done {
+    let declared = conductor.task_names().await?;
+    if Registry::global().get(task).is_some() || declared.iter().any(|name| name == task) {
+        return Ok(());
+    }
+    Err(tasks::unknown(conductor, task).await?.into())
+}
+
+/// What else one wants to know at a glance.
+fn note(info: &ExecutionInfo, now: DateTime<Utc>) -> String {
+    let due = info.run_at.filter(|at| *at > now);
+    match (info.state, due, &info.error) {
+        (Status::Pending, Some(at), None) => format!("due {}", output::relative(at, now)),
+        (Status::Pending, Some(at), Some(error)) => {
+            format!(
+                "retry {}: {}",
+                output::relative(at, now),
+                output::line(error, 40)
+            )
+        }
+        (_, _, Some(error)) => output::line(error, 60),
+        _ => String::new(),
+    }
+}
+
+/// All of it on one line of JSON.
+pub(super) fn object(info: &ExecutionInfo) -> String {
+    json::compact(&members(info, &[]))
+}
+
+/// All of it, and more members, as a JSON object.
+pub(super) fn members(info: &ExecutionInfo, more: &[(&str, serde_json::Value)]) -> String {
+    let text = |value: serde_json::Value| value.to_string();
+    let raw = |json: Option<&RawValue>| json.map_or("null", RawValue::get).to_owned();
+    let time = |at: Option<DateTime<Utc>>| text(serde_json::json!(at));
+    let mut members = vec![
+        ("id", text(info.id.to_string().into())),
+        ("task", text(info.task.as_str().into())),
+        ("queue", text(info.queue.as_str().into())),
+        ("state", text(info.state.as_str().into())),
+        ("priority", info.priority.to_string()),
+        ("created_at", time(Some(info.created_at))),
+        ("run_at", time(info.run_at)),
+        ("claimed_at", time(info.claimed_at)),
+        ("finished_at", time(info.finished_at)),
+        ("failures", info.failures.to_string()),
+        ("crashes", info.crashes.to_string()),
+        ("claim", info.claim.to_string()),
+        ("retry_of", text(serde_json::json!(info.retry_of))),
+        ("payload", raw(Some(&info.payload))),
+        ("output", raw(info.output.as_deref())),
+        ("error", text(serde_json::json!(info.error))),
+    ];
+    members.extend(more.iter().map(|(name, value)| (*name, value.to_string())));
+    let members: Vec<String> = members
+        .into_iter()
+        .map(|(name, value)| format!("\"{name}\":{value}"))
+        .collect();
+    format!("{{{}}}", members.join(","))
+}

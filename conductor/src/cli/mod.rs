@@ -1,0 +1,135 @@
+//! The command line of a program with tasks.
+//!
+//! [`conductor::main!`](crate::main) makes a `main` of it. A program with a `main` of its own
+//! calls [`run`]:
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//! use conductor::cli::{self, Options};
+//! use conductor::prelude::*;
+//!
+//! struct Mailer;
+//!
+//! #[tokio::main]
+//! async fn main() -> ExitCode {
+//!     let options = Options::new()
+//!         .workers([Worker::queue("fast").concurrency(5)])
+//!         .setup(async |app| Ok(app.state(Mailer)));
+//!     cli::run(options).await
+//! }
+//! ```
+
+mod arguments;
+mod db;
+mod fault;
+mod fields;
+mod invoke;
+mod json;
+mod list;
+mod options;
+mod output;
+mod program;
+mod schema;
+mod serve;
+mod show;
+mod steer;
+mod tasks;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::FromArgMatches;
+use conductor_runtime::client::Conductor;
+
+use arguments::{Arguments, Command, Serve};
+use fault::{Done, FAILED, Fault, USAGE};
+pub use options::Options;
+use program::Program;
+
+/// Does what the process's arguments say and gives the exit code; a worker returns when it is told
+/// to stop.
+///
+/// | code | meaning |
+/// | --- | --- |
+/// | 0 | done |
+/// | 1 | the execution failed or was cancelled, or what was asked for is not there |
+/// | 2 | the command line is wrong |
+/// | 3 | the database is out of reach, or its schema does not fit this program |
+///
+/// Results go to standard output, everything else to standard error. `worker` and `drain` install
+/// a `tracing` subscriber where the program has none.
+pub async fn run(options: Options) -> ExitCode {
+    match execute(options).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => fault.report(),
+    }
+}
+
+/// As [`run`], on a multi-threaded runtime of its own; what `conductor::main!` expands to.
+pub fn main(options: Options) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => {
+            let code = runtime.block_on(run(options));
+            // A handler that blocks a thread must not keep the process.
+            runtime.shutdown_background();
+            code
+        }
+        Err(error) => Fault::new(FAILED, format!("cannot start the runtime: {error}")).report(),
+    }
+}
+
+async fn execute(mut options: Options) -> Done {
+    let given: Vec<OsString> = match options.arguments.take() {
+        Some(arguments) => arguments,
+        None => std::env::args_os().collect(),
+    };
+    let program = Program::of(&given);
+    let Some(arguments) = parse(&program, given)? else {
+        return Ok(());
+    };
+    let url = arguments.database_url.as_deref();
+    match arguments
+        .command
+        .unwrap_or(Command::Worker(Serve::default()))
+    {
+        Command::Worker(command) => serve::worker(options, command, url, &program).await,
+        Command::Drain(command) => serve::drain(options, command, url).await,
+        Command::Invoke(command) => invoke::invoke(command, url, &program).await,
+        Command::Cancel(command) => steer::cancel(command, &connect(url).await?).await,
+        Command::Retry(command) => steer::retry(command, &connect(url).await?).await,
+        Command::List(command) => list::list(command, &connect(url).await?).await,
+        Command::Show(command) => show::show(command, &connect(url).await?).await,
+        Command::Tasks(command) => tasks::tasks(command),
+        Command::Migrate => db::migrate(url).await,
+        Command::Db(command) => db::db(command, url).await,
+    }
+}
+
+/// None where help was asked for and printed.
+fn parse(program: &Program, given: Vec<OsString>) -> Done<Option<Arguments>> {
+    let parsed = arguments::grammar(program.name())
+        .try_get_matches_from(given)
+        .and_then(|matches| Arguments::from_arg_matches(&matches));
+    match parsed {
+        Ok(arguments) => Ok(Some(arguments)),
+        Err(said) => {
+            let printed = said.print();
+            if said.use_stderr() {
+                return Err(Fault::silent(USAGE));
+            }
+            printed?;
+            Ok(None)
+        }
+    }
+}
+
+/// Connects to the database that was named, else to the usual one, and migrates.
+async fn connect(url: Option<&str>) -> Done<Conductor> {
+    Ok(match url {
+        Some(url) => Conductor::connect_to(url).await?,
+        None => Conductor::connect().await?,
+    })
+}

@@ -1,0 +1,39 @@
+use std::ffi::OsString;
+use std::path::Path;
+
+/// How this program was called.
+#[derive(Debug)]
+pub(super) struct Program {
+    name: String,
+    call: String,
+}
+
+impl Program {
+    pub(super) fn of(arguments: &[OsString]) -> Self {
+        let path = Path::new(
+            arguments
+                .first()
+                .map_or("program".as_ref(), OsString::as_os_str),
+        );
+        let name = path.file_name().unwrap_or(path.as_os_str());
+        let name = name.to_string_lossy().into_owned();
+        let by_cargo = std::env::var_os("CARGO").is_some();
+        let folder = path.parent().and_then(Path::file_name);
+        let call = match folder.and_then(|folder| folder.to_str()) {
+            Some("examples") if by_cargo => format!("cargo run --example {name} --"),
+            Some("debug" | "release") if by_cargo => format!("cargo run --bin {name} --"),
+            _ => path.to_string_lossy().into_owned(),
+        };
+        Self { name, call }
+    }
+
+    /// Its file's name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What a person types to call it, in the folder where this process was started.
+    pub(super) fn call(&self) -> &str {
+        &self.call
+    }
+}

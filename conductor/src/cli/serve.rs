@@ -1,0 +1,168 @@
+//! `worker` and `drain`: the commands that run tasks.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal};
+
+use anstream::{AutoStream, ColorChoice};
+use conductor_runtime::orchestrator::{Orchestrator, Worker};
+use conductor_runtime::registry::{Registry, nearest};
+use tracing_subscriber::EnvFilter;
+
+use super::arguments::Serve;
+use super::fault::{Done, Fault, USAGE};
+use super::output::{self, FAINT, STRONG, styled};
+use super::{Options, Program, connect, db, fields};
+
+/// Most names in the banner.
+const MAX_NAMES: usize = 8;
+
+pub(super) async fn worker(
+    options: Options,
+    command: Serve,
+    url: Option<&str>,
+    program: &Program,
+) -> Done {
+    log();
+    let orchestrator = prepare(options, command, url).await?;
+    output::note(&banner(&orchestrator, program));
+    Ok(orchestrator.run().await?)
+}
+
+pub(super) async fn drain(options: Options, command: Serve, url: Option<&str>) -> Done {
+    log();
+    let orchestrator = prepare(options, command, url).await?;
+    Ok(orchestrator.drain().await?)
+}
+
+async fn prepare(options: Options, command: Serve, url: Option<&str>) -> Done<Orchestrator> {
+    let asked = queues(&command, &options.workers)?;
+    let conductor = connect(url).await?;
+    let mut builder = Orchestrator::builder(conductor).workers(options.workers);
+    if let Some(setup) = options.setup {
+        builder = setup(builder).await?;
+    }
+    if !asked.is_empty() {
+        builder = builder.only_workers(asked);
+    }
+    Ok(builder.build()?)
+}
+
+/// The workers that `--queue` asks for.
+fn queues(command: &Serve, declared: &[Worker]) -> Done<Vec<Worker>> {
+    let one = |text: &String| {
+        // A queue's name may have colons of its own.
+        let (name, concurrency) = match text.rsplit_once(':') {
+            Some((name, digits)) if digits.parse::<usize>().is_ok() => {
+                (name, digits.parse::<usize>().ok())
+            }
+            _ => (text.as_str(), None),
+        };
+        if concurrency == Some(0) {
+            return Err(Fault::new(
+                USAGE,
+                format!("--queue {text}: the concurrency is at least 1"),
+            ));
+        }
+        let known = || Registry::global().tasks().map(|task| task.queue);
+        if !known().any(|queue| queue == name) {
+            let hint = match nearest(name, known()) {
+                Some(near) => format!("; did you mean {near:?}?"),
+                None => String::new(),
+            };
+            let text = format!("no task of this program has the queue {name:?}{hint}");
+            return Err(Fault::new(USAGE, text));
+        }
+        let usual = declared.iter().find(|worker| worker.queue_name() == name);
+        let worker = Worker::queue(name);
+        Ok(match concurrency.or(usual.map(Worker::handlers)) {
+            Some(handlers) => worker.concurrency(handlers),
+            None => worker,
+        })
+    };
+    command.queues.iter().map(one).collect()
+}
+
+/// Logs to standard error, unless the program has a subscriber of its own.
+fn log() {
+    let (filter, wrong) = match std::env::var(EnvFilter::DEFAULT_ENV) {
+        Ok(text) if !text.is_empty() => match EnvFilter::try_new(&text) {
+            Ok(filter) => (filter, None),
+            Err(error) => (usual(), Some(error)),
+        },
+        _ => (usual(), None),
+    };
+    let colours = AutoStream::choice(&io::stderr()) != ColorChoice::Never;
+    let installed = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(colours)
+        .try_init();
+    if let (Ok(()), Some(error)) = (installed, wrong) {
+        tracing::warn!(%error, "RUST_LOG is not understood and is ignored");
+    }
+}
+
+fn usual() -> EnvFilter {
+    EnvFilter::new("info,sqlx=warn")
+}
+
+fn banner(orchestrator: &Orchestrator, program: &Program) -> String {
+    let row =
+        |name: &str, text: &str| format!("  {} {text}\n", styled(FAINT, &format!("{name:<9}")));
+    let mut out = format!(
+        "{}\n",
+        styled(STRONG, &format!("{}: worker", program.name()))
+    );
+    out += &row("database", &db::place(orchestrator.conductor()));
+    let workers = orchestrator.workers().iter();
+    let queues: Vec<String> = workers
+        .map(|worker| {
+            format!(
+                "{} ({} at once)",
+                output::line(worker.queue_name(), 100),
+                worker.handlers()
+            )
+        })
+        .collect();
+    out += &row("queues", &queues.join(", "));
+
+    let served = |queue: &str| {
+        orchestrator
+            .workers()
+            .iter()
+            .any(|w| w.queue_name() == queue)
+    };
+    let tasks: Vec<_> = Registry::global()
+        .tasks()
+        .filter(|task| served(task.queue))
+        .collect();
+    let mut names: Vec<&str> = tasks.iter().map(|task| task.name).collect();
+    if names.is_empty() {
+        out += &row(
+            "tasks",
+            "none; is the crate with the tasks linked? See `link` of `conductor::main!`",
+        );
+        out.pop();
+        return out;
+    }
+    names.truncate(MAX_NAMES);
+    let more = if tasks.len() > MAX_NAMES { ", …" } else { "" };
+    out += &row(
+        "tasks",
+        &format!("{}: {}{more}", tasks.len(), names.join(", ")),
+    );
+    if let Some(task) = tasks.first() {
+        let sample = fields::sample(&task.payload_schema());
+        let name = fields::shell(task.name);
+        out += &row(
+            "try",
+            &format!("{} invoke {name}{sample} --wait", program.call()),
+        );
+    }
+    if io::stdin().is_terminal() {
+        let _ = write!(out, "  {}", styled(FAINT, "Ctrl-C stops it."));
+    } else {
+        out.pop();
+    }
+    out
+}

@@ -1,0 +1,94 @@
+/// Makes the program's `main`: a worker for its tasks and their command line.
+///
+/// ```no_run
+/// use conductor::prelude::*;
+///
+/// /// Greets somebody.
+/// #[task]
+/// async fn greet(ctx: &TaskContext, name: String) -> anyhow::Result<String> {
+///     Ok(format!("Hello, {name}!"))
+/// }
+///
+/// conductor::main!();
+/// ```
+///
+/// `cargo run` then runs the tasks, and `cargo run -- invoke greet name=Alice --wait` prints
+/// `"Hello, Alice!"`. `cargo run -- --help` tells the rest; so does [`cli`](crate::cli).
+///
+/// Fields say more. Each may be left out, and their order is free:
+///
+/// ```no_run
+/// use conductor::prelude::*;
+///
+/// struct Mailer;
+///
+/// impl Mailer {
+///     async fn connect() -> std::io::Result<Self> { Ok(Mailer) }
+/// }
+///
+/// #[task(queue = "fast")]
+/// async fn remind(ctx: &TaskContext, to: String, mailer: State<Mailer>) -> anyhow::Result<()> {
+///     Ok(())
+/// }
+///
+/// conductor::main! {
+///     workers: [Worker::queue("fast").concurrency(5)],
+///     setup: async |app| Ok(app.state(Mailer::connect().await?)),
+///     link: [serde_json],
+/// }
+/// ```
+///
+/// | field | meaning |
+/// | --- | --- |
+/// | `workers` | the queues to serve, as for [`Builder::workers`](crate::Builder::workers) |
+/// | `setup` | an async closure from the orchestrator's [`Builder`](crate::Builder) to an `anyhow::Result` of it; called only by the commands that run tasks |
+/// | `link` | crates whose tasks are to be part of the program though nothing else names them |
+///
+/// A field that it does not know is a compile error:
+///
+/// ```compile_fail
+/// conductor::main! { worker: [] }
+/// ```
+#[macro_export]
+macro_rules! main {
+    // Field by field: what is known so far in brackets, then the fields that are left.
+    (@ [$($workers:tt)*] [$($setup:tt)*] [$($link:tt)*] $(,)?) => {
+        $(use $link as _;)*
+
+        fn main() -> ::std::process::ExitCode {
+            $crate::cli::main($crate::cli::Options::new() $($workers)* $($setup)*)
+        }
+    };
+    (@ [] $setup:tt $link:tt workers : $workers:expr, $($rest:tt)*) => {
+        $crate::main! { @ [.workers($workers)] $setup $link $($rest)* }
+    };
+    (@ $workers:tt [] $link:tt setup : $setup:expr, $($rest:tt)*) => {
+        $crate::main! { @ $workers [.setup($setup)] $link $($rest)* }
+    };
+    (@ $workers:tt $setup:tt [] link : [$($link:ident),* $(,)?], $($rest:tt)*) => {
+        $crate::main! { @ $workers $setup [$($link)*] $($rest)* }
+    };
+    (@ $workers:tt $setup:tt $link:tt link : [$($wrong:tt)*], $($rest:tt)*) => {
+        ::core::compile_error! { "`link` is given once, with the names of crates: `link: [media_tasks]`" }
+    };
+    (@ $workers:tt $setup:tt $link:tt workers : $($rest:tt)*) => {
+        ::core::compile_error! { "`workers` is given twice" }
+    };
+    (@ $workers:tt $setup:tt $link:tt setup : $($rest:tt)*) => {
+        ::core::compile_error! { "`setup` is given twice" }
+    };
+    (@ $workers:tt $setup:tt $link:tt $field:ident $($rest:tt)*) => {
+        ::core::compile_error! { ::core::concat!(
+            "unknown field `", ::core::stringify!($field),
+            "`: `conductor::main!` knows `workers: […]`, `setup: async |app| …` and `link: […]`"
+        ) }
+    };
+    (@ $($wrong:tt)*) => {
+        ::core::compile_error! {
+            "`conductor::main!` is written with fields: `conductor::main! { workers: [Worker::queue(\"fast\")] }`"
+        }
+    };
+    ($($fields:tt)*) => {
+        $crate::main! { @ [] [] [] $($fields)*, }
+    };
+}

@@ -1,0 +1,33 @@
+//! One process that does it all: invokes a task, runs it, prints its typed result, ends.
+//!
+//!     cargo run --example quickstart
+//!
+//! prints `Hello, Alice! Hello, Alice!`. With DATABASE_URL unset it runs on a private Postgres.
+
+use conductor::prelude::*;
+
+/// Greets somebody, so many times.
+#[task]
+async fn greet(_ctx: &TaskContext, name: String, times: usize) -> anyhow::Result<String> {
+    Ok(vec![format!("Hello, {name}!"); times].join(" "))
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let conductor = Conductor::connect().await?;
+    let worker = Orchestrator::builder(conductor.clone())
+        .build()?
+        .start()
+        .await?;
+
+    let payload = Greet {
+        name: "Alice".into(),
+        times: 2,
+    };
+    let run = conductor.invoke::<Greet>(payload).await?;
+    let greeting: String = run.result().await?;
+    println!("{greeting}");
+
+    worker.stop().await?;
+    Ok(())
+}
