@@ -8,6 +8,8 @@ create function conductor.wake(p_queues integer[], p_always boolean) returns voi
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set jit = off
 as $$
+declare
+    v_woken bigint;
 begin
     if p_always then
         perform pg_notify('conductor', 'queue:' || q) from unnest(p_queues) as q;
@@ -17,7 +19,7 @@ begin
              where q.id = any (p_queues) and q.idle
             returning q.id
         )
-        select count(pg_notify('conductor', 'queue:' || w.id)) from woken w into p_always;
+        select count(pg_notify('conductor', 'queue:' || w.id)) into v_woken from woken w;
     end if;
 end
 $$;

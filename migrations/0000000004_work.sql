@@ -150,14 +150,15 @@ declare
     v_final uuid[];
     v_cancelled uuid[];
 begin
-    -- The backoff doubles with each failure; the exponent is bounded for the power's sake.
+    -- The backoff doubles with each failure. In seconds: an interval would overflow on the way.
     with failed as (
         update conductor.live_executions l
            set state = 'pending', orchestrator_id = null, failures = l.failures + 1, error = o.error,
                run_at = v_now + coalesce(
                    o.delay_ms * interval '1 ms',
-                   least(t.backoff_initial * power(2, least(l.failures, 60)), t.backoff_max)
-                       * (1 + t.jitter * (2 * random() - 1)))
+                   least(extract(epoch from t.backoff_initial)::float8 * power(2, least(l.failures, 60)),
+                         extract(epoch from t.backoff_max)::float8)
+                       * (1 + t.jitter * (2 * random() - 1)) * interval '1 s')
           from unnest(p_ids, p_claims, p_errors, p_permanent, p_delay_ms)
                as o(id, claim, error, permanent, delay_ms),
                conductor.tasks t

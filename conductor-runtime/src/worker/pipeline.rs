@@ -99,6 +99,8 @@ pub(crate) struct Pipeline {
     idle: bool,
     looks: usize,
     faults: usize,
+    /// After a fault nothing is sent before this.
+    patient_until: Instant,
     next_look: Instant,
     last_start: Instant,
     suspect: bool,
@@ -152,6 +154,7 @@ impl Pipeline {
             idle: false,
             looks: 0,
             faults: 0,
+            patient_until: now,
             next_look: now,
             last_start: now,
             suspect: false,
@@ -296,7 +299,7 @@ impl Pipeline {
 
     /// Starts a round trip where there is reason for one and room for it.
     fn send(&mut self) {
-        if self.faults > 0 && Instant::now() < self.next_look {
+        if Instant::now() < self.patient_until {
             return;
         }
         let want = self.want();
@@ -371,7 +374,8 @@ impl Pipeline {
                 }
                 self.faults += 1;
                 self.more = true;
-                self.next_look = Instant::now() + patience;
+                self.patient_until = Instant::now() + patience;
+                self.next_look = self.patient_until;
                 return;
             }
         }
