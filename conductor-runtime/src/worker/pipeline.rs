@@ -16,6 +16,7 @@ use super::outcome::{End, Outcome};
 use super::pace::Pace;
 use crate::client::Conductor;
 use crate::db::Fault;
+use crate::error::Verdict;
 use crate::task::{States, TaskDefinition};
 
 /// The safety net under the notifications.
@@ -112,6 +113,7 @@ pub(crate) struct Pipeline {
 
 #[derive(Debug)]
 struct Running {
+    task: &'static str,
     id: Uuid,
     claim: i32,
     cancel: CancellationToken,
@@ -259,6 +261,7 @@ impl Pipeline {
                 continue;
             };
             let running = Running {
+                task: task.name,
                 id: claimed.id,
                 claim: claimed.claim,
                 cancel: CancellationToken::new(),
@@ -289,6 +292,10 @@ impl Pipeline {
             }
         };
         if let Some(running) = self.running.remove(&task) {
+            if let End::Failed { error, verdict } = &end {
+                let last = *verdict == Verdict::Permanent;
+                tracing::warn!(task = running.task, execution = %running.id, %error, permanent = last, "attempt failed");
+            }
             self.outcomes.push(Outcome {
                 id: running.id,
                 claim: running.claim,
