@@ -26,21 +26,26 @@ mod database;
 mod run;
 
 use std::ops::Deref;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 pub use run::{FromTest, run};
 
 use crate::client::Conductor;
+use crate::context::TaskContext;
 use crate::error::{Error, Result};
 use crate::orchestrator::{Builder, Orchestrator};
+use crate::task::States;
 use database::Database;
 
 /// A [`Conductor`] on a database of its own, with what tests want beside.
 #[derive(Debug)]
 pub struct TestConductor {
     conductor: Conductor,
-    states: Mutex<crate::task::States>,
+    states: Mutex<States>,
     // Dropped last: the connections above must be closed before the database can go.
     database: Database,
 }
@@ -82,6 +87,13 @@ impl TestConductor {
         Orchestrator::builder(self.conductor.clone()).states(states.clone())
     }
 
+    /// A context for calling a handler as the function that it is, with the values of
+    /// [`state`](Self::state).
+    pub fn context(&self) -> TaskContext {
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        detached(states.clone())
+    }
+
     /// Runs everything that is due, and what comes of it, until nothing is due and nothing runs.
     pub async fn drain(&self) -> Result<()> {
         self.orchestrator().build()?.drain().await
@@ -98,6 +110,31 @@ impl TestConductor {
             .await?;
         Ok(())
     }
+}
+
+/// A context for calling a handler as the function that it is, without any database.
+///
+/// ```
+/// use conductor::prelude::*;
+///
+/// #[task]
+/// async fn double(ctx: &TaskContext, n: i64) -> anyhow::Result<i64> {
+///     Ok(n * 2)
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> anyhow::Result<()> {
+/// assert_eq!(double(&conductor::testing::context(), 21).await?, 42);
+/// # Ok(())
+/// # }
+/// ```
+pub fn context() -> TaskContext {
+    detached(States::default())
+}
+
+fn detached(states: States) -> TaskContext {
+    let never = CancellationToken::new();
+    TaskContext::new(Uuid::now_v7(), 1, Arc::new(states), never)
 }
 
 impl Deref for TestConductor {
