@@ -68,24 +68,39 @@ macro_rules! main {
     (@ $workers:tt $setup:tt [] link : [$($link:ident),* $(,)?], $($rest:tt)*) => {
         $crate::main! { @ $workers $setup [$($link)*] $($rest)* }
     };
-    (@ $workers:tt $setup:tt $link:tt link : [$($wrong:tt)*], $($rest:tt)*) => {
-        ::core::compile_error! { "`link` is given once, with the names of crates: `link: [media_tasks]`" }
+    // What is wrong; with a `main`, so that its lack is not reported too.
+    (@ [$($given:tt)+] $setup:tt $link:tt workers : $($rest:tt)*) => {
+        $crate::main! { @wrong "`workers` is given twice" }
     };
-    (@ $workers:tt $setup:tt $link:tt workers : $($rest:tt)*) => {
-        ::core::compile_error! { "`workers` is given twice" }
+    (@ $workers:tt [$($given:tt)+] $link:tt setup : $($rest:tt)*) => {
+        $crate::main! { @wrong "`setup` is given twice" }
     };
-    (@ $workers:tt $setup:tt $link:tt setup : $($rest:tt)*) => {
-        ::core::compile_error! { "`setup` is given twice" }
+    (@ $workers:tt $setup:tt [$($given:tt)+] link : $($rest:tt)*) => {
+        $crate::main! { @wrong "`link` is given twice" }
+    };
+    (@ $workers:tt $setup:tt $link:tt workers $($rest:tt)*) => {
+        $crate::main! { @wrong "`workers` is written like `workers: [Worker::queue(\"fast\").concurrency(5)]`" }
+    };
+    (@ $workers:tt $setup:tt $link:tt setup $($rest:tt)*) => {
+        $crate::main! { @wrong "`setup` is written like `setup: async |app| Ok(app.state(Mailer::new()))`" }
+    };
+    (@ $workers:tt $setup:tt $link:tt link $($rest:tt)*) => {
+        $crate::main! { @wrong "`link` is written with names of crates, like `link: [media_tasks]`" }
     };
     (@ $workers:tt $setup:tt $link:tt $field:ident $($rest:tt)*) => {
-        ::core::compile_error! { ::core::concat!(
+        $crate::main! { @wrong ::core::concat!(
             "unknown field `", ::core::stringify!($field),
-            "`: `conductor::main!` knows `workers: […]`, `setup: async |app| …` and `link: […]`"
+            "`: `conductor::main!` knows `workers`, `setup` and `link`"
         ) }
     };
+    (@wrong $($text:tt)*) => {
+        ::core::compile_error! { $($text)* }
+
+        fn main() {}
+    };
     (@ $($wrong:tt)*) => {
-        ::core::compile_error! {
-            "`conductor::main!` is written with fields: `conductor::main! { workers: [Worker::queue(\"fast\")] }`"
+        $crate::main! {
+            @wrong "`conductor::main!` is written with fields, like `conductor::main! { workers: [Worker::queue(\"fast\")] }`"
         }
     };
     ($($fields:tt)*) => {
