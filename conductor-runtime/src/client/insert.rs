@@ -135,17 +135,23 @@ async fn write(pool: &PgPool, batch: Vec<Waiting>) {
     }
 }
 
-/// Inserts, and once more where the connection broke and nobody knows whether it committed: the
-/// ids are ours, so nothing is made twice.
+/// Inserts, and again where the connection broke and nobody knows whether it committed: the ids
+/// are ours, so nothing is made twice. After a restart of the server each connection of the pool
+/// may be a dead one, and each try removes one.
 async fn insert_again(pool: &PgPool, rows: &[NewExecution]) -> Result<(), sqlx::Error> {
-    let first = async { insert(&mut *pool.acquire().await?, rows, false, false).await };
-    match first.await {
-        Err(error) if fault(&error) == Fault::Passing => {
-            tracing::debug!(%error, "invoke is sent again");
-            insert(&mut *pool.acquire().await?, rows, false, true).await
+    let mut again = false;
+    for _ in 0..pool.options().get_max_connections() {
+        let inserted = async { insert(&mut *pool.acquire().await?, rows, false, again).await };
+        match inserted.await {
+            Err(error @ sqlx::Error::PoolTimedOut) => return Err(error),
+            Err(error) if fault(&error) == Fault::Passing => {
+                tracing::debug!(%error, "invoke is sent again");
+                again = true;
+            }
+            other => return other,
         }
-        other => other,
     }
+    insert(&mut *pool.acquire().await?, rows, false, again).await
 }
 
 /// The statement itself, on any connection.

@@ -51,7 +51,7 @@ impl Notifier {
             .get_or_init(|| async {
                 let interests = Arc::clone(&self.interests);
                 let options = pool.connect_options();
-                let listener = listen(&options).await;
+                let listener = listen(&options, &interests).await;
                 if listener.is_none() {
                     tracing::warn!("the server does not LISTEN; new work is found by polling");
                 }
@@ -62,7 +62,7 @@ impl Notifier {
                             Some(listener) => serve(listener, &interests).await,
                             None => tokio::time::sleep(Duration::from_secs(5)).await,
                         }
-                        listener = listen(&options).await;
+                        listener = listen(&options, &interests).await;
                         interests.tell_all();
                     }
                 })
@@ -165,12 +165,16 @@ impl Interests {
             }
             "clock" => {
                 if let Ok(shift) = value.parse() {
-                    self.clock_shift_ms.send_replace(shift);
+                    self.set_clock(shift);
                     self.tell_all();
                 }
             }
             _ => tracing::debug!(message, "unknown notification"),
         }
+    }
+
+    fn set_clock(&self, shift_ms: i64) {
+        self.clock_shift_ms.send_replace(shift_ms);
     }
 
     fn tell_all(&self) {
@@ -184,7 +188,10 @@ impl Interests {
     }
 }
 
-async fn listen(options: &sqlx::postgres::PgConnectOptions) -> Option<PgListener> {
+async fn listen(
+    options: &sqlx::postgres::PgConnectOptions,
+    interests: &Interests,
+) -> Option<PgListener> {
     let attempt = async {
         // A pool of one, so that the listener takes no connection from the work.
         let pool = PgPoolOptions::new()
@@ -193,6 +200,16 @@ async fn listen(options: &sqlx::postgres::PgConnectOptions) -> Option<PgListener
             .await?;
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.listen("conductor").await?;
+        // Later messages tell the whole shift, so what was shifted before must be known.
+        let shift = sqlx::query_scalar(
+            "select floor(extract(epoch from shift) * 1000)::bigint from conductor.clock",
+        )
+        .fetch_optional(&mut listener)
+        .await;
+        match shift {
+            Ok(shift) => interests.set_clock(shift.unwrap_or_default()),
+            Err(error) => tracing::debug!(%error, "the clock's shift cannot be read"),
+        }
         Ok::<_, sqlx::Error>(listener)
     };
     match attempt.await {

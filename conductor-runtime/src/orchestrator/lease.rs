@@ -12,6 +12,8 @@ const MAX_CRASHES: i32 = 5;
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 const PRUNE_BATCH: i32 = 1000;
 const LOOK_FOR_ORPHANS_EVERY: Duration = Duration::from_secs(60 * 60);
+/// After a renewal that failed: the next connection of the pool may be a living one.
+const TRY_AGAIN: Duration = Duration::from_millis(100);
 
 /// How often the lease is renewed, and how long it lasts.
 #[derive(Debug, Clone, Copy)]
@@ -81,10 +83,13 @@ pub(super) async fn keep(
     let mut renewed = Instant::now();
     let mut pruned = Instant::now();
     let mut orphans_sought = Instant::now();
+    let mut failed = false;
     loop {
         let doubtful = control.borrow().orchestrator.is_none();
         let pause = if doubtful {
             times.every.min(Duration::from_secs(1))
+        } else if failed {
+            times.every.min(TRY_AGAIN)
         } else {
             times
                 .every
@@ -104,7 +109,9 @@ pub(super) async fn keep(
                 .saturating_duration_since(began)
                 .max(Duration::from_millis(10))
         };
-        match tokio::time::timeout(patience, beat(&conductor, id, times)).await {
+        let beaten = tokio::time::timeout(patience, beat(&conductor, id, times)).await;
+        failed = !matches!(beaten, Ok(Ok(_)));
+        match beaten {
             Ok(Ok(true)) => {
                 renewed = began;
                 assume(&control, Some(id));
@@ -121,8 +128,8 @@ pub(super) async fn keep(
                     Err(error) => tracing::warn!(%error, "cannot take a new lease yet"),
                 }
             }
-            failed => {
-                let reason = match failed {
+            beaten => {
+                let reason = match beaten {
                     Ok(Err(error)) => error.to_string(),
                     _ => "no answer".to_owned(),
                 };

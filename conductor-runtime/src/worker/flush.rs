@@ -1,6 +1,8 @@
 use std::time::Duration;
 
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgPool;
+use sqlx::{Connection, Postgres};
 use uuid::Uuid;
 
 use super::fetch::{Answer, Ask, Claimed, disown, finish_and_claim};
@@ -81,6 +83,7 @@ pub(super) async fn round_trip(
     outcomes: Vec<Outcome>,
     ask: Ask,
     known: Option<Vec<Uuid>>,
+    after_fault: bool,
 ) -> Returned {
     let mut returned = Returned {
         ask,
@@ -91,7 +94,12 @@ pub(super) async fn round_trip(
         suspect: known.is_some(),
     };
     let ask = &returned.ask;
-    let mut connection = match pool.acquire().await {
+    let connection = if after_fault {
+        living(&pool).await
+    } else {
+        pool.acquire().await
+    };
+    let mut connection = match connection {
         Ok(connection) => connection,
         Err(error) => {
             tracing::debug!(%error, "no connection");
@@ -142,6 +150,17 @@ pub(super) async fn round_trip(
         }
     }
     returned
+}
+
+/// A connection that answers: after a restart of the server, those in the pool may be dead.
+async fn living(pool: &PgPool) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+    loop {
+        let mut connection = pool.acquire().await?;
+        match connection.ping().await {
+            Ok(()) => return Ok(connection),
+            Err(error) => tracing::debug!(%error, "a dead connection is put away"),
+        }
+    }
 }
 
 /// Writes halves of halves until the refused outcomes stand alone, and fails those executions

@@ -1,4 +1,4 @@
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -88,6 +88,8 @@ pub(crate) struct Pipeline {
 
     pace: Pace,
     waiting: VecDeque<Claimed>,
+    /// Cancelled while a claim was under way, which may be about to bring them.
+    cancelled_early: HashSet<Uuid>,
     handlers: JoinSet<(End, Duration)>,
     running: HashMap<Id, Running>,
     outcomes: Vec<Outcome>,
@@ -147,6 +149,7 @@ impl Pipeline {
             counted_busy: false,
             pace: Pace::new(worker.concurrency),
             waiting: VecDeque::new(),
+            cancelled_early: HashSet::new(),
             handlers: JoinSet::new(),
             running: HashMap::new(),
             outcomes: Vec::new(),
@@ -331,8 +334,13 @@ impl Pipeline {
         };
         self.asked += want;
         let outcomes = std::mem::take(&mut self.outcomes);
-        self.trips
-            .spawn(round_trip(self.pool.clone(), outcomes, ask, known));
+        self.trips.spawn(round_trip(
+            self.pool.clone(),
+            outcomes,
+            ask,
+            known,
+            self.faults > 0,
+        ));
     }
 
     /// How many more executions the worker can hold.
@@ -390,11 +398,15 @@ impl Pipeline {
             return;
         }
         let got = returned.claimed.len();
+        let cancelled = std::mem::take(&mut self.cancelled_early);
         let orchestrator = self.orchestrator == Some(returned.ask.orchestrator);
         self.waiting.extend(returned.claimed);
         if !orchestrator {
             self.release_waiting();
             return;
+        }
+        for id in cancelled {
+            self.cancel(id);
         }
         self.more = got == returned.ask.want;
         if got > 0 {
@@ -429,19 +441,24 @@ impl Pipeline {
 
     fn cancelled(&mut self, cancelled: Result<Uuid, broadcast::error::RecvError>) {
         if let Ok(id) = cancelled {
-            if let Some(running) = self.running.values().find(|running| running.id == id) {
-                running.cancel.cancel();
-            }
+            self.cancel(id);
+        }
+    }
+
+    fn cancel(&mut self, id: Uuid) {
+        if let Some(running) = self.running.values().find(|running| running.id == id) {
+            running.cancel.cancel();
+        } else if let Some(at) = self.waiting.iter().position(|claimed| claimed.id == id) {
             // One that waits for a slot is given back, which ends it as cancelled.
-            if let Some(at) = self.waiting.iter().position(|claimed| claimed.id == id)
-                && let Some(claimed) = self.waiting.remove(at)
-            {
+            if let Some(claimed) = self.waiting.remove(at) {
                 self.outcomes.push(Outcome {
                     id,
                     claim: claimed.claim,
                     end: End::Released,
                 });
             }
+        } else if self.asked > 0 {
+            self.cancelled_early.insert(id);
         }
     }
 
