@@ -91,7 +91,11 @@ pub async fn migrate(pool: &PgPool) -> Result<Vec<Migration>> {
         return Ok(Vec::new());
     }
 
-    let mut tx = connection.begin().await?;
+    // In a stricter mode, which may be the database's default, the snapshot would be older than
+    // the lock, and what the one before us applied would not be seen.
+    let mut tx = connection
+        .begin_with("begin isolation level read committed read write")
+        .await?;
     sqlx::query("select pg_advisory_xact_lock($1)")
         .bind(LOCK)
         .execute(&mut *tx)
