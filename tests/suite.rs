@@ -3,4 +3,13 @@
 
 mod support;
 
+mod addresses;
 mod basics;
+mod client;
+mod migrations;
+mod names;
+mod payloads;
+mod plans;
+mod sql_api;
+mod template;
+mod transactions;
