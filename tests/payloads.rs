@@ -317,7 +317,8 @@ async fn a_hundred_megabytes_are_refused_quickly(test: TestConductor) -> anyhow:
     let refused = test.invoke::<PayloadsLength>(payload).await;
     let took = began.elapsed();
     assert!(matches!(refused, Err(Error::Payload { .. })), "not refused");
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    // Most of it is serde_json without optimization.
+    assert!(took < Duration::from_secs(60), "{took:?}");
     Ok(())
 }
 

@@ -245,6 +245,7 @@ async fn ids_are_uuids_of_version_7_in_the_order_of_time(
     for _ in 0..50 {
         ids.push(call::<Uuid>(pool, "select conductor.invoke('sql-nothing')").await?);
     }
+    assert!(ids.is_sorted(), "{ids:#?}");
     ids.push(test.invoke::<SqlNothing>(()).await?.id());
     let ended = chrono::Utc::now().timestamp_millis();
     for id in &ids {
@@ -254,7 +255,6 @@ async fn ids_are_uuids_of_version_7_in_the_order_of_time(
         let millis = i64::try_from(seconds)? * 1000 + i64::from(nanos) / 1_000_000;
         assert!((began..=ended).contains(&millis), "{id}");
     }
-    assert!(ids.is_sorted(), "{ids:#?}");
     Ok(())
 }
 

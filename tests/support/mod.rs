@@ -54,7 +54,7 @@ pub async fn watched(conductor: &Conductor, id: Uuid) {
 
 /// A database without a schema, on the test's server.
 pub async fn emptied(test: &TestConductor) {
-    run_sql(test, "drop schema conductor cascade")
+    run_sql(test, "drop schema if exists conductor cascade")
         .await
         .unwrap();
 }
