@@ -85,6 +85,13 @@ begin
     if task is null then
         raise exception 'the task''s name is null' using errcode = 'CD002';
     end if;
+    -- What lies outside, infinity too, is more than clients and the arithmetic on times can hold.
+    if run_at not between '0001-01-01 00:00:00+00' and '9999-12-31 23:59:59.999999+00' then
+        raise exception 'run_at % lies outside the years 1 to 9999', run_at using errcode = 'CD002';
+    end if;
+    if delay not between '0' and '1000 years' then
+        raise exception 'a delay of % is negative or longer than 1000 years', delay using errcode = 'CD002';
+    end if;
     perform conductor.invoke_many(
         array[v_id], array[task], array[coalesce(payload, 'null')::text], array[run_at],
         array[(extract(epoch from delay) * 1000)::bigint], array[priority], true, false);

@@ -3,5 +3,14 @@
 
 mod support;
 
+mod addresses;
 mod basics;
 mod cli;
+mod client;
+mod migrations;
+mod names;
+mod payloads;
+mod plans;
+mod sql_api;
+mod template;
+mod transactions;

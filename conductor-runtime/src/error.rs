@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use crate::registry::Registry;
+
 /// The library's own result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -99,11 +101,10 @@ impl From<sqlx::Error> for Error {
         if let sqlx::Error::Database(db) = &error {
             match db.code().as_deref() {
                 Some("CD001") => {
-                    let name = db.message().split('"').nth(1).unwrap_or_default();
-                    return Error::UnknownTask {
-                        name: name.to_owned(),
-                        hint: String::new(),
-                    };
+                    // The name may hold quotes of its own.
+                    let quoted = db.message().split_once('"').map_or("", |(_, rest)| rest);
+                    let name = quoted.strip_suffix('"').unwrap_or(quoted);
+                    return Registry::global().unknown(name);
                 }
                 Some("CD002") => return Error::Invalid(db.message().to_owned()),
                 _ => {}

@@ -155,9 +155,10 @@ impl Conductor {
     pub async fn outcome(&self, id: Uuid) -> Result<String> {
         self.migrate().await?;
         self.notifier().start(self.pool()).await;
-        // Before the first look, so that an end between look and wait is not missed.
         let end = self.notifier().end_of(id);
         loop {
+            // Before the look, so that no waiter misses an end between look and wait.
+            let ended = end.notified();
             let seen: Option<Watched> =
                 sqlx::query_as("select state, task, output, error from conductor.watch($1)")
                     .bind(id)
@@ -183,7 +184,7 @@ impl Conductor {
                 Status::Pending | Status::Running | Status::Suspended => {}
             }
             tokio::select! {
-                () = end.notified() => {}
+                () = ended => {}
                 () = tokio::time::sleep(POLL) => {}
             }
         }

@@ -117,7 +117,12 @@ impl Conductor {
         .bind(&filter.task)
         .bind(&filter.queue)
         .bind(filter.state.map(Status::as_str))
-        .bind(filter.newer_than.map(|age| age.as_secs_f64()))
+        // An interval ends somewhere; 1000 years ago there were no executions.
+        .bind(
+            filter
+                .newer_than
+                .map(|age| age.as_secs_f64().min(1000.0 * 365.0 * 86_400.0)),
+        )
         .bind(i64::from(filter.limit))
         .fetch_all(self.pool())
         .await?;

@@ -46,24 +46,23 @@ pub(crate) async fn open(address: &Address) -> Result<PgPool> {
         .test_before_acquire(false)
         .connect_with(address.options.clone())
         .await;
-    match opened {
-        Ok(pool) => Ok(pool),
-        Err(error) => Err(Error::Connect {
-            url: address.shown.clone(),
-            reason: match error {
-                sqlx::Error::PoolTimedOut => unanswered(&address.options).await,
-                other => other.to_string(),
-            },
-        }),
-    }
+    let reason = match opened {
+        Ok(pool) => return Ok(pool),
+        Err(sqlx::Error::PoolTimedOut) => why_no_answer(address).await,
+        Err(error) => error.to_string(),
+    };
+    Err(Error::Connect {
+        url: address.shown.clone(),
+        reason,
+    })
 }
 
-/// Why the pool gave up: it tries again while a server may be starting, and forgets the reason.
-async fn unanswered(options: &PgConnectOptions) -> String {
-    let attempt = tokio::time::timeout(Duration::from_secs(2), options.connect());
-    match attempt.await {
+/// The pool waits for a server that is about to start, and does not say what it has met.
+async fn why_no_answer(address: &Address) -> String {
+    let attempt = address.options.connect();
+    match tokio::time::timeout(Duration::from_secs(1), attempt).await {
         Ok(Err(error)) => format!("no answer within 10 s ({error})"),
-        _ => "no answer within 10 s".to_owned(),
+        Ok(Ok(_)) | Err(_) => "no answer within 10 s".to_owned(),
     }
 }
 
@@ -71,15 +70,14 @@ fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return "the address in DATABASE_URL".to_owned();
     };
-    let authority_end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (authority, tail) = rest.split_at(authority_end);
-    let authority = match authority.rsplit_once('@') {
-        Some((user, host)) => {
-            let user = user.split(':').next().unwrap_or_default();
-            format!("{user}@{host}")
-        }
-        None => authority.to_owned(),
+    // The last `@`, as a password may hold `@`, `/` and `?` that should have been escaped.
+    let (user, rest) = match rest.rsplit_once('@') {
+        Some((user, rest)) => (user.split(':').next().unwrap_or_default(), rest),
+        None => ("", rest),
     };
+    let (host, tail) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let at = if user.is_empty() { "" } else { "@" };
+    let authority = format!("{user}{at}{host}");
     // A password may also stand among the parameters.
     let tail = tail.split_once('?').map_or(tail, |(path, query)| {
         if query.contains("password") {
@@ -104,5 +102,13 @@ mod tests {
             "postgres:///app"
         );
         assert_eq!(without_password("secret"), "the address in DATABASE_URL");
+        assert_eq!(
+            without_password("postgres://ann:se/c?r@et@db/app"),
+            "postgres://ann@db/app"
+        );
+        assert_eq!(
+            without_password("postgres://:secret@db/app"),
+            "postgres://db/app"
+        );
     }
 }

@@ -91,7 +91,11 @@ pub async fn migrate(pool: &PgPool) -> Result<Vec<Migration>> {
         return Ok(Vec::new());
     }
 
-    let mut tx = connection.begin().await?;
+    // In a stricter mode, which may be the database's default, the snapshot would be older than
+    // the lock, and what the one before us applied would not be seen.
+    let mut tx = connection
+        .begin_with("begin isolation level read committed read write")
+        .await?;
     sqlx::query("select pg_advisory_xact_lock($1)")
         .bind(LOCK)
         .execute(&mut *tx)
@@ -144,9 +148,16 @@ async fn apply(connection: &mut PgConnection, missing: &[Migration]) -> Result<(
 
 /// The applied migrations, each with whether its text is the one that this binary has.
 async fn applied(connection: &mut PgConnection) -> Result<Vec<(i32, bool)>> {
-    let exists: bool = sqlx::query_scalar("select to_regclass('conductor.migrations') is not null")
-        .fetch_one(&mut *connection)
-        .await?;
+    // By a look into the tables: to_regclass may answer from the session's cache, which waiting for
+    // the lock does not refresh, that there is still no schema.
+    let exists: bool = sqlx::query_scalar(
+        "select exists (
+             select from pg_catalog.pg_class c
+               join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+              where n.nspname = 'conductor' and c.relname = 'migrations')",
+    )
+    .fetch_one(&mut *connection)
+    .await?;
     if !exists {
         return Ok(Vec::new());
     }

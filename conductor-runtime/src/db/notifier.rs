@@ -3,6 +3,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, OnceCell, broadcast, watch};
 use uuid::Uuid;
 
@@ -120,8 +121,10 @@ impl Drop for Notifier {
 }
 
 impl EndInterest {
-    pub(crate) async fn notified(&self) {
-        self.notify.notified().await;
+    /// Ends with the next telling after this call; to be called before the look whose answer may
+    /// be old by the time it is read.
+    pub(crate) fn notified(&self) -> Notified<'_> {
+        self.notify.notified()
     }
 }
 
@@ -152,9 +155,7 @@ impl Interests {
                 if let Ok(id) = value.parse()
                     && let Some(notify) = lock(&self.executions).get(&id).and_then(Weak::upgrade)
                 {
-                    // Those that wait now, and one that is about to.
                     notify.notify_waiters();
-                    notify.notify_one();
                 }
             }
             "cancel" => {
@@ -183,7 +184,6 @@ impl Interests {
         }
         for notify in lock(&self.executions).values().filter_map(Weak::upgrade) {
             notify.notify_waiters();
-            notify.notify_one();
         }
     }
 }

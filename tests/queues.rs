@@ -1,0 +1,111 @@
+//! Queues with odd names. A binary of its own: the queues of a binary's tasks are those that each
+//! of its orchestrators must serve.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use conductor::prelude::*;
+use conductor::testing::TestConductor;
+use conductor::{Error, Filter, Status};
+
+macro_rules! queues {
+    ($($function:ident $queue:tt)*) => {
+        $(
+            #[task(queue = $queue)]
+            async fn $function(_ctx: &TaskContext) -> anyhow::Result<String> {
+                Ok($queue.to_owned())
+            }
+        )*
+        const QUEUES: &[(&str, &str)] = &[$((stringify!($function), $queue)),*];
+    };
+}
+
+queues! {
+    dash "a-b"
+    score "a_b"
+    quote "it's"
+    double "\"double\" \"more\""
+    path "a::b"
+    upper "UPPER"
+    lower "upper"
+    space "two words"
+    unicode "größe 🦀"
+    backslash "back\\slash"
+    sql "'; drop schema conductor cascade; --"
+}
+
+#[conductor::test]
+async fn a_queue_may_have_an_odd_name(test: TestConductor) -> anyhow::Result<()> {
+    test.drain().await?;
+    for (task, _) in QUEUES {
+        test.invoke_json(task, "null").await?;
+        sqlx::query("select conductor.invoke($1)")
+            .bind(task)
+            .execute(test.pool())
+            .await?;
+    }
+    test.drain().await?;
+    for (task, name) in QUEUES {
+        let queue = Some((*name).to_owned());
+        let found = test
+            .list(&Filter {
+                queue,
+                ..Filter::default()
+            })
+            .await?;
+        assert_eq!(found.len(), 2, "{name}");
+        for info in found {
+            assert_eq!((info.task.as_str(), info.state), (*task, Status::Completed));
+            assert_eq!(info.output.unwrap().get(), serde_json::to_string(name)?);
+        }
+    }
+    Ok(())
+}
+
+#[conductor::test]
+async fn a_worker_serves_its_queue_and_not_the_one_that_looks_alike(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    for (queue, mine, other) in [("a-b", "dash", "score"), ("UPPER", "upper", "lower")] {
+        let worker = test
+            .orchestrator()
+            .worker(Worker::queue(queue))
+            .allow_unserved_queues()
+            .build()?
+            .start()
+            .await?;
+        let other = test.invoke_json(other, "null").await?;
+        let mine = test.invoke_json(mine, "null").await?;
+        assert_eq!(test.outcome(mine).await?, format!("{queue:?}"));
+        worker.drained().await?;
+        assert_eq!(test.find(other).await?.unwrap().state, Status::Pending);
+        worker.stop().await?;
+    }
+    Ok(())
+}
+
+#[conductor::test]
+async fn a_queue_that_nobody_serves_is_named(test: TestConductor) -> anyhow::Result<()> {
+    let served = QUEUES.iter().filter(|(task, _)| *task != "double");
+    let refused = test
+        .orchestrator()
+        .workers(served.map(|(_, queue)| Worker::queue(*queue)))
+        .build()?
+        .start()
+        .await;
+    match refused {
+        Err(Error::Refused(faults)) => {
+            assert_eq!(faults.len(), 1, "{faults:#?}");
+            assert!(faults[0].contains(r#"\"double\" \"more\""#), "{faults:#?}");
+            assert!(faults[0].contains("queues.rs:"), "{faults:#?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    Ok(())
+}
+
+#[conductor::test]
+async fn names_that_cannot_be_used_are_refused(test: TestConductor) {
+    for name in ["", " a", "a ", "a\nb", "a\0b"] {
+        let refused = test.orchestrator().worker(Worker::queue(name)).build();
+        assert!(matches!(refused, Err(Error::Refused(_))), "{name:?}");
+    }
+}
