@@ -43,11 +43,11 @@ async fn pruned(test: &TestConductor) -> anyhow::Result<i32> {
 
 #[conductor::test]
 async fn delay_and_run_at_follow_the_clock(test: TestConductor) -> anyhow::Result<()> {
-    let delayed = test.invoke::<G16Quick>(G16Quick {}).delay(HOUR).await?;
+    let delayed = test.invoke::<G16Quick>(()).delay(HOUR).await?;
     let at = now(&test).await? + 2 * HOUR;
-    let dated = test.invoke::<G16Quick>(G16Quick {}).run_at(at).await?;
+    let dated = test.invoke::<G16Quick>(()).run_at(at).await?;
     let past = now(&test).await? - HOUR;
-    let overdue = test.invoke::<G16Quick>(G16Quick {}).run_at(past).await?;
+    let overdue = test.invoke::<G16Quick>(()).run_at(past).await?;
 
     test.drain().await?;
     assert_eq!(overdue.status().await?, Status::Completed);
@@ -65,7 +65,7 @@ async fn delay_and_run_at_follow_the_clock(test: TestConductor) -> anyhow::Resul
 #[conductor::test]
 async fn a_running_worker_follows_the_clock_too(test: TestConductor) -> anyhow::Result<()> {
     let worker = start_with(&test, 1, ()).await?;
-    let run = test.invoke::<G16Quick>(G16Quick {}).delay(HOUR).await?;
+    let run = test.invoke::<G16Quick>(()).delay(HOUR).await?;
     test.advance(HOUR).await?;
     soon("the result", run.result()).await?;
     worker.stop().await?;
@@ -74,7 +74,7 @@ async fn a_running_worker_follows_the_clock_too(test: TestConductor) -> anyhow::
 
 #[conductor::test]
 async fn backoff_follows_the_clock(test: TestConductor) -> anyhow::Result<()> {
-    let run = test.invoke::<G16Fails>(G16Fails {}).await?;
+    let run = test.invoke::<G16Fails>(()).await?;
     for (failures, wait) in [(1, HOUR), (2, 2 * HOUR)] {
         test.drain().await?;
         test.advance(wait - 5 * MINUTE).await?;
@@ -91,7 +91,7 @@ async fn backoff_follows_the_clock(test: TestConductor) -> anyhow::Result<()> {
 async fn a_timeout_follows_the_clock(test: TestConductor) -> anyhow::Result<()> {
     let gate = Gate::new();
     let worker = start_with(&test, 1, gate.clone()).await?;
-    let run = test.invoke::<G16Gated>(G16Gated {}).await?;
+    let run = test.invoke::<G16Gated>(()).await?;
     gate.entered(1).await;
     test.advance(HOUR + MINUTE).await?;
     let failed = soon("the timeout", run.result()).await.unwrap_err();
@@ -108,11 +108,11 @@ async fn a_timeout_counts_from_the_start_however_the_clock_stood(
     test.advance(100 * HOUR).await?;
     let gate = Gate::new();
     let worker = start_with(&test, 1, gate.clone()).await?;
-    let run = test.invoke::<G16Gated>(G16Gated {}).await?;
+    let run = test.invoke::<G16Gated>(()).await?;
     gate.entered(1).await;
     test.advance(MINUTE).await?;
     // The worker hears of the clock before this, on the same channel.
-    let after = test.invoke::<G16Quick>(G16Quick {}).await?;
+    let after = test.invoke::<G16Quick>(()).await?;
     gate.open(1);
     soon("the next one", after.result()).await?;
     assert_eq!(run.status().await?, Status::Completed);
@@ -122,8 +122,8 @@ async fn a_timeout_counts_from_the_start_however_the_clock_stood(
 
 #[conductor::test]
 async fn retention_follows_the_clock(test: TestConductor) -> anyhow::Result<()> {
-    let completed = test.invoke::<G16Quick>(G16Quick {}).await?;
-    let cancelled = test.invoke::<G16Quick>(G16Quick {}).delay(HOUR).await?;
+    let completed = test.invoke::<G16Quick>(()).await?;
+    let cancelled = test.invoke::<G16Quick>(()).delay(HOUR).await?;
     test.cancel(cancelled.id()).await?;
     test.drain().await?;
     test.advance(50 * MINUTE).await?;
@@ -139,7 +139,7 @@ async fn retention_follows_the_clock(test: TestConductor) -> anyhow::Result<()> 
 
 #[conductor::test]
 async fn pruning_takes_the_failures_along(test: TestConductor) -> anyhow::Result<()> {
-    let run = test.invoke::<G16Fails>(G16Fails {}).await?;
+    let run = test.invoke::<G16Fails>(()).await?;
     for _ in 0..3 {
         test.drain().await?;
         test.advance(2 * HOUR).await?;
@@ -160,7 +160,7 @@ async fn a_worker_that_sleeps_is_there_when_something_is_due(
     let mut late = Vec::new();
     for delay in [150, 700, 1250, 2100] {
         let delay = Duration::from_millis(delay);
-        let run = test.invoke::<G16Quick>(G16Quick {}).delay(delay).await?;
+        let run = test.invoke::<G16Quick>(()).delay(delay).await?;
         let due = info(&test, run.id()).await?.run_at.unwrap();
         soon("the result", run.result()).await?;
         let claimed = info(&test, run.id()).await?.claimed_at.unwrap();

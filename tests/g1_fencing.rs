@@ -58,7 +58,7 @@ async fn late_outcome(
     other.open(1);
     // One slot: the first orchestrator cannot take the execution again itself.
     let first = start_with(&test, 1, slow).await?;
-    let run = test.invoke::<G1Gated>(G1Gated {}).await?;
+    let run = test.invoke::<G1Gated>(()).await?;
     gate.entered(1).await;
     give_back(&test, run.id()).await?;
     let second = start_with(&test, 1, quick).await?;
@@ -93,7 +93,7 @@ async fn a_late_outcome_does_not_end_the_next_attempt(test: TestConductor) -> an
         answer: Ok("attempt"),
     };
     let worker = start_with(&test, 1, side).await?;
-    let run = test.invoke::<G1Gated>(G1Gated {}).await?;
+    let run = test.invoke::<G1Gated>(()).await?;
     gate.entered(1).await;
     give_back(&test, run.id()).await?;
     // The late outcome and the next claim travel in one round trip.
@@ -117,7 +117,7 @@ async fn a_process_that_lost_its_lease_drops_its_handlers_and_works_on_anew(
         answer: Ok("attempt"),
     };
     let worker = start_with(&test, 5, side).await?;
-    let run = test.invoke::<G1Gated>(G1Gated {}).await?;
+    let run = test.invoke::<G1Gated>(()).await?;
     gate.entered(1).await;
     let old: i64 = sqlx::query_scalar("select id from conductor.orchestrators")
         .fetch_one(test.pool())
@@ -212,7 +212,7 @@ async fn release(test: &TestConductor, id: Uuid, claim: i32) -> anyhow::Result<i
 
 #[conductor::test]
 async fn writes_with_an_old_claim_number_match_nothing(test: TestConductor) -> anyhow::Result<()> {
-    let run = test.invoke::<G1Gated>(G1Gated {}).await?;
+    let run = test.invoke::<G1Gated>(()).await?;
     let bare = Bare::new(&test).await?;
     let old = bare.claim(&test).await?;
     give_back(&test, run.id()).await?;
@@ -229,7 +229,7 @@ async fn writes_with_an_old_claim_number_match_nothing(test: TestConductor) -> a
 
 #[conductor::test]
 async fn writing_an_outcome_twice_is_harmless(test: TestConductor) -> anyhow::Result<()> {
-    let run = test.invoke::<G1Gated>(G1Gated {}).await?;
+    let run = test.invoke::<G1Gated>(()).await?;
     let bare = Bare::new(&test).await?;
     let claim = bare.claim(&test).await?;
     assert_eq!(complete(&test, run.id(), claim, "\"once\"").await?, 1);
@@ -244,7 +244,7 @@ async fn writing_an_outcome_twice_is_harmless(test: TestConductor) -> anyhow::Re
 
 #[conductor::test]
 async fn claim_numbers_only_grow(test: TestConductor) -> anyhow::Result<()> {
-    let run = test.invoke::<G1Gated>(G1Gated {}).await?;
+    let run = test.invoke::<G1Gated>(()).await?;
     let bare = Bare::new(&test).await?;
     let mut last = 0;
     for round in 0..10 {
@@ -266,7 +266,7 @@ async fn claim_numbers_only_grow(test: TestConductor) -> anyhow::Result<()> {
 
 #[conductor::test]
 async fn an_orchestrator_that_is_gone_cannot_claim(test: TestConductor) -> anyhow::Result<()> {
-    test.invoke::<G1Gated>(G1Gated {}).await?;
+    test.invoke::<G1Gated>(()).await?;
     let bare = Bare::new(&test).await?;
     sqlx::query("select conductor.stop_orchestrator($1)")
         .bind(bare.orchestrator)

@@ -30,7 +30,7 @@ async fn is_running<T: Task>(run: &Execution<T>) -> bool {
 #[conductor::test]
 async fn what_a_killed_process_ran_is_run_again(test: TestConductor) -> anyhow::Result<()> {
     let mut process = Process::start(&test)?;
-    let run = test.invoke::<G2FirstHangs>(G2FirstHangs {}).await?;
+    let run = test.invoke::<G2FirstHangs>(()).await?;
     eventually("the handler", || is_running(&run)).await;
     process.kill()?;
 
@@ -56,7 +56,7 @@ async fn what_a_killed_process_ran_is_run_again(test: TestConductor) -> anyhow::
 
 #[conductor::test]
 async fn a_task_that_kills_each_process_is_given_up(test: TestConductor) -> anyhow::Result<()> {
-    let run = test.invoke::<G2Poison>(G2Poison {}).await?;
+    let run = test.invoke::<G2Poison>(()).await?;
     for crashes in 1..=5 {
         let status = Process::start(&test)?.ended().await?;
         assert!(!status.success());
@@ -111,7 +111,7 @@ async fn a_lease_that_cannot_be_renewed_ends_the_handlers_before_it_ends(
         .build()?
         .start()
         .await?;
-    let run = test.invoke::<G2Watched>(G2Watched {}).await?;
+    let run = test.invoke::<G2Watched>(()).await?;
     gate.entered(1).await;
 
     let mut session = session(&test).await?;
@@ -150,7 +150,7 @@ async fn a_cancelled_one_whose_process_died_ends_cancelled(
     test: TestConductor,
 ) -> anyhow::Result<()> {
     let mut process = Process::start(&test)?;
-    let run = test.invoke::<G2FirstHangs>(G2FirstHangs {}).await?;
+    let run = test.invoke::<G2FirstHangs>(()).await?;
     eventually("the handler", || is_running(&run)).await;
     process.kill()?;
     assert!(test.cancel(run.id()).reason("enough").await?);

@@ -85,7 +85,7 @@ async fn a_database_that_refuses_sessions_delays_outcomes_only(
     let gate = Gate::new();
     let worker = start_with(&test, 10, gate.clone()).await?;
     let ids = test
-        .invoke_batch::<G3Gated>((0..10).map(|_| G3Gated {}))
+        .invoke_batch::<G3Gated>((0..10).map(|_| ()))
         .await?;
     gate.entered(10).await;
     allow_sessions(&test, false).await?;
@@ -154,7 +154,7 @@ async fn a_pool_of_dead_sessions_costs_no_lease(test: TestConductor) -> anyhow::
         .build()?
         .start()
         .await?;
-    let run = test.invoke::<G3Gated>(G3Gated {}).await?;
+    let run = test.invoke::<G3Gated>(()).await?;
     gate.entered(1).await;
     let lease = "select max(lease_until) from conductor.orchestrators";
     let before: chrono::DateTime<chrono::Utc> =
@@ -185,7 +185,7 @@ async fn whoever_waits_for_a_result_survives_broken_sessions(
     let mut session = session(&test).await?;
     let gate = Gate::new();
     let worker = start_with(&test, 1, gate.clone()).await?;
-    let run = test.invoke::<G3Gated>(G3Gated {}).await?;
+    let run = test.invoke::<G3Gated>(()).await?;
     gate.entered(1).await;
     let waiting = tokio::spawn({
         let run = run.clone();

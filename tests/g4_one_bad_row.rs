@@ -71,9 +71,9 @@ async fn refusal<T: Task>(run: &Execution<T>, test: &TestConductor) -> anyhow::R
 
 #[conductor::test]
 async fn outputs_that_cannot_be_stored_fail_alone(test: TestConductor) -> anyhow::Result<()> {
-    let nul = test.invoke::<G4Nul>(G4Nul {}).await?;
-    let pairs = test.invoke::<G4Pairs>(G4Pairs {}).await?;
-    let huge = test.invoke::<G4Huge>(G4Huge {}).await?;
+    let nul = test.invoke::<G4Nul>(()).await?;
+    let pairs = test.invoke::<G4Pairs>(()).await?;
+    let huge = test.invoke::<G4Huge>(()).await?;
     others(&test).await?;
     test.drain().await?;
     assert_eq!(others_completed(&test).await?, 200);
