@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::support::{count, run_sql, watched};
+use crate::support::{number, run_sql, watched};
 
 #[task]
 async fn client_echo(_ctx: &TaskContext, text: String) -> anyhow::Result<String> {
@@ -306,7 +306,7 @@ async fn a_batch_is_made_whole_or_not_at_all(test: TestConductor) -> anyhow::Res
     let bad = test.invoke_batch::<ClientDouble>(0..12_000).await;
     assert!(matches!(bad, Err(Error::Database(_))), "{bad:?}");
     assert_eq!(
-        count(&test, "select count(*) from conductor.live_executions").await,
+        number(&test, "select count(*) from conductor.live_executions").await,
         0
     );
     Ok(())
@@ -427,7 +427,7 @@ async fn concurrent_invokes_share_statements(test: TestConductor) -> anyhow::Res
         runs.push(call??);
     }
     let statements = "select count(distinct xmin::text) from conductor.live_executions";
-    let statements = count(&test, statements).await;
+    let statements = number(&test, statements).await;
     assert!(statements < 100, "{statements} statements for 200 calls");
     test.drain().await?;
     for (n, run) in runs {
@@ -504,7 +504,7 @@ async fn a_refused_invoke_is_refused_alone(test: TestConductor) -> anyhow::Resul
         }
     }
     let rows = "select count(*) from conductor.live_executions";
-    assert_eq!(count(&test, rows).await, 1 + 1 + 59 - 3 - 1);
+    assert_eq!(number(&test, rows).await, 1 + 1 + 59 - 3 - 1);
     Ok(())
 }
 

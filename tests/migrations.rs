@@ -9,7 +9,7 @@ use conductor::{Error, Filter};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::task::JoinSet;
 
-use crate::support::{Role, count, emptied, run_sql};
+use crate::support::{Role, emptied, number, run_sql};
 
 #[task]
 async fn migrations_add(_ctx: &TaskContext, a: i64, b: i64) -> anyhow::Result<i64> {
@@ -37,7 +37,7 @@ async fn schema_error(url: &str) -> String {
 }
 
 async fn applied(test: &TestConductor) -> i64 {
-    count(test, "select count(*) from conductor.migrations").await
+    number(&test, "select count(*) from conductor.migrations").await
 }
 
 #[conductor::test]
@@ -89,7 +89,7 @@ async fn ten_processes_at_once_find_an_empty_database(test: TestConductor) -> an
         );
     }
     let completed = "select count(*) from conductor.executions where state = 'completed'";
-    assert_eq!(count(&test, completed).await, 10);
+    assert_eq!(number(&test, completed).await, 10);
     Ok(())
 }
 
@@ -169,7 +169,7 @@ async fn a_role_that_may_not_create_is_told_what_to_grant(
         assert!(text.contains(part), "{text}");
     }
     let schemas = "select count(*) from pg_namespace where nspname = 'conductor'";
-    assert_eq!(count(&test, schemas).await, 0);
+    assert_eq!(number(&test, schemas).await, 0);
 
     let database: String = sqlx::query_scalar("select current_database()::text")
         .fetch_one(test.pool())
@@ -190,7 +190,7 @@ async fn a_schema_of_another_owner_is_not_touched(test: TestConductor) -> anyhow
     let text = refused.unwrap_err().to_string();
     assert!(text.contains("permission denied"), "{text}");
     let tables = "select count(*) from pg_class where relnamespace = 'conductor'::regnamespace";
-    assert_eq!(count(&test, tables).await, 0);
+    assert_eq!(number(&test, tables).await, 0);
     works(&Conductor::connect_to(test.url()).await?).await
 }
 
@@ -223,7 +223,7 @@ async fn a_migration_that_fails_half_way_leaves_nothing(test: TestConductor) -> 
     let text = refused.unwrap_err().to_string();
     assert!(text.contains("\"prune\" already exists"), "{text}");
     let tables = "select count(*) from pg_class where relnamespace = 'conductor'::regnamespace";
-    assert_eq!(count(&test, tables).await, 0);
+    assert_eq!(number(&test, tables).await, 0);
     run_sql(&test, "drop function conductor.prune").await?;
     works(&Conductor::connect_to(test.url()).await?).await
 }
@@ -279,7 +279,7 @@ async fn what_the_user_has_stays_as_it_is(test: TestConductor) -> anyhow::Result
     let after: Vec<i64> = sqlx::query_scalar(objects).fetch_one(test.pool()).await?;
     assert_eq!(before, after);
     let rows = "select count(*) from public._sqlx_migrations where description = 'theirs'";
-    assert_eq!(count(&test, rows).await, 1);
+    assert_eq!(number(&test, rows).await, 1);
     Ok(())
 }
 

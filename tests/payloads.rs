@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::support::count;
+use crate::support::number;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 enum Shape {
@@ -268,7 +268,7 @@ async fn a_payload_that_cannot_be_stored_is_refused(test: TestConductor) -> anyh
     let deep = test.invoke_json("of another program", &deep).await;
     assert!(matches!(deep, Err(Error::Payload { .. })), "not refused");
     assert_eq!(
-        count(&test, "select count(*) from conductor.live_executions").await,
+        number(&test, "select count(*) from conductor.live_executions").await,
         0
     );
     Ok(())

@@ -4,7 +4,7 @@ use conductor::prelude::*;
 use conductor::testing::TestConductor;
 use serde_json::Value;
 
-use crate::support::{count, run_sql};
+use crate::support::{number, run_sql};
 
 #[task]
 async fn plans_nothing(_ctx: &TaskContext) -> anyhow::Result<()> {
@@ -56,13 +56,13 @@ async fn claim(test: &TestConductor) -> anyhow::Result<(f64, u64)> {
 
 /// The best of a few, as the machine may have other things to do.
 async fn claims_are_cheap(test: &TestConductor) -> anyhow::Result<()> {
-    let due = count(test, DUE).await;
+    let due = number(test, DUE).await;
     let mut costs = Vec::new();
     for _ in 0..4 {
         costs.push(claim(test).await?);
     }
     let running = "select count(*) from conductor.live_executions where state = 'running'";
-    assert_eq!(count(test, running).await, 400 + 1000 - due);
+    assert_eq!(number(&test, running).await, 400 + 1000 - due);
     let most_blocks = costs.iter().map(|(_, blocks)| *blocks).max().unwrap();
     let least_ms = costs.iter().map(|(ms, _)| *ms).fold(f64::MAX, f64::min);
     assert!(most_blocks < 5000 && least_ms < 100.0, "{costs:?}");

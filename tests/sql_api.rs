@@ -7,7 +7,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-use crate::support::{Role, count, run_sql, sqlstate};
+use crate::support::{Role, number, run_sql, sqlstate};
 
 #[task(name = "sql-greet", priority = 2, retry(max_attempts = 1))]
 async fn sql_greet(_ctx: &TaskContext, name: String) -> anyhow::Result<String> {
@@ -161,7 +161,7 @@ async fn mistakes_are_refused_with_a_code(test: TestConductor) -> anyhow::Result
         );
     }
     assert_eq!(
-        count(&test, "select count(*) from conductor.live_executions").await,
+        number(&test, "select count(*) from conductor.live_executions").await,
         0
     );
     Ok(())
@@ -321,6 +321,6 @@ async fn a_role_cannot_slip_its_own_functions_in(test: TestConductor) -> anyhow:
     let pinned = "select count(*) from pg_catalog.pg_proc p
                    where p.pronamespace = 'conductor'::regnamespace
                      and not coalesce('search_path=pg_catalog, pg_temp' = any (p.proconfig), false)";
-    assert_eq!(count(&test, pinned).await, 0);
+    assert_eq!(number(&test, pinned).await, 0);
     Ok(())
 }

@@ -14,3 +14,17 @@ mod plans;
 mod sql_api;
 mod template;
 mod transactions;
+
+mod g1_fencing;
+mod g2_recovery;
+mod g3_no_lost_result;
+mod g4_one_bad_row;
+mod g14_shutdown;
+mod g16_time;
+mod g17_names;
+mod g18_unknown;
+
+mod attempts;
+mod cancel;
+mod order;
+mod wakeup;

@@ -5,7 +5,7 @@ use conductor::testing::TestConductor;
 use conductor::{Error, Status};
 use sqlx::Connection;
 
-use crate::support::{count, run_sql, sqlstate};
+use crate::support::{number, run_sql, sqlstate};
 
 #[task]
 async fn transactions_add(_ctx: &TaskContext, a: i64, b: i64) -> anyhow::Result<i64> {
@@ -53,7 +53,7 @@ async fn nothing_remains_of_a_rolled_back_invoke(test: TestConductor) -> anyhow:
     tx.rollback().await?;
     test.drain().await?;
     assert!(test.find(run.id()).await?.is_none());
-    assert_eq!(count(&test, "select count(*) from public.users").await, 0);
+    assert_eq!(number(&test, "select count(*) from public.users").await, 0);
 
     // Dropped without a word is rolled back too.
     let mut tx = test.pool().begin().await?;
@@ -158,7 +158,7 @@ async fn an_unknown_task_aborts_up_to_the_last_savepoint(
         .in_transaction(&mut tx)
         .await?;
     tx.commit().await?;
-    assert_eq!(count(&test, "select count(*) from public.users").await, 1);
+    assert_eq!(number(&test, "select count(*) from public.users").await, 1);
     test.drain().await?;
     assert_eq!(run.result().await?, "goes on");
     Ok(())
@@ -169,7 +169,7 @@ async fn the_first_use_of_a_task_may_be_in_a_transaction(
     test: TestConductor,
 ) -> anyhow::Result<()> {
     assert_eq!(
-        count(&test, "select count(*) from conductor.tasks").await,
+        number(&test, "select count(*) from conductor.tasks").await,
         0
     );
     let mut tx = test.pool().begin().await?;

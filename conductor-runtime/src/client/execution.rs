@@ -1,16 +1,20 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
 use super::Conductor;
+use crate::db::{Fault, fault};
 use crate::error::{Error, Result};
 use crate::task::Task;
 
 /// How often the result is looked for where no notification comes.
 const POLL: Duration = Duration::from_secs(1);
+/// How long the database may be away before the wait ends with its error, and between the looks.
+const OUTAGE: Duration = Duration::from_secs(30);
+const TRY_AGAIN: Duration = Duration::from_millis(100);
 
 /// The state of an execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -156,15 +160,24 @@ impl Conductor {
         self.migrate().await?;
         self.notifier().start(self.pool()).await;
         let end = self.notifier().end_of(id);
+        let mut answered = Instant::now();
         loop {
             // Before the look, so that no waiter misses an end between look and wait.
             let ended = end.notified();
-            let seen: Option<Watched> =
+            let seen: Result<Option<Watched>, sqlx::Error> =
                 sqlx::query_as("select state, task, output, error from conductor.watch($1)")
                     .bind(id)
                     .fetch_optional(self.pool())
-                    .await?;
-            let seen = seen.ok_or(Error::NotFound(id))?;
+                    .await;
+            let seen = match seen {
+                Err(error) if fault(&error) == Fault::Passing && answered.elapsed() < OUTAGE => {
+                    tracing::debug!(%error, "looking for the result again");
+                    tokio::time::sleep(TRY_AGAIN).await;
+                    continue;
+                }
+                seen => seen?.ok_or(Error::NotFound(id))?,
+            };
+            answered = Instant::now();
             match seen.state.parse()? {
                 Status::Completed => return Ok(seen.output.unwrap_or_else(|| "null".to_owned())),
                 Status::Failed => {

@@ -1,0 +1,75 @@
+//! Tasks that no program may start with; a binary of its own, as they would spoil every other.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use conductor::prelude::*;
+use conductor::{Error, Orchestrator};
+use sqlx::postgres::PgPoolOptions;
+
+mod first {
+    use conductor::prelude::*;
+
+    #[task(name = "same")]
+    async fn one(_ctx: &TaskContext) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+mod second {
+    use conductor::prelude::*;
+
+    #[task(name = "same")]
+    async fn other(_ctx: &TaskContext) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+struct Mailer;
+
+#[task]
+async fn sends(_ctx: &TaskContext, _mailer: State<Mailer>) -> anyhow::Result<()> {
+    Ok(())
+}
+
+fn lines_of(text: &str) -> Vec<String> {
+    include_str!("refused.rs")
+        .lines()
+        .zip(1..)
+        .filter(|(line, _)| line.trim() == text)
+        .map(|(_, number)| format!("{}:{number}", file!()))
+        .collect()
+}
+
+fn unconnected() -> Conductor {
+    let pool = PgPoolOptions::new().connect_lazy("postgres://localhost:1/none");
+    Conductor::from_pool(pool.unwrap())
+}
+
+#[tokio::test]
+async fn two_tasks_of_one_name_and_a_missing_state_are_refused_with_their_places() {
+    let Err(Error::Refused(faults)) = Orchestrator::builder(unconnected()).build() else {
+        panic!("not refused");
+    };
+    assert_eq!(faults.len(), 2, "{faults:?}");
+    let clash = &faults[0];
+    assert!(
+        clash.contains("two tasks have the name \"same\""),
+        "{clash}"
+    );
+    let places = lines_of("#[task(name = \"same\")]");
+    assert_eq!(places.len(), 2);
+    for place in places {
+        assert!(clash.contains(&place), "{clash} {place}");
+    }
+    let need = &faults[1];
+    assert!(need.contains("State<refused::Mailer>"), "{need}");
+    assert!(need.contains(&lines_of("#[task]")[0]), "{need}");
+}
+
+#[tokio::test]
+async fn a_state_that_is_given_is_not_missed() {
+    let built = Orchestrator::builder(unconnected()).state(Mailer).build();
+    let Err(Error::Refused(faults)) = built else {
+        panic!("not refused");
+    };
+    assert_eq!(faults.len(), 1, "{faults:?}");
+}

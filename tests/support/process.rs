@@ -1,0 +1,83 @@
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use conductor::testing::TestConductor;
+use conductor::{Conductor, Orchestrator};
+
+use super::eventually;
+
+const URL: &str = "CONDUCTOR_SUITE_PROCESS";
+const HEARTBEAT: Duration = Duration::from_millis(200);
+const LEASE: Duration = Duration::from_secs(2);
+
+/// A worker in a process of its own; killed when this is dropped.
+#[derive(Debug)]
+pub struct Process(Child);
+
+impl Process {
+    pub const LEASE: Duration = LEASE;
+
+    pub fn start(test: &TestConductor) -> anyhow::Result<Self> {
+        let child = Command::new(std::env::current_exe()?)
+            .args([
+                "--exact",
+                "support::process::works_until_told",
+                "--nocapture",
+            ])
+            .env(URL, test.url())
+            .stdout(Stdio::null())
+            .spawn()?;
+        Ok(Self(child))
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.0.kill()?;
+        self.0.wait()?;
+        Ok(())
+    }
+
+    pub fn terminate(&self) -> anyhow::Result<()> {
+        let id = self.0.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &id])
+                .status()?
+                .success()
+        );
+        Ok(())
+    }
+
+    pub async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+        let mut ended = None;
+        eventually("the process's end", || {
+            ended = self.0.try_wait().unwrap();
+            std::future::ready(ended.is_some())
+        })
+        .await;
+        Ok(ended.unwrap())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.kill();
+    }
+}
+
+/// The process itself; does nothing in the suite.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn works_until_told() -> anyhow::Result<()> {
+    let Ok(url) = std::env::var(URL) else {
+        return Ok(());
+    };
+    let conductor = Conductor::connect_to(&url).await?;
+    Orchestrator::builder(conductor.clone())
+        .heartbeat(HEARTBEAT, LEASE)
+        .state(conductor)
+        .build()?
+        .run()
+        .await?;
+    Ok(())
+}
