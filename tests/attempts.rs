@@ -10,7 +10,10 @@ use conductor::{Error, Status};
 
 use crate::support::{info, soon, start_with};
 
-#[task(name = "attempts-backs-off", retry(max_attempts = 100, backoff = "10s..1h", jitter = 0.2))]
+#[task(
+    name = "attempts-backs-off",
+    retry(max_attempts = 100, backoff = "10s..1h", jitter = 0.2)
+)]
 async fn attempts_backs_off(_ctx: &TaskContext) -> anyhow::Result<()> {
     anyhow::bail!("again")
 }
@@ -101,9 +104,13 @@ async fn failure<T: Task>(test: &TestConductor, run: &Execution<T>) -> anyhow::R
 }
 
 #[conductor::test]
-async fn the_backoff_doubles_within_its_jitter_and_limit(test: TestConductor) -> anyhow::Result<()> {
+async fn the_backoff_doubles_within_its_jitter_and_limit(
+    test: TestConductor,
+) -> anyhow::Result<()> {
     let run = test.invoke::<AttemptsBacksOff>(()).await?;
-    for wanted in [10., 20., 40., 80., 160., 320., 640., 1280., 2560., 3600., 3600.] {
+    for wanted in [
+        10., 20., 40., 80., 160., 320., 640., 1280., 2560., 3600., 3600.,
+    ] {
         let (least, most) = delay_of_next(&test, &run).await?;
         assert!(least <= wanted * 1.2 + 0.01, "{least} for {wanted}");
         assert!(most >= wanted * 0.8 - 0.01, "{most} for {wanted}");
@@ -132,7 +139,9 @@ async fn the_jitter_spreads(test: TestConductor) -> anyhow::Result<()> {
 }
 
 #[conductor::test]
-async fn the_last_of_a_hundred_failures_is_still_written(test: TestConductor) -> anyhow::Result<()> {
+async fn the_last_of_a_hundred_failures_is_still_written(
+    test: TestConductor,
+) -> anyhow::Result<()> {
     let run = test.invoke::<AttemptsBacksOff>(()).await?;
     for failures in [40, 70, 98] {
         sqlx::query("update conductor.live_executions set failures = $1, run_at = conductor.now()")

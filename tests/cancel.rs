@@ -74,7 +74,11 @@ async fn cancels_running(test: TestConductor, then: Then) -> anyhow::Result<()> 
     let began = Instant::now();
     assert!(test.cancel(run.id()).reason("enough").await?);
     gate.dropped().await;
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        began.elapsed()
+    );
     assert_eq!(
         reason(soon("its end", run.result()).await),
         Some("enough".into())
@@ -164,7 +168,11 @@ async fn a_cancel_that_races_the_claim_is_heard(test: TestConductor) -> anyhow::
         assert_eq!(reason(soon("its end", run.result()).await), None);
     }
     // Less than the heartbeat, which finds those that were not told.
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        began.elapsed()
+    );
     worker.stop().await?;
     Ok(())
 }

@@ -91,21 +91,15 @@ async fn what_was_claimed_and_not_started_is_released(test: TestConductor) -> an
     let gate = Gate::new();
     let worker = start_with(&test, 1, gate.clone()).await?;
     // Quick ones make the worker claim ahead.
-    test.invoke_batch::<G14Quick>((0..500).map(|_| ()))
-        .await?;
+    test.invoke_batch::<G14Quick>((0..500).map(|_| ())).await?;
     eventually("the quick ones", || async {
         count(&test, "state = 'completed'").await.unwrap() == 500
     })
     .await;
     let mut tx = test.pool().begin().await?;
-    let gated = test
-        .invoke::<G14Gated>(())
-        .in_transaction(&mut tx)
-        .await?;
+    let gated = test.invoke::<G14Gated>(()).in_transaction(&mut tx).await?;
     for _ in 0..50 {
-        test.invoke::<G14Quick>(())
-            .in_transaction(&mut tx)
-            .await?;
+        test.invoke::<G14Quick>(()).in_transaction(&mut tx).await?;
     }
     tx.commit().await?;
     gate.entered(1).await;
@@ -136,8 +130,7 @@ async fn a_process_that_is_told_to_end_loses_nothing_and_exits_0(
         let conductor = Conductor::clone(&test);
         test.state(conductor)
     };
-    test.invoke_batch::<G14Noted>((0..JOBS).map(|_| ()))
-        .await?;
+    test.invoke_batch::<G14Noted>((0..JOBS).map(|_| ())).await?;
     let mut process = Process::start(&test)?;
     eventually("some work", || async {
         count(&test, "state = 'completed'").await.unwrap() > 100

@@ -18,7 +18,11 @@ async fn g16_quick(_ctx: &TaskContext) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[task(name = "g16-fails", retry(max_attempts = 3, backoff = "1h..10h", jitter = 0.0), keep(failed = "3h"))]
+#[task(
+    name = "g16-fails",
+    retry(max_attempts = 3, backoff = "1h..10h", jitter = 0.0),
+    keep(failed = "3h")
+)]
 async fn g16_fails(_ctx: &TaskContext) -> anyhow::Result<()> {
     anyhow::bail!("no")
 }

@@ -55,7 +55,12 @@ async fn an_unserved_queue_may_be_allowed_and_its_executions_wait(
 #[conductor::test]
 async fn a_queue_that_is_served_elsewhere_is_served(test: TestConductor) -> anyhow::Result<()> {
     let elsewhere = test.orchestrator().build()?.start().await?;
-    let here = test.orchestrator().worker(narrow(1)).build()?.start().await?;
+    let here = test
+        .orchestrator()
+        .worker(narrow(1))
+        .build()?
+        .start()
+        .await?;
     let run = test.invoke::<G17Lonely>(()).await?;
     assert_eq!(soon("the result", run.result()).await?, 17);
     here.stop().await?;

@@ -12,15 +12,21 @@ async fn g18_known(_ctx: &TaskContext) -> anyhow::Result<u32> {
 
 async fn unknown_ones(test: &TestConductor, how_many: i32) -> anyhow::Result<()> {
     declare(test, "g18-unknown").await?;
-    sqlx::query("select conductor.invoke('g18-unknown', priority => 5) from generate_series(1, $1)")
-        .bind(how_many)
-        .execute(test.pool())
-        .await?;
+    sqlx::query(
+        "select conductor.invoke('g18-unknown', priority => 5) from generate_series(1, $1)",
+    )
+    .bind(how_many)
+    .execute(test.pool())
+    .await?;
     Ok(())
 }
 
 async fn untouched(test: &TestConductor) -> anyhow::Result<i64> {
-    count(test, "task = 'g18-unknown' and state = 'pending' and claim = 0").await
+    count(
+        test,
+        "task = 'g18-unknown' and state = 'pending' and claim = 0",
+    )
+    .await
 }
 
 #[conductor::test]
@@ -39,9 +45,7 @@ async fn an_unknown_task_waits_for_one_that_knows_it(test: TestConductor) -> any
 async fn hundreds_of_unknown_ones_in_front_block_nobody(test: TestConductor) -> anyhow::Result<()> {
     unknown_ones(&test, 500).await?;
     let worker = start_with(&test, 2, ()).await?;
-    let ids = test
-        .invoke_batch::<G18Known>((0..100).map(|_| ()))
-        .await?;
+    let ids = test.invoke_batch::<G18Known>((0..100).map(|_| ())).await?;
     for id in ids {
         let run = test.execution::<G18Known>(id);
         assert_eq!(soon("the result", run.result()).await?, 18);

@@ -84,9 +84,7 @@ async fn a_database_that_refuses_sessions_delays_outcomes_only(
     let mut session = session(&test).await?;
     let gate = Gate::new();
     let worker = start_with(&test, 10, gate.clone()).await?;
-    let ids = test
-        .invoke_batch::<G3Gated>((0..10).map(|_| ()))
-        .await?;
+    let ids = test.invoke_batch::<G3Gated>((0..10).map(|_| ())).await?;
     gate.entered(10).await;
     allow_sessions(&test, false).await?;
     kill_sessions(&mut session).await?;
@@ -162,8 +160,10 @@ async fn a_pool_of_dead_sessions_costs_no_lease(test: TestConductor) -> anyhow::
     kill_a_full_pool(&test, &mut session).await?;
     soon("a renewed lease", async {
         loop {
-            let now: chrono::DateTime<chrono::Utc> =
-                sqlx::query_scalar(lease).fetch_one(&mut session).await.unwrap();
+            let now: chrono::DateTime<chrono::Utc> = sqlx::query_scalar(lease)
+                .fetch_one(&mut session)
+                .await
+                .unwrap();
             if now > before + Duration::from_secs(4) {
                 break;
             }

@@ -115,9 +115,11 @@ async fn an_output_that_only_the_database_refuses_fails_alone(
 async fn an_error_text_that_only_the_database_refuses_fails_alone(
     test: TestConductor,
 ) -> anyhow::Result<()> {
-    sqlx::query("alter table conductor.failures add constraint no_such_text check (error <> 'refused')")
-        .execute(test.pool())
-        .await?;
+    sqlx::query(
+        "alter table conductor.failures add constraint no_such_text check (error <> 'refused')",
+    )
+    .execute(test.pool())
+    .await?;
     let run = test
         .invoke::<G4Errs>(G4Errs {
             text: "refused".into(),
@@ -179,7 +181,10 @@ async fn payloads_that_cannot_be_stored_are_refused_by_invoke(
     let nul = reason(test.invoke::<G4Says>(says("a\0b")).await);
     assert!(nul.contains("g4-says") && nul.contains("U+0000"), "{nul}");
 
-    let huge = reason(test.invoke::<G4Says>(says("x".repeat(MAX_JSON_BYTES))).await);
+    let huge = reason(
+        test.invoke::<G4Says>(says("x".repeat(MAX_JSON_BYTES)))
+            .await,
+    );
     assert!(huge.contains("the limit is 16777216"), "{huge}");
 
     let nested = |levels| (0..levels).fold(Value::Null, |inner, _| Value::Array(vec![inner]));
@@ -209,10 +214,16 @@ async fn a_payload_that_the_handler_cannot_read_fails_with_serdes_words(
     let fine = test.invoke::<G4Typed>(G4Typed { n: 7 }).await?;
     let mut wrong = Vec::new();
     for (payload, words) in [
-        (r#"{"n":"text"}"#, "invalid type: string \"text\", expected i64"),
+        (
+            r#"{"n":"text"}"#,
+            "invalid type: string \"text\", expected i64",
+        ),
         (r#"{}"#, "missing field `n`"),
         ("null", "invalid type: null"),
-        (r#"{"n":1.5}"#, "invalid type: floating point `1.5`, expected i64"),
+        (
+            r#"{"n":1.5}"#,
+            "invalid type: floating point `1.5`, expected i64",
+        ),
     ] {
         let id: uuid::Uuid =
             sqlx::query_scalar("select conductor.invoke('g4-typed', $1::text::jsonb)")

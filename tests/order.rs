@@ -114,7 +114,9 @@ async fn what_comes_later_and_is_more_urgent_goes_first(test: TestConductor) -> 
     test.invoke::<OrderGated>(()).await?;
     gate.entered(1).await;
     test.invoke::<OrderNoted>(noted("first")).await?;
-    test.invoke::<OrderNoted>(noted("urgent")).priority(1).await?;
+    test.invoke::<OrderNoted>(noted("urgent"))
+        .priority(1)
+        .await?;
     gate.open(1);
     worker.drained().await?;
     worker.stop().await?;

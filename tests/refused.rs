@@ -51,7 +51,10 @@ async fn two_tasks_of_one_name_and_a_missing_state_are_refused_with_their_places
     };
     assert_eq!(faults.len(), 2, "{faults:?}");
     let clash = &faults[0];
-    assert!(clash.contains("two tasks have the name \"same\""), "{clash}");
+    assert!(
+        clash.contains("two tasks have the name \"same\""),
+        "{clash}"
+    );
     let places = lines_of("#[task(name = \"same\")]");
     assert_eq!(places.len(), 2);
     for place in places {

@@ -109,9 +109,11 @@ async fn one_invoke_wakes_the_sleepers_of_its_queue_once(
 
 #[conductor::test]
 async fn several_queues_are_woken_together(test: TestConductor) -> anyhow::Result<()> {
-    sqlx::query("insert into conductor.queues (name, idle) values ('a', true), ('b', true), ('c', true)")
-        .execute(test.pool())
-        .await?;
+    sqlx::query(
+        "insert into conductor.queues (name, idle) values ('a', true), ('b', true), ('c', true)",
+    )
+    .execute(test.pool())
+    .await?;
     let mut listener = listener(&test).await?;
     sqlx::query("select conductor.wake(array(select id from conductor.queues), false)")
         .execute(test.pool())

@@ -19,7 +19,11 @@ impl Process {
 
     pub fn start(test: &TestConductor) -> anyhow::Result<Self> {
         let child = Command::new(std::env::current_exe()?)
-            .args(["--exact", "support::process::works_until_told", "--nocapture"])
+            .args([
+                "--exact",
+                "support::process::works_until_told",
+                "--nocapture",
+            ])
             .env(URL, test.url())
             .stdout(Stdio::null())
             .spawn()?;
@@ -35,7 +39,12 @@ impl Process {
 
     pub fn terminate(&self) -> anyhow::Result<()> {
         let id = self.0.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status()?.success());
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &id])
+                .status()?
+                .success()
+        );
         Ok(())
     }
 

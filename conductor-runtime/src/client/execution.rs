@@ -169,9 +169,7 @@ impl Conductor {
                     .fetch_optional(self.pool())
                     .await;
             let seen = match seen {
-                Err(error)
-                    if fault(&error) == Fault::Passing && answered.elapsed() < OUTAGE =>
-                {
+                Err(error) if fault(&error) == Fault::Passing && answered.elapsed() < OUTAGE => {
                     tracing::debug!(%error, "looking for the result again");
                     tokio::time::sleep(TRY_AGAIN).await;
                     continue;
