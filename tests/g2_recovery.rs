@@ -127,6 +127,10 @@ async fn a_lease_that_cannot_be_renewed_ends_the_handlers_before_it_ends(
     .await?;
     let over = Instant::now() + Duration::from_secs_f64(left);
     gate.dropped().await;
+    eventually("the handler's end", || async {
+        dropped_at.lock().unwrap().is_some()
+    })
+    .await;
     let dropped = dropped_at.lock().unwrap().unwrap();
     assert!(dropped < over, "{:?} too late", dropped - over);
 
