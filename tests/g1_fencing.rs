@@ -9,7 +9,7 @@ use conductor::testing::TestConductor;
 use sqlx::Row;
 use uuid::Uuid;
 
-use crate::support::{Gate, give_back, info, soon, start_with};
+use crate::support::{Gate, eventually, give_back, info, soon, start_with};
 
 /// What one orchestrator's handlers do.
 struct Side {
@@ -122,15 +122,22 @@ async fn a_process_that_lost_its_lease_drops_its_handlers_and_works_on_anew(
     let old: i64 = sqlx::query_scalar("select id from conductor.orchestrators")
         .fetch_one(test.pool())
         .await?;
-    sqlx::query(
-        "update conductor.orchestrators set lease_until = clock_timestamp() - interval '1s'",
-    )
-    .execute(test.pool())
-    .await?;
-    let recovered: i32 = sqlx::query_scalar("select conductor.recover(5)")
-        .fetch_one(test.pool())
-        .await?;
-    assert_eq!(recovered, 1);
+    // A claim that is under way holds the row, and recovery passes by.
+    eventually("its burial", || async {
+        let mut tx = test.pool().begin().await.unwrap();
+        sqlx::query("update conductor.orchestrators set lease_until = '-infinity' where id = $1")
+            .bind(old)
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        let recovered: i32 = sqlx::query_scalar("select conductor.recover(5)")
+            .fetch_one(&mut *tx)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        recovered == 1
+    })
+    .await;
     gate.dropped().await;
     gate.entered(1).await;
     gate.open(1);

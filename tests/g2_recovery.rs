@@ -8,7 +8,7 @@ use conductor::prelude::*;
 use conductor::testing::TestConductor;
 use sqlx::Connection;
 
-use crate::support::{Gate, Process, eventually, give_back, info, session, soon};
+use crate::support::{Gate, Process, eventually, give_back, info, orchestrators, session, soon};
 
 #[task(name = "g2-first-hangs")]
 async fn g2_first_hangs(ctx: &TaskContext) -> anyhow::Result<u32> {
@@ -60,13 +60,19 @@ async fn a_task_that_kills_each_process_is_given_up(test: TestConductor) -> anyh
     for crashes in 1..=5 {
         let status = Process::start(&test)?.ended().await?;
         assert!(!status.success());
-        // The lease need not be waited for.
-        sqlx::query("update conductor.orchestrators set lease_until = '-infinity'")
-            .execute(test.pool())
-            .await?;
-        sqlx::query("select conductor.recover(5)")
-            .execute(test.pool())
-            .await?;
+        // The lease need not be waited for; a session of the dead may hold the row for a moment.
+        eventually("the burial", || async {
+            sqlx::query("update conductor.orchestrators set lease_until = '-infinity'")
+                .execute(test.pool())
+                .await
+                .unwrap();
+            sqlx::query("select conductor.recover(5)")
+                .execute(test.pool())
+                .await
+                .unwrap();
+            orchestrators(&test).await.unwrap() == 0
+        })
+        .await;
         assert_eq!(info(&test, run.id()).await?.crashes, crashes);
     }
     let failed = run.result().await.unwrap_err().to_string();
@@ -127,6 +133,10 @@ async fn a_lease_that_cannot_be_renewed_ends_the_handlers_before_it_ends(
     .await?;
     let over = Instant::now() + Duration::from_secs_f64(left);
     gate.dropped().await;
+    eventually("the handler's end", || async {
+        dropped_at.lock().unwrap().is_some()
+    })
+    .await;
     let dropped = dropped_at.lock().unwrap().unwrap();
     assert!(dropped < over, "{:?} too late", dropped - over);
 

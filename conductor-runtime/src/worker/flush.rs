@@ -69,6 +69,8 @@ pub(super) struct Returned {
     pub(super) next_due: Option<Duration>,
     /// Outcomes that are not known to be written; to be brought again.
     pub(super) unwritten: Vec<Outcome>,
+    /// Outcomes that the database refuses, and refuses as failures too.
+    pub(super) refused: Vec<Outcome>,
     pub(super) fault: Option<Fault>,
     /// The claim may have committed although the answer was lost.
     pub(super) suspect: bool,
@@ -90,6 +92,7 @@ pub(super) async fn round_trip(
         claimed: Vec::new(),
         next_due: None,
         unwritten: Vec::new(),
+        refused: Vec::new(),
         fault: None,
         suspect: known.is_some(),
     };
@@ -144,7 +147,8 @@ pub(super) async fn round_trip(
                         ..returned.ask.clone()
                     };
                     drop(connection);
-                    returned.unwritten = narrow_down(&pool, outcomes, &ask).await;
+                    (returned.unwritten, returned.refused) =
+                        narrow_down(&pool, outcomes, &ask).await;
                 }
             }
         }
@@ -164,9 +168,15 @@ async fn living(pool: &PgPool) -> Result<PoolConnection<Postgres>, sqlx::Error> 
 }
 
 /// Writes halves of halves until the refused outcomes stand alone, and fails those executions
-/// with the database's words. Gives back what a passing fault has kept from being written.
-async fn narrow_down(pool: &PgPool, outcomes: Vec<Outcome>, ask: &Ask) -> Vec<Outcome> {
+/// with the database's words. Gives back what a passing fault has kept from being written, and what
+/// is refused in every form.
+async fn narrow_down(
+    pool: &PgPool,
+    outcomes: Vec<Outcome>,
+    ask: &Ask,
+) -> (Vec<Outcome>, Vec<Outcome>) {
     let mut unwritten = Vec::new();
+    let mut refused = Vec::new();
     let mut parts = vec![outcomes];
     while let Some(mut part) = parts.pop() {
         let written = async {
@@ -197,13 +207,13 @@ async fn narrow_down(pool: &PgPool, outcomes: Vec<Outcome>, ask: &Ask) -> Vec<Ou
                     }
                     End::Failed { .. } | End::Released => {
                         tracing::error!(execution = %one.id, %error, "an outcome cannot be written");
-                        unwritten.append(&mut part);
+                        refused.append(&mut part);
                     }
                 }
             }
         }
     }
-    unwritten
+    (unwritten, refused)
 }
 
 const REFUSED: &str = "the database refused this attempt's error text";

@@ -40,6 +40,8 @@ const MOST_TRIPS: usize = 2;
 const WORTH_A_SECOND_TRIP: usize = 500;
 /// Most claims in one statement.
 const MOST_CLAIMS: usize = 2000;
+/// When outcomes that were refused in every form are brought again.
+const REFUSED_AGAIN: Duration = Duration::from_secs(10);
 /// After so long without a free slot, claims that wait for one are given back.
 const STALL: Duration = Duration::from_millis(500);
 
@@ -106,7 +108,13 @@ pub(crate) struct Pipeline {
     patient_until: Instant,
     next_look: Instant,
     last_start: Instant,
+    /// The database may have claimed for this worker what it never heard of.
     suspect: bool,
+    /// The trip under way gives such claims back, so no other may claim beside it.
+    disowning: bool,
+    /// Outcomes that the database refuses in every form, brought again from time to time.
+    refused: Vec<Outcome>,
+    refused_at: Instant,
     orchestrator: Option<i64>,
     /// An identity that the database no longer accepts.
     over: Option<i64>,
@@ -163,6 +171,9 @@ impl Pipeline {
             next_look: now,
             last_start: now,
             suspect: false,
+            disowning: false,
+            refused: Vec::new(),
+            refused_at: now,
             orchestrator,
             over: None,
             lease_lost: signals.lease_lost,
@@ -315,7 +326,7 @@ impl Pipeline {
         let want = self.want();
         let reason = match self.trips.len() {
             0 => !self.outcomes.is_empty() || want > 0 && (self.more || !self.idle) || self.suspect,
-            trips if trips < MOST_TRIPS && !self.suspect => {
+            trips if trips < MOST_TRIPS && !self.suspect && !self.disowning => {
                 self.outcomes.len() >= WORTH_A_SECOND_TRIP
                     || self.more && want >= WORTH_A_SECOND_TRIP
             }
@@ -325,6 +336,7 @@ impl Pipeline {
             return;
         }
         let known = self.suspect.then(|| self.held());
+        self.disowning = std::mem::take(&mut self.suspect);
         let ask = Ask {
             orchestrator: self.orchestrator.unwrap_or_default(),
             queue: self.queue_id,
@@ -357,7 +369,12 @@ impl Pipeline {
         let running = self.running.values().map(|running| running.id);
         let waiting = self.waiting.iter().map(|claimed| claimed.id);
         let outcomes = self.outcomes.iter().map(|outcome| outcome.id);
-        running.chain(waiting).chain(outcomes).collect()
+        let refused = self.refused.iter().map(|outcome| outcome.id);
+        running
+            .chain(waiting)
+            .chain(outcomes)
+            .chain(refused)
+            .collect()
     }
 
     fn received(&mut self, returned: Result<Returned, JoinError>) {
@@ -367,13 +384,19 @@ impl Pipeline {
                 // Its outcomes are lost to us, but not to the lease.
                 tracing::error!(%error, "a round trip panicked");
                 self.suspect = true;
+                self.disowning = false;
                 self.asked = 0;
                 return;
             }
         };
         self.asked = self.asked.saturating_sub(returned.ask.want);
         self.suspect |= returned.suspect;
+        self.disowning = false;
         self.outcomes.extend(returned.unwritten);
+        if !returned.refused.is_empty() {
+            self.refused.extend(returned.refused);
+            self.refused_at = Instant::now();
+        }
         match returned.fault {
             None => self.faults = 0,
             Some(Fault::LeaseLost) => {
@@ -432,6 +455,9 @@ impl Pipeline {
     fn tick(&mut self) {
         self.next_look = Instant::now() + POLL;
         self.idle = false;
+        if self.refused_at.elapsed() >= REFUSED_AGAIN {
+            self.outcomes.append(&mut self.refused);
+        }
         if !self.waiting.is_empty() && self.last_start.elapsed() >= STALL {
             // The handlers have become slow; other workers may have free slots.
             self.pace.stalled();
