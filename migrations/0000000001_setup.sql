@@ -116,6 +116,8 @@ create table conductor.live_executions (
 -- The order of claims. No claim changes any of these columns.
 create index live_executions_due on conductor.live_executions (queue_id, priority desc, run_at, id);
 
+create index live_executions_retry on conductor.live_executions (retry_of) where retry_of is not null;
+
 -- For those who look whether a running one was cancelled.
 create index live_executions_cancelled on conductor.live_executions (id) where cancelled;
 
@@ -203,22 +205,28 @@ create table conductor.schedules (
 
 create index schedules_next on conductor.schedules (next_at);
 
--- Both kinds of executions, for people.
-create view conductor.executions as
+-- Both kinds of executions, for people; each with the same columns.
+create view conductor.live as
 select l.id, t.name as task, q.name as queue, l.state::text as state, l.priority, l.run_at, l.created_at,
        l.claimed_at, null::timestamptz as finished_at, l.failures, l.crashes, l.claim, l.orchestrator_id,
        l.parent_id, l.retry_of, l.payload, null::json as output, l.error, l.cancel_reason
   from conductor.live_executions l
   join conductor.tasks t on t.id = l.task_id
-  join conductor.queues q on q.id = l.queue_id
-union all
-select f.id, t.name, q.name, f.state::text, f.priority, null::timestamptz, f.created_at,
-       f.claimed_at, f.finished_at, f.failures, f.crashes, f.claim, null::bigint,
+  join conductor.queues q on q.id = l.queue_id;
+
+create view conductor.finished as
+select f.id, t.name as task, q.name as queue, f.state::text as state, f.priority, null::timestamptz as run_at,
+       f.created_at, f.claimed_at, f.finished_at, f.failures, f.crashes, f.claim, null::bigint as orchestrator_id,
        f.parent_id, f.retry_of, f.payload, f.output, f.error,
-       case when f.state = 'cancelled' then f.error end
+       case when f.state = 'cancelled' then f.error end as cancel_reason
   from conductor.finished_executions f
   join conductor.tasks t on t.id = f.task_id
   join conductor.queues q on q.id = f.queue_id;
+
+create view conductor.executions as
+select * from conductor.live
+union all
+select * from conductor.finished;
 
 -- In plpgsql, which keeps its plan; a function in SQL is planned anew at each call.
 create function conductor.now() returns timestamptz

@@ -6,7 +6,7 @@ set local search_path = pg_catalog, pg_temp;
 -- starts); without, it keeps what it has (a client only wants its task to be known).
 create function conductor.declare_tasks(p_tasks jsonb, p_replace boolean)
 returns table (id integer, queue_id integer, name text)
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_moved integer[];
@@ -72,6 +72,15 @@ begin
 end
 $$;
 
+-- What a client may do that must not change what workers have declared.
+create function conductor.declare_missing(p_tasks jsonb) returns void
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform conductor.declare_tasks(p_tasks, false);
+end
+$$;
+
 create function conductor.start_orchestrator(
     p_host text, p_pid integer, p_queues integer[], p_tasks integer[], p_lease interval) returns bigint
 language sql volatile set search_path = pg_catalog, pg_temp
@@ -118,7 +127,8 @@ begin
     end if;
     v_count := conductor.give_back(
         array(select l.id from conductor.live_executions l
-               where l.state = 'running' and l.orchestrator_id = any (v_dead)),
+               where l.state = 'running' and l.orchestrator_id = any (v_dead)
+                 for no key update),
         p_max_crashes);
     return v_count;
 end
@@ -140,13 +150,15 @@ begin
                 from unnest(v_queues) as q, conductor.priorities(q) as p,
                      lateral (select l.id from conductor.live_executions l
                                where l.queue_id = q and l.priority = p and l.run_at <= v_until
-                                 and l.state = 'running' and l.orchestrator_id = p_orchestrator) held),
+                                 and l.state = 'running' and l.orchestrator_id = p_orchestrator
+                                 for no key update) held),
         null);
 end
 $$;
 
--- Takes running executions from whoever had them: cancelled ones end, the others are due again.
--- With p_max_crashes, each is charged a crash.
+-- Takes running executions from whoever had them: cancelled ones end, the others are due again. The
+-- caller has locked them. With p_max_crashes, each is charged a crash, and the charged ones are due
+-- at different times, so that one that kills its process does not meet the same neighbours again.
 create function conductor.give_back(p_ids uuid[], p_max_crashes integer) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -168,8 +180,12 @@ begin
 
     update conductor.live_executions l
        set state = 'pending', orchestrator_id = null, claim = l.claim + 1, crashes = l.crashes + v_charge,
+           queue_id = t.queue_id,
+           run_at = case when l.crashes + v_charge > 1 and v_charge = 1
+                         then v_now + random() * l.crashes * interval '2 s' else l.run_at end,
            error = case when v_charge = 1 then 'the process died while it ran this attempt' else l.error end
-     where l.id = any (p_ids) and l.state = 'running';
+      from conductor.tasks t
+     where l.id = any (p_ids) and l.state = 'running' and t.id = l.task_id;
     get diagnostics v_count = row_count;
 
     perform conductor.conclude(
@@ -196,6 +212,7 @@ as $$
     select conductor.give_back(
         array(select l.id from conductor.live_executions l
                where l.state = 'running'
-                 and not exists (select from conductor.orchestrators o where o.id = l.orchestrator_id)),
+                 and not exists (select from conductor.orchestrators o where o.id = l.orchestrator_id)
+                 for no key update of l),
         null);
 $$;

@@ -154,7 +154,7 @@ begin
     with failed as (
         update conductor.live_executions l
            set state = 'pending', orchestrator_id = null, failures = l.failures + 1, error = o.error,
-               run_at = v_now + coalesce(
+               queue_id = t.queue_id, run_at = v_now + coalesce(
                    o.delay_ms * interval '1 ms',
                    least(extract(epoch from t.backoff_initial)::float8 * power(2, least(l.failures, 60)),
                          extract(epoch from t.backoff_max)::float8)
@@ -191,20 +191,26 @@ as $$
     select conductor.give_back(
         array(select l.id from conductor.live_executions l
                 join unnest(p_ids, p_claims) as o(id, claim) on o.id = l.id and o.claim = l.claim
-               where l.state = 'running'),
+               where l.state = 'running'
+                 for no key update of l),
         null);
 $$;
 
--- Gives back what this orchestrator holds in a queue without knowing it: the connection broke when
--- the claim had committed and before the worker read it.
+-- Gives back what this orchestrator holds in a queue without knowing it: the connection broke before
+-- the worker read its claims. The statement of the broken connection may still be under way; the
+-- lock waits for its end.
 create function conductor.disown(p_orchestrator bigint, p_queue integer, p_known uuid[]) returns integer
-language sql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
-    select conductor.give_back(
+begin
+    perform from conductor.orchestrators o where o.id = p_orchestrator for update;
+    return conductor.give_back(
         array(select l.id from conductor.live_executions l
                where l.state = 'running' and l.orchestrator_id = p_orchestrator and l.queue_id = p_queue
-                 and l.id <> all (p_known)),
+                 and l.id <> all (p_known)
+                 for no key update),
         null);
+end
 $$;
 
 -- The round trip of a worker under load.
@@ -218,6 +224,10 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set jit = off
 as $$
 begin
+    -- Before any execution is touched, as recovery does: neither waits for the other in a circle.
+    if p_limit > 0 then
+        perform from conductor.orchestrators o where o.id = p_orchestrator for key share;
+    end if;
     if cardinality(p_ids) > 0 then
         perform conductor.complete(p_ids, p_claims, p_outputs);
     end if;

@@ -42,6 +42,12 @@ begin
      where l.id = execution and l.state = 'pending'
     returning l.id, l.queue_id into v_id, v_queue;
     if not found then
+        -- Asked twice, it is repeated once: the lock makes the second wait for the first.
+        perform from conductor.finished_executions f where f.id = execution for no key update;
+        select l.id into v_id from conductor.live_executions l where l.retry_of = execution;
+        if found then
+            return v_id;
+        end if;
         insert into conductor.live_executions as l (
                id, run_at, created_at, parent_id, retry_of, queue_id, task_id, priority, payload)
         select conductor.uuid7(), v_now, v_now, f.parent_id, f.id, t.queue_id, f.task_id, f.priority, f.payload
@@ -66,13 +72,15 @@ returns table (state text, task text, output text, error text)
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
+    -- Written once only: those who wait ask again each second.
+    update conductor.live_executions l set watched = true where l.id = p_id and not l.watched;
+    -- A new statement sees what an outcome committed while the update waited for it.
     return query
-    update conductor.live_executions l set watched = true
-      from conductor.tasks t
-     where l.id = p_id and t.id = l.task_id
-    returning l.state::text, t.name, null::text, null::text;
+    select l.state::text, t.name, null::text, null::text
+      from conductor.live_executions l
+      join conductor.tasks t on t.id = l.task_id
+     where l.id = p_id;
     if not found then
-        -- A new statement sees what an outcome committed while the update waited for it.
         return query
         select f.state::text, t.name, f.output::text, f.error
           from conductor.finished_executions f

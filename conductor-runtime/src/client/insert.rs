@@ -75,12 +75,28 @@ impl Inserter {
     }
 }
 
+/// While it lives somebody writes. Should the writer end before its work, by a panic or with the
+/// runtime that it ran on, the callers are told and the next one starts another.
+struct Writing(Option<Arc<Mutex<Gathered>>>);
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        if let Some(gathered) = &self.0 {
+            let mut gathered = lock(gathered);
+            gathered.writing = false;
+            gathered.waiting.clear();
+        }
+    }
+}
+
 async fn write_all(pool: PgPool, gathered: Arc<Mutex<Gathered>>) {
+    let mut writing = Writing(Some(Arc::clone(&gathered)));
     loop {
         let batch = {
             let mut gathered = lock(&gathered);
             if gathered.waiting.is_empty() {
                 gathered.writing = false;
+                writing.0 = None;
                 return;
             }
             take_batch(&mut gathered.waiting)

@@ -221,16 +221,15 @@ impl Conductor {
         &self.shared.inserter
     }
 
-    /// Makes tasks known to the database; gives `(task id, queue id, name)` of each.
+    /// Makes tasks known to the database, with the options that they have here; gives
+    /// `(task id, queue id, name)` of each.
     pub(crate) async fn declare(
         &self,
         tasks: impl Iterator<Item = &TaskDefinition>,
-        replace: bool,
     ) -> Result<Vec<(i32, i32, String)>> {
         Ok(
-            sqlx::query_as("select id, queue_id, name from conductor.declare_tasks($1, $2)")
+            sqlx::query_as("select id, queue_id, name from conductor.declare_tasks($1, true)")
                 .bind(declaration(tasks))
-                .bind(replace)
                 .fetch_all(self.pool())
                 .await?,
         )
@@ -246,7 +245,11 @@ impl Conductor {
             return Ok(());
         }
         Registry::global().check()?;
-        self.declare(std::iter::once(task), false).await?;
+        // A worker's declaration stays as it is.
+        sqlx::query("select conductor.declare_missing($1)")
+            .bind(declaration(std::iter::once(task)))
+            .execute(self.pool())
+            .await?;
         lock(&self.shared.declared).insert(task.name);
         Ok(())
     }

@@ -88,17 +88,24 @@ impl Default for Filter {
 
 const COLUMNS: &str =
     "select id, task, queue, state, priority, created_at, run_at, claimed_at, finished_at,
-       failures, crashes, claim, retry_of, payload::text as payload, output::text as output, error
-  from conductor.executions";
+       failures, crashes, claim, retry_of, payload::text as payload, output::text as output, error";
+
+const MATCHES: &str = "where ($1::text is null or task = $1)
+   and ($2::text is null or queue = $2)
+   and ($3::text is null or state = $3)
+   and ($4::double precision is null or created_at >= conductor.now() - $4 * interval '1 second')
+ order by id desc limit $5";
 
 impl Conductor {
     /// What the database knows of one execution; none where it is unknown or was removed.
     pub async fn find(&self, id: Uuid) -> Result<Option<ExecutionInfo>> {
         self.migrate().await?;
-        let row = sqlx::query(sqlx::AssertSqlSafe(format!("{COLUMNS} where id = $1")))
-            .bind(id)
-            .fetch_optional(self.pool())
-            .await?;
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "{COLUMNS} from conductor.executions where id = $1"
+        )))
+        .bind(id)
+        .fetch_optional(self.pool())
+        .await?;
         row.as_ref().map(read).transpose()
     }
 
@@ -106,12 +113,11 @@ impl Conductor {
     pub async fn list(&self, filter: &Filter) -> Result<Vec<ExecutionInfo>> {
         self.migrate().await?;
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{COLUMNS}
-              where ($1::text is null or task = $1)
-                and ($2::text is null or queue = $2)
-                and ($3::text is null or state = $3)
-                and ($4::double precision is null
-                     or created_at >= conductor.now() - $4 * interval '1 second')
+            // Each half by its own key, newest first, so that the history is not read through.
+            "{COLUMNS} from (
+                 (select * from conductor.live {MATCHES})
+                 union all
+                 (select * from conductor.finished {MATCHES})) as both_kinds
               order by id desc limit $5"
         )))
         .bind(&filter.task)

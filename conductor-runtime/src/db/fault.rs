@@ -22,15 +22,14 @@ pub(crate) fn fault(error: &sqlx::Error) -> Fault {
     let code = db.code().unwrap_or_default();
     match code.as_ref() {
         "CD003" => Fault::LeaseLost,
-        // A stale plan after DDL, a disk that is full, memory that is short.
-        "0A000" => Fault::Passing,
-        // Connection, rollback of a transaction, resources, operator intervention, system error.
-        _ if ["08", "25", "40", "53", "55", "57", "58"]
+        // What is wrong with the data, or what a trigger or a function of ours says of it. Anything
+        // else, such as a missing grant or a function under change, may be mended meanwhile.
+        _ if ["22", "23", "54", "P0", "CD"]
             .iter()
             .any(|class| code.starts_with(class)) =>
         {
-            Fault::Passing
+            Fault::Refused
         }
-        _ => Fault::Refused,
+        _ => Fault::Passing,
     }
 }

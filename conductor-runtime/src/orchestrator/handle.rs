@@ -1,59 +1,46 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 
-use super::lease::{self, Identity, LeaseTimes};
+use super::lease::Identity;
 use crate::client::Conductor;
-use crate::error::Result;
-use crate::worker::{Control, Phase, Signals};
+use crate::error::{Error, Result};
+use crate::worker::{Control, Phase};
 
 /// An orchestrator at work. Dropping it stops everything at once, as a crash would; what it held
 /// is recovered after its lease. [`stop`](Self::stop) is the orderly end.
 #[derive(Debug)]
 pub struct Handle {
-    conductor: Conductor,
-    control: watch::Sender<Control>,
-    busy: watch::Receiver<usize>,
-    pipelines: JoinSet<()>,
-    keeper: AbortHandle,
-    identity: Identity,
-    shutdown_deadline: Duration,
+    pub(super) conductor: Conductor,
+    pub(super) control: watch::Sender<Control>,
+    pub(super) busy: watch::Receiver<usize>,
+    pub(super) pipelines: JoinSet<()>,
+    /// The heartbeat and the chores.
+    pub(super) keepers: JoinSet<()>,
+    pub(super) identity: Identity,
+    pub(super) shutdown_deadline: Duration,
 }
 
 impl Handle {
-    pub(super) fn new(
-        conductor: Conductor,
-        control: watch::Sender<Control>,
-        signals: Signals,
-        pipelines: JoinSet<()>,
-        identity: Identity,
-        times: LeaseTimes,
-        shutdown_deadline: Duration,
-    ) -> Self {
-        let busy = signals.busy.subscribe();
-        let keeper = tokio::spawn(lease::keep(
-            conductor.clone(),
-            identity.clone(),
-            times,
-            control.clone(),
-            signals,
-        ))
-        .abort_handle();
-        Self {
-            conductor,
-            control,
-            busy,
-            pipelines,
-            keeper,
-            identity,
-            shutdown_deadline,
-        }
+    /// Ends when a part of the orchestrator has ended by itself, which only a fault of ours does.
+    pub(super) async fn broken(&mut self) -> Error {
+        let ended = tokio::select! {
+            Some(ended) = self.pipelines.join_next() => ended,
+            Some(ended) = self.keepers.join_next() => ended,
+            else => Ok(()),
+        };
+        let reason = match ended {
+            Err(error) => error.to_string(),
+            Ok(()) => "a worker has ended; its pool was closed".to_owned(),
+        };
+        Error::Broken(reason)
     }
 
     /// Waits until nothing is due and nothing runs, of the tasks that have a worker here.
     pub async fn drained(&self) -> Result<()> {
         let mut busy = self.busy.clone();
+        let mut pause = Duration::from_millis(2);
         loop {
             // The sender lives in the keeper, which lives as long as this handle.
             let _ = busy.wait_for(|count| *count == 0).await;
@@ -66,7 +53,8 @@ impl Handle {
                 return Ok(());
             }
             // The workers are about to find it, or another process has it.
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(100));
         }
     }
 
@@ -85,7 +73,7 @@ impl Handle {
                 .send_modify(|control| control.phase = Phase::Halting);
             while self.pipelines.join_next().await.is_some() {}
         }
-        self.keeper.abort();
+        self.keepers.abort_all();
         let orchestrator = self.control.borrow().orchestrator;
         if let Some(id) = orchestrator {
             sqlx::query("select conductor.stop_orchestrator($1)")
@@ -94,11 +82,5 @@ impl Handle {
                 .await?;
         }
         Ok(())
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.keeper.abort();
     }
 }

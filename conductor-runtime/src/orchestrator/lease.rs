@@ -1,17 +1,12 @@
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::types::PgInterval;
+use sqlx::postgres::{PgPool, PgPoolOptions};
 use tokio::sync::watch;
-use uuid::Uuid;
 
 use crate::client::Conductor;
 use crate::worker::{Control, Signals};
 
-/// An execution that has seen its process die so often is taken for the killer.
-const MAX_CRASHES: i32 = 5;
-const PRUNE_EVERY: Duration = Duration::from_secs(60);
-const PRUNE_BATCH: i32 = 1000;
-const LOOK_FOR_ORPHANS_EVERY: Duration = Duration::from_secs(60 * 60);
 /// After a renewal that failed: the next connection of the pool may be a living one.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
 
@@ -55,7 +50,7 @@ pub(super) struct Identity {
 
 /// Takes a lease under a new id.
 pub(super) async fn start(
-    conductor: &Conductor,
+    pool: &PgPool,
     identity: &Identity,
     times: LeaseTimes,
 ) -> Result<i64, sqlx::Error> {
@@ -66,23 +61,26 @@ pub(super) async fn start(
         .bind(&identity.queue_ids)
         .bind(&identity.task_ids)
         .bind(times.interval())
-        .fetch_one(conductor.pool())
+        .fetch_one(pool)
         .await
 }
 
-/// Keeps the lease for as long as the orchestrator lives, and does the chores of the cluster with
-/// each heartbeat: recovers the dead, passes on cancels whose notification was missed, prunes.
+/// Keeps the lease for as long as the orchestrator lives, over a connection of its own: handlers
+/// that use up the pool must not cost the process its lease.
 pub(super) async fn keep(
     conductor: Conductor,
     identity: Identity,
     times: LeaseTimes,
     control: watch::Sender<Control>,
     signals: Signals,
+    taken: Instant,
 ) {
     let mut id = control.borrow().orchestrator.unwrap_or_default();
-    let mut renewed = Instant::now();
-    let mut pruned = Instant::now();
-    let mut orphans_sought = Instant::now();
+    let mut renewed = taken;
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .test_before_acquire(false)
+        .connect_lazy_with((*conductor.pool().connect_options()).clone());
     let mut failed = false;
     loop {
         let doubtful = control.borrow().orchestrator.is_none();
@@ -109,7 +107,7 @@ pub(super) async fn keep(
                 .saturating_duration_since(began)
                 .max(Duration::from_millis(10))
         };
-        let beaten = tokio::time::timeout(patience, beat(&conductor, id, times)).await;
+        let beaten = tokio::time::timeout(patience, beat(&pool, id, times)).await;
         failed = !matches!(beaten, Ok(Ok(_)));
         match beaten {
             Ok(Ok(true)) => {
@@ -119,7 +117,7 @@ pub(super) async fn keep(
             Ok(Ok(false)) => {
                 assume(&control, None);
                 tracing::warn!(orchestrator = id, "the lease was lost; starting anew");
-                match start(&conductor, &identity, times).await {
+                match start(&pool, &identity, times).await {
                     Ok(new) => {
                         id = new;
                         renewed = began;
@@ -140,21 +138,6 @@ pub(super) async fn keep(
                 continue;
             }
         }
-        if let Err(error) = chores(&conductor, id).await {
-            tracing::debug!(%error, "chores are left for the next heartbeat");
-        }
-        if pruned.elapsed() >= PRUNE_EVERY {
-            pruned = Instant::now();
-            if let Err(error) = prune(&conductor).await {
-                tracing::debug!(%error, "pruning is left for the next time");
-            }
-        }
-        if orphans_sought.elapsed() >= LOOK_FOR_ORPHANS_EVERY {
-            orphans_sought = Instant::now();
-            if let Err(error) = recover_orphans(&conductor).await {
-                tracing::debug!(%error, "orphans are sought the next time");
-            }
-        }
     }
 }
 
@@ -166,54 +149,10 @@ fn assume(control: &watch::Sender<Control>, orchestrator: Option<i64>) {
     });
 }
 
-async fn beat(conductor: &Conductor, id: i64, times: LeaseTimes) -> Result<bool, sqlx::Error> {
+async fn beat(pool: &PgPool, id: i64, times: LeaseTimes) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar("select conductor.heartbeat($1, $2)")
         .bind(id)
         .bind(times.interval())
-        .fetch_one(conductor.pool())
+        .fetch_one(pool)
         .await
-}
-
-async fn chores(conductor: &Conductor, id: i64) -> Result<(), sqlx::Error> {
-    let recovered: i32 = sqlx::query_scalar("select conductor.recover($1)")
-        .bind(MAX_CRASHES)
-        .fetch_one(conductor.pool())
-        .await?;
-    if recovered > 0 {
-        tracing::warn!(executions = recovered, "recovered from a dead process");
-    }
-    let cancelled: Vec<Uuid> = sqlx::query_scalar(
-        "select id from conductor.live_executions
-          where cancelled and state = 'running' and orchestrator_id = $1",
-    )
-    .bind(id)
-    .fetch_all(conductor.pool())
-    .await?;
-    conductor.notifier().pass_on_cancels(cancelled);
-    Ok(())
-}
-
-async fn recover_orphans(conductor: &Conductor) -> Result<(), sqlx::Error> {
-    let recovered: i32 = sqlx::query_scalar("select conductor.recover_orphans()")
-        .fetch_one(conductor.pool())
-        .await?;
-    if recovered > 0 {
-        tracing::warn!(
-            executions = recovered,
-            "recovered executions that nobody held"
-        );
-    }
-    Ok(())
-}
-
-async fn prune(conductor: &Conductor) -> Result<(), sqlx::Error> {
-    loop {
-        let removed: i32 = sqlx::query_scalar("select conductor.prune($1)")
-            .bind(PRUNE_BATCH)
-            .fetch_one(conductor.pool())
-            .await?;
-        if removed < PRUNE_BATCH {
-            return Ok(());
-        }
-    }
 }

@@ -1,12 +1,14 @@
 //! One process with its workers: identity, lease, recovery, shutdown.
 
 mod builder;
+mod chores;
 mod handle;
 mod lease;
 mod signal;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -71,9 +73,14 @@ impl Orchestrator {
     /// As [`start`](Self::start).
     pub async fn run(self) -> Result<()> {
         let signals = signal::Shutdown::listen()?;
-        let handle = self.start().await?;
-        signals.wait().await;
-        handle.stop().await
+        let mut handle = self.start().await?;
+        tokio::select! {
+            () = signals.wait() => handle.stop().await,
+            fault = handle.broken() => {
+                // What this process holds is recovered by the others after its lease.
+                Err(fault)
+            }
+        }
     }
 
     /// Works until nothing is due and nothing runs, then stops. What is due later stays.
@@ -102,7 +109,7 @@ impl Orchestrator {
         } = self;
         conductor.migrate().await?;
         let registry = Registry::global();
-        let declared = conductor.declare(registry.tasks(), true).await?;
+        let declared = conductor.declare(registry.tasks()).await?;
         let mut queue_ids: HashMap<&str, i32> = HashMap::new();
         let mut by_queue: HashMap<&str, HashMap<i32, &'static TaskDefinition>> = HashMap::new();
         for (task_id, queue_id, name) in &declared {
@@ -135,8 +142,9 @@ impl Orchestrator {
                 .collect(),
             task_ids: served().flat_map(HashMap::keys).copied().collect(),
         };
-        let id = lease::start(&conductor, &identity, lease).await?;
         conductor.notifier().start(conductor.pool()).await;
+        let taken = Instant::now();
+        let id = lease::start(conductor.pool(), &identity, lease).await?;
 
         let (control, heard) = watch::channel(Control {
             orchestrator: Some(id),
@@ -168,15 +176,30 @@ impl Orchestrator {
                 .run(),
             );
         }
-        Ok(Handle::new(
+        let mut keepers = JoinSet::new();
+        keepers.spawn(chores::chores(
+            conductor.clone(),
+            signals.control.clone(),
+            lease.every,
+        ));
+        let busy = signals.busy.subscribe();
+        keepers.spawn(lease::keep(
+            conductor.clone(),
+            identity.clone(),
+            lease,
+            control.clone(),
+            signals,
+            taken,
+        ));
+        Ok(Handle {
             conductor,
             control,
-            signals,
+            busy,
             pipelines,
+            keepers,
             identity,
-            lease,
             shutdown_deadline,
-        ))
+        })
     }
 }
 

@@ -61,6 +61,10 @@ fn millis(delay: Duration) -> i64 {
     i64::try_from(delay.as_millis()).map_or(LONGEST, |millis| millis.min(LONGEST))
 }
 
+/// How long a round trip may take: a network that swallows packets says nothing for a quarter of an
+/// hour, while a new connection might work.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// What came of a round trip.
 #[derive(Debug)]
 pub(super) struct Returned {
@@ -121,7 +125,18 @@ pub(super) async fn round_trip(
             }
         }
     }
-    match finish_and_claim(&mut connection, &outcomes, ask).await {
+    let answer = finish_and_claim(&mut connection, &outcomes, ask);
+    let answer = match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            // The statement may still be under way; nobody else must get this connection.
+            connection.close_on_drop();
+            Err(sqlx::Error::Protocol(format!(
+                "no answer within {PATIENCE:?}"
+            )))
+        }
+    };
+    match answer {
         Ok(Answer { claimed, next_due }) => {
             returned.claimed = claimed;
             returned.next_due = next_due;
@@ -131,7 +146,7 @@ pub(super) async fn round_trip(
             returned.fault = Some(kind);
             match kind {
                 Fault::Passing => {
-                    tracing::debug!(%error, "round trip failed");
+                    tracing::debug!(%error, "a round trip failed");
                     returned.suspect = returned.ask.want > 0;
                     returned.unwritten = outcomes;
                 }

@@ -4,6 +4,7 @@
 //! trips to the database are under way at once, each bringing outcomes in and claims back.
 
 mod config;
+mod control;
 mod execute;
 mod fetch;
 mod flush;
@@ -12,4 +13,5 @@ mod pace;
 mod pipeline;
 
 pub use config::{DEFAULT_CONCURRENCY, Worker};
-pub(crate) use pipeline::{Control, Phase, Pipeline, Signals};
+pub(crate) use control::{Control, Phase, Signals};
+pub(crate) use pipeline::Pipeline;

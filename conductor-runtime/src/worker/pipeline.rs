@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::config::Worker;
+use super::control::{Control, Phase, Signals};
 use super::execute::{Surroundings, attempt, panic_text};
 use super::fetch::{Ask, Claimed};
 use super::flush::{Returned, round_trip};
-use super::outcome::{End, Outcome};
+use super::outcome::{End, Outcome, take_message};
 use super::pace::Pace;
 use crate::client::Conductor;
 use crate::db::Fault;
@@ -42,37 +43,10 @@ const WORTH_A_SECOND_TRIP: usize = 500;
 const MOST_CLAIMS: usize = 2000;
 /// When outcomes that were refused in every form are brought again.
 const REFUSED_AGAIN: Duration = Duration::from_secs(10);
+/// How long dropped handlers have to stop at the next `.await`.
+const STUCK: Duration = Duration::from_secs(3);
 /// After so long without a free slot, claims that wait for one are given back.
 const STALL: Duration = Duration::from_millis(500);
-
-/// What the orchestrator tells its workers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Control {
-    /// The identity under which claims are made; none while the lease is in doubt.
-    pub(crate) orchestrator: Option<i64>,
-    pub(crate) phase: Phase,
-}
-
-/// Where in its life the orchestrator is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// Claims and runs.
-    Working,
-    /// Claims no more; running handlers go on.
-    Stopping,
-    /// The deadline is over: handlers are dropped, and what they held is released.
-    Halting,
-}
-
-/// How orchestrator and workers speak.
-#[derive(Debug, Clone)]
-pub(crate) struct Signals {
-    pub(crate) control: watch::Receiver<Control>,
-    /// How many workers of this process have something to do; what drain watches.
-    pub(crate) busy: watch::Sender<usize>,
-    /// A worker was told that the orchestrator's lease is over.
-    pub(crate) lease_lost: Arc<Notify>,
-}
 
 /// One queue's worker at work.
 pub(crate) struct Pipeline {
@@ -109,7 +83,8 @@ pub(crate) struct Pipeline {
     next_look: Instant,
     last_start: Instant,
     /// The database may have claimed for this worker what it never heard of.
-    suspect: bool,
+    /// The identity under which a claim may have committed without our knowing.
+    suspect: Option<i64>,
     /// The trip under way gives such claims back, so no other may claim beside it.
     disowning: bool,
     /// Outcomes that the database refuses in every form, brought again from time to time.
@@ -119,6 +94,7 @@ pub(crate) struct Pipeline {
     /// An identity that the database no longer accepts.
     over: Option<i64>,
     lease_lost: Arc<Notify>,
+    halting_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -170,13 +146,14 @@ impl Pipeline {
             patient_until: now,
             next_look: now,
             last_start: now,
-            suspect: false,
+            suspect: None,
             disowning: false,
             refused: Vec::new(),
             refused_at: now,
             orchestrator,
             over: None,
             lease_lost: signals.lease_lost,
+            halting_since: None,
             control,
         }
     }
@@ -184,6 +161,10 @@ impl Pipeline {
     /// Works until the orchestrator stops and everything that was claimed is written or released.
     pub(crate) async fn run(mut self) {
         loop {
+            if self.pool.is_closed() {
+                // The application has closed it; nothing can be written any more.
+                return;
+            }
             self.heed_control();
             self.start_handlers();
             self.send();
@@ -222,6 +203,9 @@ impl Pipeline {
         if lost && self.orchestrator.is_some() {
             tracing::warn!(queue = %self.queue, running = self.running.len(), "lease in doubt; handlers are stopped");
         }
+        if control.phase == Phase::Halting {
+            self.halting_since.get_or_insert_with(Instant::now);
+        }
         if lost || control.phase == Phase::Halting {
             self.abort_all();
         }
@@ -230,22 +214,18 @@ impl Pipeline {
         }
         if lost {
             self.orchestrator = current;
-            self.suspect = false;
+            if current.is_some() && self.suspect != current {
+                // Under another identity: what the old one held has been given back.
+                self.suspect = None;
+            }
             self.look();
         }
     }
 
+    /// Drops all handlers. One that has finished meanwhile keeps its outcome; the others are given
+    /// back when they have really stopped, which `ended` is told.
     fn abort_all(&mut self) {
-        for (_, running) in self.running.drain() {
-            self.outcomes.push(Outcome {
-                id: running.id,
-                claim: running.claim,
-                end: End::Released,
-            });
-        }
-        // Replaced and not awaited: what still comes of them is nobody's any more.
         self.handlers.abort_all();
-        self.handlers.detach_all();
         self.release_waiting();
     }
 
@@ -300,8 +280,8 @@ impl Pipeline {
                 let task = error.id();
                 match error.try_into_panic() {
                     Ok(panic) => (task, End::failed(&panic_text(panic.as_ref()))),
-                    // Aborted by abort_all, which has spoken for it.
-                    Err(_) => return,
+                    // Dropped by abort_all.
+                    Err(_) => (task, End::Released),
                 }
             }
         };
@@ -324,9 +304,10 @@ impl Pipeline {
             return;
         }
         let want = self.want();
+        let disown = self.suspect.is_some() && self.suspect == self.orchestrator;
         let reason = match self.trips.len() {
-            0 => !self.outcomes.is_empty() || want > 0 && (self.more || !self.idle) || self.suspect,
-            trips if trips < MOST_TRIPS && !self.suspect && !self.disowning => {
+            0 => !self.outcomes.is_empty() || want > 0 && (self.more || !self.idle) || disown,
+            trips if trips < MOST_TRIPS && self.suspect.is_none() && !self.disowning => {
                 self.outcomes.len() >= WORTH_A_SECOND_TRIP
                     || self.more && want >= WORTH_A_SECOND_TRIP
             }
@@ -335,8 +316,11 @@ impl Pipeline {
         if !reason {
             return;
         }
-        let known = self.suspect.then(|| self.held());
-        self.disowning = std::mem::take(&mut self.suspect);
+        let known = (disown && self.trips.is_empty()).then(|| self.held());
+        self.disowning = known.is_some();
+        if self.disowning {
+            self.suspect = None;
+        }
         let ask = Ask {
             orchestrator: self.orchestrator.unwrap_or_default(),
             queue: self.queue_id,
@@ -345,7 +329,7 @@ impl Pipeline {
             idle: !self.more,
         };
         self.asked += want;
-        let outcomes = std::mem::take(&mut self.outcomes);
+        let outcomes = take_message(&mut self.outcomes);
         self.trips.spawn(round_trip(
             self.pool.clone(),
             outcomes,
@@ -355,12 +339,16 @@ impl Pipeline {
         ));
     }
 
-    /// How many more executions the worker can hold.
+    /// How many more executions the worker can hold. One claim at a time, as the answers of two
+    /// might overtake one another.
     fn want(&self) -> usize {
-        if self.orchestrator.is_none() || self.control.borrow().phase != Phase::Working {
+        if self.orchestrator.is_none()
+            || self.asked > 0
+            || self.control.borrow().phase != Phase::Working
+        {
             return 0;
         }
-        let held = self.running.len() + self.waiting.len() + self.asked;
+        let held = self.running.len() + self.waiting.len();
         self.pace.most_held().saturating_sub(held).min(MOST_CLAIMS)
     }
 
@@ -383,14 +371,16 @@ impl Pipeline {
             Err(error) => {
                 // Its outcomes are lost to us, but not to the lease.
                 tracing::error!(%error, "a round trip panicked");
-                self.suspect = true;
+                self.suspect = self.orchestrator;
                 self.disowning = false;
                 self.asked = 0;
                 return;
             }
         };
         self.asked = self.asked.saturating_sub(returned.ask.want);
-        self.suspect |= returned.suspect;
+        if returned.suspect {
+            self.suspect = Some(returned.ask.orchestrator);
+        }
         self.disowning = false;
         self.outcomes.extend(returned.unwritten);
         if !returned.refused.is_empty() {
@@ -496,7 +486,17 @@ impl Pipeline {
     }
 
     fn is_over(&self) -> bool {
-        self.has_nothing() && self.control.borrow().phase != Phase::Working
+        if self.control.borrow().phase == Phase::Working {
+            return false;
+        }
+        // A handler that never yields cannot be dropped; the process is about to end with it.
+        let stuck = self
+            .halting_since
+            .is_some_and(|since| since.elapsed() >= STUCK);
+        (self.running.is_empty() || stuck)
+            && self.waiting.is_empty()
+            && self.outcomes.is_empty()
+            && self.trips.is_empty()
     }
 
     fn count_busy(&mut self) {

@@ -1,0 +1,32 @@
+use std::sync::Arc;
+
+use tokio::sync::{Notify, watch};
+
+/// What the orchestrator tells its workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Control {
+    /// The identity under which claims are made; none while the lease is in doubt.
+    pub(crate) orchestrator: Option<i64>,
+    pub(crate) phase: Phase,
+}
+
+/// Where in its life the orchestrator is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Claims and runs.
+    Working,
+    /// Claims no more; running handlers go on.
+    Stopping,
+    /// The deadline is over: handlers are dropped, and what they held is released.
+    Halting,
+}
+
+/// How orchestrator and workers speak.
+#[derive(Debug, Clone)]
+pub(crate) struct Signals {
+    pub(crate) control: watch::Receiver<Control>,
+    /// How many workers of this process have something to do; what drain watches.
+    pub(crate) busy: watch::Sender<usize>,
+    /// A worker was told that the orchestrator's lease is over.
+    pub(crate) lease_lost: Arc<Notify>,
+}
