@@ -37,7 +37,7 @@ async fn schema_error(url: &str) -> String {
 }
 
 async fn applied(test: &TestConductor) -> i64 {
-    number(&test, "select count(*) from conductor.migrations").await
+    number(test, "select count(*) from conductor.migrations").await
 }
 
 #[conductor::test]

@@ -62,7 +62,7 @@ async fn claims_are_cheap(test: &TestConductor) -> anyhow::Result<()> {
         costs.push(claim(test).await?);
     }
     let running = "select count(*) from conductor.live_executions where state = 'running'";
-    assert_eq!(number(&test, running).await, 400 + 1000 - due);
+    assert_eq!(number(test, running).await, 400 + 1000 - due);
     let most_blocks = costs.iter().map(|(_, blocks)| *blocks).max().unwrap();
     let least_ms = costs.iter().map(|(ms, _)| *ms).fold(f64::MAX, f64::min);
     assert!(most_blocks < 5000 && least_ms < 100.0, "{costs:?}");
