@@ -10,6 +10,9 @@ mod flush;
 mod outcome;
 mod pace;
 mod pipeline;
+mod record;
+mod suspend;
 
 pub use config::{DEFAULT_CONCURRENCY, Worker};
 pub(crate) use pipeline::{Control, Phase, Pipeline, Signals};
+pub(crate) use record::{HandlerTransaction, Recorder};
