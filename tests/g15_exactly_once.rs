@@ -33,7 +33,7 @@ async fn g15_book(ctx: &TaskContext, entry: String) -> anyhow::Result<i64> {
                 .await?;
             sqlx::query("insert into books values ($1, 2)")
                 .bind(&entry)
-                .execute(&mut **tx)
+                .execute(&mut *tx)
                 .await?;
             let n: i64 = sqlx::query_scalar("select count(*) from books")
                 .fetch_one(tx)

@@ -6,6 +6,7 @@ mod support;
 mod basics;
 mod cli;
 mod g15_exactly_once;
+mod g5_crash;
 mod g5_memo;
 mod g6_keys;
 mod g7_suspension;

@@ -1,19 +1,14 @@
 use std::future::Future;
-use std::ops::{Deref, DerefMut};
-use std::pin::Pin;
 
-use futures_core::Stream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::postgres::{PgQueryResult, PgRow, PgStatement, PgTypeInfo};
-use sqlx::{Either, Execute, Executor, PgConnection, Postgres, SqlStr};
+use sqlx::PgConnection;
 
 use super::TaskContext;
 use super::memo::Stop;
 use super::step::{encoded, replayed};
 use crate::db::{Fault, fault};
 use crate::error::Error;
-use crate::worker::HandlerTransaction;
 
 const KIND: &str = "transaction";
 /// Raised by `conductor.record_in_transaction` when the claim is lost.
@@ -21,63 +16,9 @@ const CLAIM_LOST: &str = "CD004";
 /// The same, where the execution was cancelled.
 const CANCELLED: &str = "CD005";
 
-/// The transaction of [`TaskContext::transaction`]: an executor for sqlx, as `tx`, `&mut *tx` or
-/// `&mut **tx`. It commits with the step's record and cannot be committed by the body.
-#[derive(Debug)]
-pub struct Tx(HandlerTransaction);
-
-impl Deref for Tx {
-    type Target = PgConnection;
-
-    fn deref(&self) -> &PgConnection {
-        &self.0.transaction
-    }
-}
-
-impl DerefMut for Tx {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.0.transaction
-    }
-}
-
-type Boxed<'e, T> = Pin<Box<dyn Future<Output = T> + Send + 'e>>;
-
-impl<'t> Executor<'t> for &'t mut Tx {
-    type Database = Postgres;
-
-    fn fetch_many<'e, 'q: 'e, E>(
-        self,
-        query: E,
-    ) -> Pin<Box<dyn Stream<Item = Result<Either<PgQueryResult, PgRow>, sqlx::Error>> + Send + 'e>>
-    where
-        't: 'e,
-        E: 'q + Execute<'q, Postgres>,
-    {
-        (&mut **self).fetch_many(query)
-    }
-
-    fn fetch_optional<'e, 'q: 'e, E>(
-        self,
-        query: E,
-    ) -> Boxed<'e, Result<Option<PgRow>, sqlx::Error>>
-    where
-        't: 'e,
-        E: 'q + Execute<'q, Postgres>,
-    {
-        (&mut **self).fetch_optional(query)
-    }
-
-    fn prepare_with<'e>(
-        self,
-        sql: SqlStr,
-        parameters: &'e [PgTypeInfo],
-    ) -> Boxed<'e, Result<PgStatement, sqlx::Error>>
-    where
-        't: 'e,
-    {
-        (&mut **self).prepare_with(sql, parameters)
-    }
-}
+/// What the body of [`TaskContext::transaction`] is given: an executor for sqlx, as `tx` or
+/// `&mut *tx`. The transaction around it commits with the step's record; no body can commit it.
+pub type Tx = PgConnection;
 
 /// The body of a [`TaskContext::transaction`]: an `async |tx| { … }` whose future is `Send`.
 pub trait TransactionBody<'t, R>: FnOnce(&'t mut Tx) -> Self::Future {
@@ -131,8 +72,8 @@ impl TaskContext {
             }
             self.go_on().await?;
             let _busy = self.memo.busy();
-            let mut tx = Tx(self.durable()?.recorder.begin().await?);
-            let value = body(&mut tx).await.map_err(Into::into)?;
+            let mut tx = self.durable()?.recorder.begin().await?;
+            let value = body(&mut tx.transaction).await.map_err(Into::into)?;
             let json = encoded(&key, &value)?;
             let (id, claim) = (self.execution_id, self.claim);
             let recorded =
@@ -142,7 +83,7 @@ impl TaskContext {
                     .bind(&key)
                     .bind(KIND)
                     .bind(&json)
-                    .execute(&mut *tx)
+                    .execute(&mut *tx.transaction)
                     .await;
             if let Err(error) = recorded {
                 let code = error.as_database_error().and_then(|db| db.code());
@@ -155,7 +96,7 @@ impl TaskContext {
                     _ => Err(Error::from(error).into()),
                 };
             }
-            match tx.0.transaction.commit().await {
+            match tx.transaction.commit().await {
                 Ok(()) => Ok(value),
                 // Nobody knows whether it committed; the record, which did or did not with it, does.
                 Err(error) if fault(&error) == Fault::Passing => {

@@ -15,4 +15,4 @@ mod suspend;
 
 pub use config::{DEFAULT_CONCURRENCY, Worker};
 pub(crate) use pipeline::{Control, Phase, Pipeline, Signals};
-pub(crate) use record::{HandlerTransaction, Recorder};
+pub(crate) use record::Recorder;
