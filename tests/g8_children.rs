@@ -280,3 +280,53 @@ async fn a_child_of_a_task_that_nobody_declared_fails_its_parent(
     assert!(error.contains("g8.elsewhere"), "{error}");
     Ok(())
 }
+
+#[task(name = "g8.leaf", queue = "g8-other")]
+async fn g8_leaf(ctx: &TaskContext, n: i64) -> anyhow::Result<i64> {
+    Ok(ctx.step("n", || async { anyhow::Ok(n) }).await? + 1)
+}
+
+#[task(name = "g8.chain")]
+async fn g8_chain(ctx: &TaskContext, n: i64) -> anyhow::Result<i64> {
+    let one = ctx.invoke::<G8Leaf>("one", G8Leaf { n }).await?;
+    let (two, many) = tokio::try_join!(
+        ctx.invoke::<G8Leaf>("two", G8Leaf { n: one }),
+        ctx.invoke_all::<G8Leaf>("many", (0..5).map(|n| G8Leaf { n })),
+    )?;
+    Ok(two + many.iter().sum::<i64>())
+}
+
+#[conductor::test]
+async fn no_wake_is_lost_and_no_child_left_with_two_workers_and_cancels(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let first = test.orchestrator().build()?.start().await?;
+    let second = test.orchestrator().build()?.start().await?;
+    let ids = test
+        .invoke_batch::<G8Chain>((0..150).map(|n| G8Chain { n }))
+        .await?;
+    let mut cancelled = 0;
+    for id in ids.iter().step_by(3) {
+        cancelled += usize::from(test.cancel(*id).await?);
+    }
+    let mut ended = 0;
+    for (n, id) in ids.iter().enumerate() {
+        let run = test.execution::<G8Chain>(*id);
+        match tokio::time::timeout(Duration::from_secs(60), run.result()).await? {
+            Ok(sum) => assert_eq!(sum, n as i64 + 17),
+            Err(Error::Cancelled { .. }) => ended += 1,
+            Err(other) => return Err(other.into()),
+        }
+    }
+    assert_eq!(ended, cancelled);
+    crate::support::eventually("the end of all children", || async {
+        sqlx::query_scalar("select not exists (select from conductor.live_executions)")
+            .fetch_one(test.pool())
+            .await
+            .unwrap()
+    })
+    .await;
+    first.stop().await?;
+    second.stop().await?;
+    Ok(())
+}
