@@ -6,6 +6,7 @@ use std::time::Duration;
 use conductor::Status;
 use conductor::prelude::*;
 use conductor::testing::TestConductor;
+use tokio::sync::Notify;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -211,5 +212,42 @@ async fn a_sleeper_is_cancelled_at_once(test: TestConductor) -> anyhow::Result<(
     assert!(test.cancel(sleeper.id()).reason("enough").await?);
     let error = sleeper.result().await.unwrap_err().to_string();
     assert!(error.contains("cancelled: enough"), "{error}");
+    Ok(())
+}
+
+static IN_FIRST: Notify = Notify::const_new();
+static LET_ON: Notify = Notify::const_new();
+static SECONDS: AtomicUsize = AtomicUsize::new(0);
+
+#[task(name = "g7.two-steps")]
+async fn g7_two_steps(ctx: &TaskContext) -> anyhow::Result<u32> {
+    let attempt: u32 = ctx
+        .step("first", || async {
+            IN_FIRST.notify_one();
+            LET_ON.notified().await;
+            anyhow::Ok(ctx.attempt())
+        })
+        .await?;
+    ctx.step("second", || async {
+        SECONDS.fetch_add(1, SeqCst);
+        anyhow::Ok(())
+    })
+    .await?;
+    Ok(attempt + ctx.attempt())
+}
+
+#[conductor::test]
+async fn a_shutdown_takes_effect_between_two_steps(test: TestConductor) -> anyhow::Result<()> {
+    let worker = test.orchestrator().build()?.start().await?;
+    let run = test.invoke::<G7TwoSteps>(()).await?;
+    IN_FIRST.notified().await;
+    // The stop is said before the first step may end.
+    let (stopped, ()) = tokio::join!(biased; worker.stop(), async { LET_ON.notify_one() });
+    stopped?;
+    assert_eq!(SECONDS.load(SeqCst), 0);
+    assert_eq!(run.status().await?, Status::Pending);
+    test.drain().await?;
+    assert_eq!(run.result().await?, 2);
+    assert_eq!(SECONDS.load(SeqCst), 1);
     Ok(())
 }
