@@ -85,7 +85,9 @@ create table conductor.live_executions (
     claimed_at timestamptz,
     -- Who runs it; null unless running.
     orchestrator_id bigint,
+    -- The execution that invoked this one and waits for it, and under which key.
     parent_id uuid,
+    parent_key text,
     -- The execution that this one repeats, by conductor.retry.
     retry_of uuid,
     queue_id integer not null,
@@ -100,6 +102,10 @@ create table conductor.live_executions (
     -- Somebody waits for the outcome and wants a notification.
     watched boolean not null default false,
     cancelled boolean not null default false,
+    -- Not cancelled with its parent.
+    detached boolean not null default false,
+    -- How often in a row a child's end has woken it although it waited for more.
+    partial_wakes integer not null default 0,
     cancel_reason text,
     -- json and not jsonb: values must come back exactly as they were written.
     payload json not null,
@@ -117,6 +123,7 @@ create table conductor.live_executions (
 create index live_executions_due on conductor.live_executions (queue_id, priority desc, run_at, id);
 
 create index live_executions_retry on conductor.live_executions (retry_of) where retry_of is not null;
+create index live_executions_parent on conductor.live_executions (parent_id) where parent_id is not null;
 
 -- For those who look whether a running one was cancelled.
 create index live_executions_cancelled on conductor.live_executions (id) where cancelled;
@@ -154,31 +161,30 @@ create table conductor.failures (
     primary key (execution_id, attempt)
 );
 
--- The memo: what a step gave stays what it gave. Fenced by the claim that wrote it.
+-- The memo: what a step gave stays what it gave. Fenced by the claim that wrote it. A child's
+-- outcome stands here too, written by the child's end.
 create table conductor.steps (
     execution_id uuid not null,
     key text not null,
     kind text not null,
-    claim integer not null,
-    value json,
+    value json not null,
     recorded_at timestamptz not null,
     primary key (execution_id, key)
 );
 
--- What a suspended execution waits for; exactly one of child_id, event and wake_at alone.
+-- What a suspended execution waits for. A sleep stays here until its execution ends, as its time is
+-- its record; a child's wait goes when the outcome comes.
 create table conductor.waits (
     execution_id uuid not null,
     key text not null,
     kind text not null,
+    -- Waits of one group are of use only together: the execution is woken when none is left.
+    group_key text not null,
+    -- The end of a sleep, or the deadline of a child.
     wake_at timestamptz,
     child_id uuid,
-    event text,
-    filter jsonb,
     primary key (execution_id, key)
 );
-
-create index waits_child on conductor.waits (child_id) where child_id is not null;
-create index waits_event on conductor.waits (event) where event is not null;
 
 create table conductor.events (
     id uuid primary key,
@@ -207,7 +213,8 @@ create index schedules_next on conductor.schedules (next_at);
 
 -- Both kinds of executions, for people; each with the same columns.
 create view conductor.live as
-select l.id, t.name as task, q.name as queue, l.state::text as state, l.priority, l.run_at, l.created_at,
+select l.id, t.name as task, q.name as queue, l.state::text as state, l.priority,
+       nullif(l.run_at, 'infinity') as run_at, l.created_at,
        l.claimed_at, null::timestamptz as finished_at, l.failures, l.crashes, l.claim, l.orchestrator_id,
        l.parent_id, l.retry_of, l.payload, null::json as output, l.error, l.cancel_reason
   from conductor.live_executions l

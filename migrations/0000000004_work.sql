@@ -8,7 +8,8 @@ set local search_path = pg_catalog, pg_temp;
 create function conductor.claim(
     p_orchestrator bigint, p_queue integer, p_tasks integer[], p_limit integer, p_idle boolean)
 returns table (
-    id uuid, task_id integer, claim integer, attempt integer, payload text, next_due_ms bigint)
+    id uuid, task_id integer, claim integer, attempt integer, payload text, memo text, origin uuid,
+    next_due_ms bigint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 -- A plan made while the table was empty must not read the whole of it when it is full.
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -17,6 +18,7 @@ declare
     v_now timestamptz;
     v_priority integer;
     v_ids uuid[];
+    v_again uuid[];
     v_left integer := p_limit;
     v_claimed integer;
     v_next timestamptz;
@@ -36,10 +38,15 @@ begin
             v_ids := array(
                 select l.id from conductor.live_executions l
                  where l.queue_id = p_queue and l.priority = v_priority and l.run_at <= v_now
-                   and l.state = 'pending' and l.task_id = any (p_tasks)
+                   and l.state in ('pending', 'suspended') and l.task_id = any (p_tasks)
                  order by l.run_at, l.id
                  limit v_left
                    for no key update skip locked);
+            -- Whoever was claimed before may have a memo, and deadlines that are over.
+            v_again := array(select l.id from conductor.live_executions l where l.id = any (v_ids) and l.claim > 0);
+            if cardinality(v_again) > 0 then
+                perform conductor.settle(v_again, v_now);
+            end if;
             -- By array and not by join: no statistics, however stale, can make this read the table.
             return query
             with claimed as (
@@ -47,9 +54,10 @@ begin
                    set state = 'running', claim = l.claim + 1, orchestrator_id = p_orchestrator, claimed_at = v_now
                  where l.id = any (v_ids)
                 returning l.id, l.task_id, l.claim, l.failures + l.crashes + 1 as attempt, l.payload::text as payload,
-                          l.run_at
+                          l.run_at, coalesce(l.retry_of, l.id) as origin
             )
-            select c.id, c.task_id, c.claim, c.attempt, c.payload, null::bigint
+            select c.id, c.task_id, c.claim, c.attempt, c.payload,
+                   case when c.claim > 1 then conductor.memo(c.id, v_now) end, c.origin, null::bigint
               from claimed c order by c.run_at, c.id;
             get diagnostics v_claimed = row_count;
             v_left := v_left - v_claimed;
@@ -58,6 +66,7 @@ begin
                 v_found := null;
                 select l.run_at into v_found from conductor.live_executions l
                  where l.queue_id = p_queue and l.priority = v_priority and l.run_at > v_now
+                   and l.run_at < 'infinity'
                  order by l.run_at limit 1;
                 v_next := least(v_next, v_found);
             end if;
@@ -73,8 +82,8 @@ begin
     end loop;
 
     if p_idle and v_left = p_limit then
-        return query select null::uuid, null::integer, null::integer, null::integer, null::text,
-            ceil(extract(epoch from v_next - v_now) * 1000)::bigint;
+        return query select null::uuid, null::integer, null::integer, null::integer, null::text, null::text,
+            null::uuid, ceil(extract(epoch from v_next - v_now) * 1000)::bigint;
     end if;
 end
 $$;
@@ -82,24 +91,41 @@ $$;
 -- Moves executions to their final state and tells who waits for them. The caller holds their rows.
 create function conductor.conclude(
     p_ids uuid[], p_state conductor.execution_state, p_error text) returns void
-language sql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_children uuid[];
+    v_parents uuid[];
+    v_keys text[];
+    v_outcomes text[];
+begin
     with gone as (
         delete from conductor.live_executions l where l.id = any (p_ids)
-        returning l.id, l.created_at, l.claimed_at, l.parent_id, l.retry_of, l.queue_id, l.task_id, l.priority,
-                  l.claim, l.failures, l.crashes, l.watched, l.cancel_reason, l.payload, l.error
+        returning l.id, l.created_at, l.claimed_at, l.parent_id, l.parent_key, l.retry_of, l.queue_id, l.task_id,
+                  l.priority, l.claim, l.failures, l.crashes, l.watched, l.payload,
+                  case when p_state = 'cancelled' then l.cancel_reason else coalesce(p_error, l.error) end as error
     ), kept as (
         insert into conductor.finished_executions (
                id, created_at, claimed_at, finished_at, expires_at, parent_id, retry_of, queue_id, task_id,
                priority, claim, failures, crashes, state, payload, error)
-        select g.id, g.created_at, g.claimed_at, n.at, n.at + t.keep_failed, g.parent_id, g.retry_of, g.queue_id,
-               g.task_id, g.priority, g.claim, g.failures, g.crashes, p_state, g.payload,
-               case when p_state = 'cancelled' then g.cancel_reason else coalesce(p_error, g.error) end
+        select g.id, g.created_at, g.claimed_at, v_now, v_now + t.keep_failed, g.parent_id, g.retry_of, g.queue_id,
+               g.task_id, g.priority, g.claim, g.failures, g.crashes, p_state, g.payload, g.error
           from gone g
           join conductor.tasks t on t.id = g.task_id
-         cross join (select conductor.now() as at) n
+    ), told as (
+        select count(pg_notify('conductor', 'done:' || g.id)) as n from gone g where g.watched
     )
-    select count(pg_notify('conductor', 'done:' || g.id)) from gone g where g.watched;
+    select array_agg(g.id), array_agg(g.parent_id), array_agg(g.parent_key),
+           array_agg(json_build_object('id', g.id, 'state', p_state, 'error', g.error)::text)
+      into v_children, v_parents, v_keys, v_outcomes
+      from gone g cross join told
+     where g.parent_key is not null;
+    if v_children is not null then
+        perform conductor.report(v_children, v_parents, v_keys, v_outcomes);
+    end if;
+end
 $$;
 
 -- Outcomes of handlers that completed. One that has lost its claim matches nothing.
@@ -111,13 +137,18 @@ as $$
 declare
     v_now timestamptz := conductor.now();
     v_count integer;
+    v_children uuid[];
+    v_parents uuid[];
+    v_keys text[];
+    v_outcomes text[];
 begin
     with gone as (
         delete from conductor.live_executions l
          using unnest(p_ids, p_claims, p_outputs) as o(id, claim, output)
          where l.id = o.id and l.claim = o.claim and l.state = 'running'
-        returning l.id, l.created_at, l.claimed_at, l.parent_id, l.retry_of, l.queue_id, l.task_id, l.priority,
-                  l.claim, l.failures, l.crashes, l.watched, l.cancelled, l.cancel_reason, l.payload, o.output
+        returning l.id, l.created_at, l.claimed_at, l.parent_id, l.parent_key, l.retry_of, l.queue_id, l.task_id,
+                  l.priority, l.claim, l.failures, l.crashes, l.watched, l.cancelled, l.cancel_reason, l.payload,
+                  o.output
     ), kept as (
         insert into conductor.finished_executions (
                id, created_at, claimed_at, finished_at, expires_at, parent_id, retry_of, queue_id, task_id,
@@ -131,9 +162,19 @@ begin
           from gone g
           join conductor.tasks t on t.id = g.task_id
     )
-    select count(*) + 0 * count(case when g.watched then pg_notify('conductor', 'done:' || g.id) end)
-      into v_count
+    select count(*) + 0 * count(case when g.watched then pg_notify('conductor', 'done:' || g.id) end),
+           array_agg(g.id) filter (where g.parent_key is not null),
+           array_agg(g.parent_id) filter (where g.parent_key is not null),
+           array_agg(g.parent_key) filter (where g.parent_key is not null),
+           array_agg(case when g.cancelled
+                          then json_build_object('id', g.id, 'state', 'cancelled', 'error', g.cancel_reason)
+                          else json_build_object('id', g.id, 'state', 'completed', 'output', g.output::json) end::text)
+               filter (where g.parent_key is not null)
+      into v_count, v_children, v_parents, v_keys, v_outcomes
       from gone g;
+    if v_children is not null then
+        perform conductor.report(v_children, v_parents, v_keys, v_outcomes);
+    end if;
     return v_count;
 end
 $$;
@@ -142,7 +183,8 @@ $$;
 create function conductor.fail(
     p_ids uuid[], p_claims integer[], p_errors text[], p_permanent boolean[], p_delay_ms bigint[]) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set jit = off
 as $$
 declare
     v_now timestamptz := conductor.now();
@@ -219,7 +261,8 @@ create function conductor.finish_and_claim(
     p_failed_ids uuid[], p_failed_claims integer[], p_errors text[], p_permanent boolean[], p_delay_ms bigint[],
     p_orchestrator bigint, p_queue integer, p_tasks integer[], p_limit integer, p_idle boolean)
 returns table (
-    id uuid, task_id integer, claim integer, attempt integer, payload text, next_due_ms bigint)
+    id uuid, task_id integer, claim integer, attempt integer, payload text, memo text, origin uuid,
+    next_due_ms bigint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set jit = off
 as $$

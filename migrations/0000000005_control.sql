@@ -3,27 +3,48 @@
 
 set local search_path = pg_catalog, pg_temp;
 
--- Cancels an execution that has not ended; false where there is none. A running handler is told,
--- and whatever it returns is recorded as cancelled.
-create function conductor.cancel(execution uuid, reason text default null) returns boolean
+-- Cancels an execution that has not ended, and its children; false where there is none. A running
+-- handler is told, and whatever it returns is recorded as cancelled.
+create function conductor.cancel(execution uuid, reason text default null, cascade boolean default true)
+returns boolean
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 declare
-    v_state conductor.execution_state;
+    v_found boolean;
+    v_rest uuid[];
+    v_level uuid[] := array[execution];
+    v_tree uuid[] := '{}';
 begin
-    update conductor.live_executions l
-       set cancelled = true, cancel_reason = coalesce(l.cancel_reason, reason)
-     where l.id = execution
-    returning l.state into v_state;
-    if not found then
-        return false;
+    -- Level by level, each locked before its children are looked for: one that suspends now has
+    -- made its children when the lock comes.
+    loop
+        v_level := array(
+            select l.id from conductor.live_executions l where l.id = any (v_level) order by l.id for no key update);
+        v_tree := v_tree || v_level;
+        exit when not cascade or cardinality(v_level) = 0;
+        v_level := array(
+            select c.id from conductor.live_executions c
+             where c.parent_id = any (v_level) and c.parent_id is not null and not c.detached
+               and c.id <> all (v_tree));
+    end loop;
+    with cancelled as (
+        update conductor.live_executions l
+           set cancelled = true,
+               cancel_reason = coalesce(l.cancel_reason, reason,
+                                        case when l.id <> execution then 'its parent was cancelled' end)
+         where l.id = any (v_tree)
+        returning l.id, l.state
+    ), told as (
+        select count(pg_notify('conductor', 'cancel:' || c.id)) as n from cancelled c where c.state = 'running'
+    )
+    select bool_or(c.id = execution), array_agg(c.id) filter (where c.state <> 'running')
+      into v_found, v_rest
+      from cancelled c cross join told;
+    if v_rest is not null then
+        perform conductor.conclude(v_rest, 'cancelled', null);
     end if;
-    if v_state = 'running' then
-        perform pg_notify('conductor', 'cancel:' || execution);
-    else
-        perform conductor.conclude(array[execution], 'cancelled', null);
-    end if;
-    return true;
+    return coalesce(v_found, false);
 end
 $$;
 
@@ -37,27 +58,39 @@ declare
     v_now timestamptz := conductor.now();
     v_queue integer;
     v_id uuid;
+    v_origin uuid;
 begin
     update conductor.live_executions l set run_at = v_now
      where l.id = execution and l.state = 'pending'
     returning l.id, l.queue_id into v_id, v_queue;
     if not found then
-        -- Asked twice, it is repeated once: the lock makes the second wait for the first.
-        perform from conductor.finished_executions f where f.id = execution for no key update;
-        select l.id into v_id from conductor.live_executions l where l.retry_of = execution;
+        -- Asked twice, it is repeated once: the lock makes the second wait for the first. The first
+        -- one of all repeats is named, so that idempotency keys stay.
+        select coalesce(f.retry_of, f.id) into v_origin
+          from conductor.finished_executions f where f.id = execution for no key update;
+        select l.id into v_id from conductor.live_executions l where l.retry_of = v_origin;
         if found then
             return v_id;
         end if;
+        -- As if it had been claimed before, so that its steps are loaded.
         insert into conductor.live_executions as l (
-               id, run_at, created_at, parent_id, retry_of, queue_id, task_id, priority, payload)
-        select conductor.uuid7(), v_now, v_now, f.parent_id, f.id, t.queue_id, f.task_id, f.priority, f.payload
+               id, run_at, created_at, parent_id, retry_of, queue_id, task_id, priority, claim, payload)
+        select conductor.uuid7(), v_now, v_now, f.parent_id, v_origin, t.queue_id, f.task_id,
+               f.priority, 1, f.payload
           from conductor.finished_executions f
           join conductor.tasks t on t.id = f.task_id
          where f.id = execution and f.state in ('failed', 'cancelled')
         returning l.id, l.queue_id into v_id, v_queue;
-        insert into conductor.steps (execution_id, key, kind, claim, value, recorded_at)
-        select v_id, s.key, s.kind, 0, s.value, s.recorded_at
-          from conductor.steps s where s.execution_id = execution and v_id is not null;
+        insert into conductor.steps (execution_id, key, kind, value, recorded_at)
+        select v_id, s.key, s.kind, s.value, s.recorded_at
+          from conductor.steps s
+         where s.execution_id = execution and v_id is not null
+           -- A child that did not complete is tried again.
+           and case when s.kind = 'invoke' then s.value->>'state' = 'completed' else true end;
+        insert into conductor.waits (execution_id, key, kind, group_key, wake_at)
+        select v_id, w.key, w.kind, w.group_key, w.wake_at
+          from conductor.waits w
+         where w.execution_id = execution and v_id is not null and w.kind = 'sleep';
     end if;
     if v_id is not null then
         perform conductor.wake(array[v_queue], true);
@@ -102,7 +135,7 @@ begin
         select from unnest(p_queues) as q, conductor.priorities(q) as p,
                lateral (select from conductor.live_executions l
                          where l.queue_id = q and l.priority = p and l.run_at <= v_now
-                           and l.task_id = any (p_tasks) and l.state in ('pending', 'running')
+                           and l.task_id = any (p_tasks) and l.state in ('pending', 'running', 'suspended')
                          limit 1) due);
 end
 $$;
@@ -126,8 +159,7 @@ begin
     select array_agg(r.id) into v_ids from removed r;
     delete from conductor.failures f where f.execution_id = any (v_ids);
     delete from conductor.steps s where s.execution_id = any (v_ids);
+    delete from conductor.waits w where w.execution_id = any (v_ids);
     return coalesce(cardinality(v_ids), 0);
 end
 $$;
-
-revoke execute on all functions in schema conductor from public;

@@ -77,6 +77,54 @@ pub enum Error {
         /// What the canceller gave as reason.
         reason: Option<String>,
     },
+    /// A child did not end within the wait's timeout.
+    #[error("execution {id} of task {task:?} did not end in time")]
+    TimedOut {
+        /// The child.
+        id: Uuid,
+        /// The child's task.
+        task: String,
+    },
+    /// A key was used twice in one execution. Permanent.
+    #[error(
+        "the key {key:?} is used twice, by a {first} and by a {second}; each step of an execution needs a key of its own"
+    )]
+    KeyUsedTwice {
+        /// The key.
+        key: String,
+        /// What used it first.
+        first: &'static str,
+        /// What used it again.
+        second: &'static str,
+    },
+    /// A replay met a key with another kind than the one that was recorded. Permanent.
+    #[error(
+        "the key {key:?} was recorded by a {recorded} and is now used by a {now}; give the new one another key"
+    )]
+    KeyChanged {
+        /// The key.
+        key: String,
+        /// What recorded it.
+        recorded: String,
+        /// What met it now.
+        now: &'static str,
+    },
+    /// A text that cannot be the key of a step. Permanent.
+    #[error("the key {key:?} cannot be used: {reason}")]
+    Key {
+        /// The key, or its beginning.
+        key: String,
+        /// Why it was refused.
+        reason: String,
+    },
+    /// The value of a step that cannot be stored, or that this build cannot read.
+    #[error("step {key:?}: {reason}")]
+    Step {
+        /// The key.
+        key: String,
+        /// Why it was refused.
+        reason: String,
+    },
     /// No execution has this id, or it was removed after its retention.
     #[error("no execution has the id {0}; finished ones are removed after the task's `keep`")]
     NotFound(Uuid),
@@ -89,6 +137,17 @@ pub enum Error {
     /// An option has a value that cannot be used.
     #[error("{0}")]
     Invalid(String),
+}
+
+/// The error for a duration that the database's clock could not follow.
+pub(crate) fn too_long(duration: Duration) -> Option<Error> {
+    const LONGEST: Duration = Duration::from_secs(1000 * 365 * 24 * 60 * 60);
+    (duration > LONGEST).then(|| {
+        Error::Invalid(format!(
+            "a duration of {} is longer than 1000 years",
+            humantime::format_duration(duration)
+        ))
+    })
 }
 
 fn reason_suffix(reason: &Option<String>) -> String {

@@ -6,6 +6,9 @@ pub mod tasks {}
 #[doc = include_str!("../guide/invoking.md")]
 pub mod invoking {}
 
+#[doc = include_str!("../guide/steps.md")]
+pub mod steps {}
+
 #[doc = include_str!("../guide/running.md")]
 pub mod running {}
 

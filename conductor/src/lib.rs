@@ -8,7 +8,9 @@ pub use conductor_runtime::client::{
     InvokeInTransaction, Status,
 };
 pub use conductor_runtime::codec::{MAX_JSON_BYTES, MAX_JSON_DEPTH};
-pub use conductor_runtime::context::TaskContext;
+#[doc(hidden)]
+pub use conductor_runtime::context::TransactionBody;
+pub use conductor_runtime::context::{InvokeChild, InvokeChildren, Step, TaskContext, Tx};
 #[cfg(feature = "embedded")]
 pub use conductor_runtime::embedded;
 pub use conductor_runtime::error::{Error, Result, RetryExt};

@@ -6,16 +6,18 @@ use uuid::Uuid;
 use super::Conductor;
 use crate::error::Result;
 
+const DEADLOCK: &str = "40P01";
+
 /// A cancel that is being said; `.await` does it.
 #[must_use = "a cancel does nothing until it is awaited"]
 pub struct Cancel<'c> {
-    conductor: &'c Conductor,
+    conductor: Result<&'c Conductor>,
     id: Uuid,
     reason: Option<String>,
 }
 
 impl<'c> Cancel<'c> {
-    pub(super) fn new(conductor: &'c Conductor, id: Uuid) -> Self {
+    pub(crate) fn new(conductor: Result<&'c Conductor>, id: Uuid) -> Self {
         Self {
             conductor,
             id,
@@ -37,12 +39,21 @@ impl<'c> IntoFuture for Cancel<'c> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            self.conductor.migrate().await?;
-            Ok(sqlx::query_scalar("select conductor.cancel($1, $2)")
-                .bind(self.id)
-                .bind(self.reason)
-                .fetch_one(self.conductor.pool())
-                .await?)
+            let conductor = self.conductor?;
+            conductor.migrate().await?;
+            loop {
+                let cancelled = sqlx::query_scalar("select conductor.cancel($1, $2)")
+                    .bind(self.id)
+                    .bind(&self.reason)
+                    .fetch_one(conductor.pool())
+                    .await;
+                match cancelled {
+                    // Parents are locked before their children here, and behind them where a
+                    // child ends.
+                    Err(sqlx::Error::Database(db)) if db.code().as_deref() == Some(DEADLOCK) => {}
+                    cancelled => return Ok(cancelled?),
+                }
+            }
         })
     }
 }

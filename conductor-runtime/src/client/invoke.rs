@@ -10,11 +10,9 @@ use uuid::Uuid;
 use super::insert::{NewExecution, insert};
 use super::{Conductor, Execution};
 use crate::codec;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, too_long};
 use crate::registry::Registry;
 use crate::task::Task;
-
-const LONGEST_DELAY: Duration = Duration::from_secs(1000 * 365 * 24 * 60 * 60);
 
 /// An invoke that is being said; `.await` makes the execution.
 #[must_use = "an invoke does nothing until it is awaited"]
@@ -58,11 +56,8 @@ impl NewExecution {
     }
 
     pub(super) fn set_delay(&mut self, delay: Duration) -> Result<()> {
-        if delay > LONGEST_DELAY {
-            return Err(Error::Invalid(format!(
-                "a delay of {} is longer than 1000 years",
-                humantime::format_duration(delay)
-            )));
+        if let Some(error) = too_long(delay) {
+            return Err(error);
         }
         self.delay_ms = Some(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX));
         Ok(())

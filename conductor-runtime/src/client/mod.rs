@@ -199,7 +199,7 @@ impl Conductor {
     /// A pending one ends at once. A running handler is told within a second
     /// (`ctx.cancelled()`), and whatever it returns is recorded as cancelled.
     pub fn cancel(&self, id: Uuid) -> Cancel<'_> {
-        Cancel::new(self, id)
+        Cancel::new(Ok(self), id)
     }
 
     /// Runs an execution again: one that waits for its next attempt is due now and keeps its id,
@@ -236,7 +236,7 @@ impl Conductor {
     }
 
     /// Makes a task of this binary known, so that it can be invoked before any worker starts.
-    async fn ensure_declared(&self, name: &str) -> Result<()> {
+    pub(crate) async fn ensure_declared(&self, name: &str) -> Result<()> {
         self.migrate().await?;
         let Some(task) = Registry::global().get(name) else {
             return Ok(());

@@ -1,48 +1,75 @@
-//! What a handler sees of its execution.
+//! What a handler sees of its execution, and what it does durably.
+
+mod block;
+mod invoke;
+mod lazy;
+mod memo;
+mod sleep;
+mod step;
+mod transaction;
 
 use std::any::type_name;
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::task::{FromStates, States};
+use crate::client::{Cancel, Conductor};
+use crate::error::{Error, Result};
+use crate::task::{FromStates, States, Task};
+use crate::worker::{Control, Phase, Recorder};
 
-/// The handler's view of its execution: identity, attempt, injected values.
+pub use invoke::{InvokeChild, InvokeChildren};
+pub(crate) use memo::{Blocked, Memo, Stop, Wait, Wake};
+pub use step::Step;
+pub use transaction::{TransactionBody, Tx};
+
+/// The handler's view of its execution: identity, injected values, and everything durable.
 ///
-/// It is borrowed and not `Clone`, so that no spawned task outlives the attempt.
+/// A durable piece has a key, unique in its execution. What was recorded under a key is never done
+/// again: after a crash, a failure or a suspension the handler runs again from the top, and
+/// recorded pieces return at once. Code between them runs again.
+///
+/// A context is borrowed and not `Clone`, so that no spawned task outlives the attempt.
 ///
 /// ```
 /// use conductor::prelude::*;
+/// use std::time::Duration;
 ///
 /// #[task]
-/// async fn hello(ctx: &TaskContext) -> anyhow::Result<String> {
-///     Ok(format!("{} attempt {}", ctx.execution_id(), ctx.attempt()))
+/// async fn order(ctx: &TaskContext, item: String) -> anyhow::Result<String> {
+///     let charge: u64 = ctx.step("charge", || async { charge(&item).await }).await?;
+///     ctx.sleep("cool down", Duration::from_secs(60)).await?;
+///     Ok(format!("charge {charge}"))
 /// }
+/// # async fn charge(_: &str) -> anyhow::Result<u64> { Ok(1) }
 /// ```
 #[derive(Debug)]
 pub struct TaskContext {
-    execution_id: Uuid,
-    attempt: u32,
-    states: Arc<States>,
-    cancel: CancellationToken,
+    pub(crate) execution_id: Uuid,
+    /// Empty in a unit test.
+    pub(crate) task: &'static str,
+    pub(crate) claim: i32,
+    pub(crate) attempt: u32,
+    /// The first execution where this one is a repeat, by `retry`.
+    pub(crate) origin: Uuid,
+    pub(crate) states: Arc<States>,
+    pub(crate) cancel: CancellationToken,
+    pub(crate) memo: Memo,
+    /// None in a unit test without a database.
+    pub(crate) durable: Option<Durable>,
+}
+
+/// The way to the database.
+#[derive(Debug, Clone)]
+pub(crate) struct Durable {
+    pub(crate) conductor: Conductor,
+    pub(crate) recorder: Recorder,
+    pub(crate) control: watch::Receiver<Control>,
 }
 
 impl TaskContext {
-    pub(crate) fn new(
-        execution_id: Uuid,
-        attempt: u32,
-        states: Arc<States>,
-        cancel: CancellationToken,
-    ) -> Self {
-        Self {
-            execution_id,
-            attempt,
-            states,
-            cancel,
-        }
-    }
-
     /// Takes a `State<T>` argument; called by the code that `#[task]` generates.
     #[doc(hidden)]
     pub fn argument<S: FromStates>(&self) -> anyhow::Result<S> {
@@ -54,9 +81,16 @@ impl TaskContext {
         self.execution_id
     }
 
-    /// Which attempt this is, from 1. Attempts that failed or died with their process count.
+    /// Which attempt this is, from 1. Attempts that failed or died with their process count,
+    /// suspensions do not.
     pub fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// A text that is the same at each replay and each `retry`, and different for each execution
+    /// and key; for services that take one.
+    pub fn idempotency_key(&self, key: &str) -> String {
+        format!("{}:{key}", self.origin)
     }
 
     /// A value given to the orchestrator by `.state(…)`.
@@ -83,5 +117,121 @@ impl TaskContext {
     /// Ends when somebody cancels this execution; for `tokio::select!`.
     pub async fn until_cancelled(&self) {
         self.cancel.cancelled().await;
+    }
+
+    /// Invokes another task and waits for its end; the worker's slot is free meanwhile.
+    ///
+    /// The child's failure, cancel or timeout is an `Err` that the handler may deal with. Whatever
+    /// came is recorded. Cancelling this execution cancels the child. Several in one `join!` are
+    /// started together.
+    ///
+    /// ```
+    /// # use conductor::prelude::*;
+    /// # use std::time::Duration;
+    /// #[task]
+    /// async fn double(ctx: &TaskContext, n: i64) -> anyhow::Result<i64> { Ok(n * 2) }
+    ///
+    /// #[task]
+    /// async fn parent(ctx: &TaskContext, n: i64) -> anyhow::Result<i64> {
+    ///     let twice = ctx
+    ///         .invoke::<Double>("double", Double { n })
+    ///         .timeout(Duration::from_secs(60))
+    ///         .await?;
+    ///     Ok(twice + 10)
+    /// }
+    /// ```
+    pub fn invoke<T: Task>(
+        &self,
+        key: impl Into<String>,
+        payload: T::Payload,
+    ) -> InvokeChild<'_, T> {
+        InvokeChild::new(self, key.into(), &payload)
+    }
+
+    /// Invokes a task once for each payload and waits for the end of all; gives the outputs in
+    /// their order, or the first one's error. The handler resumes once, however many there are.
+    pub fn invoke_all<T: Task>(
+        &self,
+        key: impl Into<String>,
+        payloads: impl IntoIterator<Item = T::Payload>,
+    ) -> InvokeChildren<'_, T> {
+        InvokeChildren::new(self, key.into(), payloads)
+    }
+
+    /// Cancels another execution; false where it is unknown or has ended. Not recorded: cancelling
+    /// twice is harmless.
+    pub fn cancel(&self, id: Uuid) -> Cancel<'_> {
+        Cancel::new(self.conductor(), id)
+    }
+
+    /// A place where a cancel or a shutdown may take effect, for long stretches without steps.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] where the execution was cancelled.
+    pub async fn checkpoint(&self) -> Result<()> {
+        self.go_on().await
+    }
+
+    fn conductor(&self) -> Result<&Conductor> {
+        self.durable().map(|durable| &durable.conductor)
+    }
+
+    fn durable(&self) -> Result<&Durable> {
+        self.durable.as_ref().ok_or_else(|| {
+            Error::Invalid(
+                "this context has no database: use TestConductor::context, or run the task"
+                    .to_owned(),
+            )
+        })
+    }
+
+    /// Where new work is about to begin: a cancel ends it, a shutdown gives the execution back.
+    async fn go_on(&self) -> Result<()> {
+        if self.cancelled() {
+            return Err(self.is_cancelled());
+        }
+        let stopping = self
+            .durable
+            .as_ref()
+            .is_some_and(|durable| durable.control.borrow().phase != Phase::Working);
+        if stopping {
+            self.memo.stop(Stop::Released);
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    }
+
+    fn is_cancelled(&self) -> Error {
+        Error::Cancelled {
+            id: self.execution_id,
+            task: self.task.to_owned(),
+            reason: None,
+        }
+    }
+
+    /// Returns when the record is committed. Where the claim is lost it never returns, and the
+    /// worker drops the handler.
+    async fn record(&self, key: &str, kind: &'static str, value: String) -> Result<()> {
+        let Some(durable) = &self.durable else {
+            return Ok(());
+        };
+        let held = durable
+            .recorder
+            .record(self.execution_id, self.claim, key, kind, value)
+            .await?;
+        if !held {
+            self.memo.stop(Stop::Lost);
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    }
+
+    /// Whether a step is recorded, asked behind whatever still writes for this execution.
+    async fn recorded(&self, key: &str) -> Result<bool> {
+        Ok(sqlx::query_scalar("select conductor.recorded($1, $2)")
+            .bind(self.execution_id)
+            .bind(key)
+            .fetch_one(self.conductor()?.pool())
+            .await?)
     }
 }

@@ -39,6 +39,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "control",
         sql: include_str!("../../migrations/0000000005_control.sql"),
     },
+    Migration {
+        id: 6,
+        name: "durable",
+        sql: include_str!("../../migrations/0000000006_durable.sql"),
+    },
 ];
 
 /// Serialises all migrations of a database; the number is arbitrary and must never change.

@@ -21,7 +21,7 @@ use crate::client::Conductor;
 use crate::error::{Error, Result};
 use crate::registry::Registry;
 use crate::task::{States, TaskDefinition};
-use crate::worker::{Control, Phase, Pipeline, Signals};
+use crate::worker::{Control, Phase, Pipeline, Recorder, Signals};
 use lease::{Identity, LeaseTimes};
 
 /// The workers of this process, not yet started.
@@ -155,6 +155,7 @@ impl Orchestrator {
             busy: watch::channel(0).0,
             lease_lost: Arc::new(Notify::new()),
         };
+        let recorder = Recorder::new(conductor.pool().clone());
         let mut pipelines = JoinSet::new();
         for worker in &workers {
             let (Some(queue_id), Some(tasks)) = (
@@ -171,6 +172,7 @@ impl Orchestrator {
                     *queue_id,
                     tasks,
                     Arc::clone(&states),
+                    recorder.clone(),
                     signals.clone(),
                 )
                 .run(),

@@ -35,7 +35,7 @@ use uuid::Uuid;
 pub use run::{FromTest, run};
 
 use crate::client::Conductor;
-use crate::context::TaskContext;
+use crate::context::{Memo, TaskContext};
 use crate::error::{Error, Result};
 use crate::orchestrator::{Builder, Orchestrator};
 use crate::task::States;
@@ -114,6 +114,9 @@ impl TestConductor {
 
 /// A context for calling a handler as the function that it is, without any database.
 ///
+/// Steps run and are not recorded. What cannot be without a database is an error: `transaction`,
+/// `sleep`, `invoke`, `cancel`.
+///
 /// ```
 /// use conductor::prelude::*;
 ///
@@ -133,8 +136,18 @@ pub fn context() -> TaskContext {
 }
 
 fn detached(states: States) -> TaskContext {
-    let never = CancellationToken::new();
-    TaskContext::new(Uuid::now_v7(), 1, Arc::new(states), never)
+    let id = Uuid::now_v7();
+    TaskContext {
+        execution_id: id,
+        task: "",
+        claim: 0,
+        attempt: 1,
+        origin: id,
+        states: Arc::new(states),
+        cancel: CancellationToken::new(),
+        memo: Memo::default(),
+        durable: None,
+    }
 }
 
 impl Deref for TestConductor {

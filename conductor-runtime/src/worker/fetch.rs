@@ -16,6 +16,10 @@ pub(super) struct Claimed {
     pub(super) claim: i32,
     pub(super) attempt: i32,
     pub(super) payload: String,
+    /// What is recorded of it, where it was claimed before.
+    pub(super) memo: Option<String>,
+    /// The first execution where this one repeats another, else its own id.
+    pub(super) origin: Uuid,
 }
 
 /// What a worker asks for in one round trip.
@@ -52,8 +56,11 @@ pub(super) async fn finish_and_claim(
             .execute(&mut *connection)
             .await?;
     }
+    if !columns.suspended.ids.is_empty() {
+        columns.suspended.write(connection).await?;
+    }
     let rows = sqlx::query(
-        "select id, task_id, claim, attempt, payload, next_due_ms
+        "select id, task_id, claim, attempt, payload, memo, origin, next_due_ms
            from conductor.finish_and_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
     )
     .bind(columns.ids)
@@ -69,14 +76,14 @@ pub(super) async fn finish_and_claim(
     .bind(&ask.tasks)
     .bind(i32::try_from(ask.want).unwrap_or(i32::MAX))
     .bind(ask.idle)
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await?;
     let mut answer = Answer::default();
     for row in rows {
         match claimed(&row)? {
             Some(claimed) => answer.claimed.push(claimed),
             None => {
-                let millis: Option<i64> = row.try_get(5)?;
+                let millis: Option<i64> = row.try_get(7)?;
                 answer.next_due = millis
                     .and_then(|millis| u64::try_from(millis).ok())
                     .map(Duration::from_millis);
@@ -96,6 +103,8 @@ fn claimed(row: &PgRow) -> Result<Option<Claimed>, sqlx::Error> {
         claim: row.try_get(2)?,
         attempt: row.try_get(3)?,
         payload: row.try_get(4)?,
+        memo: row.try_get(5)?,
+        origin: row.try_get(6)?,
     }))
 }
 

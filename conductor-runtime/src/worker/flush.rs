@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::fetch::{Answer, Ask, Claimed, disown, finish_and_claim};
 use super::outcome::{End, Outcome};
+use super::suspend::Suspensions;
 use crate::db::{Fault, fault};
 use crate::error::Verdict;
 
@@ -23,6 +24,7 @@ pub(super) struct Columns<'o> {
     pub(super) delay_ms: Vec<Option<i64>>,
     pub(super) released_ids: Vec<Uuid>,
     pub(super) released_claims: Vec<i32>,
+    pub(super) suspended: Suspensions<'o>,
 }
 
 impl<'o> Columns<'o> {
@@ -45,6 +47,7 @@ impl<'o> Columns<'o> {
                         Verdict::Policy | Verdict::Permanent => None,
                     });
                 }
+                End::Suspended(waits) => columns.suspended.add(outcome.id, outcome.claim, waits),
                 End::Released => {
                     columns.released_ids.push(outcome.id);
                     columns.released_claims.push(outcome.claim);
@@ -56,7 +59,7 @@ impl<'o> Columns<'o> {
 }
 
 /// A delay in milliseconds, at most 1000 years, which an interval still holds.
-fn millis(delay: Duration) -> i64 {
+pub(super) fn millis(delay: Duration) -> i64 {
     const LONGEST: i64 = 1000 * 365 * 24 * 60 * 60 * 1000;
     i64::try_from(delay.as_millis()).map_or(LONGEST, |millis| millis.min(LONGEST))
 }
@@ -214,6 +217,10 @@ async fn narrow_down(
                 match &one.end {
                     End::Completed(_) => {
                         one.end = End::permanent(&format!("the output was not stored: {error}"));
+                        parts.push(part);
+                    }
+                    End::Suspended(_) => {
+                        one.end = End::permanent(&format!("its waits were not stored: {error}"));
                         parts.push(part);
                     }
                     End::Failed { error: text, .. } if !text.starts_with(REFUSED) => {

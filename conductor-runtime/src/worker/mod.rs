@@ -11,7 +11,10 @@ mod flush;
 mod outcome;
 mod pace;
 mod pipeline;
+mod record;
+mod suspend;
 
 pub use config::{DEFAULT_CONCURRENCY, Worker};
 pub(crate) use control::{Control, Phase, Signals};
 pub(crate) use pipeline::Pipeline;
+pub(crate) use record::Recorder;

@@ -1,5 +1,8 @@
+use std::collections::BTreeMap;
+
 use uuid::Uuid;
 
+use crate::context::Wait;
 use crate::error::{Verdict, verdict};
 
 /// Longest error text that is stored.
@@ -22,6 +25,8 @@ pub(super) enum End {
     Completed(String),
     /// The error's text and what it says of the next attempt.
     Failed { error: String, verdict: Verdict },
+    /// Every branch of the handler waits; what for, by key.
+    Suspended(BTreeMap<String, Wait>),
     /// Not run to its end, and nobody's fault: another claim may follow at once.
     Released,
 }
@@ -44,6 +49,10 @@ impl Outcome {
         let text = match &self.end {
             End::Completed(output) => output.len(),
             End::Failed { error, .. } => error.len(),
+            End::Suspended(waits) => waits
+                .iter()
+                .map(|(key, wait)| key.len() + wait.bytes())
+                .sum(),
             End::Released => 0,
         };
         text + 32

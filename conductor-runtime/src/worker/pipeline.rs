@@ -15,7 +15,9 @@ use super::fetch::{Ask, Claimed};
 use super::flush::{Returned, round_trip};
 use super::outcome::{End, Outcome, take_message};
 use super::pace::Pace;
+use super::record::Recorder;
 use crate::client::Conductor;
+use crate::context::Durable;
 use crate::db::Fault;
 use crate::error::Verdict;
 use crate::task::{States, TaskDefinition};
@@ -66,7 +68,7 @@ pub(crate) struct Pipeline {
     waiting: VecDeque<Claimed>,
     /// Cancelled while a claim was under way, which may be about to bring them.
     cancelled_early: HashSet<Uuid>,
-    handlers: JoinSet<(End, Duration)>,
+    handlers: JoinSet<(Option<End>, Duration)>,
     running: HashMap<Id, Running>,
     outcomes: Vec<Outcome>,
     trips: JoinSet<Returned>,
@@ -112,6 +114,7 @@ impl Pipeline {
         queue_id: i32,
         tasks: HashMap<i32, &'static TaskDefinition>,
         states: Arc<States>,
+        recorder: Recorder,
         signals: Signals,
     ) -> Self {
         let now = Instant::now();
@@ -126,6 +129,11 @@ impl Pipeline {
             surroundings: Surroundings {
                 states,
                 clock_shift_ms: conductor.notifier().clock_shift_ms(),
+                durable: Durable {
+                    conductor: conductor.clone(),
+                    recorder,
+                    control: control.clone(),
+                },
             },
             wake: conductor.notifier().queue(queue_id),
             cancels: conductor.notifier().cancels(),
@@ -270,7 +278,7 @@ impl Pipeline {
         }
     }
 
-    fn ended(&mut self, ended: Result<(Id, (End, Duration)), JoinError>) {
+    fn ended(&mut self, ended: Result<(Id, (Option<End>, Duration)), JoinError>) {
         let (task, end) = match ended {
             Ok((task, (end, took))) => {
                 self.pace.measured(took);
@@ -279,13 +287,20 @@ impl Pipeline {
             Err(error) => {
                 let task = error.id();
                 match error.try_into_panic() {
-                    Ok(panic) => (task, End::failed(&panic_text(panic.as_ref()))),
+                    Ok(panic) => (task, Some(End::failed(&panic_text(panic.as_ref())))),
                     // Dropped by abort_all.
-                    Err(_) => (task, End::Released),
+                    Err(_) => (task, Some(End::Released)),
                 }
             }
         };
         if let Some(running) = self.running.remove(&task) {
+            let Some(end) = end else {
+                tracing::warn!(task = running.task, execution = %running.id, claim = running.claim,
+                    "the claim was lost; the handler was dropped");
+                // Its slot is free.
+                self.look();
+                return;
+            };
             if let End::Failed { error, verdict } = &end {
                 let last = *verdict == Verdict::Permanent;
                 tracing::warn!(task = running.task, execution = %running.id, %error, permanent = last, "attempt failed");

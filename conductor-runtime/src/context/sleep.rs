@@ -1,0 +1,76 @@
+use std::time::Duration;
+
+use chrono::{DateTime, Datelike, Utc};
+
+use super::TaskContext;
+use super::block::Block;
+use super::memo::{Wait, Wake};
+use crate::error::{Error, Result, too_long};
+
+const KIND: &str = "sleep";
+
+impl TaskContext {
+    /// Sleeps by the database's clock. The worker's slot is free meanwhile, and the handler runs
+    /// again from the top afterwards; the time that was first asked for stays what it was.
+    ///
+    /// ```
+    /// # use conductor::prelude::*;
+    /// # use std::time::Duration;
+    /// #[task]
+    /// async fn remind(ctx: &TaskContext, to: String) -> anyhow::Result<()> {
+    ///     ctx.sleep("a day", Duration::from_secs(24 * 60 * 60)).await?;
+    ///     ctx.step("mail", || async { send_mail(&to).await }).await
+    /// }
+    /// # async fn send_mail(_: &str) -> anyhow::Result<()> { Ok(()) }
+    /// ```
+    pub fn sleep(
+        &self,
+        key: impl Into<String>,
+        duration: Duration,
+    ) -> impl Future<Output = Result<()>> + Send {
+        let wake = match too_long(duration) {
+            None => Ok(Wake::In(duration)),
+            Some(error) => Err(error),
+        };
+        self.sleep_until_wake(key.into(), wake)
+    }
+
+    /// Sleeps until an instant; one that has passed ends at once.
+    pub fn sleep_until(
+        &self,
+        key: impl Into<String>,
+        at: impl Into<DateTime<Utc>>,
+    ) -> impl Future<Output = Result<()>> + Send {
+        let at = at.into();
+        let wake = if (1..=9999).contains(&at.year()) {
+            Ok(Wake::At(at))
+        } else {
+            Err(Error::Invalid(format!(
+                "a sleep until {at} lies outside the years 1 to 9999"
+            )))
+        };
+        self.sleep_until_wake(key.into(), wake)
+    }
+
+    fn sleep_until_wake(
+        &self,
+        key: String,
+        wake: Result<Wake>,
+    ) -> impl Future<Output = Result<()>> + Send {
+        let met = self.memo.meet(&key, KIND);
+        async move {
+            if met?.is_some() {
+                return Ok(());
+            }
+            let wait = Wait {
+                kind: KIND,
+                group: key.clone(),
+                wake: Some(wake?),
+                child: None,
+            };
+            self.durable()?;
+            self.go_on().await?;
+            match Block::on(&self.memo, vec![(key, wait)]).await {}
+        }
+    }
+}

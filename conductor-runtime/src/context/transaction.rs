@@ -1,0 +1,113 @@
+use std::future::Future;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sqlx::PgConnection;
+
+use super::TaskContext;
+use super::memo::Stop;
+use super::step::{encoded, replayed};
+use crate::db::{Fault, fault};
+use crate::error::Error;
+
+const KIND: &str = "transaction";
+/// Raised by `conductor.record_in_transaction` when the claim is lost.
+const CLAIM_LOST: &str = "CD004";
+/// The same, where the execution was cancelled.
+const CANCELLED: &str = "CD005";
+
+/// What the body of [`TaskContext::transaction`] is given: an executor for sqlx, as `tx` or
+/// `&mut *tx`. The transaction around it commits with the step's record; no body can commit it.
+pub type Tx = PgConnection;
+
+/// The body of a [`TaskContext::transaction`]: an `async |tx| { … }` whose future is `Send`.
+pub trait TransactionBody<'t, R>: FnOnce(&'t mut Tx) -> Self::Future {
+    /// What the body returns.
+    type Future: Future<Output = R> + Send;
+}
+
+impl<'t, F, Fut, R> TransactionBody<'t, R> for F
+where
+    F: FnOnce(&'t mut Tx) -> Fut,
+    Fut: Future<Output = R> + Send,
+{
+    type Future = Fut;
+}
+
+impl TaskContext {
+    /// A step whose effects are in this database: the body's writes and the step's record commit
+    /// together or not at all, so they happen exactly once, whatever crashes.
+    ///
+    /// An error of the body rolls back. A worker that has lost its claim cannot commit.
+    ///
+    /// ```
+    /// # use conductor::prelude::*;
+    /// #[task]
+    /// async fn deposit(ctx: &TaskContext, account: i64, cents: i64) -> anyhow::Result<i64> {
+    ///     ctx.transaction("book", async |tx| {
+    ///         sqlx::query_scalar("update accounts set cents = cents + $2 where id = $1 returning cents")
+    ///             .bind(account)
+    ///             .bind(cents)
+    ///             .fetch_one(tx)
+    ///             .await
+    ///     })
+    ///     .await
+    /// }
+    /// ```
+    pub fn transaction<T, E, F>(
+        &self,
+        key: impl Into<String>,
+        body: F,
+    ) -> impl Future<Output = anyhow::Result<T>> + Send
+    where
+        T: Serialize + DeserializeOwned + Send,
+        E: Into<anyhow::Error> + Send,
+        F: AsyncFnOnce(&mut Tx) -> Result<T, E> + for<'t> TransactionBody<'t, Result<T, E>> + Send,
+    {
+        let key = key.into();
+        let met = self.memo.meet(&key, KIND);
+        async move {
+            if let Some(recorded) = met? {
+                return replayed(&key, &recorded);
+            }
+            self.go_on().await?;
+            let _busy = self.memo.busy();
+            let mut tx = self.durable()?.recorder.begin().await?;
+            let value = body(&mut tx.transaction).await.map_err(Into::into)?;
+            let json = encoded(&key, &value)?;
+            let (id, claim) = (self.execution_id, self.claim);
+            let recorded =
+                sqlx::query("select conductor.record_in_transaction($1, $2, $3, $4, $5)")
+                    .bind(id)
+                    .bind(claim)
+                    .bind(&key)
+                    .bind(KIND)
+                    .bind(&json)
+                    .execute(&mut *tx.transaction)
+                    .await;
+            if let Err(error) = recorded {
+                let code = error.as_database_error().and_then(|db| db.code());
+                return match code.as_deref() {
+                    Some(CLAIM_LOST) => {
+                        self.memo.stop(Stop::Lost);
+                        std::future::pending().await
+                    }
+                    Some(CANCELLED) => Err(self.is_cancelled().into()),
+                    _ => Err(Error::from(error).into()),
+                };
+            }
+            match tx.transaction.commit().await {
+                Ok(()) => Ok(value),
+                // Nobody knows whether it committed; the record, which did or did not with it, does.
+                Err(error) if fault(&error) == Fault::Passing => {
+                    tracing::debug!(%error, "the commit of a transaction step is in doubt");
+                    match self.recorded(&key).await? {
+                        true => Ok(value),
+                        false => Err(Error::from(error).into()),
+                    }
+                }
+                Err(error) => Err(Error::from(error).into()),
+            }
+        }
+    }
+}

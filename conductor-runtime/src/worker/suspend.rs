@@ -1,0 +1,72 @@
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::flush::millis;
+use crate::context::{Wait, Wake};
+
+/// Suspensions as the arrays that travel: the executions, and the waits of all of them.
+#[derive(Debug, Default)]
+pub(super) struct Suspensions<'o> {
+    pub(super) ids: Vec<Uuid>,
+    claims: Vec<i32>,
+    executions: Vec<Uuid>,
+    keys: Vec<&'o str>,
+    kinds: Vec<&'o str>,
+    groups: Vec<&'o str>,
+    wake_ms: Vec<Option<i64>>,
+    wake_at: Vec<Option<DateTime<Utc>>>,
+    children: Vec<Option<Uuid>>,
+    tasks: Vec<Option<&'o str>>,
+    payloads: Vec<Option<&'o str>>,
+    detached: Vec<bool>,
+}
+
+impl<'o> Suspensions<'o> {
+    pub(super) fn add(&mut self, id: Uuid, claim: i32, waits: &'o BTreeMap<String, Wait>) {
+        self.ids.push(id);
+        self.claims.push(claim);
+        for (key, wait) in waits {
+            let (wake_ms, wake_at) = match wait.wake {
+                Some(Wake::In(duration)) => (Some(millis(duration)), None),
+                Some(Wake::At(at)) => (None, Some(at)),
+                None => (None, None),
+            };
+            let child = wait.child.as_ref();
+            self.executions.push(id);
+            self.keys.push(key);
+            self.kinds.push(wait.kind);
+            self.groups.push(&wait.group);
+            self.wake_ms.push(wake_ms);
+            self.wake_at.push(wake_at);
+            self.children.push(child.map(|child| child.id));
+            self.tasks.push(child.map(|child| child.task));
+            self.payloads
+                .push(child.map(|child| child.payload.as_str()));
+            self.detached
+                .push(child.is_some_and(|child| child.detached));
+        }
+    }
+
+    /// Sent twice, it matches nothing the second time.
+    pub(super) async fn write(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        sqlx::query("select conductor.suspend($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)")
+            .bind(&self.ids)
+            .bind(&self.claims)
+            .bind(&self.executions)
+            .bind(&self.keys)
+            .bind(&self.kinds)
+            .bind(&self.groups)
+            .bind(&self.wake_ms)
+            .bind(&self.wake_at)
+            .bind(&self.children)
+            .bind(&self.tasks)
+            .bind(&self.payloads)
+            .bind(&self.detached)
+            .execute(connection)
+            .await
+            .map(drop)
+    }
+}

@@ -1,0 +1,52 @@
+//! A task that invokes another one and waits for its result.
+//!
+//! In one terminal, the worker:
+//!
+//!     cargo run --example 03_child_tasks
+//!
+//! In another one:
+//!
+//!     cargo run --example 03_child_tasks -- invoke parent value=5 --wait
+//!
+//! prints 20: the child doubles, the parent adds 10. So 10 gives 30, and 42 gives 94. Then try
+//!
+//!     cargo run --example 03_child_tasks -- invoke parent value=-1 --wait
+//!     cargo run --example 03_child_tasks -- invoke sum values:='[1,2,3,4]' --wait
+//!
+//! The child refuses negative numbers, and the parent, which handles that, gives 0. `sum` has one
+//! child for each value, all started at once, and prints 20.
+
+use conductor::prelude::*;
+
+/// Doubles a number, but no negative one.
+#[task]
+async fn child(_ctx: &TaskContext, value: i64) -> anyhow::Result<i64> {
+    if value < 0 {
+        return Err(anyhow::anyhow!("{value} is negative")).permanent();
+    }
+    Ok(value.saturating_mul(2))
+}
+
+/// Adds 10 to what its child made of the value.
+#[task]
+async fn parent(ctx: &TaskContext, value: i64) -> anyhow::Result<i64> {
+    // The parent takes no slot of the worker while it waits.
+    match ctx.invoke::<Child>("double", Child { value }).await {
+        Ok(doubled) => Ok(doubled.saturating_add(10)),
+        Err(conductor::Error::Failed { error, .. }) => {
+            println!("the child failed: {error}");
+            Ok(0)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Doubles all values side by side, and adds them up.
+#[task]
+async fn sum(ctx: &TaskContext, values: Vec<i64>) -> anyhow::Result<i64> {
+    let children = values.into_iter().map(|value| Child { value });
+    let doubled = ctx.invoke_all::<Child>("double", children).await?;
+    Ok(doubled.into_iter().fold(0, i64::saturating_add))
+}
+
+conductor::main!();

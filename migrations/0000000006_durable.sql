@@ -1,0 +1,268 @@
+-- What makes an execution durable: recorded steps, suspensions, children that report back.
+
+set local search_path = pg_catalog, pg_temp;
+
+-- What is known of an execution that was claimed before, as a JSON array of [key, kind, value]: its
+-- steps, its sleeps that are over (value null), and what it still waits for (no value).
+create function conductor.memo(p_id uuid, p_now timestamptz) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set jit = off
+as $$
+begin
+    return (
+        select json_agg(m.entry)::text
+          from (select json_build_array(s.key, s.kind, s.value) as entry
+                  from conductor.steps s where s.execution_id = p_id
+                union all
+                select case when w.child_id is null and w.wake_at <= p_now
+                            then json_build_array(w.key, w.kind, null)
+                            else json_build_array(w.key, w.kind) end
+                  from conductor.waits w where w.execution_id = p_id) m);
+end
+$$;
+
+-- Records the deadlines that are over among what these executions wait for, and cancels the
+-- children that came too late. The caller holds the executions' rows.
+create function conductor.settle(p_ids uuid[], p_now timestamptz) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_late uuid[];
+begin
+    with late as (
+        delete from conductor.waits w
+         where w.execution_id = any (p_ids) and w.child_id is not null and w.wake_at <= p_now
+        returning w.execution_id, w.key, w.kind, w.child_id
+    ), recorded as (
+        insert into conductor.steps (execution_id, key, kind, value, recorded_at)
+        select l.execution_id, l.key, l.kind, json_build_object('state', 'timed_out', 'id', l.child_id), p_now
+          from late l
+            on conflict (execution_id, key) do nothing
+    )
+    select array_agg(l.child_id) into v_late from late l;
+    perform conductor.cancel(c.id, 'its parent did not wait any longer')
+       from conductor.live_executions c where c.id = any (v_late) and not c.detached;
+end
+$$;
+
+-- Writes step records of many executions at once. Gives, in order, whether each claim still held;
+-- a record whose claim was lost is not written.
+create function conductor.record_steps(
+    p_ids uuid[], p_claims integer[], p_keys text[], p_kinds text[], p_values text[]) returns boolean[]
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_held uuid[];
+begin
+    -- The lock keeps whoever recovers from giving the claim away before this commits.
+    v_held := array(
+        select l.id
+          from unnest(p_ids, p_claims) as g(id, claim)
+          join conductor.live_executions l on l.id = g.id
+         where l.claim = g.claim and l.state = 'running'
+           for no key update of l);
+    -- By claim again: one batch may hold records of an old claim and of its successor.
+    insert into conductor.steps (execution_id, key, kind, value, recorded_at)
+    select g.id, g.key, g.kind, g.value::json, v_now
+      from unnest(p_ids, p_claims, p_keys, p_kinds, p_values) as g(id, claim, key, kind, value)
+      join conductor.live_executions l on l.id = g.id and l.claim = g.claim
+     where g.id = any (v_held)
+        on conflict (execution_id, key) do nothing;
+    return array(
+        select g.id = any (v_held)
+                   and exists (select from conductor.live_executions l where l.id = g.id and l.claim = g.claim)
+          from unnest(p_ids, p_claims) with ordinality as g(id, claim, n)
+         order by g.n);
+end
+$$;
+
+-- The record of ctx.transaction, in the user's own transaction and its last statement but commit.
+create function conductor.record_in_transaction(p_id uuid, p_claim integer, p_key text, p_kind text, p_value text)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_cancelled boolean;
+begin
+    select l.cancelled into v_cancelled from conductor.live_executions l
+     where l.id = p_id and l.claim = p_claim and l.state = 'running'
+       for no key update;
+    if not found then
+        raise exception 'execution % is no longer run under claim %', p_id, p_claim using errcode = 'CD004';
+    end if;
+    if v_cancelled then
+        raise exception 'execution % was cancelled', p_id using errcode = 'CD005';
+    end if;
+    insert into conductor.steps (execution_id, key, kind, value, recorded_at)
+    values (p_id, p_key, p_kind, p_value::json, conductor.now());
+end
+$$;
+
+-- Whether a step is recorded, for one whose commit is in doubt: the lock waits for the end of the
+-- transaction that holds it.
+create function conductor.recorded(p_id uuid, p_key text) returns boolean
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform from conductor.live_executions l where l.id = p_id for no key update;
+    return exists (select from conductor.steps s where s.execution_id = p_id and s.key = p_key);
+end
+$$;
+
+-- Suspends executions: makes the children that their waits name, and decides when each is due
+-- again. The waits come as columns; one that is known already keeps its time and its child.
+create function conductor.suspend(
+    p_ids uuid[], p_claims integer[],
+    p_executions uuid[], p_keys text[], p_kinds text[], p_groups text[], p_wake_ms bigint[],
+    p_wake_at timestamptz[], p_children uuid[], p_tasks text[], p_payloads text[], p_detached boolean[])
+returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_held uuid[];
+    v_cancelled uuid[];
+    v_fresh uuid[];
+    v_queues integer[];
+    v_unknown text;
+begin
+    -- Its parent would wait for ever.
+    select g.task into v_unknown from unnest(p_tasks) as g(task)
+     where g.task is not null and not exists (select from conductor.tasks t where t.name = g.task) limit 1;
+    if found then
+        raise exception 'unknown task "%"', v_unknown using errcode = 'CD001';
+    end if;
+    -- Locked before anything is looked at: a child that ends now waits for us, or is seen below.
+    select array_agg(h.id) filter (where not h.cancelled), array_agg(h.id) filter (where h.cancelled)
+      into v_held, v_cancelled
+      from (select l.id, l.cancelled
+              from unnest(p_ids, p_claims) as g(id, claim)
+              join conductor.live_executions l on l.id = g.id
+             where l.claim = g.claim and l.state = 'running'
+               for no key update of l) h;
+    if v_cancelled is not null then
+        perform conductor.conclude(v_cancelled, 'cancelled', null);
+    end if;
+    if v_held is null then
+        return 0;
+    end if;
+
+    -- What is not known yet. Nobody else can make it so: the executions are locked.
+    with given as materialized (
+        select distinct on (g.execution_id, g.key) g.execution_id, g.key, g.kind, g.group_key,
+               coalesce(g.wake_at, v_now + g.wake_ms * interval '1 ms') as wake_at,
+               g.child_id, g.task, g.payload, g.detached
+          from unnest(p_executions, p_keys, p_kinds, p_groups, p_wake_ms, p_wake_at, p_children, p_tasks,
+                      p_payloads, p_detached)
+               as g(execution_id, key, kind, group_key, wake_ms, wake_at, child_id, task, payload, detached)
+         where g.execution_id = any (v_held)
+           and not exists (select from conductor.steps s where s.execution_id = g.execution_id and s.key = g.key)
+           and not exists (select from conductor.waits w where w.execution_id = g.execution_id and w.key = g.key)
+    ), fresh as (
+        insert into conductor.waits (execution_id, key, kind, group_key, wake_at, child_id)
+        select g.execution_id, g.key, g.kind, g.group_key, g.wake_at, g.child_id from given g
+    ), children as (
+        insert into conductor.live_executions as l (
+               id, run_at, created_at, parent_id, parent_key, queue_id, task_id, priority, detached, payload)
+        select g.child_id, v_now, v_now, g.execution_id, g.key, t.queue_id, t.id, t.priority, g.detached,
+               g.payload::json
+          from given g
+          join conductor.tasks t on t.name = g.task
+         where g.child_id is not null
+        returning l.queue_id
+    )
+    select (select array_agg(distinct g.execution_id) from given g),
+           (select array_agg(distinct c.queue_id) from children c)
+      into v_fresh, v_queues;
+
+    -- Due at once where something has come already, else at the first time that it waits for.
+    with due as (
+        select g.execution_id,
+               min(case when w.execution_id is not null then coalesce(w.wake_at, 'infinity')
+                        when exists (select from conductor.waits o
+                                      where o.execution_id = g.execution_id and o.group_key = g.group_key
+                                        and o.child_id is not null)
+                        then 'infinity'
+                        else v_now end) as run_at
+          from unnest(p_executions, p_keys, p_groups) as g(execution_id, key, group_key)
+          left join conductor.waits w on w.execution_id = g.execution_id and w.key = g.key
+         where g.execution_id = any (v_held)
+         group by g.execution_id
+    )
+    update conductor.live_executions l
+       set state = 'suspended', orchestrator_id = null, run_at = d.run_at,
+           partial_wakes = case when l.id = any (v_fresh) then 0 else l.partial_wakes end
+      from due d
+     where l.id = d.execution_id;
+    perform conductor.wake(v_queues, false);
+    return cardinality(v_held);
+end
+$$;
+
+-- Children tell their parents how they ended. A parent that waits for one thing, or for the last
+-- one of several, is due at once. One that waits for more is woken for the first that comes, as it
+-- may be a race, and then less and less often, as it seems to be a join.
+create function conductor.report(p_children uuid[], p_parents uuid[], p_keys text[], p_outcomes text[])
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_executions uuid[];
+    v_groups text[];
+    v_queues integer[];
+begin
+    -- In one order, so that two workers never wait for one another; and before the waits are
+    -- looked at: a parent that suspends now is waited for.
+    perform from conductor.live_executions l where l.id = any (p_parents) order by l.id for no key update;
+    with resolved as (
+        delete from conductor.waits w
+         using unnest(p_children, p_parents, p_keys, p_outcomes) as g(child_id, parent_id, key, outcome)
+         where w.execution_id = g.parent_id and w.key = g.key and w.child_id = g.child_id
+        returning w.execution_id, w.key, w.kind, w.group_key, g.outcome
+    ), recorded as (
+        insert into conductor.steps (execution_id, key, kind, value, recorded_at)
+        select r.execution_id, r.key, r.kind, r.outcome::json, v_now from resolved r
+            on conflict (execution_id, key) do nothing
+    )
+    select array_agg(r.execution_id), array_agg(r.group_key) into v_executions, v_groups from resolved r;
+    if v_executions is null then
+        return;
+    end if;
+    with ready as (
+        select distinct r.execution_id
+          from unnest(v_executions, v_groups) as r(execution_id, group_key)
+         where not exists (select from conductor.waits w
+                            where w.execution_id = r.execution_id and w.group_key = r.group_key)
+    ), paced as (
+        select r.execution_id,
+               exists (select from conductor.waits w
+                        where w.execution_id = r.execution_id and w.child_id is not null) as more
+          from ready r
+    ), woken as (
+        update conductor.live_executions l
+           set run_at = v_now + d.delay, partial_wakes = l.partial_wakes + 1
+          from paced p
+          join conductor.live_executions o on o.id = p.execution_id
+         cross join lateral (
+               select case when p.more and o.partial_wakes > 0
+                           then least(0.05 * power(2, least(o.partial_wakes - 1, 10)), 5) * interval '1 s'
+                           else interval '0' end as delay) d
+         where l.id = p.execution_id and l.state = 'suspended' and l.run_at > v_now + d.delay
+        returning l.queue_id
+    )
+    select array_agg(distinct w.queue_id) into v_queues from woken w;
+    perform conductor.wake(v_queues, false);
+end
+$$;
+
+revoke execute on all functions in schema conductor from public;
