@@ -75,6 +75,8 @@ pub(super) struct Returned {
     pub(super) fault: Option<Fault>,
     /// The claim may have committed although the answer was lost.
     pub(super) suspect: bool,
+    /// What an earlier trip may have claimed has been given back.
+    pub(super) disowned: bool,
 }
 
 /// One round trip: writes the outcomes, and claims.
@@ -95,6 +97,7 @@ pub(super) async fn round_trip(
         unwritten: Vec::new(),
         fault: None,
         suspect: known.is_some(),
+        disowned: false,
     };
     let ask = &returned.ask;
     let connection = if after_fault {
@@ -113,7 +116,7 @@ pub(super) async fn round_trip(
     };
     if let Some(known) = known {
         match disown(&mut connection, ask, &known).await {
-            Ok(()) => returned.suspect = false,
+            Ok(()) => (returned.suspect, returned.disowned) = (false, true),
             Err(fault) => {
                 returned.unwritten = outcomes;
                 returned.fault = Some(fault);

@@ -387,7 +387,7 @@ impl Pipeline {
             }
         };
         self.asked = self.asked.saturating_sub(returned.ask.want);
-        self.suspect |= returned.suspect;
+        self.suspect = returned.suspect || self.suspect && !returned.disowned;
         self.outcomes.extend(returned.unwritten);
         match returned.fault {
             None => self.faults = 0,
