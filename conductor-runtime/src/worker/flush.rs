@@ -150,7 +150,9 @@ pub(super) async fn round_trip(
             match kind {
                 Fault::Passing => {
                     tracing::debug!(%error, "a round trip failed");
-                    returned.suspect = returned.ask.want > 0;
+                    // What the server itself refuses, such as a deadlock's victim, has not happened.
+                    let answered = matches!(error, sqlx::Error::Database(_));
+                    returned.suspect = returned.ask.want > 0 && !answered;
                     returned.unwritten = outcomes;
                 }
                 Fault::LeaseLost => returned.unwritten = outcomes,
