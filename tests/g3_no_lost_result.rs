@@ -122,7 +122,8 @@ async fn kill_a_full_pool(test: &TestConductor, session: &mut PgConnection) -> a
     }
     drop(held);
     eventually("a pool of idle sessions", || async {
-        test.pool().num_idle() + 3 > size as usize
+        // The count may be below zero for a moment, which is a very large number.
+        (size as usize - 2..=size as usize).contains(&test.pool().num_idle())
     })
     .await;
     kill_sessions(session).await

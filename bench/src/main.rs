@@ -5,6 +5,7 @@ mod drain;
 mod enqueue;
 mod latency;
 mod report;
+mod steps;
 mod tasks;
 
 use clap::{Parser, ValueEnum};
@@ -50,6 +51,10 @@ enum Scenario {
     History,
     /// Drain with a million executions due next week, against drain without.
     Delayed,
+    /// 2,000 workflows of 5 steps.
+    Steps,
+    /// 100 parents of 100 children each; children a second.
+    Fanout,
     /// All of these.
     All,
 }
@@ -70,6 +75,12 @@ async fn main() -> anyhow::Result<()> {
     }
     if wanted(Scenario::Latency) {
         latency::measure(&server, &mut report).await?;
+    }
+    if wanted(Scenario::Steps) {
+        steps::measure(&server, options.runs, &mut report).await?;
+    }
+    if wanted(Scenario::Fanout) {
+        steps::fan_out(&server, options.runs, &mut report).await?;
     }
     for (scenario, beside) in [
         (Scenario::History, drain::Beside::Finished),

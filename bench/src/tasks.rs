@@ -12,6 +12,24 @@ pub(crate) async fn noop(_ctx: &TaskContext, n: i64) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Five steps that do nothing.
+#[task]
+pub(crate) async fn five(ctx: &TaskContext, n: i64) -> anyhow::Result<i64> {
+    let mut sum = 0;
+    for key in ["one", "two", "three", "four", "five"] {
+        sum += ctx.step(key, || async { anyhow::Ok(n) }).await?;
+    }
+    Ok(sum)
+}
+
+/// A hundred children that do nothing.
+#[task]
+pub(crate) async fn fan(ctx: &TaskContext, n: i64) -> anyhow::Result<usize> {
+    let children = (0..100).map(|child| Noop { n: n + child });
+    let done = ctx.invoke_all::<Noop>("children", children).await?;
+    Ok(done.len())
+}
+
 static STARTS: Mutex<Vec<Instant>> = Mutex::new(Vec::new());
 
 /// Marks when it started.

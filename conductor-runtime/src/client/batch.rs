@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::Conductor;
 use super::insert::{MAX_ROWS, NewExecution, insert};
 use super::invoke::checked;
+use crate::db::take_message;
 use crate::error::Result;
 use crate::task::Task;
 
@@ -66,23 +67,27 @@ impl<'c> IntoFuture for InvokeBatch<'c> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let rows = self.rows?;
+            let mut rows = self.rows?;
             let Some(first) = rows.first() else {
                 return Ok(Vec::new());
             };
             self.conductor.ensure_declared(&first.task).await?;
+            let ids = rows.iter().map(|row| row.id).collect();
             let pool = self.conductor.pool();
-            if rows.len() <= MAX_ROWS {
+            let first = take_message(&mut rows, MAX_ROWS, NewExecution::bytes);
+            if rows.is_empty() {
                 // A statement is a transaction of its own.
-                insert(&mut *pool.acquire().await?, &rows, false, false).await?;
+                insert(&mut *pool.acquire().await?, &first, false, false).await?;
             } else {
                 let mut tx = pool.begin().await?;
-                for chunk in rows.chunks(MAX_ROWS) {
-                    insert(&mut tx, chunk, true, false).await?;
+                insert(&mut tx, &first, true, false).await?;
+                while !rows.is_empty() {
+                    let next = take_message(&mut rows, MAX_ROWS, NewExecution::bytes);
+                    insert(&mut tx, &next, true, false).await?;
                 }
                 tx.commit().await?;
             }
-            Ok(rows.into_iter().map(|row| row.id).collect())
+            Ok(ids)
         })
     }
 }

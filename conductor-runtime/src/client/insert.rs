@@ -1,22 +1,14 @@
-use std::mem;
-use std::sync::{Arc, Mutex, PoisonError};
-
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use sqlx::postgres::PgPool;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::db::{Fault, fault};
+use crate::db::{Batcher, Fault, fault, take_message};
 use crate::error::{Error, Result};
 
 /// Most executions in one statement.
 pub(super) const MAX_ROWS: usize = 5000;
-/// Most bytes of payload in one statement, unless a single payload is larger.
-const MAX_BYTES: usize = 32 * 1024 * 1024;
-
-/// How often the writer lets others go first between two batches.
-const YIELDS: usize = 3;
 
 /// An execution that is about to be.
 #[derive(Debug, Clone)]
@@ -29,18 +21,18 @@ pub(super) struct NewExecution {
     pub(super) priority: Option<i32>,
 }
 
-/// Writes the executions of concurrent `invoke` calls together: while one statement is under way,
-/// the next batch gathers by itself. No timer, so a lone call is written at once.
+impl NewExecution {
+    /// About how much it adds to a message.
+    pub(super) fn bytes(&self) -> usize {
+        self.payload.len() + self.task.len() + 64
+    }
+}
+
+/// Writes the executions of concurrent `invoke` calls together.
 #[derive(Debug)]
 pub(super) struct Inserter {
     pool: PgPool,
-    gathered: Arc<Mutex<Gathered>>,
-}
-
-#[derive(Debug, Default)]
-struct Gathered {
-    waiting: Vec<Waiting>,
-    writing: bool,
+    batcher: Batcher<Waiting>,
 }
 
 #[derive(Debug)]
@@ -53,81 +45,32 @@ impl Inserter {
     pub(super) fn new(pool: PgPool) -> Self {
         Self {
             pool,
-            gathered: Arc::default(),
+            batcher: Batcher::new(),
         }
     }
 
     /// Returns when the execution is committed.
     pub(super) async fn insert(&self, new: NewExecution) -> Result<()> {
         let (done, outcome) = oneshot::channel();
-        let start = {
-            let mut gathered = lock(&self.gathered);
-            gathered.waiting.push(Waiting { new, done });
-            !mem::replace(&mut gathered.writing, true)
-        };
-        if start {
-            // A task of its own: a caller that is dropped must not take the others' batch along.
-            tokio::spawn(write_all(self.pool.clone(), Arc::clone(&self.gathered)));
-        }
+        let pool = self.pool.clone();
+        self.batcher
+            .add(Waiting { new, done }, take_batch, move |batch| {
+                write(pool.clone(), batch)
+            });
         outcome
             .await
             .unwrap_or_else(|_| Err(Error::Database(sqlx::Error::WorkerCrashed)))
     }
 }
 
-/// While it lives somebody writes. Should the writer end before its work, by a panic or with the
-/// runtime that it ran on, the callers are told and the next one starts another.
-struct Writing(Option<Arc<Mutex<Gathered>>>);
-
-impl Drop for Writing {
-    fn drop(&mut self) {
-        if let Some(gathered) = &self.0 {
-            let mut gathered = lock(gathered);
-            gathered.writing = false;
-            gathered.waiting.clear();
-        }
-    }
-}
-
-async fn write_all(pool: PgPool, gathered: Arc<Mutex<Gathered>>) {
-    let mut writing = Writing(Some(Arc::clone(&gathered)));
-    loop {
-        let batch = {
-            let mut gathered = lock(&gathered);
-            if gathered.waiting.is_empty() {
-                gathered.writing = false;
-                writing.0 = None;
-                return;
-            }
-            take_batch(&mut gathered.waiting)
-        };
-        write(&pool, batch).await;
-        // The callers that have just been answered may have their next one ready at once; with
-        // them the next batch is whole instead of every second one being half.
-        for _ in 0..YIELDS {
-            tokio::task::yield_now().await;
-        }
-    }
-}
-
 fn take_batch(waiting: &mut Vec<Waiting>) -> Vec<Waiting> {
-    let mut bytes = 0;
-    let fits = waiting
-        .iter()
-        .take(MAX_ROWS)
-        .take_while(|waiting| {
-            bytes += waiting.new.payload.len();
-            bytes <= MAX_BYTES
-        })
-        .count();
-    let rest = waiting.split_off(fits.max(1));
-    mem::replace(waiting, rest)
+    take_message(waiting, MAX_ROWS, |waiting| waiting.new.bytes())
 }
 
 /// One statement for all; where it is refused, one for each, so that a bad one is refused alone.
-async fn write(pool: &PgPool, batch: Vec<Waiting>) {
+async fn write(pool: PgPool, batch: Vec<Waiting>) {
     let (rows, callers): (Vec<_>, Vec<_>) = batch.into_iter().map(|w| (w.new, w.done)).unzip();
-    match insert_again(pool, &rows).await {
+    match insert_again(&pool, &rows).await {
         // A caller that no longer waits has its execution all the same.
         Ok(()) => callers.into_iter().for_each(|caller| {
             let _ = caller.send(Ok(()));
@@ -144,7 +87,7 @@ async fn write(pool: &PgPool, batch: Vec<Waiting>) {
         }
         Err(_) => {
             for (row, caller) in rows.iter().zip(callers) {
-                let outcome = insert_again(pool, std::slice::from_ref(row)).await;
+                let outcome = insert_again(&pool, std::slice::from_ref(row)).await;
                 let _ = caller.send(outcome.map_err(Error::from));
             }
         }
@@ -195,8 +138,4 @@ pub(super) async fn insert(
         .execute(connection)
         .await
         .map(drop)
-}
-
-fn lock(gathered: &Mutex<Gathered>) -> std::sync::MutexGuard<'_, Gathered> {
-    gathered.lock().unwrap_or_else(PoisonError::into_inner)
 }

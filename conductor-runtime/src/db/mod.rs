@@ -1,11 +1,13 @@
 //! The way to Postgres: addresses, schema, notifications.
 
 mod address;
+mod batcher;
 mod fault;
 mod migrate;
 mod notifier;
 
 pub(crate) use address::{Address, open};
+pub(crate) use batcher::{Batcher, take_message};
 pub(crate) use fault::{Fault, fault};
 pub use migrate::{Migration, applied_version, latest_version, migrate, migrations};
 pub(crate) use notifier::Notifier;

@@ -8,9 +8,6 @@ use crate::error::{Verdict, verdict};
 /// Longest error text that is stored.
 const MAX_ERROR_BYTES: usize = 16 * 1024;
 
-/// Most bytes of outcomes in one statement, unless a single one is larger.
-const MOST_BYTES: usize = 64 * 1024 * 1024;
-
 /// How an attempt ended, under the claim that it ran by.
 #[derive(Debug, Clone)]
 pub(super) struct Outcome {
@@ -31,21 +28,9 @@ pub(super) enum End {
     Released,
 }
 
-/// Takes the outcomes that one statement may bring; Postgres refuses a message of a gigabyte.
-pub(super) fn take_message(outcomes: &mut Vec<Outcome>) -> Vec<Outcome> {
-    let mut bytes = 0;
-    let fits = outcomes.iter().take_while(|outcome| {
-        bytes += outcome.bytes();
-        bytes <= MOST_BYTES
-    });
-    let fits = fits.count().max(1).min(outcomes.len());
-    let rest = outcomes.split_off(fits);
-    std::mem::replace(outcomes, rest)
-}
-
 impl Outcome {
     /// About how much it adds to a message.
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         let text = match &self.end {
             End::Completed(output) => output.len(),
             End::Failed { error, .. } => error.len(),

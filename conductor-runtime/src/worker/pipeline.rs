@@ -13,12 +13,12 @@ use super::control::{Control, Phase, Signals};
 use super::execute::{Surroundings, attempt, panic_text};
 use super::fetch::{Ask, Claimed};
 use super::flush::{Returned, round_trip};
-use super::outcome::{End, Outcome, take_message};
+use super::outcome::{End, Outcome};
 use super::pace::Pace;
 use super::record::Recorder;
 use crate::client::Conductor;
 use crate::context::Durable;
-use crate::db::Fault;
+use crate::db::{Fault, take_message};
 use crate::error::Verdict;
 use crate::task::{States, TaskDefinition};
 
@@ -344,7 +344,7 @@ impl Pipeline {
             idle: !self.more,
         };
         self.asked += want;
-        let outcomes = take_message(&mut self.outcomes);
+        let outcomes = take_message(&mut self.outcomes, usize::MAX, Outcome::bytes);
         self.trips.spawn(round_trip(
             self.pool.clone(),
             outcomes,

@@ -1,5 +1,4 @@
-use std::mem;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgPool;
@@ -7,22 +6,19 @@ use sqlx::{Postgres, Transaction};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use uuid::Uuid;
 
-use crate::db::{Fault, fault};
+use crate::db::{Batcher, Fault, fault, take_message};
 use crate::error::{Error, Result};
 
 /// Most records in one statement.
 const MAX_ROWS: usize = 2000;
-/// How often the writer lets others go first between two batches.
-const YIELDS: usize = 3;
 /// Between tries while the database is away.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// Writes the step records of many executions together: while one statement is under way, the
-/// next batch gathers by itself.
+/// Writes the step records of many executions together.
 #[derive(Debug, Clone)]
 pub(crate) struct Recorder {
     pool: PgPool,
-    gathered: Arc<Mutex<Gathered>>,
+    batcher: Batcher<Record>,
     transactions: Arc<Semaphore>,
 }
 
@@ -31,12 +27,6 @@ pub(crate) struct Recorder {
 pub(crate) struct HandlerTransaction {
     pub(crate) transaction: Transaction<'static, Postgres>,
     _permit: Option<OwnedSemaphorePermit>,
-}
-
-#[derive(Debug, Default)]
-struct Gathered {
-    waiting: Vec<Record>,
-    writing: bool,
 }
 
 #[derive(Debug)]
@@ -54,7 +44,7 @@ impl Recorder {
         let most = pool.options().get_max_connections() / 2;
         Self {
             pool,
-            gathered: Arc::default(),
+            batcher: Batcher::new(),
             transactions: Arc::new(Semaphore::new(most.max(1) as usize)),
         }
     }
@@ -88,39 +78,19 @@ impl Recorder {
             value,
             done,
         };
-        let start = {
-            let mut gathered = lock(&self.gathered);
-            gathered.waiting.push(record);
-            !mem::replace(&mut gathered.writing, true)
-        };
-        if start {
-            // A task of its own: a handler that is dropped must not take the others' batch along.
-            tokio::spawn(write_all(self.pool.clone(), Arc::clone(&self.gathered)));
-        }
+        let pool = self.pool.clone();
+        self.batcher.add(record, take_batch, move |batch| {
+            let pool = pool.clone();
+            async move { write(&pool, batch).await }
+        });
         outcome
             .await
             .unwrap_or_else(|_| Err(Error::Database(sqlx::Error::WorkerCrashed)))
     }
 }
 
-async fn write_all(pool: PgPool, gathered: Arc<Mutex<Gathered>>) {
-    loop {
-        let batch = {
-            let mut gathered = lock(&gathered);
-            if gathered.waiting.is_empty() {
-                gathered.writing = false;
-                return;
-            }
-            let rest = gathered.waiting.len().min(MAX_ROWS);
-            let rest = gathered.waiting.split_off(rest);
-            mem::replace(&mut gathered.waiting, rest)
-        };
-        write(&pool, batch).await;
-        // The handlers that have just been answered may have their next record ready at once.
-        for _ in 0..YIELDS {
-            tokio::task::yield_now().await;
-        }
-    }
+fn take_batch(waiting: &mut Vec<Record>) -> Vec<Record> {
+    take_message(waiting, MAX_ROWS, |record| record.value.len())
 }
 
 async fn write(pool: &PgPool, batch: Vec<Record>) {
@@ -178,8 +148,4 @@ async fn insert(pool: &PgPool, batch: &[Record]) -> Result<Vec<bool>, sqlx::Erro
             other => return other,
         }
     }
-}
-
-fn lock(gathered: &Mutex<Gathered>) -> std::sync::MutexGuard<'_, Gathered> {
-    gathered.lock().unwrap_or_else(PoisonError::into_inner)
 }

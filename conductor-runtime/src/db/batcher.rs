@@ -1,0 +1,148 @@
+use std::future::Future;
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How often the writer lets others go first between two batches.
+const YIELDS: usize = 3;
+const MOST_BYTES: usize = 32 * 1024 * 1024;
+
+/// Lets what concurrent callers write travel together: while one batch is under way, the next one
+/// gathers by itself. No timer, so a lone item is written at once.
+#[derive(Debug)]
+pub(crate) struct Batcher<T>(Arc<Mutex<Gathered<T>>>);
+
+#[derive(Debug)]
+struct Gathered<T> {
+    waiting: Vec<T>,
+    writing: bool,
+}
+
+impl<T: Send + 'static> Batcher<T> {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Gathered {
+            waiting: Vec::new(),
+            writing: false,
+        })))
+    }
+
+    /// Adds an item. Where nobody writes, a writer is started, with `take` for what goes into the
+    /// next batch (at least one item) and `write` for the batch. The writer is a task of its own:
+    /// a caller that is dropped must not take the others' batch along.
+    pub(crate) fn add<W, F>(&self, item: T, take: fn(&mut Vec<T>) -> Vec<T>, write: W)
+    where
+        W: Fn(Vec<T>) -> F + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut gathered = lock(&self.0);
+        gathered.waiting.push(item);
+        if !mem::replace(&mut gathered.writing, true) {
+            tokio::spawn(write_all(Writing(Some(Arc::clone(&self.0))), take, write));
+        }
+    }
+}
+
+impl<T> Clone for Batcher<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+/// Takes from the front what one statement may bring: at most so many items, and at most 32 MiB
+/// unless a single one is larger. Postgres refuses a message of a gigabyte.
+pub(crate) fn take_message<T>(
+    waiting: &mut Vec<T>,
+    most: usize,
+    bytes_of: impl Fn(&T) -> usize,
+) -> Vec<T> {
+    let mut bytes = 0;
+    let fits = waiting
+        .iter()
+        .take(most)
+        .take_while(|item| {
+            bytes += bytes_of(item);
+            bytes <= MOST_BYTES
+        })
+        .count()
+        .max(1)
+        .min(waiting.len());
+    let rest = waiting.split_off(fits);
+    mem::replace(waiting, rest)
+}
+
+/// While it lives somebody writes. Should the writer end before its work, by a panic or with the
+/// runtime that it ran on, what waits is dropped, which tells the callers, and the next item starts
+/// another.
+struct Writing<T>(Option<Arc<Mutex<Gathered<T>>>>);
+
+impl<T> Writing<T> {
+    /// The next batch, or none when the work is done.
+    fn next(&mut self, take: fn(&mut Vec<T>) -> Vec<T>) -> Option<Vec<T>> {
+        let shared = self.0.take()?;
+        let mut gathered = lock(&shared);
+        if gathered.waiting.is_empty() {
+            gathered.writing = false;
+            return None;
+        }
+        let batch = take(&mut gathered.waiting);
+        drop(gathered);
+        self.0 = Some(shared);
+        Some(batch)
+    }
+}
+
+impl<T> Drop for Writing<T> {
+    fn drop(&mut self) {
+        if let Some(shared) = &self.0 {
+            let mut gathered = lock(shared);
+            gathered.writing = false;
+            gathered.waiting.clear();
+        }
+    }
+}
+
+async fn write_all<T, W, F>(mut writing: Writing<T>, take: fn(&mut Vec<T>) -> Vec<T>, write: W)
+where
+    W: Fn(Vec<T>) -> F,
+    F: Future<Output = ()>,
+{
+    while let Some(batch) = writing.next(take) {
+        write(batch).await;
+        // The callers that have just been answered may have their next item ready at once; with
+        // them the next batch is whole instead of every second one being half.
+        for _ in 0..YIELDS {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_writer_that_panics_leaves_nobody_waiting() {
+        let batcher: Batcher<oneshot::Sender<()>> = Batcher::new();
+        let (first, answer) = oneshot::channel();
+        batcher.add(first, mem::take, |_| async {
+            panic!("a fault of the writer")
+        });
+        assert!(answer.await.is_err());
+        // The panicked task's guard may be dropped after its batch.
+        while lock(&batcher.0).writing {
+            tokio::task::yield_now().await;
+        }
+        let (second, answer) = oneshot::channel();
+        batcher.add(second, mem::take, |batch| async {
+            for caller in batch {
+                let _ = caller.send(());
+            }
+        });
+        assert!(answer.await.is_ok());
+    }
+}
