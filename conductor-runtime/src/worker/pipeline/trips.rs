@@ -1,0 +1,173 @@
+//! When a worker speaks to the database, and what it makes of the answer.
+
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinError;
+use uuid::Uuid;
+
+use super::{POLL, Pipeline};
+use crate::db::{Fault, take_message};
+use crate::worker::control::Phase;
+use crate::worker::fetch::Ask;
+use crate::worker::flush::{Returned, round_trip};
+use crate::worker::outcome::Outcome;
+
+/// Looks after going idle: an invoke that was under way may not have seen the flag.
+const LOOKS_AGAIN: [Duration; 4] = [
+    Duration::from_millis(2),
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+    Duration::from_millis(200),
+];
+/// Waits between tries while the database is away.
+const PATIENCE: [Duration; 4] = [
+    Duration::from_millis(50),
+    Duration::from_millis(250),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+];
+/// Round trips that may be under way at once, and from how much work on a second one pays.
+const MOST_TRIPS: usize = 2;
+const WORTH_A_SECOND_TRIP: usize = 500;
+/// Most claims in one statement.
+const MOST_CLAIMS: usize = 2000;
+
+impl Pipeline {
+    /// Starts a round trip where there is reason for one and room for it.
+    pub(super) fn send(&mut self) {
+        if Instant::now() < self.patient_until {
+            return;
+        }
+        let want = self.want();
+        let disown = self.suspect.is_some() && self.suspect == self.orchestrator;
+        let reason = match self.trips.len() {
+            0 => !self.outcomes.is_empty() || want > 0 && (self.more || !self.idle) || disown,
+            trips if trips < MOST_TRIPS && self.suspect.is_none() && !self.disowning => {
+                self.outcomes.len() >= WORTH_A_SECOND_TRIP
+                    || self.more && want >= WORTH_A_SECOND_TRIP
+            }
+            _ => false,
+        };
+        if !reason {
+            return;
+        }
+        let known = (disown && self.trips.is_empty()).then(|| self.held());
+        self.disowning = known.is_some();
+        if self.disowning {
+            self.suspect = None;
+        }
+        let ask = Ask {
+            orchestrator: self.orchestrator.unwrap_or_default(),
+            queue: self.queue_id,
+            tasks: self.tasks.keys().copied().collect(),
+            want,
+            idle: !self.more,
+        };
+        self.asked += want;
+        let outcomes = take_message(&mut self.outcomes, usize::MAX, Outcome::bytes);
+        self.trips.spawn(round_trip(
+            self.pool.clone(),
+            outcomes,
+            ask,
+            known,
+            self.faults > 0,
+        ));
+    }
+
+    /// How many more executions the worker can hold. One claim at a time, as the answers of two
+    /// might overtake one another.
+    fn want(&self) -> usize {
+        if self.orchestrator.is_none()
+            || self.asked > 0
+            || self.control.borrow().phase != Phase::Working
+        {
+            return 0;
+        }
+        let held = self.running.len() + self.waiting.len();
+        self.pace.most_held().saturating_sub(held).min(MOST_CLAIMS)
+    }
+
+    /// All that the worker knows to be its own.
+    fn held(&self) -> Vec<Uuid> {
+        let running = self.running.values().map(|running| running.id);
+        let waiting = self.waiting.iter().map(|claimed| claimed.id);
+        let outcomes = self.outcomes.iter().map(|outcome| outcome.id);
+        let refused = self.refused.iter().map(|outcome| outcome.id);
+        running
+            .chain(waiting)
+            .chain(outcomes)
+            .chain(refused)
+            .collect()
+    }
+
+    pub(super) fn received(&mut self, returned: Result<Returned, JoinError>) {
+        let returned = match returned {
+            Ok(returned) => returned,
+            Err(error) => {
+                // Its outcomes are lost to us, but not to the lease.
+                tracing::error!(%error, "a round trip panicked");
+                self.suspect = self.orchestrator;
+                self.disowning = false;
+                self.asked = 0;
+                return;
+            }
+        };
+        self.asked = self.asked.saturating_sub(returned.ask.want);
+        if returned.suspect {
+            self.suspect = Some(returned.ask.orchestrator);
+        }
+        self.disowning = false;
+        self.outcomes.extend(returned.unwritten);
+        if !returned.refused.is_empty() {
+            self.refused.extend(returned.refused);
+            self.refused_at = Instant::now();
+        }
+        match returned.fault {
+            None => self.faults = 0,
+            Some(Fault::LeaseLost) => {
+                // Nothing to claim by until the orchestrator has a new identity.
+                self.over = Some(returned.ask.orchestrator);
+                self.lease_lost.notify_one();
+            }
+            Some(Fault::Passing | Fault::Refused) => {
+                let patience = PATIENCE[self.faults.min(PATIENCE.len() - 1)];
+                if self.faults == 0 {
+                    tracing::warn!(queue = %self.queue, outcomes = self.outcomes.len(),
+                        "the database does not answer as it should; outcomes are kept and tried again");
+                }
+                self.faults += 1;
+                self.more = true;
+                self.patient_until = Instant::now() + patience;
+                self.next_look = self.patient_until;
+                return;
+            }
+        }
+        if returned.ask.want == 0 {
+            return;
+        }
+        let got = returned.claimed.len();
+        let cancelled = std::mem::take(&mut self.cancelled_early);
+        let orchestrator = self.orchestrator == Some(returned.ask.orchestrator);
+        self.waiting.extend(returned.claimed);
+        if !orchestrator {
+            self.release_waiting();
+            return;
+        }
+        for id in cancelled {
+            self.cancel(id);
+        }
+        self.more = got == returned.ask.want;
+        if got > 0 {
+            self.idle = false;
+            self.looks = 0;
+            return;
+        }
+        if returned.ask.idle {
+            self.idle = true;
+            let look = LOOKS_AGAIN.get(self.looks).copied().unwrap_or(POLL);
+            self.looks += 1;
+            let due = returned.next_due.unwrap_or(POLL);
+            self.next_look = Instant::now() + look.min(due);
+        }
+    }
+}
