@@ -115,8 +115,8 @@ impl Conductor {
 
     /// Uses an existing pool. The schema is looked at (and brought up to date) by the first call.
     ///
-    /// Each worker keeps up to two connections busy, and the heartbeat needs one; notifications
-    /// use one connection beside the pool.
+    /// Each worker keeps up to two of its connections busy. The heartbeat and the notifications have
+    /// a connection each beside the pool, opened with its options.
     pub fn from_pool(pool: PgPool) -> Self {
         Self::with(
             pool,
