@@ -9,7 +9,7 @@ create function conductor.claim(
     p_orchestrator bigint, p_queue integer, p_tasks integer[], p_limit integer, p_idle boolean)
 returns table (
     id uuid, task_id integer, claim integer, attempt integer, payload text, memo text, origin uuid,
-    next_due_ms bigint)
+    parent uuid, next_due_ms bigint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 -- A plan made while the table was empty must not read the whole of it when it is full.
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -54,10 +54,12 @@ begin
                    set state = 'running', claim = l.claim + 1, orchestrator_id = p_orchestrator, claimed_at = v_now
                  where l.id = any (v_ids)
                 returning l.id, l.task_id, l.claim, l.failures + l.crashes + 1 as attempt, l.payload::text as payload,
-                          l.run_at, coalesce(l.retry_of, l.id) as origin
+                          l.run_at, coalesce(l.retry_of, l.id) as origin,
+                          case when l.parent_key is not null then l.parent_id end as parent
             )
             select c.id, c.task_id, c.claim, c.attempt, c.payload,
-                   case when c.claim > 1 then conductor.memo(c.id, v_now) end, c.origin, null::bigint
+                   case when c.claim > 1 then conductor.memo(c.id, v_now) end, c.origin,
+                   c.parent, null::bigint
               from claimed c order by c.run_at, c.id;
             get diagnostics v_claimed = row_count;
             v_left := v_left - v_claimed;
@@ -83,7 +85,7 @@ begin
 
     if p_idle and v_left = p_limit then
         return query select null::uuid, null::integer, null::integer, null::integer, null::text, null::text,
-            null::uuid, ceil(extract(epoch from v_next - v_now) * 1000)::bigint;
+            null::uuid, null::uuid, ceil(extract(epoch from v_next - v_now) * 1000)::bigint;
     end if;
 end
 $$;
@@ -255,14 +257,15 @@ begin
 end
 $$;
 
--- The round trip of a worker under load.
+-- The round trip of a worker under load. The parents of what ends are locked before their children,
+-- as cancel does, so that neither waits for the other in a circle.
 create function conductor.finish_and_claim(
     p_ids uuid[], p_claims integer[], p_outputs text[],
     p_failed_ids uuid[], p_failed_claims integer[], p_errors text[], p_permanent boolean[], p_delay_ms bigint[],
-    p_orchestrator bigint, p_queue integer, p_tasks integer[], p_limit integer, p_idle boolean)
+    p_parents uuid[], p_orchestrator bigint, p_queue integer, p_tasks integer[], p_limit integer, p_idle boolean)
 returns table (
     id uuid, task_id integer, claim integer, attempt integer, payload text, memo text, origin uuid,
-    next_due_ms bigint)
+    parent uuid, next_due_ms bigint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set jit = off
 as $$
@@ -270,6 +273,9 @@ begin
     -- Before any execution is touched, as recovery does: neither waits for the other in a circle.
     if p_limit > 0 then
         perform from conductor.orchestrators o where o.id = p_orchestrator for key share;
+    end if;
+    if cardinality(p_parents) > 0 then
+        perform from conductor.live_executions l where l.id = any (p_parents) order by l.id for no key update;
     end if;
     if cardinality(p_ids) > 0 then
         perform conductor.complete(p_ids, p_claims, p_outputs);

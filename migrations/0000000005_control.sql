@@ -16,6 +16,11 @@ declare
     v_level uuid[] := array[execution];
     v_tree uuid[] := '{}';
 begin
+    -- Parents before children, everywhere; the outermost one is told how this ends.
+    perform from conductor.live_executions p
+     where p.id = (select l.parent_id from conductor.live_executions l
+                    where l.id = execution and l.parent_key is not null)
+       for no key update;
     -- Level by level, each locked before its children are looked for: one that suspends now has
     -- made its children when the lock comes.
     loop
@@ -130,12 +135,19 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bit
 as $$
 declare
     v_now timestamptz := conductor.now();
+    -- The longest of the intervals in conductor.report.
+    v_pace interval := '5 s';
 begin
     return exists (
         select from unnest(p_queues) as q, conductor.priorities(q) as p,
                lateral (select from conductor.live_executions l
-                         where l.queue_id = q and l.priority = p and l.run_at <= v_now
-                           and l.task_id = any (p_tasks) and l.state in ('pending', 'running', 'suspended')
+                         where l.queue_id = q and l.priority = p and l.run_at <= v_now + v_pace
+                           and l.task_id = any (p_tasks)
+                           and (l.run_at <= v_now
+                                -- A join that is woken at intervals, before any of its times has come.
+                                or l.state = 'suspended' and l.partial_wakes > 0
+                                   and not exists (select from conductor.waits w
+                                                    where w.execution_id = l.id and w.wake_at <= l.run_at))
                          limit 1) due);
 end
 $$;

@@ -131,13 +131,20 @@ declare
     v_cancelled uuid[];
     v_fresh uuid[];
     v_queues integer[];
-    v_unknown text;
 begin
-    -- Its parent would wait for ever.
-    select g.task into v_unknown from unnest(p_tasks) as g(task)
-     where g.task is not null and not exists (select from conductor.tasks t where t.name = g.task) limit 1;
-    if found then
-        raise exception 'unknown task "%"', v_unknown using errcode = 'CD001';
+    -- A child of a task that nobody has declared yet stays pending until somebody does.
+    if exists (select from unnest(p_tasks) as g(task)
+                where g.task is not null
+                  and not exists (select from conductor.tasks t where t.name = g.task)) then
+        insert into conductor.queues (name) values ('default')
+            on conflict on constraint queues_name_key do nothing;
+        insert into conductor.tasks (name, queue_id, declared_at)
+        select distinct g.task, q.id, v_now
+          from unnest(p_tasks) as g(task)
+          join conductor.queues q on q.name = 'default'
+         where g.task is not null
+         order by g.task
+            on conflict on constraint tasks_name_key do nothing;
     end if;
     -- Locked before anything is looked at: a child that ends now waits for us, or is seen below.
     select array_agg(h.id) filter (where not h.cancelled), array_agg(h.id) filter (where h.cancelled)

@@ -264,20 +264,49 @@ impl Task for Elsewhere {
     const NAME: &'static str = "g8.elsewhere";
 }
 
-#[task(name = "g8.lost", retry(max_attempts = 2))]
-async fn g8_lost(ctx: &TaskContext) -> anyhow::Result<()> {
-    ctx.invoke::<Elsewhere>("lost", ()).await?;
-    Ok(())
+#[task(name = "g8.lost")]
+async fn g8_lost(ctx: &TaskContext) -> anyhow::Result<String> {
+    let lost = ctx
+        .invoke::<Elsewhere>("lost", ())
+        .timeout(Duration::from_secs(60))
+        .await;
+    Ok(lost.unwrap_err().to_string())
 }
 
 #[conductor::test]
-async fn a_child_of_a_task_that_nobody_declared_fails_its_parent(
+async fn a_child_of_a_task_that_nobody_declared_stays_pending(
     test: TestConductor,
 ) -> anyhow::Result<()> {
     let run = test.invoke::<G8Lost>(()).await?;
     test.drain().await?;
-    let error = run.result().await.unwrap_err().to_string();
-    assert!(error.contains("g8.elsewhere"), "{error}");
+    let child: (String, String) =
+        sqlx::query_as("select state, queue from conductor.live where task = 'g8.elsewhere'")
+            .fetch_one(test.pool())
+            .await?;
+    assert_eq!(child, ("pending".to_owned(), "default".to_owned()));
+    // Whoever has the task says where it belongs, and takes along what waits.
+    sqlx::query(
+        r#"select conductor.declare_tasks(jsonb_build_array(jsonb_build_object(
+               'name', 'g8.elsewhere', 'queue', 'g8-other', 'package', 'elsewhere', 'place', 'elsewhere.rs:1',
+               'docs', '', 'priority', 0, 'max_attempts', 3, 'backoff_initial_ms', 15000,
+               'backoff_max_ms', 7200000, 'jitter', 0, 'timeout_ms', null,
+               'keep_completed_ms', 1000, 'keep_failed_ms', 1000,
+               'payload_schema', true, 'output_schema', true)), true)"#,
+    )
+    .execute(test.pool())
+    .await?;
+    let queue: String =
+        sqlx::query_scalar("select queue from conductor.live where task = 'g8.elsewhere'")
+            .fetch_one(test.pool())
+            .await?;
+    assert_eq!(queue, "g8-other");
+    test.advance(Duration::from_secs(61)).await?;
+    test.drain().await?;
+    let said = run.result().await?;
+    assert!(
+        said.contains("g8.elsewhere") && said.contains("did not end in time"),
+        "{said}"
+    );
     Ok(())
 }
 

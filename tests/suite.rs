@@ -28,6 +28,8 @@ mod attempts;
 mod cancel;
 mod order;
 mod wakeup;
+mod race;
+mod step_options;
 mod g15_exactly_once;
 mod g5_crash;
 mod g5_memo;

@@ -10,7 +10,7 @@ pub use conductor_runtime::client::{
 pub use conductor_runtime::codec::{MAX_JSON_BYTES, MAX_JSON_DEPTH};
 #[doc(hidden)]
 pub use conductor_runtime::context::TransactionBody;
-pub use conductor_runtime::context::{InvokeChild, InvokeChildren, Step, TaskContext, Tx};
+pub use conductor_runtime::context::{InvokeChild, InvokeChildren, Race, Step, TaskContext, Tx};
 #[cfg(feature = "embedded")]
 pub use conductor_runtime::embedded;
 pub use conductor_runtime::error::{Error, Result, RetryExt};

@@ -11,13 +11,12 @@ use uuid::Uuid;
 use super::TaskContext;
 use super::block::Block;
 use super::lazy::Lazy;
-use super::memo::{Child, Met, PART, Wait, Wake};
+use super::memo::{Child, Met, PART, WHOLE, Wait, Wake};
 use crate::codec;
 use crate::error::{Error, Result, too_long};
 use crate::task::Task;
 
 const KIND: &str = "invoke";
-const KIND_ALL: &str = "invoke_all";
 
 /// A child that is being said; `.await` waits for its end.
 #[must_use = "an invoke does nothing until it is awaited"]
@@ -91,7 +90,7 @@ impl<'c, T: Task> InvokeChildren<'c, T> {
         key: String,
         payloads: impl IntoIterator<Item = T::Payload>,
     ) -> Self {
-        let met = ctx.memo.meet(&key, KIND_ALL).map(drop);
+        let met = ctx.memo.meet(&key, WHOLE).map(drop);
         let children = payloads.into_iter().enumerate().map(|(n, payload)| {
             let part = format!("{key}{PART}{n}");
             let met = ctx.memo.meet(&part, KIND);

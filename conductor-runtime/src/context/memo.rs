@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 const MAX_KEY_BYTES: usize = 500;
 /// Stands between a key and the number of one of its parts; no key of a user may contain it.
 pub(super) const PART: char = '\u{1f}';
+/// The kind of a key that has parts.
+pub(super) const WHOLE: &str = "invoke_all";
 
 /// What an attempt knows of its execution's past, and what it does at the moment.
 #[derive(Debug, Default)]
@@ -108,7 +110,15 @@ impl Memo {
                     kind: serde_json::from_str(kind.get())?,
                     value: columns.next(),
                 };
-                entries.insert(serde_json::from_str(key.get())?, entry);
+                let key: String = serde_json::from_str(key.get())?;
+                if let Some((whole, _)) = key.split_once(PART) {
+                    // Only the parts are stored; the whole has a kind of its own all the same.
+                    entries.entry(whole.to_owned()).or_insert(Entry {
+                        kind: WHOLE.to_owned(),
+                        value: None,
+                    });
+                }
+                entries.insert(key, entry);
             }
         }
         Ok(Self(Mutex::new(Present {
@@ -258,6 +268,17 @@ mod tests {
         let memo = Memo::load(Some(r#"[["a","step",0]]"#)).unwrap();
         assert!(memo.meet("a", "sleep").is_err());
         assert!(memo.stopped().is_some());
+    }
+
+    #[test]
+    fn a_key_that_had_parts_stays_one_that_has() {
+        let loaded = r#"[["many\u001f0","invoke",1],["many\u001f1","invoke"]]"#;
+        let memo = Memo::load(Some(loaded)).unwrap();
+        assert!(memo.meet("many", WHOLE).unwrap().is_none());
+        assert!(memo.meet("many\u{1f}0", "invoke").unwrap().is_some());
+        let memo = Memo::load(Some(loaded)).unwrap();
+        let text = memo.meet("many", "step").unwrap_err().to_string();
+        assert!(text.contains("\"many\"") && text.contains(WHOLE), "{text}");
     }
 
     #[test]

@@ -4,24 +4,28 @@ mod block;
 mod invoke;
 mod lazy;
 mod memo;
+mod race;
 mod sleep;
 mod step;
 mod transaction;
 
 use std::any::type_name;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::client::{Cancel, Conductor};
+use crate::db::Clock;
 use crate::error::{Error, Result};
 use crate::task::{FromStates, States, Task};
 use crate::worker::{Control, Phase, Recorder};
 
 pub use invoke::{InvokeChild, InvokeChildren};
 pub(crate) use memo::{Blocked, Memo, Stop, Wait, Wake};
+pub use race::Race;
 pub use step::Step;
 pub use transaction::{TransactionBody, Tx};
 
@@ -67,6 +71,7 @@ pub(crate) struct Durable {
     pub(crate) conductor: Conductor,
     pub(crate) recorder: Recorder,
     pub(crate) control: watch::Receiver<Control>,
+    pub(crate) clock: Clock,
 }
 
 impl TaskContext {
@@ -190,15 +195,50 @@ impl TaskContext {
         if self.cancelled() {
             return Err(self.is_cancelled());
         }
-        let stopping = self
-            .durable
-            .as_ref()
-            .is_some_and(|durable| durable.control.borrow().phase != Phase::Working);
-        if stopping {
+        if self.stopping() {
             self.memo.stop(Stop::Released);
             std::future::pending::<()>().await;
         }
         Ok(())
+    }
+
+    fn stopping(&self) -> bool {
+        self.durable
+            .as_ref()
+            .is_some_and(|durable| durable.control.borrow().phase != Phase::Working)
+    }
+
+    /// Ends when this time has passed, by the clock that tests move.
+    async fn pass(&self, duration: Duration) {
+        match &self.durable {
+            Some(durable) => durable.clock.pass(duration).await,
+            None => tokio::time::sleep(duration).await,
+        }
+    }
+
+    /// As [`pass`](Self::pass), but a cancel or a shutdown ends it early.
+    async fn pause(&self, duration: Duration) {
+        let stopping = async {
+            match &self.durable {
+                Some(durable) => {
+                    let mut control = durable.control.clone();
+                    // Without a sender there is no shutdown to wait for.
+                    if control
+                        .wait_for(|control| control.phase != Phase::Working)
+                        .await
+                        .is_err()
+                    {
+                        std::future::pending::<()>().await;
+                    }
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.pass(duration) => {}
+            () = self.until_cancelled() => {}
+            () = stopping => {}
+        }
     }
 
     fn is_cancelled(&self) -> Error {

@@ -12,7 +12,8 @@ use serde_json::value::RawValue;
 use super::TaskContext;
 use super::memo::Met;
 use crate::codec;
-use crate::error::{Error, Result, permanent};
+use crate::error::{Error, Result, Verdict, permanent, verdict};
+use crate::task::RetryPolicy;
 
 const KIND: &str = "step";
 
@@ -27,7 +28,8 @@ pub struct Step<Fut> {
 }
 
 impl<Fut> Step<Fut> {
-    /// How long the body may take; its record is not counted. No limit but the task's by default.
+    /// How long the body may take, each try for itself; its record is not counted. No limit but
+    /// the task's by default.
     pub fn timeout(self, timeout: Duration) -> Self {
         // The first one counts, should it be said twice.
         self.timeout.get_or_init(|| timeout);
@@ -84,47 +86,139 @@ impl TaskContext {
         T: Serialize + DeserializeOwned + Send,
         E: Into<anyhow::Error> + Send,
     {
-        let key = key.into();
+        let mut once = Some(body);
+        self.say(key.into(), None, move || once.take().map(|body| body()))
+    }
+
+    /// A [`step`](Self::step) whose body is tried again when it fails, here and now: the handler
+    /// waits for it in its place and keeps its slot. The last error goes to the handler. For tries
+    /// that are minutes apart, let the attempt fail instead: the task's own policy costs no slot.
+    ///
+    /// What is `.permanent()` is not tried again, and `.retry_after(d)` sets the delay. The count is
+    /// not recorded: a crash begins it anew. A cancel or a shutdown does not wait for the next try.
+    ///
+    /// ```
+    /// # use conductor::prelude::*;
+    /// # use std::time::Duration;
+    /// #[task]
+    /// async fn price(ctx: &TaskContext, item: String) -> anyhow::Result<u64> {
+    ///     let often = RetryPolicy::attempts(5)
+    ///         .backoff(Duration::from_millis(200), Duration::from_secs(5));
+    ///     ctx.retry_step("ask", often, || async { ask(&item).await })
+    ///         .timeout(Duration::from_secs(10))
+    ///         .await
+    /// }
+    /// # async fn ask(_: &str) -> anyhow::Result<u64> { Ok(1) }
+    /// ```
+    pub fn retry_step<T, E, F, Fut>(
+        &self,
+        key: impl Into<String>,
+        policy: RetryPolicy,
+        mut body: F,
+    ) -> Step<impl Future<Output = anyhow::Result<T>> + Send>
+    where
+        F: FnMut() -> Fut + Send,
+        Fut: Future<Output = Result<T, E>> + Send,
+        T: Serialize + DeserializeOwned + Send,
+        E: Into<anyhow::Error> + Send,
+    {
+        self.say(key.into(), Some(policy), move || Some(body()))
+    }
+
+    fn say<T, E, F, Fut>(
+        &self,
+        key: String,
+        retry: Option<RetryPolicy>,
+        body: F,
+    ) -> Step<impl Future<Output = anyhow::Result<T>> + Send>
+    where
+        F: FnMut() -> Option<Fut> + Send,
+        Fut: Future<Output = Result<T, E>> + Send,
+        T: Serialize + DeserializeOwned + Send,
+        E: Into<anyhow::Error> + Send,
+    {
         let met = self.memo.meet(&key, KIND);
         let timeout = Arc::new(OnceLock::new());
         Step {
-            future: Box::pin(run(self, key, met, body, Arc::clone(&timeout))),
+            future: Box::pin(run(self, key, met, retry, body, Arc::clone(&timeout))),
             timeout,
         }
     }
 }
 
+/// Runs the body until it succeeds, or gives no further try.
 async fn run<T, E, F, Fut>(
     ctx: &TaskContext,
     key: String,
     met: Met,
-    body: F,
+    retry: Option<RetryPolicy>,
+    mut body: F,
     timeout: Arc<OnceLock<Duration>>,
 ) -> anyhow::Result<T>
 where
-    F: FnOnce() -> Fut,
-    Fut: Future<Output = Result<T, E>>,
-    T: Serialize + DeserializeOwned,
-    E: Into<anyhow::Error>,
+    F: FnMut() -> Option<Fut> + Send,
+    Fut: Future<Output = Result<T, E>> + Send,
+    T: Serialize + DeserializeOwned + Send,
+    E: Into<anyhow::Error> + Send,
 {
     if let Some(recorded) = met? {
         return replayed(&key, &recorded);
     }
-    ctx.go_on().await?;
-    let _busy = ctx.memo.busy();
-    let body = body();
-    let value = match timeout.get() {
-        None => body.await.map_err(Into::into)?,
-        Some(timeout) => match tokio::time::timeout(*timeout, body).await {
-            Ok(result) => result.map_err(Into::into)?,
-            Err(_) => anyhow::bail!(
-                "step {key:?} timed out after {}",
-                humantime::format_duration(*timeout)
-            ),
-        },
+    let mut failures = 0;
+    loop {
+        ctx.go_on().await?;
+        let _busy = ctx.memo.busy();
+        let Some(body) = body() else {
+            anyhow::bail!("step {key:?} cannot begin twice");
+        };
+        let error = match limited(ctx, &key, timeout.get().copied(), body).await {
+            Ok(value) => {
+                ctx.record(&key, KIND, encoded(&key, &value)?).await?;
+                return Ok(value);
+            }
+            Err(error) => error,
+        };
+        failures += 1;
+        let Some(delay) = retry.and_then(|retry| delay(&retry, failures, &error)) else {
+            return Err(error);
+        };
+        tracing::debug!(step = key, execution = %ctx.execution_id, error = %format!("{error:#}"),
+            ?delay, "a step is tried again");
+        ctx.pause(delay).await;
+    }
+}
+
+async fn limited<T, E>(
+    ctx: &TaskContext,
+    key: &str,
+    timeout: Option<Duration>,
+    body: impl Future<Output = Result<T, E>> + Send,
+) -> anyhow::Result<T>
+where
+    E: Into<anyhow::Error>,
+{
+    let Some(timeout) = timeout else {
+        return body.await.map_err(Into::into);
     };
-    ctx.record(&key, KIND, encoded(&key, &value)?).await?;
-    Ok(value)
+    tokio::select! {
+        biased;
+        result = body => result.map_err(Into::into),
+        () = ctx.pass(timeout) => Err(anyhow::anyhow!(
+            "step {key:?} timed out after {}",
+            humantime::format_duration(timeout)
+        )),
+    }
+}
+
+fn delay(retry: &RetryPolicy, failures: u32, error: &anyhow::Error) -> Option<Duration> {
+    if failures >= retry.max_attempts {
+        return None;
+    }
+    match verdict(error) {
+        Verdict::Permanent => None,
+        Verdict::After(delay) => Some(delay),
+        Verdict::Policy => Some(retry.delay(failures)),
+    }
 }
 
 pub(super) fn encoded<T: Serialize>(key: &str, value: &T) -> anyhow::Result<String> {

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use uuid::Uuid;
+
 /// When a failed execution is tried again.
 ///
 /// The delay before try `n + 1` is `backoff_initial * 2^(n-1)`, at most `backoff_max`, made
@@ -24,6 +26,35 @@ impl RetryPolicy {
         backoff_max: Duration::from_secs(2 * 60 * 60),
         jitter: 0.1,
     };
+
+    /// The default with so many attempts.
+    pub const fn attempts(max_attempts: u32) -> Self {
+        Self {
+            max_attempts,
+            ..Self::DEFAULT
+        }
+    }
+
+    /// Sets the first and the longest delay.
+    #[must_use]
+    pub const fn backoff(mut self, initial: Duration, max: Duration) -> Self {
+        self.backoff_initial = initial;
+        self.backoff_max = max;
+        self
+    }
+
+    /// The delay after this many failures, for tries that the process itself makes; those of
+    /// executions are computed in the database.
+    pub(crate) fn delay(&self, failures: u32) -> Duration {
+        let doubled = 2_u32.saturating_pow(failures.saturating_sub(1).min(31));
+        let delay = self
+            .backoff_initial
+            .saturating_mul(doubled)
+            .min(self.backoff_max);
+        // The end of a UUID is random.
+        let share = (Uuid::now_v7().as_u128() & 0xffff) as f64 / f64::from(0xffff_u16);
+        delay.mul_f64(1.0 + self.jitter.clamp(0.0, 1.0) * (2.0 * share - 1.0))
+    }
 }
 
 impl Default for RetryPolicy {
@@ -52,5 +83,30 @@ impl Keep {
 impl Default for Keep {
     fn default() -> Self {
         Self::DEFAULT
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_double_up_to_the_longest() {
+        let second = Duration::from_secs(1);
+        let policy = RetryPolicy {
+            jitter: 0.0,
+            ..RetryPolicy::attempts(9).backoff(second, 5 * second)
+        };
+        let delays: Vec<u64> = (1..6).map(|n| policy.delay(n).as_secs()).collect();
+        assert_eq!(delays, [1, 2, 4, 5, 5]);
+        assert_eq!(policy.delay(u32::MAX), 5 * second);
+        let jittered = RetryPolicy {
+            jitter: 0.5,
+            ..policy
+        };
+        for _ in 0..100 {
+            let delay = jittered.delay(1).as_millis();
+            assert!((500..=1500).contains(&delay), "{delay}");
+        }
     }
 }

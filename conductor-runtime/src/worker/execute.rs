@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::fetch::Claimed;
@@ -16,7 +15,6 @@ use crate::task::{ErasedFuture, States, TaskDefinition};
 #[derive(Debug, Clone)]
 pub(super) struct Surroundings {
     pub(super) states: Arc<States>,
-    pub(super) clock_shift_ms: watch::Receiver<i64>,
     pub(super) durable: Durable,
 }
 
@@ -29,6 +27,7 @@ pub(super) async fn attempt(
     surroundings: Surroundings,
 ) -> (Option<End>, Duration) {
     let started = Instant::now();
+    let clock = surroundings.durable.clock.clone();
     let memo = match Memo::load(claimed.memo.as_deref()) {
         Ok(memo) => memo,
         Err(error) => {
@@ -54,7 +53,7 @@ pub(super) async fn attempt(
         Some(timeout) => tokio::select! {
             biased;
             end = handler => end,
-            () = elapsed(timeout, surroundings.clock_shift_ms) => Some(End::failed(&format!(
+            () = clock.pass(timeout) => Some(End::failed(&format!(
                 "timed out after {}",
                 humantime::format_duration(timeout)
             ))),
@@ -85,27 +84,6 @@ fn stopped(stop: Stop) -> Option<End> {
         Stop::Fatal(text) => Some(End::permanent(&text)),
         Stop::Released => Some(End::Released),
         Stop::Lost => None,
-    }
-}
-
-/// Ends when `timeout` has passed, by the running clock and what tests have moved it meanwhile.
-async fn elapsed(timeout: Duration, mut shift_ms: watch::Receiver<i64>) {
-    let started = Instant::now();
-    let shift_then = *shift_ms.borrow_and_update();
-    loop {
-        let shift = *shift_ms.borrow_and_update() - shift_then;
-        let passed = started.elapsed() + Duration::from_millis(u64::try_from(shift).unwrap_or(0));
-        let Some(left) = timeout.checked_sub(passed).filter(|left| !left.is_zero()) else {
-            return;
-        };
-        tokio::select! {
-            () = tokio::time::sleep(left) => {}
-            changed = shift_ms.changed() => {
-                if changed.is_err() {
-                    tokio::time::sleep(left).await;
-                }
-            }
-        }
     }
 }
 

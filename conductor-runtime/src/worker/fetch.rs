@@ -20,6 +20,8 @@ pub(super) struct Claimed {
     pub(super) memo: Option<String>,
     /// The first execution where this one repeats another, else its own id.
     pub(super) origin: Uuid,
+    /// Who waits for its end.
+    pub(super) parent: Option<Uuid>,
 }
 
 /// What a worker asks for in one round trip.
@@ -60,8 +62,8 @@ pub(super) async fn finish_and_claim(
         columns.suspended.write(connection).await?;
     }
     let rows = sqlx::query(
-        "select id, task_id, claim, attempt, payload, memo, origin, next_due_ms
-           from conductor.finish_and_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+        "select id, task_id, claim, attempt, payload, memo, origin, parent, next_due_ms
+           from conductor.finish_and_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
     )
     .bind(columns.ids)
     .bind(columns.claims)
@@ -71,6 +73,7 @@ pub(super) async fn finish_and_claim(
     .bind(columns.errors)
     .bind(columns.permanent)
     .bind(columns.delay_ms)
+    .bind(columns.parents)
     .bind(ask.orchestrator)
     .bind(ask.queue)
     .bind(&ask.tasks)
@@ -83,7 +86,7 @@ pub(super) async fn finish_and_claim(
         match claimed(&row)? {
             Some(claimed) => answer.claimed.push(claimed),
             None => {
-                let millis: Option<i64> = row.try_get(7)?;
+                let millis: Option<i64> = row.try_get(8)?;
                 answer.next_due = millis
                     .and_then(|millis| u64::try_from(millis).ok())
                     .map(Duration::from_millis);
@@ -105,6 +108,7 @@ fn claimed(row: &PgRow) -> Result<Option<Claimed>, sqlx::Error> {
         payload: row.try_get(4)?,
         memo: row.try_get(5)?,
         origin: row.try_get(6)?,
+        parent: row.try_get(7)?,
     }))
 }
 

@@ -22,6 +22,8 @@ pub(super) struct Columns<'o> {
     pub(super) errors: Vec<&'o str>,
     pub(super) permanent: Vec<bool>,
     pub(super) delay_ms: Vec<Option<i64>>,
+    /// Who waits for what ends here.
+    pub(super) parents: Vec<Uuid>,
     pub(super) released_ids: Vec<Uuid>,
     pub(super) released_claims: Vec<i32>,
     pub(super) suspended: Suspensions<'o>,
@@ -31,6 +33,9 @@ impl<'o> Columns<'o> {
     pub(super) fn of(outcomes: &'o [Outcome]) -> Self {
         let mut columns = Self::default();
         for outcome in outcomes {
+            if let End::Completed(_) | End::Failed { .. } = &outcome.end {
+                columns.parents.extend(outcome.parent);
+            }
             match &outcome.end {
                 End::Completed(output) => {
                     columns.ids.push(outcome.id);
@@ -54,6 +59,8 @@ impl<'o> Columns<'o> {
                 }
             }
         }
+        columns.parents.sort_unstable();
+        columns.parents.dedup();
         columns
     }
 }

@@ -13,6 +13,8 @@ const MAX_ERROR_BYTES: usize = 16 * 1024;
 pub(super) struct Outcome {
     pub(super) id: Uuid,
     pub(super) claim: i32,
+    /// Who waits for the end.
+    pub(super) parent: Option<Uuid>,
     pub(super) end: End,
 }
 

@@ -20,6 +20,7 @@ use super::pace::Pace;
 use super::record::Recorder;
 use crate::client::Conductor;
 use crate::context::Durable;
+use crate::db::Clock;
 use crate::error::Verdict;
 use crate::task::{States, TaskDefinition};
 
@@ -86,6 +87,7 @@ struct Running {
     task: &'static str,
     id: Uuid,
     claim: i32,
+    parent: Option<Uuid>,
     cancel: CancellationToken,
 }
 
@@ -110,11 +112,11 @@ impl Pipeline {
             tasks,
             surroundings: Surroundings {
                 states,
-                clock_shift_ms: conductor.notifier().clock_shift_ms(),
                 durable: Durable {
                     conductor: conductor.clone(),
                     recorder,
                     control: control.clone(),
+                    clock: Clock::new(conductor.notifier().clock_shift_ms()),
                 },
             },
             wake: conductor.notifier().queue(queue_id),
@@ -224,6 +226,7 @@ impl Pipeline {
             self.outcomes.push(Outcome {
                 id: claimed.id,
                 claim: claimed.claim,
+                parent: claimed.parent,
                 end: End::Released,
             });
         }
@@ -240,6 +243,7 @@ impl Pipeline {
                 self.outcomes.push(Outcome {
                     id: claimed.id,
                     claim: claimed.claim,
+                    parent: claimed.parent,
                     end: End::Released,
                 });
                 continue;
@@ -248,6 +252,7 @@ impl Pipeline {
                 task: task.name,
                 id: claimed.id,
                 claim: claimed.claim,
+                parent: claimed.parent,
                 cancel: CancellationToken::new(),
             };
             let handle = self.handlers.spawn(attempt(
@@ -290,6 +295,7 @@ impl Pipeline {
             self.outcomes.push(Outcome {
                 id: running.id,
                 claim: running.claim,
+                parent: running.parent,
                 end,
             });
         }
@@ -329,6 +335,7 @@ impl Pipeline {
                 self.outcomes.push(Outcome {
                     id,
                     claim: claimed.claim,
+                    parent: claimed.parent,
                     end: End::Released,
                 });
             }

@@ -1,0 +1,139 @@
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use super::TaskContext;
+use super::lazy::Lazy;
+use super::memo::Met;
+use super::step::{encoded, replayed};
+use crate::error::Error;
+
+const KIND: &str = "race";
+
+type Branch<'c, T> = Pin<Box<dyn Future<Output = anyhow::Result<T>> + Send + 'c>>;
+
+/// A race that is being said; `.await` gives what the first branch to end gave.
+#[must_use = "a race does nothing until it is awaited"]
+pub struct Race<'c, T> {
+    ctx: &'c TaskContext,
+    lazy: Lazy<'c, Options<'c, T>, anyhow::Result<T>>,
+}
+
+struct Options<'c, T> {
+    key: String,
+    met: Met,
+    branches: Vec<Branch<'c, T>>,
+}
+
+impl TaskContext {
+    /// The first of several branches to end, with the winner recorded: a replay takes the same one,
+    /// even where another would be ready first by now. That is what `tokio::select!` cannot promise.
+    ///
+    /// Branches are polled in the order in which they are added. An error wins like a value. The
+    /// losers are dropped: their waits are withdrawn, a step's body is cut short, and a child that
+    /// was started goes on (give it a `.timeout(…)`, or cancel it).
+    ///
+    /// ```
+    /// # use conductor::prelude::*;
+    /// # use std::time::Duration;
+    /// # #[task]
+    /// # async fn approve(ctx: &TaskContext, order: i64) -> anyhow::Result<bool> { Ok(true) }
+    /// #[task]
+    /// async fn order(ctx: &TaskContext, order: i64) -> anyhow::Result<&'static str> {
+    ///     ctx.race("approved or late")
+    ///         .branch(async {
+    ///             let yes = ctx.invoke::<Approve>("approve", Approve { order }).await?;
+    ///             anyhow::Ok(if yes { "approved" } else { "refused" })
+    ///         })
+    ///         .branch(async {
+    ///             ctx.sleep("late", Duration::from_secs(86_400)).await?;
+    ///             anyhow::Ok("late")
+    ///         })
+    ///         .await
+    /// }
+    /// ```
+    pub fn race<T>(&self, key: impl Into<String>) -> Race<'_, T> {
+        let key = key.into();
+        let met = self.memo.meet(&key, KIND);
+        Race {
+            ctx: self,
+            lazy: Lazy::new(Options {
+                key,
+                met,
+                branches: Vec::new(),
+            }),
+        }
+    }
+}
+
+impl<'c, T> Race<'c, T> {
+    /// Adds a branch. All branches give the same type; an enum tells them apart where they must be.
+    pub fn branch<E, Fut>(mut self, branch: Fut) -> Self
+    where
+        Fut: Future<Output = Result<T, E>> + Send + 'c,
+        E: Into<anyhow::Error>,
+    {
+        let branch = Box::pin(async move { branch.await.map_err(Into::into) });
+        self.lazy.change(|options| options.branches.push(branch));
+        self
+    }
+}
+
+impl<T> Unpin for Race<'_, T> {}
+
+impl<'c, T: Send + 'c> Future for Race<'c, T> {
+    type Output = anyhow::Result<T>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let ctx = this.ctx;
+        this.lazy.poll_with(cx, |options| run(ctx, options))
+    }
+}
+
+async fn run<T: Send>(ctx: &TaskContext, options: Options<'_, T>) -> anyhow::Result<T> {
+    let Options {
+        key,
+        met,
+        mut branches,
+    } = options;
+    if let Some(recorded) = met? {
+        let winner: usize = replayed(&key, &recorded)?;
+        if winner >= branches.len() {
+            let known = branches.len();
+            let error = Error::Step {
+                key,
+                reason: format!("branch {winner} had won; this build has {known} branches"),
+            };
+            return Err(crate::error::permanent(error.into()));
+        }
+        // The losers, which may have come to their ends since, must not be polled.
+        let winner = branches.swap_remove(winner);
+        drop(branches);
+        return winner.await;
+    }
+    if branches.is_empty() {
+        let reason = "it has no branches, so it would never end".to_owned();
+        return Err(crate::error::permanent(Error::Step { key, reason }.into()));
+    }
+    let (winner, result) = poll_fn(|cx| {
+        for (at, branch) in branches.iter_mut().enumerate() {
+            if let Poll::Ready(result) = branch.as_mut().poll(cx) {
+                return Poll::Ready((at, result));
+            }
+        }
+        Poll::Pending
+    })
+    .await;
+    drop(branches);
+    let _busy = ctx.memo.busy();
+    ctx.record(&key, KIND, encoded(&key, &winner)?).await?;
+    result
+}
+
+impl<T> fmt::Debug for Race<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Race").finish_non_exhaustive()
+    }
+}
