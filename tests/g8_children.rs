@@ -357,5 +357,12 @@ async fn no_wake_is_lost_and_no_child_left_with_two_workers_and_cancels(
     .await;
     first.stop().await?;
     second.stop().await?;
+    // Outcomes and cancels lock in one order.
+    let deadlocks: i64 = sqlx::query_scalar(
+        "select deadlocks from pg_stat_database where datname = current_database()",
+    )
+    .fetch_one(test.pool())
+    .await?;
+    assert_eq!(deadlocks, 0);
     Ok(())
 }
