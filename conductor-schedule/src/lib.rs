@@ -1,0 +1,27 @@
+//! Cron rules and time windows of the crate `conductor`, which is the one to depend on.
+//!
+//! The macros and the runtime both use this code, so what the compiler lets through the runtime
+//! understands. Nothing here reads a clock: every instant is an argument.
+
+mod clock;
+mod weekdays;
+mod zone;
+
+mod cron;
+mod field;
+mod tick;
+mod window;
+
+mod due;
+mod missed;
+mod overlap;
+mod word;
+
+pub use chrono_tz::Tz;
+pub use cron::{Cron, CronError};
+pub use due::{Due, MOST_COUNTED};
+pub use missed::Missed;
+pub use overlap::Overlap;
+pub use window::{Window, WindowError};
+pub use word::UnknownWord;
+pub use zone::{UnknownZone, zone};

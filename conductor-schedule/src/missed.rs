@@ -1,0 +1,71 @@
+use std::fmt;
+use std::str::FromStr;
+
+use crate::word::{self, UnknownWord};
+
+/// What becomes of ticks that came while nothing could run them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Missed {
+    /// They are left out. Only a tick that is next to punctual runs.
+    Skip,
+    /// The latest of them runs, for all.
+    #[default]
+    Once,
+    /// Each of them runs.
+    All,
+}
+
+const WORDS: [(&str, Missed); 3] = [
+    ("skip", Missed::Skip),
+    ("once", Missed::Once),
+    ("all", Missed::All),
+];
+
+impl Missed {
+    /// The word, as it is stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Skip => "skip",
+            Self::Once => "once",
+            Self::All => "all",
+        }
+    }
+}
+
+impl FromStr for Missed {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        word::find(text, "missed ticks", &WORDS)
+    }
+}
+
+impl fmt::Display for Missed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_read_back() {
+        for (word, missed) in WORDS {
+            assert_eq!(word.parse(), Ok(missed));
+            assert_eq!(missed.to_string(), word);
+        }
+        let problem = |text: &str| text.parse::<Missed>().map_err(|error| error.to_string());
+        assert_eq!(
+            problem("Skipp"),
+            Err("`Skipp` is no rule for missed ticks: did you mean `skip`? The words are `skip`, `once`, `all`".to_owned())
+        );
+        assert_eq!(
+            problem("run"),
+            Err(
+                "`run` is no rule for missed ticks: The words are `skip`, `once`, `all`".to_owned()
+            )
+        );
+    }
+}

@@ -1,0 +1,54 @@
+use std::fmt;
+use std::str::FromStr;
+
+use crate::word::{self, UnknownWord};
+
+/// What a tick does while the execution of the tick before has not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Overlap {
+    /// It starts one more.
+    #[default]
+    Allow,
+    /// It starts none.
+    Skip,
+}
+
+const WORDS: [(&str, Overlap); 2] = [("allow", Overlap::Allow), ("skip", Overlap::Skip)];
+
+impl Overlap {
+    /// The word, as it is stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Skip => "skip",
+        }
+    }
+}
+
+impl FromStr for Overlap {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        word::find(text, "overlapping ticks", &WORDS)
+    }
+}
+
+impl fmt::Display for Overlap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_read_back() {
+        for (word, overlap) in WORDS {
+            assert_eq!(word.parse(), Ok(overlap));
+            assert_eq!(overlap.to_string(), word);
+        }
+        assert!("queue".parse::<Overlap>().is_err());
+    }
+}

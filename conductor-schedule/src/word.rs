@@ -1,0 +1,28 @@
+//! A word out of a short list.
+
+/// A word that is none of those known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct UnknownWord(String);
+
+/// The value of a word, or the error that names the nearest word and all of them.
+pub(crate) fn find<T: Copy>(
+    given: &str,
+    what: &str,
+    words: &[(&str, T)],
+) -> Result<T, UnknownWord> {
+    if let Some((_, value)) = words.iter().find(|(word, _)| *word == given) {
+        return Ok(*value);
+    }
+    let nearest = words
+        .iter()
+        .map(|(word, _)| (strsim::jaro_winkler(word, &given.to_lowercase()), word))
+        .filter(|(likeness, _)| *likeness > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    let hint = nearest.map_or_else(String::new, |(_, word)| format!(" did you mean `{word}`?"));
+    let words: Vec<String> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
+    let words = words.join(", ");
+    Err(UnknownWord(format!(
+        "`{given}` is no rule for {what}:{hint} The words are {words}"
+    )))
+}

@@ -1,0 +1,67 @@
+//! Time zones by their names.
+
+use chrono_tz::{TZ_VARIANTS, Tz};
+
+/// A name that no time zone has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct UnknownZone(String);
+
+/// The zone of a name such as `Europe/Berlin` or `UTC`, written exactly so.
+pub fn zone(name: &str) -> Result<Tz, UnknownZone> {
+    name.parse().map_err(|_| {
+        UnknownZone(match nearest(name) {
+            Some(zone) => format!("`{name}` is no time zone: did you mean `{zone}`?"),
+            None => format!("`{name}` is no time zone: write a name such as `Europe/Berlin`"),
+        })
+    })
+}
+
+/// The zone of the same letters, the zone of a city, or the one that looks most alike.
+fn nearest(name: &str) -> Option<Tz> {
+    let given = name.trim().to_lowercase().replace(' ', "_");
+    let known = |is: &dyn Fn(&str) -> bool| {
+        let mut zones = TZ_VARIANTS.iter();
+        zones.find(|zone| is(&zone.name().to_lowercase())).copied()
+    };
+    if given.is_empty() {
+        return None;
+    }
+    known(&|zone| zone == given)
+        .or_else(|| known(&|zone| zone.rsplit('/').next() == Some(given.as_str())))
+        .or_else(|| {
+            let likeness = |zone: &Tz| strsim::jaro_winkler(&zone.name().to_lowercase(), &given);
+            let zones = TZ_VARIANTS.iter().map(|zone| (likeness(zone), *zone));
+            let (_, zone) = zones
+                .filter(|(likeness, _)| *likeness > 0.85)
+                .max_by(|a, b| a.0.total_cmp(&b.0))?;
+            Some(zone)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_exact_and_mistakes_get_the_nearest() {
+        assert_eq!(zone("Europe/Berlin"), Ok(Tz::Europe__Berlin));
+        assert_eq!(zone("UTC"), Ok(Tz::UTC));
+        for (name, hint) in [
+            ("europe/berlin", "did you mean `Europe/Berlin`?"),
+            ("Europe/Berlim", "did you mean `Europe/Berlin`?"),
+            ("Berlin", "did you mean `Europe/Berlin`?"),
+            ("America/New York", "did you mean `America/New_York`?"),
+            ("new york", "did you mean `America/New_York`?"),
+            ("utc", "did you mean `UTC`?"),
+            ("", "write a name such as"),
+            ("xyzzy", "write a name such as"),
+        ] {
+            let problem = zone(name).err().map(|error| error.to_string());
+            assert!(
+                problem.is_some_and(|problem| problem.contains(hint)),
+                "{name}"
+            );
+        }
+    }
+}
