@@ -21,9 +21,11 @@
 --     unshifted clock: they are about processes that live in real time.
 --   * pg_notify takes a lock on the whole server, so nothing notifies once per execution. A worker
 --     that runs out of work sets queues.idle; the next invoke clears it and notifies, once.
---     Messages on the channel "conductor":  queue:ID  done:EXECUTION  cancel:EXECUTION  clock:MILLISECONDS
+--     Messages on the channel "conductor":
+--         queue:ID  done:EXECUTION  cancel:EXECUTION  clock:MILLISECONDS  schedules:
 --
--- Public functions: invoke, cancel, retry. A role that may only invoke:
+-- Public functions: invoke, cancel, retry, schedule, unschedule, pause_schedule, resume_schedule,
+-- trigger_schedule. A role that may only invoke:
 --     grant usage on schema conductor to app;
 --     grant execute on function conductor.invoke to app;
 
@@ -60,6 +62,8 @@ create table conductor.tasks (
     backoff_max interval not null default '2h',
     jitter double precision not null default 0.1 check (jitter between 0 and 1),
     timeout interval,
+    -- When it may run: {"hours": "22:00-06:00", "days": "Mon-Fri", "timezone": "UTC"}; null: always.
+    time_window jsonb,
     keep_completed interval not null default '7 days',
     keep_failed interval not null default '30 days',
     payload_schema jsonb not null default 'true',
@@ -107,6 +111,10 @@ create table conductor.live_executions (
     -- How often in a row a child's end has woken it although it waited for more.
     partial_wakes integer not null default 0,
     cancel_reason text,
+    -- run_at is the opening of the task's window.
+    postponed boolean not null default false,
+    -- What started it, where it was not an invoke: {"kind": "schedule", "name": …, "scheduled_at": …}
+    trigger json,
     -- json and not jsonb: values must come back exactly as they were written.
     payload json not null,
     -- The text of the last failure.
@@ -145,6 +153,7 @@ create table conductor.finished_executions (
     failures integer not null,
     crashes integer not null,
     state conductor.execution_state not null check (state in ('completed', 'failed', 'cancelled')),
+    trigger json,
     payload json not null,
     output json,
     error text
@@ -195,28 +204,43 @@ create table conductor.events (
 
 create index events_name on conductor.events (name, emitted_at);
 
+-- The rules of 0000000007_schedule.sql.
 create table conductor.schedules (
+    id bigint generated always as identity primary key,
     task_id integer not null references conductor.tasks (id),
     name text not null,
-    -- Null for a dynamic schedule: no deploy removes it.
-    package text,
+    -- Made at run time, so that no deploy removes it; else declared by the package's code.
+    dynamic boolean not null,
+    package text not null,
     cron text not null,
-    timezone text not null default 'UTC',
-    missed text not null default 'once' check (missed in ('skip', 'once', 'all')),
-    payload json not null default 'null',
-    next_at timestamptz not null,
+    timezone text not null,
+    missed text not null check (missed in ('skip', 'once', 'all')),
+    overlap text not null check (overlap in ('allow', 'skip')),
+    -- Null where the code computes it from the tick.
+    payload json,
+    -- Grows with every change and every tick: who writes by an old number writes nothing.
+    version bigint not null default 0,
+    -- The next tick; null until a worker has computed the first one after planned_from, infinity
+    -- where none will come.
+    next_at timestamptz,
+    planned_from timestamptz not null,
+    -- The last tick that made an execution, and which.
     last_at timestamptz,
-    primary key (task_id, name)
-);
+    last_execution uuid,
+    paused boolean not null default false,
+    -- Why the rule cannot be read; it rests until it is changed.
+    fault text,
+    constraint schedules_name unique (task_id, name, dynamic)
+) with (fillfactor = 50);
 
-create index schedules_next on conductor.schedules (next_at);
+create index schedules_next on conductor.schedules (next_at) where not paused and fault is null;
 
 -- Both kinds of executions, for people; each with the same columns.
 create view conductor.live as
 select l.id, t.name as task, q.name as queue, l.state::text as state, l.priority,
        nullif(l.run_at, 'infinity') as run_at, l.created_at,
        l.claimed_at, null::timestamptz as finished_at, l.failures, l.crashes, l.claim, l.orchestrator_id,
-       l.parent_id, l.retry_of, l.payload, null::json as output, l.error, l.cancel_reason
+       l.parent_id, l.retry_of, l.postponed, l.trigger, l.payload, null::json as output, l.error, l.cancel_reason
   from conductor.live_executions l
   join conductor.tasks t on t.id = l.task_id
   join conductor.queues q on q.id = l.queue_id;
@@ -224,7 +248,7 @@ select l.id, t.name as task, q.name as queue, l.state::text as state, l.priority
 create view conductor.finished as
 select f.id, t.name as task, q.name as queue, f.state::text as state, f.priority, null::timestamptz as run_at,
        f.created_at, f.claimed_at, f.finished_at, f.failures, f.crashes, f.claim, null::bigint as orchestrator_id,
-       f.parent_id, f.retry_of, f.payload, f.output, f.error,
+       f.parent_id, f.retry_of, false as postponed, f.trigger, f.payload, f.output, f.error,
        case when f.state = 'cancelled' then f.error end as cancel_reason
   from conductor.finished_executions f
   join conductor.tasks t on t.id = f.task_id

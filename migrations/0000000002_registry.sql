@@ -10,8 +10,13 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_moved integer[];
+    v_opened integer[];
 begin
     if p_replace then
+        v_opened := array(
+            select t.id from jsonb_to_recordset(p_tasks) as d(name text, time_window jsonb)
+              join conductor.tasks t on t.name = d.name
+             where t.time_window is not null and t.time_window is distinct from d.time_window);
         v_moved := array(
             select t.id from jsonb_to_recordset(p_tasks) as d(name text, queue text)
               join conductor.tasks t on t.name = d.name
@@ -27,15 +32,15 @@ begin
 
     insert into conductor.tasks as t (
            name, queue_id, package, place, docs, priority, max_attempts, backoff_initial, backoff_max,
-           jitter, timeout, keep_completed, keep_failed, payload_schema, output_schema, declared_at)
+           jitter, timeout, time_window, keep_completed, keep_failed, payload_schema, output_schema, declared_at)
     select d.name, q.id, d.package, d.place, d.docs, d.priority, d.max_attempts,
            d.backoff_initial_ms * interval '1 ms', d.backoff_max_ms * interval '1 ms', d.jitter,
-           d.timeout_ms * interval '1 ms', d.keep_completed_ms * interval '1 ms',
+           d.timeout_ms * interval '1 ms', d.time_window, d.keep_completed_ms * interval '1 ms',
            d.keep_failed_ms * interval '1 ms', d.payload_schema, d.output_schema, conductor.now()
       from jsonb_to_recordset(p_tasks) as d(
            name text, queue text, package text, place text, docs text, priority integer,
            max_attempts integer, backoff_initial_ms float8, backoff_max_ms float8, jitter float8,
-           timeout_ms float8, keep_completed_ms float8, keep_failed_ms float8,
+           timeout_ms float8, time_window jsonb, keep_completed_ms float8, keep_failed_ms float8,
            payload_schema jsonb, output_schema jsonb)
       join conductor.queues q on q.name = d.queue
      where p_replace or not exists (select from conductor.tasks k where k.name = d.name)
@@ -44,19 +49,25 @@ begin
        set queue_id = excluded.queue_id, package = excluded.package, place = excluded.place,
            docs = excluded.docs, priority = excluded.priority, max_attempts = excluded.max_attempts,
            backoff_initial = excluded.backoff_initial, backoff_max = excluded.backoff_max,
-           jitter = excluded.jitter, timeout = excluded.timeout,
+           jitter = excluded.jitter, timeout = excluded.timeout, time_window = excluded.time_window,
            keep_completed = excluded.keep_completed, keep_failed = excluded.keep_failed,
            payload_schema = excluded.payload_schema, output_schema = excluded.output_schema,
            declared_at = excluded.declared_at
      where p_replace
        and (t.queue_id, t.package, t.place, t.docs, t.priority, t.max_attempts, t.backoff_initial,
-            t.backoff_max, t.jitter, t.timeout, t.keep_completed, t.keep_failed, t.payload_schema,
+            t.backoff_max, t.jitter, t.timeout, t.time_window, t.keep_completed, t.keep_failed, t.payload_schema,
             t.output_schema)
            is distinct from
            (excluded.queue_id, excluded.package, excluded.place, excluded.docs, excluded.priority,
             excluded.max_attempts, excluded.backoff_initial, excluded.backoff_max, excluded.jitter,
-            excluded.timeout, excluded.keep_completed, excluded.keep_failed, excluded.payload_schema,
-            excluded.output_schema);
+            excluded.timeout, excluded.time_window, excluded.keep_completed, excluded.keep_failed,
+            excluded.payload_schema, excluded.output_schema);
+
+    -- What waits for a window that has been changed looks at the new one.
+    if cardinality(v_opened) > 0 then
+        update conductor.live_executions l set run_at = conductor.now()
+         where l.task_id = any (v_opened) and l.postponed and l.state <> 'running';
+    end if;
 
     -- A task that moves to another queue takes along what waits for it.
     if cardinality(v_moved) > 0 then

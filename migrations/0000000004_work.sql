@@ -5,11 +5,13 @@ set local search_path = pg_catalog, pg_temp;
 -- Claims what is due: higher priority first, then earlier run_at, then id. One index range per
 -- priority in use, each ending at now, so that delayed rows cost nothing. A worker that is about to
 -- sleep says so (p_idle); when nothing is due, one row without id says how long until something is.
+-- Some tasks have windows: p_opens and p_closes are the one that is open, else the next one.
 create function conductor.claim(
-    p_orchestrator bigint, p_queue integer, p_tasks integer[], p_limit integer, p_idle boolean)
+    p_orchestrator bigint, p_queue integer, p_tasks integer[],
+    p_windowed integer[], p_opens timestamptz[], p_closes timestamptz[], p_limit integer, p_idle boolean)
 returns table (
     id uuid, task_id integer, claim integer, attempt integer, payload text, memo text, origin uuid,
-    parent uuid, next_due_ms bigint)
+    parent uuid, trigger text, next_due_ms bigint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 -- A plan made while the table was empty must not read the whole of it when it is full.
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -23,6 +25,10 @@ declare
     v_claimed integer;
     v_next timestamptz;
     v_found timestamptz;
+    v_tasks integer[] := p_tasks;
+    v_closed integer[];
+    v_moved integer;
+    v_moves integer := 0;
 begin
     -- A dead orchestrator must not claim: nobody would give its executions back.
     perform from conductor.orchestrators o where o.id = p_orchestrator for key share;
@@ -33,15 +39,35 @@ begin
     loop
         v_now := conductor.now();
         v_next := null;
+        if cardinality(p_windowed) > 0 then
+            -- Of one whose window has just closed, the worker does not say yet when it opens.
+            select array_agg(w.task_id) filter (where v_now < w.opens),
+                   array_agg(w.task_id) filter (where v_now < w.closes)
+              into v_closed, v_tasks
+              from unnest(p_windowed, p_opens, p_closes) as w(task_id, opens, closes);
+            v_tasks := array(select t from unnest(p_tasks) as t
+                              where t <> all (p_windowed) or t = any (v_tasks));
+        end if;
         select max(l.priority) into v_priority from conductor.live_executions l where l.queue_id = p_queue;
         while v_priority is not null and v_left > 0 loop
+            v_moved := 0;
             v_ids := array(
                 select l.id from conductor.live_executions l
                  where l.queue_id = p_queue and l.priority = v_priority and l.run_at <= v_now
-                   and l.state in ('pending', 'suspended') and l.task_id = any (p_tasks)
+                   and l.state in ('pending', 'suspended') and l.task_id = any (v_tasks)
                  order by l.run_at, l.id
                  limit v_left
                    for no key update skip locked);
+            if cardinality(v_closed) > 0 then
+                -- Due outside their window: moved to its opening, so that no claim meets them again.
+                update conductor.live_executions l set run_at = w.opens, postponed = true
+                  from unnest(p_windowed, p_opens) as w(task_id, opens)
+                 where l.id = any (v_ids) and l.task_id = any (v_closed) and w.task_id = l.task_id;
+                get diagnostics v_moved = row_count;
+                v_moves := v_moves + v_moved;
+                v_ids := array(select l.id from conductor.live_executions l
+                                where l.id = any (v_ids) and l.task_id <> all (v_closed));
+            end if;
             -- Whoever was claimed before may have a memo, and deadlines that are over.
             v_again := array(select l.id from conductor.live_executions l where l.id = any (v_ids) and l.claim > 0);
             if cardinality(v_again) > 0 then
@@ -51,18 +77,23 @@ begin
             return query
             with claimed as (
                 update conductor.live_executions l
-                   set state = 'running', claim = l.claim + 1, orchestrator_id = p_orchestrator, claimed_at = v_now
+                   set state = 'running', claim = l.claim + 1, orchestrator_id = p_orchestrator, claimed_at = v_now,
+                       postponed = false
                  where l.id = any (v_ids)
                 returning l.id, l.task_id, l.claim, l.failures + l.crashes + 1 as attempt, l.payload::text as payload,
                           l.run_at, coalesce(l.retry_of, l.id) as origin,
-                          case when l.parent_key is not null then l.parent_id end as parent
+                          case when l.parent_key is not null then l.parent_id end as parent,
+                          l.trigger::text as trigger
             )
             select c.id, c.task_id, c.claim, c.attempt, c.payload,
                    case when c.claim > 1 then conductor.memo(c.id, v_now) end, c.origin,
-                   c.parent, null::bigint
+                   c.parent, c.trigger, null::bigint
               from claimed c order by c.run_at, c.id;
             get diagnostics v_claimed = row_count;
             v_left := v_left - v_claimed;
+            -- A deep backlog is moved in pieces: the next claim follows at once.
+            exit when v_moves >= 2000;
+            continue when v_moved > 0;
 
             if p_idle and v_left = p_limit then
                 v_found := null;
@@ -77,6 +108,10 @@ begin
              order by l.priority desc limit 1;
         end loop;
 
+        if v_moves >= 2000 then
+            v_next := v_now;
+            exit;
+        end if;
         -- Nothing is due: say so, and look once more, as an invoke may just have missed the flag.
         exit when not p_idle or v_left < p_limit;
         update conductor.queues q set idle = true where q.id = p_queue and not q.idle;
@@ -85,7 +120,7 @@ begin
 
     if p_idle and v_left = p_limit then
         return query select null::uuid, null::integer, null::integer, null::integer, null::text, null::text,
-            null::uuid, null::uuid, ceil(extract(epoch from v_next - v_now) * 1000)::bigint;
+            null::uuid, null::uuid, null::text, ceil(extract(epoch from v_next - v_now) * 1000)::bigint;
     end if;
 end
 $$;
@@ -106,14 +141,15 @@ begin
     with gone as (
         delete from conductor.live_executions l where l.id = any (p_ids)
         returning l.id, l.created_at, l.claimed_at, l.parent_id, l.parent_key, l.retry_of, l.queue_id, l.task_id,
-                  l.priority, l.claim, l.failures, l.crashes, l.watched, l.payload,
+                  l.priority, l.claim, l.failures, l.crashes, l.watched, l.trigger, l.payload,
                   case when p_state = 'cancelled' then l.cancel_reason else coalesce(p_error, l.error) end as error
     ), kept as (
         insert into conductor.finished_executions (
                id, created_at, claimed_at, finished_at, expires_at, parent_id, retry_of, queue_id, task_id,
-               priority, claim, failures, crashes, state, payload, error)
+               priority, claim, failures, crashes, state, trigger, payload, error)
         select g.id, g.created_at, g.claimed_at, v_now, v_now + t.keep_failed, g.parent_id, g.retry_of, g.queue_id,
-               g.task_id, g.priority, g.claim, g.failures, g.crashes, p_state, g.payload, g.error
+               g.task_id, g.priority, g.claim, g.failures, g.crashes, p_state, g.trigger, g.payload,
+               g.error
           from gone g
           join conductor.tasks t on t.id = g.task_id
     ), told as (
@@ -149,17 +185,17 @@ begin
          using unnest(p_ids, p_claims, p_outputs) as o(id, claim, output)
          where l.id = o.id and l.claim = o.claim and l.state = 'running'
         returning l.id, l.created_at, l.claimed_at, l.parent_id, l.parent_key, l.retry_of, l.queue_id, l.task_id,
-                  l.priority, l.claim, l.failures, l.crashes, l.watched, l.cancelled, l.cancel_reason, l.payload,
-                  o.output
+                  l.priority, l.claim, l.failures, l.crashes, l.watched, l.cancelled, l.cancel_reason, l.trigger,
+                  l.payload, o.output
     ), kept as (
         insert into conductor.finished_executions (
                id, created_at, claimed_at, finished_at, expires_at, parent_id, retry_of, queue_id, task_id,
-               priority, claim, failures, crashes, state, payload, output, error)
+               priority, claim, failures, crashes, state, trigger, payload, output, error)
         select g.id, g.created_at, g.claimed_at, v_now,
                v_now + case when g.cancelled then t.keep_failed else t.keep_completed end,
                g.parent_id, g.retry_of, g.queue_id, g.task_id, g.priority, g.claim, g.failures, g.crashes,
                case when g.cancelled then 'cancelled' else 'completed' end::conductor.execution_state,
-               g.payload, case when not g.cancelled then g.output::json end,
+               g.trigger, g.payload, case when not g.cancelled then g.output::json end,
                case when g.cancelled then g.cancel_reason end
           from gone g
           join conductor.tasks t on t.id = g.task_id
@@ -240,6 +276,25 @@ as $$
         null);
 $$;
 
+-- Gives back what stopped at a step or checkpoint because its task's window closed: due when it opens.
+create function conductor.postpone(p_ids uuid[], p_claims integer[], p_until timestamptz[]) returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_held uuid[] := array(
+        select l.id from conductor.live_executions l
+          join unnest(p_ids, p_claims) as o(id, claim) on o.id = l.id and o.claim = l.claim
+         where l.state = 'running'
+           for no key update of l);
+begin
+    perform conductor.give_back(v_held, null);
+    update conductor.live_executions l set run_at = greatest(o.until, conductor.now()), postponed = true
+      from unnest(p_ids, p_until) as o(id, until)
+     where l.id = o.id and l.id = any (v_held) and l.state = 'pending';
+    return cardinality(v_held);
+end
+$$;
+
 -- Gives back what this orchestrator holds in a queue without knowing it: the connection broke before
 -- the worker read its claims. The statement of the broken connection may still be under way; the
 -- lock waits for its end.
@@ -262,10 +317,11 @@ $$;
 create function conductor.finish_and_claim(
     p_ids uuid[], p_claims integer[], p_outputs text[],
     p_failed_ids uuid[], p_failed_claims integer[], p_errors text[], p_permanent boolean[], p_delay_ms bigint[],
-    p_parents uuid[], p_orchestrator bigint, p_queue integer, p_tasks integer[], p_limit integer, p_idle boolean)
+    p_parents uuid[], p_orchestrator bigint, p_queue integer, p_tasks integer[],
+    p_windowed integer[], p_opens timestamptz[], p_closes timestamptz[], p_limit integer, p_idle boolean)
 returns table (
     id uuid, task_id integer, claim integer, attempt integer, payload text, memo text, origin uuid,
-    parent uuid, next_due_ms bigint)
+    parent uuid, trigger text, next_due_ms bigint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set jit = off
 as $$
@@ -284,7 +340,8 @@ begin
         perform conductor.fail(p_failed_ids, p_failed_claims, p_errors, p_permanent, p_delay_ms);
     end if;
     if p_limit > 0 then
-        return query select * from conductor.claim(p_orchestrator, p_queue, p_tasks, p_limit, p_idle);
+        return query select * from conductor.claim(
+            p_orchestrator, p_queue, p_tasks, p_windowed, p_opens, p_closes, p_limit, p_idle);
     end if;
 end
 $$;

@@ -79,9 +79,9 @@ begin
         end if;
         -- As if it had been claimed before, so that its steps are loaded.
         insert into conductor.live_executions as l (
-               id, run_at, created_at, parent_id, retry_of, queue_id, task_id, priority, claim, payload)
+               id, run_at, created_at, parent_id, retry_of, queue_id, task_id, priority, claim, trigger, payload)
         select conductor.uuid7(), v_now, v_now, f.parent_id, v_origin, t.queue_id, f.task_id,
-               f.priority, 1, f.payload
+               f.priority, 1, f.trigger, f.payload
           from conductor.finished_executions f
           join conductor.tasks t on t.id = f.task_id
          where f.id = execution and f.state in ('failed', 'cancelled')
@@ -128,8 +128,9 @@ begin
 end
 $$;
 
--- Whether any of these tasks has an execution that runs or is due; what drain waits for.
-create function conductor.has_work(p_queues integer[], p_tasks integer[]) returns boolean
+-- Whether any of these tasks has an execution that runs or is due, or a schedule has a tick to make;
+-- what drain waits for.
+create function conductor.has_work(p_queues integer[], p_tasks integer[], p_static bigint[]) returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
@@ -139,6 +140,10 @@ declare
     v_pace interval := '5 s';
 begin
     return exists (
+        select from conductor.schedules s
+         where not s.paused and s.fault is null and (s.next_at is null or s.next_at <= v_now)
+           and (s.dynamic or s.id = any (p_static)))
+    or exists (
         select from unnest(p_queues) as q, conductor.priorities(q) as p,
                lateral (select from conductor.live_executions l
                          where l.queue_id = q and l.priority = p and l.run_at <= v_now + v_pace

@@ -28,6 +28,7 @@ mod attempts;
 mod cancel;
 mod order;
 mod wakeup;
+mod dynamic_schedules;
 mod race;
 mod step_options;
 mod g15_exactly_once;

@@ -5,12 +5,14 @@ pub use conductor_macros::task;
 pub use conductor_macros::test;
 pub use conductor_runtime::client::{
     Cancel, Conductor, Execution, ExecutionInfo, Failure, Filter, Invoke, InvokeBatch,
-    InvokeInTransaction, Status,
+    InvokeInTransaction, Schedule, ScheduleInfo, Status, Unschedule,
 };
 pub use conductor_runtime::codec::{MAX_JSON_BYTES, MAX_JSON_DEPTH};
 #[doc(hidden)]
 pub use conductor_runtime::context::TransactionBody;
-pub use conductor_runtime::context::{InvokeChild, InvokeChildren, Race, Step, TaskContext, Tx};
+pub use conductor_runtime::context::{
+    InvokeChild, InvokeChildren, Race, ScheduleStep, Step, TaskContext, Tx,
+};
 #[cfg(feature = "embedded")]
 pub use conductor_runtime::embedded;
 pub use conductor_runtime::error::{Error, Result, RetryExt};
@@ -19,10 +21,12 @@ pub use conductor_runtime::orchestrator::{
 };
 pub use conductor_runtime::registry::Registry;
 pub use conductor_runtime::task::{
-    Keep, Output, Payload, RetryPolicy, State, Task, TaskDefinition,
+    CronDefinition, CronTick, Keep, Output, Payload, PointInTime, RetryPolicy, State, Task,
+    TaskDefinition, Trigger, WindowDefinition,
 };
 #[cfg(feature = "testing")]
 pub use conductor_runtime::testing;
+pub use conductor_schedule::{Missed, Overlap};
 
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -35,6 +39,8 @@ pub mod guide;
 #[doc(hidden)]
 pub mod __private {
     pub use conductor_runtime::inventory;
-    pub use conductor_runtime::task::{Handler, Place, StateNeed, TaskDefinition, TaskResult};
+    pub use conductor_runtime::task::{
+        CronDefinition, Handler, Place, StateNeed, TaskDefinition, TaskResult, WindowDefinition,
+    };
     pub use {anyhow, schemars, serde};
 }

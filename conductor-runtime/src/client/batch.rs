@@ -2,7 +2,6 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::Conductor;
@@ -10,7 +9,7 @@ use super::insert::{MAX_ROWS, NewExecution, insert};
 use super::invoke::checked;
 use crate::db::take_message;
 use crate::error::Result;
-use crate::task::Task;
+use crate::task::{PointInTime, Task};
 
 /// Many invokes of one task, all or none; `.await` makes the executions.
 #[must_use = "an invoke does nothing until it is awaited"]
@@ -34,8 +33,8 @@ impl<'c> InvokeBatch<'c> {
     }
 
     /// None of them before this instant, as [`Invoke::run_at`](super::Invoke::run_at).
-    pub fn run_at(self, at: impl Into<DateTime<Utc>>) -> Self {
-        let at = at.into();
+    pub fn run_at(self, at: impl PointInTime) -> Self {
+        let at = at.utc();
         self.set(|new| new.set_run_at(at))
     }
 

@@ -12,7 +12,7 @@ use super::{Conductor, Execution};
 use crate::codec;
 use crate::error::{Error, Result, too_long};
 use crate::registry::Registry;
-use crate::task::Task;
+use crate::task::{PointInTime, Task};
 
 /// An invoke that is being said; `.await` makes the execution.
 #[must_use = "an invoke does nothing until it is awaited"]
@@ -74,8 +74,8 @@ impl<'c, T: Task> Invoke<'c, T> {
     }
 
     /// Not before this instant, by the database's clock. A past one means now.
-    pub fn run_at(mut self, at: impl Into<DateTime<Utc>>) -> Self {
-        let at = at.into();
+    pub fn run_at(mut self, at: impl PointInTime) -> Self {
+        let at = at.utc();
         self.set(|new| new.set_run_at(at));
         self
     }

@@ -6,6 +6,8 @@ mod execution;
 mod insert;
 mod invoke;
 mod query;
+mod schedule;
+mod schedules;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,6 +27,9 @@ pub use execution::{Execution, Status};
 use insert::Inserter;
 pub use invoke::{Invoke, InvokeInTransaction};
 pub use query::{ExecutionInfo, Failure, Filter};
+pub(crate) use schedule::{Rule, check_name as check_schedule_name, remove as remove_schedule};
+pub use schedule::{Schedule, Unschedule};
+pub use schedules::ScheduleInfo;
 
 /// The client: one per process, cheap to clone.
 ///
@@ -211,6 +216,38 @@ impl Conductor {
             .bind(id)
             .fetch_one(self.pool())
             .await?)
+    }
+
+    /// Makes a schedule that invokes `T` with this payload at each tick of a cron rule, whatever is
+    /// deployed or restarted meanwhile, or replaces the one of that name: `.await` it, or say more
+    /// with `.timezone(…)`, `.missed(…)`, `.overlap(…)` first.
+    ///
+    /// ```no_run
+    /// # use conductor::prelude::*;
+    /// #[task]
+    /// async fn report(ctx: &TaskContext, kind: String) -> anyhow::Result<()> { Ok(()) }
+    ///
+    /// # async fn f(conductor: Conductor) -> anyhow::Result<()> {
+    /// conductor
+    ///     .schedule::<Report>("daily-reports", "0 9 * * Mon-Fri", Report { kind: "sales".into() })
+    ///     .timezone("Europe/Berlin")
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn schedule<T: Task>(
+        &self,
+        name: impl Into<String>,
+        cron: impl Into<String>,
+        payload: T::Payload,
+    ) -> Schedule<'_> {
+        Schedule::new::<T>(Ok(self), name.into(), cron.into(), &payload)
+    }
+
+    /// Removes a schedule that was made by [`schedule`](Self::schedule); what it has started goes
+    /// on. False where there is none. Schedules that the code declares stay: pause them instead.
+    pub fn unschedule<T: Task>(&self, name: impl Into<String>) -> Unschedule<'_> {
+        Unschedule::new(Ok(self), T::NAME.to_owned(), name.into())
     }
 
     pub(crate) fn notifier(&self) -> &Notifier {

@@ -85,6 +85,8 @@ pub(crate) enum Stop {
     Lost,
     /// The process shuts down.
     Released,
+    /// The task's window has closed, and opens again then.
+    Closed(DateTime<Utc>),
 }
 
 /// What the worker finds when a handler does not go on by itself.
@@ -159,6 +161,19 @@ impl Memo {
             .and_then(|entry| entry.value.take()))
     }
 
+    /// As [`meet`](Self::meet), for calls that name no key: the second one of a name is numbered.
+    pub(super) fn meet_unnamed(&self, name: String, kind: &'static str) -> (String, Met) {
+        let taken = |key: &str| self.present().met.contains_key(key);
+        let mut key = name.clone();
+        let mut number = 1;
+        while taken(&key) {
+            number += 1;
+            key = format!("{name} ({number})");
+        }
+        let met = self.meet(&key, kind);
+        (key, met)
+    }
+
     pub(super) fn wait(&self, key: &str, wait: Wait) {
         self.present().waits.insert(key.to_owned(), wait);
     }
@@ -186,7 +201,7 @@ impl Memo {
         let present = self.present();
         match &present.stop {
             // A step that has begun may end.
-            Some(Stop::Released) if present.busy > 0 => return None,
+            Some(Stop::Released | Stop::Closed(_)) if present.busy > 0 => return None,
             Some(stop) => return Some(Blocked::Stopped(stop.clone())),
             None => {}
         }

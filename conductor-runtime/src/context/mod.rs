@@ -5,6 +5,7 @@ mod invoke;
 mod lazy;
 mod memo;
 mod race;
+mod schedule;
 mod sleep;
 mod step;
 mod transaction;
@@ -13,6 +14,7 @@ use std::any::type_name;
 use std::sync::Arc;
 use std::time::Duration;
 
+use conductor_schedule::Window;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -20,12 +22,13 @@ use uuid::Uuid;
 use crate::client::{Cancel, Conductor};
 use crate::db::Clock;
 use crate::error::{Error, Result};
-use crate::task::{FromStates, States, Task};
+use crate::task::{FromStates, States, Task, Trigger};
 use crate::worker::{Control, Phase, Recorder};
 
 pub use invoke::{InvokeChild, InvokeChildren};
 pub(crate) use memo::{Blocked, Memo, Stop, Wait, Wake};
 pub use race::Race;
+pub use schedule::ScheduleStep;
 pub use step::Step;
 pub use transaction::{TransactionBody, Tx};
 
@@ -59,6 +62,9 @@ pub struct TaskContext {
     /// The first execution where this one is a repeat, by `retry`.
     pub(crate) origin: Uuid,
     pub(crate) states: Arc<States>,
+    pub(crate) trigger: Trigger,
+    /// When the task may run; none where it always may.
+    pub(crate) window: Option<Window>,
     pub(crate) cancel: CancellationToken,
     pub(crate) memo: Memo,
     /// None in a unit test without a database.
@@ -90,6 +96,25 @@ impl TaskContext {
     /// suspensions do not.
     pub fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// What started this execution: an invoke, or a tick of a schedule.
+    ///
+    /// ```
+    /// # use conductor::prelude::*;
+    /// use conductor::Trigger;
+    ///
+    /// #[task]
+    /// async fn report(ctx: &TaskContext) -> anyhow::Result<()> {
+    ///     match ctx.trigger() {
+    ///         Trigger::Schedule { name, scheduled_at } => println!("{name}, due {scheduled_at}"),
+    ///         _ => println!("by hand"),
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn trigger(&self) -> &Trigger {
+        &self.trigger
     }
 
     /// A text that is the same at each replay and each `retry`, and different for each execution
@@ -169,7 +194,8 @@ impl TaskContext {
         Cancel::new(self.conductor(), id)
     }
 
-    /// A place where a cancel or a shutdown may take effect, for long stretches without steps.
+    /// A place where a cancel, a shutdown or the end of the task's window may take effect, for long
+    /// stretches without steps.
     ///
     /// # Errors
     /// [`Error::Cancelled`] where the execution was cancelled.
@@ -190,7 +216,8 @@ impl TaskContext {
         })
     }
 
-    /// Where new work is about to begin: a cancel ends it, a shutdown gives the execution back.
+    /// Where new work is about to begin: a cancel ends it, a shutdown or the end of the task's window
+    /// gives the execution back.
     async fn go_on(&self) -> Result<()> {
         if self.cancelled() {
             return Err(self.is_cancelled());
@@ -198,6 +225,13 @@ impl TaskContext {
         if self.stopping() {
             self.memo.stop(Stop::Released);
             std::future::pending::<()>().await;
+        }
+        if let (Some(window), Some(durable)) = (&self.window, &self.durable) {
+            let now = durable.clock.now();
+            if !window.is_open(now) {
+                self.memo.stop(Stop::Closed(window.opens_after(now)));
+                std::future::pending::<()>().await;
+            }
         }
         Ok(())
     }

@@ -1,11 +1,12 @@
 use std::time::Duration;
 
-use chrono::{DateTime, Datelike, Utc};
+use chrono::Datelike;
 
 use super::TaskContext;
 use super::block::Block;
 use super::memo::{Wait, Wake};
 use crate::error::{Error, Result, too_long};
+use crate::task::PointInTime;
 
 const KIND: &str = "sleep";
 
@@ -39,9 +40,9 @@ impl TaskContext {
     pub fn sleep_until(
         &self,
         key: impl Into<String>,
-        at: impl Into<DateTime<Utc>>,
+        at: impl PointInTime,
     ) -> impl Future<Output = Result<()>> + Send {
-        let at = at.into();
+        let at = at.utc();
         let wake = if (1..=9999).contains(&at.year()) {
             Ok(Wake::At(at))
         } else {

@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use sqlx::PgConnection;
 
 use super::TaskContext;
-use super::memo::Stop;
+use super::memo::{Met, Stop};
 use super::step::{encoded, replayed};
 use crate::db::{Fault, fault};
 use crate::error::Error;
@@ -66,6 +66,22 @@ impl TaskContext {
     {
         let key = key.into();
         let met = self.memo.meet(&key, KIND);
+        self.transact(key, KIND, met, body)
+    }
+
+    /// The same for every kind of step whose effect is in this database.
+    pub(super) fn transact<T, E, F>(
+        &self,
+        key: String,
+        kind: &'static str,
+        met: Met,
+        body: F,
+    ) -> impl Future<Output = anyhow::Result<T>> + Send
+    where
+        T: Serialize + DeserializeOwned + Send,
+        E: Into<anyhow::Error> + Send,
+        F: AsyncFnOnce(&mut Tx) -> Result<T, E> + for<'t> TransactionBody<'t, Result<T, E>> + Send,
+    {
         async move {
             if let Some(recorded) = met? {
                 return replayed(&key, &recorded);
@@ -81,7 +97,7 @@ impl TaskContext {
                     .bind(id)
                     .bind(claim)
                     .bind(&key)
-                    .bind(KIND)
+                    .bind(kind)
                     .bind(&json)
                     .execute(&mut *tx.transaction)
                     .await;

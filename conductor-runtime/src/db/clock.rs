@@ -1,16 +1,65 @@
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 
-/// How far the virtual clock has been moved; what lasts by it ends early when a test moves it.
+/// The database's clock as this process knows it, with what tests have moved it by.
 #[derive(Debug, Clone)]
 pub(crate) struct Clock {
     shift_ms: watch::Receiver<i64>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// The last look at the database's clock.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    /// Without the shift.
+    real: DateTime<Utc>,
+    at: Instant,
+    shift_ms: i64,
+    /// The shift that notifications had told by then; a later one counts more than the look.
+    told_ms: i64,
 }
 
 impl Clock {
+    /// A clock that goes by this machine until it is [set](Self::set).
     pub(crate) fn new(shift_ms: watch::Receiver<i64>) -> Self {
-        Self { shift_ms }
+        let told_ms = *shift_ms.borrow();
+        let seen = Seen {
+            real: Utc::now(),
+            at: Instant::now(),
+            shift_ms: told_ms,
+            told_ms,
+        };
+        Self {
+            shift_ms,
+            seen: Arc::new(Mutex::new(seen)),
+        }
+    }
+
+    /// Takes over what a statement has just said: the virtual time, and its shift.
+    pub(crate) fn set(&self, now: DateTime<Utc>, shift_ms: i64) {
+        let seen = Seen {
+            real: now - milliseconds(shift_ms),
+            at: Instant::now(),
+            shift_ms,
+            told_ms: *self.shift_ms.borrow(),
+        };
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+    }
+
+    /// About what `conductor.now()` would say: exact decisions are the database's.
+    pub(crate) fn now(&self) -> DateTime<Utc> {
+        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let told_ms = *self.shift_ms.borrow();
+        let shift_ms = if told_ms == seen.told_ms {
+            seen.shift_ms
+        } else {
+            told_ms
+        };
+        let passed = TimeDelta::from_std(seen.at.elapsed()).unwrap_or(TimeDelta::MAX);
+        seen.real + passed + milliseconds(shift_ms)
     }
 
     /// Ends when `duration` has passed, by the running clock and what tests have moved it meanwhile.
@@ -34,5 +83,33 @@ impl Clock {
                 }
             }
         }
+    }
+}
+
+fn milliseconds(millis: i64) -> TimeDelta {
+    TimeDelta::try_milliseconds(millis).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shift_counts_once_whoever_tells_it_first() {
+        let day = TimeDelta::days(1);
+        let near = |a: DateTime<Utc>, b: DateTime<Utc>| (a - b).abs() < TimeDelta::seconds(5);
+        let (teller, told) = watch::channel(0);
+        let clock = Clock::new(told);
+        let base = Utc::now();
+        // The look sees the shift before the notification comes.
+        clock.set(base + day, day.num_milliseconds());
+        assert!(near(clock.now(), base + day));
+        teller.send_replace(day.num_milliseconds());
+        assert!(near(clock.now(), base + day));
+        // The notification comes before the next look.
+        teller.send_replace(2 * day.num_milliseconds());
+        assert!(near(clock.now(), base + day * 2));
+        clock.set(base + day * 2, 2 * day.num_milliseconds());
+        assert!(near(clock.now(), base + day * 2));
     }
 }

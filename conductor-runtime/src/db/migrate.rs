@@ -44,6 +44,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "durable",
         sql: include_str!("../../migrations/0000000006_durable.sql"),
     },
+    Migration {
+        id: 7,
+        name: "schedule",
+        sql: include_str!("../../migrations/0000000007_schedule.sql"),
+    },
 ];
 
 /// Serialises all migrations of a database; the number is arbitrary and must never change.

@@ -23,6 +23,7 @@ struct Interests {
     executions: Mutex<HashMap<Uuid, Weak<Notify>>>,
     cancels: broadcast::Sender<Uuid>,
     clock_shift_ms: watch::Sender<i64>,
+    schedules: Arc<Notify>,
 }
 
 /// Tells of one execution's end for as long as it is held.
@@ -41,6 +42,7 @@ impl Notifier {
                 executions: Mutex::default(),
                 cancels: broadcast::channel(1024).0,
                 clock_shift_ms: watch::channel(0).0,
+                schedules: Arc::default(),
             }),
             started: OnceCell::new(),
         }
@@ -106,6 +108,11 @@ impl Notifier {
         }
     }
 
+    /// Is notified when a schedule may be due, or may have been changed.
+    pub(crate) fn schedules(&self) -> Arc<Notify> {
+        Arc::clone(&self.interests.schedules)
+    }
+
     /// How far tests have moved the virtual clock, in milliseconds.
     pub(crate) fn clock_shift_ms(&self) -> watch::Receiver<i64> {
         self.interests.clock_shift_ms.subscribe()
@@ -164,6 +171,7 @@ impl Interests {
                     let _ = self.cancels.send(id);
                 }
             }
+            "schedules" => self.schedules.notify_one(),
             "clock" => {
                 if let Ok(shift) = value.parse() {
                     self.set_clock(shift);
@@ -179,6 +187,7 @@ impl Interests {
     }
 
     fn tell_all(&self) {
+        self.schedules.notify_one();
         for notify in lock(&self.queues).values() {
             notify.notify_one();
         }

@@ -108,7 +108,7 @@ impl Builder {
     /// queue, a `State<T>` that was not given, times that make no sense.
     pub fn build(self) -> Result<Orchestrator> {
         let registry = Registry::global();
-        let mut faults: Vec<String> = registry.clashes().to_vec();
+        let mut faults: Vec<String> = registry.faults().to_vec();
         for (at, worker) in self.workers.iter().enumerate() {
             if let Err(reason) = check_name(&worker.queue) {
                 faults.push(format!(

@@ -16,9 +16,10 @@ pub struct Handle {
     pub(super) control: watch::Sender<Control>,
     pub(super) busy: watch::Receiver<usize>,
     pub(super) pipelines: JoinSet<()>,
-    /// The heartbeat and the chores.
+    /// The heartbeat, the chores and the scheduler.
     pub(super) keepers: JoinSet<()>,
     pub(super) identity: Identity,
+    pub(super) static_ids: Vec<i64>,
     pub(super) shutdown_deadline: Duration,
 }
 
@@ -37,16 +38,18 @@ impl Handle {
         Error::Broken(reason)
     }
 
-    /// Waits until nothing is due and nothing runs, of the tasks that have a worker here.
+    /// Waits until nothing is due and nothing runs, of the tasks that have a worker here, and no
+    /// schedule has a tick to make.
     pub async fn drained(&self) -> Result<()> {
         let mut busy = self.busy.clone();
         let mut pause = Duration::from_millis(2);
         loop {
             // The sender lives in the keeper, which lives as long as this handle.
             let _ = busy.wait_for(|count| *count == 0).await;
-            let work: bool = sqlx::query_scalar("select conductor.has_work($1, $2)")
+            let work: bool = sqlx::query_scalar("select conductor.has_work($1, $2, $3)")
                 .bind(&self.identity.queue_ids)
                 .bind(&self.identity.task_ids)
+                .bind(&self.static_ids)
                 .fetch_one(self.conductor.pool())
                 .await?;
             if !work && *busy.borrow() == 0 {

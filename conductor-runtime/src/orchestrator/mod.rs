@@ -4,6 +4,7 @@ mod builder;
 mod chores;
 mod handle;
 mod lease;
+mod scheduler;
 mod signal;
 
 use std::collections::HashMap;
@@ -16,8 +17,10 @@ use tokio::task::JoinSet;
 pub use crate::worker::{DEFAULT_CONCURRENCY, Worker};
 pub use builder::Builder;
 pub use handle::Handle;
+pub(crate) use scheduler::computed;
 
 use crate::client::Conductor;
+use crate::db::Clock;
 use crate::error::{Error, Result};
 use crate::registry::Registry;
 use crate::task::{States, TaskDefinition};
@@ -142,7 +145,12 @@ impl Orchestrator {
                 .collect(),
             task_ids: served().flat_map(HashMap::keys).copied().collect(),
         };
+        let all_tasks: Vec<i32> = declared.iter().map(|(task_id, _, _)| *task_id).collect();
+        let statics = scheduler::declare(&conductor, &all_tasks).await?;
         conductor.notifier().start(conductor.pool()).await;
+        let clock = Clock::new(conductor.notifier().clock_shift_ms());
+        let (now, shift_ms) = conductor.clock().await?;
+        clock.set(now, shift_ms);
         let taken = Instant::now();
         let id = lease::start(conductor.pool(), &identity, lease).await?;
 
@@ -174,6 +182,7 @@ impl Orchestrator {
                     Arc::clone(&states),
                     recorder.clone(),
                     signals.clone(),
+                    clock.clone(),
                 )
                 .run(),
             );
@@ -183,6 +192,13 @@ impl Orchestrator {
             conductor.clone(),
             signals.control.clone(),
             lease.every,
+        ));
+        let static_ids: Vec<i64> = statics.keys().copied().collect();
+        keepers.spawn(scheduler::keep(
+            conductor.clone(),
+            statics,
+            clock,
+            signals.control.clone(),
         ));
         let busy = signals.busy.subscribe();
         keepers.spawn(lease::keep(
@@ -200,6 +216,7 @@ impl Orchestrator {
             pipelines,
             keepers,
             identity,
+            static_ids,
             shutdown_deadline,
         })
     }

@@ -16,7 +16,7 @@ pub use names::{check_name, nearest};
 #[derive(Debug)]
 pub struct Registry {
     tasks: BTreeMap<&'static str, &'static TaskDefinition>,
-    clashes: Vec<String>,
+    faults: Vec<String>,
 }
 
 impl Registry {
@@ -28,10 +28,11 @@ impl Registry {
 
     fn of(definitions: impl IntoIterator<Item = &'static TaskDefinition>) -> Registry {
         let mut tasks: BTreeMap<&'static str, &'static TaskDefinition> = BTreeMap::new();
-        let mut clashes = Vec::new();
+        let mut faults = Vec::new();
         for definition in definitions {
+            faults.extend(timing_faults(definition));
             match tasks.get(definition.name) {
-                Some(first) => clashes.push(format!(
+                Some(first) => faults.push(format!(
                     "two tasks have the name {:?}: {} and {}; give one of them `name = \"…\"`",
                     definition.name, first.place, definition.place
                 )),
@@ -40,7 +41,7 @@ impl Registry {
                 }
             }
         }
-        Registry { tasks, clashes }
+        Registry { tasks, faults }
     }
 
     /// The tasks in the order of their names.
@@ -53,9 +54,9 @@ impl Registry {
         self.tasks.get(name).copied()
     }
 
-    /// Two tasks with one name make a registry that nothing can start with.
-    pub(crate) fn clashes(&self) -> &[String] {
-        &self.clashes
+    /// What nothing can start with: two tasks with one name, a rule that cannot be read.
+    pub(crate) fn faults(&self) -> &[String] {
+        &self.faults
     }
 
     /// The error for a name that is not known, with the nearest one that is.
@@ -71,12 +72,30 @@ impl Registry {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        if self.clashes.is_empty() {
+        if self.faults.is_empty() {
             Ok(())
         } else {
-            Err(Error::Refused(self.clashes.clone()))
+            Err(Error::Refused(self.faults.clone()))
         }
     }
+}
+
+/// Rules that no macro has checked.
+fn timing_faults(task: &TaskDefinition) -> Vec<String> {
+    let crons = task.crons.iter().map(|cron| (cron.name, cron.check()));
+    let window = task
+        .window
+        .map(|window| ("window", window.read().map(drop)));
+    crons
+        .chain(window)
+        .filter_map(|(what, checked)| {
+            let reason = checked.err()?;
+            Some(format!(
+                "task {:?} at {}, {what:?}: {reason}",
+                task.name, task.place
+            ))
+        })
+        .collect()
 }
 
 /// What `conductor.declare_tasks` wants to know.
@@ -97,6 +116,11 @@ pub(crate) fn declaration<'a>(
                 "backoff_max_ms": task.retry.backoff_max.as_secs_f64() * 1e3,
                 "jitter": task.retry.jitter,
                 "timeout_ms": task.timeout.map(|timeout| timeout.as_secs_f64() * 1e3),
+                "time_window": task.window.map(|window| json!({
+                    "hours": window.times,
+                    "days": window.days,
+                    "timezone": window.timezone,
+                })),
                 "keep_completed_ms": task.keep.completed.as_secs_f64() * 1e3,
                 "keep_failed_ms": task.keep.failed.as_secs_f64() * 1e3,
                 "payload_schema": task.payload_schema(),

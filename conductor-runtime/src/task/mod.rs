@@ -1,9 +1,13 @@
 //! What a task is to the runtime: a type that names its payload, its output and its handler.
 
 mod definition;
+mod instant;
 mod policy;
 mod result;
 mod state;
+mod tick;
+mod timing;
+mod trigger;
 
 use std::future::Future;
 
@@ -14,9 +18,13 @@ use serde::de::DeserializeOwned;
 use crate::context::TaskContext;
 
 pub use definition::{ErasedFuture, Place, StateArgument, StateNeed, TaskDefinition};
+pub use instant::PointInTime;
 pub use policy::{Keep, RetryPolicy};
 pub use result::TaskResult;
 pub use state::{FromStates, State, States};
+pub use tick::{CronTick, FromTick};
+pub use timing::{CronDefinition, WindowDefinition};
+pub use trigger::Trigger;
 
 /// A durable task: implemented by `#[task]`, named by users as the key of an invoke.
 ///

@@ -38,7 +38,7 @@ use crate::client::Conductor;
 use crate::context::{Memo, TaskContext};
 use crate::error::{Error, Result};
 use crate::orchestrator::{Builder, Orchestrator};
-use crate::task::States;
+use crate::task::{States, Trigger};
 use database::Database;
 
 /// A [`Conductor`] on a database of its own, with what tests want beside.
@@ -144,6 +144,8 @@ fn detached(states: States) -> TaskContext {
         attempt: 1,
         origin: id,
         states: Arc::new(states),
+        trigger: Trigger::default(),
+        window: None,
         cancel: CancellationToken::new(),
         memo: Memo::default(),
         durable: None,

@@ -8,13 +8,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::fetch::Claimed;
 use super::outcome::End;
+use super::window::Windows;
 use crate::context::{Blocked, Durable, Memo, Stop, TaskContext};
-use crate::task::{ErasedFuture, States, TaskDefinition};
+use crate::task::{ErasedFuture, States, TaskDefinition, Trigger};
 
 /// What every attempt of a worker is given.
 #[derive(Debug, Clone)]
 pub(super) struct Surroundings {
     pub(super) states: Arc<States>,
+    pub(super) windows: Windows,
     pub(super) durable: Durable,
 }
 
@@ -42,6 +44,8 @@ pub(super) async fn attempt(
         attempt: u32::try_from(claimed.attempt).unwrap_or(1),
         origin: claimed.origin,
         states: surroundings.states,
+        trigger: Trigger::read(claimed.trigger.as_deref()),
+        window: surroundings.windows.get(claimed.task_id),
         cancel,
         memo,
         durable: Some(surroundings.durable),
@@ -83,6 +87,7 @@ fn stopped(stop: Stop) -> Option<End> {
     match stop {
         Stop::Fatal(text) => Some(End::permanent(&text)),
         Stop::Released => Some(End::Released),
+        Stop::Closed(until) => Some(End::Postponed(until)),
         Stop::Lost => None,
     }
 }

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::flush::Columns;
 use super::outcome::Outcome;
+use super::window::WindowColumns;
 use crate::db::{Fault, fault};
 
 /// An execution that this worker may run, under this claim number.
@@ -22,6 +23,8 @@ pub(super) struct Claimed {
     pub(super) origin: Uuid,
     /// Who waits for its end.
     pub(super) parent: Option<Uuid>,
+    /// What started it, as JSON; none where it was invoked.
+    pub(super) trigger: Option<String>,
 }
 
 /// What a worker asks for in one round trip.
@@ -30,6 +33,7 @@ pub(super) struct Ask {
     pub(super) orchestrator: i64,
     pub(super) queue: i32,
     pub(super) tasks: Vec<i32>,
+    pub(super) windows: WindowColumns,
     /// How many at most; 0 where only outcomes are brought.
     pub(super) want: usize,
     /// The worker will sleep if this brings nothing, and wants to be woken.
@@ -58,12 +62,21 @@ pub(super) async fn finish_and_claim(
             .execute(&mut *connection)
             .await?;
     }
+    if !columns.postponed_ids.is_empty() {
+        sqlx::query("select conductor.postpone($1, $2, $3)")
+            .bind(&columns.postponed_ids)
+            .bind(&columns.postponed_claims)
+            .bind(&columns.postponed_until)
+            .execute(&mut *connection)
+            .await?;
+    }
     if !columns.suspended.ids.is_empty() {
         columns.suspended.write(connection).await?;
     }
     let rows = sqlx::query(
-        "select id, task_id, claim, attempt, payload, memo, origin, parent, next_due_ms
-           from conductor.finish_and_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+        "select id, task_id, claim, attempt, payload, memo, origin, parent, trigger, next_due_ms
+           from conductor.finish_and_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
+                                           $14, $15, $16, $17)",
     )
     .bind(columns.ids)
     .bind(columns.claims)
@@ -77,6 +90,9 @@ pub(super) async fn finish_and_claim(
     .bind(ask.orchestrator)
     .bind(ask.queue)
     .bind(&ask.tasks)
+    .bind(&ask.windows.tasks)
+    .bind(&ask.windows.opens)
+    .bind(&ask.windows.closes)
     .bind(i32::try_from(ask.want).unwrap_or(i32::MAX))
     .bind(ask.idle)
     .fetch_all(&mut *connection)
@@ -86,7 +102,7 @@ pub(super) async fn finish_and_claim(
         match claimed(&row)? {
             Some(claimed) => answer.claimed.push(claimed),
             None => {
-                let millis: Option<i64> = row.try_get(8)?;
+                let millis: Option<i64> = row.try_get(9)?;
                 answer.next_due = millis
                     .and_then(|millis| u64::try_from(millis).ok())
                     .map(Duration::from_millis);
@@ -109,6 +125,7 @@ fn claimed(row: &PgRow) -> Result<Option<Claimed>, sqlx::Error> {
         memo: row.try_get(5)?,
         origin: row.try_get(6)?,
         parent: row.try_get(7)?,
+        trigger: row.try_get(8)?,
     }))
 }
 

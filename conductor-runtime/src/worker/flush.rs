@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgPool;
 use sqlx::{Connection, Postgres};
@@ -26,6 +27,9 @@ pub(super) struct Columns<'o> {
     pub(super) parents: Vec<Uuid>,
     pub(super) released_ids: Vec<Uuid>,
     pub(super) released_claims: Vec<i32>,
+    pub(super) postponed_ids: Vec<Uuid>,
+    pub(super) postponed_claims: Vec<i32>,
+    pub(super) postponed_until: Vec<DateTime<Utc>>,
     pub(super) suspended: Suspensions<'o>,
 }
 
@@ -56,6 +60,11 @@ impl<'o> Columns<'o> {
                 End::Released => {
                     columns.released_ids.push(outcome.id);
                     columns.released_claims.push(outcome.claim);
+                }
+                End::Postponed(until) => {
+                    columns.postponed_ids.push(outcome.id);
+                    columns.postponed_claims.push(outcome.claim);
+                    columns.postponed_until.push(*until);
                 }
             }
         }
@@ -236,7 +245,7 @@ async fn narrow_down(
                         one.end = End::permanent(&format!("{REFUSED}: {error}"));
                         parts.push(part);
                     }
-                    End::Failed { .. } | End::Released => {
+                    End::Failed { .. } | End::Released | End::Postponed(_) => {
                         tracing::error!(execution = %one.id, %error, "an outcome cannot be written");
                         refused.append(&mut part);
                     }

@@ -13,6 +13,7 @@ mod pace;
 mod pipeline;
 mod record;
 mod suspend;
+mod window;
 
 pub use config::{DEFAULT_CONCURRENCY, Worker};
 pub(crate) use control::{Control, Phase, Signals};

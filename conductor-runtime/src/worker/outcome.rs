@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::context::Wait;
@@ -28,6 +29,8 @@ pub(super) enum End {
     Suspended(BTreeMap<String, Wait>),
     /// Not run to its end, and nobody's fault: another claim may follow at once.
     Released,
+    /// As released, but not before its task's window opens.
+    Postponed(DateTime<Utc>),
 }
 
 impl Outcome {
@@ -40,7 +43,7 @@ impl Outcome {
                 .iter()
                 .map(|(key, wait)| key.len() + wait.bytes())
                 .sum(),
-            End::Released => 0,
+            End::Released | End::Postponed(_) => 0,
         };
         text + 32
     }

@@ -18,6 +18,7 @@ use super::flush::Returned;
 use super::outcome::{End, Outcome};
 use super::pace::Pace;
 use super::record::Recorder;
+use super::window::Windows;
 use crate::client::Conductor;
 use crate::context::Durable;
 use crate::db::Clock;
@@ -40,6 +41,7 @@ pub(crate) struct Pipeline {
     queue_id: i32,
     concurrency: usize,
     tasks: HashMap<i32, &'static TaskDefinition>,
+    windows: Windows,
     surroundings: Surroundings,
     control: watch::Receiver<Control>,
     wake: Arc<Notify>,
@@ -100,6 +102,7 @@ impl Pipeline {
         states: Arc<States>,
         recorder: Recorder,
         signals: Signals,
+        clock: Clock,
     ) -> Self {
         let now = Instant::now();
         let control = signals.control;
@@ -109,16 +112,18 @@ impl Pipeline {
             queue: worker.queue.clone(),
             queue_id,
             concurrency: worker.concurrency,
-            tasks,
             surroundings: Surroundings {
                 states,
+                windows: Windows::of(&tasks),
                 durable: Durable {
                     conductor: conductor.clone(),
                     recorder,
                     control: control.clone(),
-                    clock: Clock::new(conductor.notifier().clock_shift_ms()),
+                    clock,
                 },
             },
+            windows: Windows::of(&tasks),
+            tasks,
             wake: conductor.notifier().queue(queue_id),
             cancels: conductor.notifier().cancels(),
             busy: signals.busy,

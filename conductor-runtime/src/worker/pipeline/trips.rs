@@ -60,6 +60,7 @@ impl Pipeline {
             orchestrator: self.orchestrator.unwrap_or_default(),
             queue: self.queue_id,
             tasks: self.tasks.keys().copied().collect(),
+            windows: self.windows.columns(self.surroundings.durable.clock.now()),
             want,
             idle: !self.more,
         };

@@ -1,0 +1,181 @@
+use chrono::{DateTime, Utc};
+use conductor_schedule::{Cron, zone};
+use serde_json::value::RawValue;
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use uuid::Uuid;
+
+use super::Conductor;
+use crate::error::{Error, Result};
+use crate::orchestrator::computed;
+use crate::registry::Registry;
+use crate::task::CronTick;
+
+/// What the database knows of one schedule.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ScheduleInfo {
+    /// The task that it invokes.
+    pub task: String,
+    /// Its name, unique among the task's static or dynamic ones.
+    pub name: String,
+    /// Made at run time; else declared by the code.
+    pub dynamic: bool,
+    /// The rule.
+    pub cron: String,
+    /// The zone whose clock the rule means.
+    pub timezone: String,
+    /// `skip`, `once` or `all`.
+    pub missed: String,
+    /// `allow` or `skip`.
+    pub overlap: String,
+    /// JSON; none where the code computes it from the tick.
+    pub payload: Option<Box<RawValue>>,
+    /// The next tick; none where it is paused, at fault, or has had its last one.
+    pub next_at: Option<DateTime<Utc>>,
+    /// The last tick that made an execution.
+    pub last_at: Option<DateTime<Utc>>,
+    /// That execution.
+    pub last_execution: Option<Uuid>,
+    /// Whether it is paused.
+    pub paused: bool,
+    /// Why the rule cannot be read, where it was made by hand.
+    pub fault: Option<String>,
+    /// Whether a living process has the task; without one, a static schedule does not tick, and the
+    /// executions of a dynamic one wait.
+    pub served: bool,
+}
+
+impl Conductor {
+    /// All schedules, by task and name.
+    pub async fn schedules(&self) -> Result<Vec<ScheduleInfo>> {
+        self.migrate().await?;
+        let rows = sqlx::query(
+            "select t.name as task, s.name, s.dynamic, s.cron, s.timezone, s.missed, s.overlap,
+                    s.payload::text as payload, nullif(s.next_at, 'infinity') as next_at,
+                    s.next_at is null as unplanned, s.planned_from, s.last_at, s.last_execution, s.paused,
+                    s.fault,
+                    exists (select from conductor.orchestrators o
+                             where t.id = any (o.task_ids) and o.lease_until > clock_timestamp()) as served
+               from conductor.schedules s
+               join conductor.tasks t on t.id = s.task_id
+              order by t.name, s.dynamic, s.name",
+        )
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter().map(read).collect()
+    }
+
+    /// Stops the ticks of a schedule, static or dynamic, until it is resumed; false where there is
+    /// none.
+    pub async fn pause_schedule(&self, task: &str, name: &str) -> Result<bool> {
+        self.steer("select conductor.pause_schedule($1, $2)", task, name)
+            .await
+    }
+
+    /// Lets a paused schedule tick again from now on; false where there is none.
+    pub async fn resume_schedule(&self, task: &str, name: &str) -> Result<bool> {
+        self.steer("select conductor.resume_schedule($1, $2)", task, name)
+            .await
+    }
+
+    async fn steer(&self, statement: &'static str, task: &str, name: &str) -> Result<bool> {
+        self.migrate().await?;
+        if task.contains('\0') || name.contains('\0') {
+            return Ok(false);
+        }
+        Ok(sqlx::query_scalar(statement)
+            .bind(task)
+            .bind(name)
+            .fetch_one(self.pool())
+            .await?)
+    }
+
+    /// Invokes now what a schedule would invoke, beside its ticks; none where there is no such
+    /// schedule.
+    ///
+    /// # Errors
+    /// The payload is computed by code of another program.
+    pub async fn trigger_schedule(&self, task: &str, name: &str) -> Result<Option<Uuid>> {
+        let now = self.now().await?;
+        if task.contains('\0') || name.contains('\0') {
+            return Ok(None);
+        }
+        let declared = Registry::global()
+            .get(task)
+            .and_then(|task| task.crons.iter().find(|cron| cron.name == name));
+        let known: Option<bool> = sqlx::query_scalar(
+            "select bool_or(s.payload is not null) from conductor.schedules s
+               join conductor.tasks t on t.id = s.task_id
+              where t.name = $1 and s.name = $2",
+        )
+        .bind(task)
+        .bind(name)
+        .fetch_one(self.pool())
+        .await?;
+        let payload = match (known, declared) {
+            (Some(false), Some(cron)) => Some(computed(cron, CronTick::new(name, now)).map_err(
+                |reason| Error::Payload {
+                    task: task.to_owned(),
+                    reason,
+                },
+            )?),
+            _ => None,
+        };
+        Ok(
+            sqlx::query_scalar("select conductor.trigger_schedule($1, $2, $3::json)")
+                .bind(task)
+                .bind(name)
+                .bind(payload)
+                .fetch_one(self.pool())
+                .await?,
+        )
+    }
+
+    /// The database's time, and how far tests have moved it, in milliseconds.
+    pub(crate) async fn clock(&self) -> Result<(DateTime<Utc>, i64)> {
+        Ok(sqlx::query_as(
+            "select conductor.now(), floor(extract(epoch from shift) * 1000)::bigint
+               from conductor.clock where only_row",
+        )
+        .fetch_one(self.pool())
+        .await?)
+    }
+}
+
+fn read(row: &PgRow) -> Result<ScheduleInfo> {
+    let payload: Option<String> = row.try_get("payload")?;
+    let payload = payload
+        .map(RawValue::from_string)
+        .transpose()
+        .map_err(|error| Error::Invalid(error.to_string()))?;
+    let mut info = ScheduleInfo {
+        task: row.try_get("task")?,
+        name: row.try_get("name")?,
+        dynamic: row.try_get("dynamic")?,
+        cron: row.try_get("cron")?,
+        timezone: row.try_get("timezone")?,
+        missed: row.try_get("missed")?,
+        overlap: row.try_get("overlap")?,
+        payload,
+        next_at: row.try_get("next_at")?,
+        last_at: row.try_get("last_at")?,
+        last_execution: row.try_get("last_execution")?,
+        paused: row.try_get("paused")?,
+        fault: row.try_get("fault")?,
+        served: row.try_get("served")?,
+    };
+    if info.paused || info.fault.is_some() {
+        info.next_at = None;
+    } else if row.try_get("unplanned")? {
+        // No worker has looked at it yet; it will compute the same.
+        match (Cron::parse(&info.cron), zone(&info.timezone)) {
+            (Ok(cron), Ok(zone)) => {
+                info.next_at = cron.next_after(row.try_get("planned_from")?, zone);
+            }
+            (Err(error), _) => info.fault = Some(error.to_string()),
+            (_, Err(error)) => info.fault = Some(error.to_string()),
+        }
+    }
+    Ok(info)
+}

@@ -1,0 +1,56 @@
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+/// What started an execution; given by `ctx.trigger()`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Trigger {
+    /// Somebody invoked it: a client, another task, SQL.
+    #[default]
+    Invoke,
+    /// A tick of a schedule.
+    Schedule {
+        /// The schedule's name.
+        name: String,
+        /// The time that the schedule names; the execution starts at or after it.
+        scheduled_at: DateTime<Utc>,
+    },
+    /// Something that this build does not know yet.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Trigger {
+    /// Reads the column `trigger`.
+    pub(crate) fn read(json: Option<&str>) -> Self {
+        json.map_or(Self::Invoke, |json| {
+            serde_json::from_str(json).unwrap_or(Self::Unknown)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_yet_is_no_fault() {
+        assert_eq!(Trigger::read(None), Trigger::Invoke);
+        let tick = r#"{"kind":"schedule","name":"n","scheduled_at":"2026-01-01T01:00:00+01:00"}"#;
+        let Trigger::Schedule { name, scheduled_at } = Trigger::read(Some(tick)) else {
+            panic!("no schedule");
+        };
+        assert_eq!(
+            (name.as_str(), scheduled_at.timestamp()),
+            ("n", 1_767_225_600)
+        );
+        for other in [
+            r#"{"kind":"comet","tail":1}"#,
+            r#"{"kind":"schedule"}"#,
+            "[]",
+        ] {
+            assert_eq!(Trigger::read(Some(other)), Trigger::Unknown, "{other}");
+        }
+    }
+}

@@ -1,0 +1,49 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use conductor_schedule::Window;
+
+use crate::task::TaskDefinition;
+
+/// The windows of a worker's tasks.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Windows(Arc<HashMap<i32, Window>>);
+
+/// The windows as the arrays that travel: for each task the one that is open, else the next one.
+#[derive(Debug, Clone, Default)]
+pub(super) struct WindowColumns {
+    pub(super) tasks: Vec<i32>,
+    pub(super) opens: Vec<DateTime<Utc>>,
+    pub(super) closes: Vec<DateTime<Utc>>,
+}
+
+impl Windows {
+    /// Windows that cannot be read were refused before the worker started.
+    pub(super) fn of(tasks: &HashMap<i32, &'static TaskDefinition>) -> Self {
+        let windows = tasks.iter().filter_map(|(id, task)| {
+            let window = task.window?.read().ok()?;
+            Some((*id, window))
+        });
+        Self(Arc::new(windows.collect()))
+    }
+
+    pub(super) fn get(&self, task: i32) -> Option<Window> {
+        self.0.get(&task).cloned()
+    }
+
+    pub(super) fn columns(&self, now: DateTime<Utc>) -> WindowColumns {
+        let mut columns = WindowColumns::default();
+        for (task, window) in self.0.iter() {
+            columns.tasks.push(*task);
+            // The beginning of an open one does not matter, but that it is over.
+            columns.opens.push(if window.is_open(now) {
+                DateTime::UNIX_EPOCH
+            } else {
+                window.opens_after(now)
+            });
+            columns.closes.push(window.closes_after(now));
+        }
+        columns
+    }
+}

@@ -1,0 +1,306 @@
+-- Schedules: rules that invoke a task again and again. The arithmetic on cron rules is the workers'
+-- (one implementation, checked by the compiler too); here is who may tick, and that each tick
+-- happens once.
+--
+-- A worker looks for schedules that are due, computes the tick after, and brings both here. The
+-- version decides: whoever comes second, or with a rule that has been changed meanwhile, matches no
+-- row. A schedule whose next_at is null waits for a worker to compute its first tick after
+-- planned_from; so SQL can make schedules too.
+--
+-- Static schedules belong to the code that declares them: a row lives as long as some program has
+-- it, and only a worker that has it ticks it. Dynamic ones live until somebody removes them.
+
+set local search_path = pg_catalog, pg_temp;
+
+-- Whether a rule's words make sense; the rule itself is the workers' to read.
+create function conductor.check_schedule(p_name text, p_cron text, p_timezone text) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if p_name is null or octet_length(p_name) not between 1 and 200 then
+        raise exception 'the name of a schedule has 1 to 200 bytes' using errcode = 'CD002';
+    end if;
+    if p_cron is null or octet_length(p_cron) not between 1 and 500 then
+        raise exception 'a cron rule has 1 to 500 bytes' using errcode = 'CD002';
+    end if;
+    if not exists (select from pg_timezone_names z where z.name = p_timezone) then
+        raise exception 'unknown time zone "%"', p_timezone using errcode = 'CD002',
+            hint = 'Write a name such as UTC or Europe/Berlin.';
+    end if;
+end
+$$;
+
+-- What a program's code declares, at its start. p_tasks are all tasks that it has: static schedules
+-- of theirs that it no longer declares go, as do those of tasks that its packages no longer have and
+-- no living process knows. Gives the ids of what it may tick.
+create function conductor.declare_schedules(p_packages text[], p_tasks integer[], p_schedules jsonb)
+returns table (id bigint, task text, name text)
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_now timestamptz := conductor.now();
+begin
+    -- Programs that start at the same time declare one after the other.
+    perform pg_advisory_xact_lock(hashtextextended('conductor.declare_schedules', 0));
+    delete from conductor.schedules s
+     using conductor.tasks t
+     where t.id = s.task_id and not s.dynamic
+       and case when t.id = any (p_tasks)
+                then not exists (select from jsonb_to_recordset(p_schedules) as d(task text, name text)
+                                  where d.task = t.name and d.name = s.name)
+                else s.package = any (p_packages)
+                     and not exists (select from conductor.orchestrators o
+                                      where t.id = any (o.task_ids) and o.lease_until > clock_timestamp())
+           end;
+
+    insert into conductor.schedules as s (
+           task_id, name, dynamic, package, cron, timezone, missed, overlap, planned_from)
+    select t.id, d.name, false, d.package, d.cron, d.timezone, d.missed, d.overlap, v_now
+      from jsonb_to_recordset(p_schedules) as d(
+           task text, name text, package text, cron text, timezone text, missed text, overlap text)
+      join conductor.tasks t on t.name = d.task
+     order by t.id, d.name
+        on conflict on constraint schedules_name do update
+       set package = excluded.package, cron = excluded.cron, timezone = excluded.timezone,
+           missed = excluded.missed, overlap = excluded.overlap, version = s.version + 1,
+           planned_from = v_now, fault = null,
+           next_at = case when (s.cron, s.timezone) = (excluded.cron, excluded.timezone) then s.next_at end
+     where (s.package, s.cron, s.timezone, s.missed, s.overlap)
+           is distinct from
+           (excluded.package, excluded.cron, excluded.timezone, excluded.missed, excluded.overlap)
+        or s.fault is not null;
+
+    return query
+    select s.id, t.name, s.name
+      from jsonb_to_recordset(p_schedules) as d(task text, name text)
+      join conductor.tasks t on t.name = d.task
+      join conductor.schedules s on s.task_id = t.id and s.name = d.name and not s.dynamic;
+end
+$$;
+
+-- Makes a dynamic schedule, or replaces the one of that name:
+--     select conductor.schedule('report', 'daily', '0 9 * * *', '{"kind": "sales"}', 'Europe/Berlin');
+-- An unchanged rule keeps its beat. A rule that cannot be read is shown by the command schedules.
+create function conductor.schedule(
+    task text, name text, cron text, payload json default 'null', timezone text default 'UTC',
+    missed text default 'once', overlap text default 'allow') returns void
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_task integer;
+begin
+    perform conductor.check_schedule(name, cron, timezone);
+    if missed not in ('skip', 'once', 'all') or missed is null then
+        raise exception 'missed is skip, once or all, not "%"', missed using errcode = 'CD002';
+    end if;
+    if overlap not in ('allow', 'skip') or overlap is null then
+        raise exception 'overlap is allow or skip, not "%"', overlap using errcode = 'CD002';
+    end if;
+    select t.id into v_task from conductor.tasks t where t.name = schedule.task;
+    if not found then
+        raise exception 'unknown task "%"', task using errcode = 'CD001';
+    end if;
+    insert into conductor.schedules as s (
+           task_id, name, dynamic, package, cron, timezone, missed, overlap, payload, planned_from)
+    values (v_task, schedule.name, true, '', schedule.cron, schedule.timezone, schedule.missed,
+            schedule.overlap, coalesce(schedule.payload, 'null'), v_now)
+        on conflict on constraint schedules_name do update
+       set cron = excluded.cron, timezone = excluded.timezone, missed = excluded.missed,
+           overlap = excluded.overlap, payload = excluded.payload, version = s.version + 1,
+           planned_from = v_now, fault = null, paused = false,
+           next_at = case when (s.cron, s.timezone) = (excluded.cron, excluded.timezone) and not s.paused
+                          then s.next_at end;
+    perform pg_notify('conductor', 'schedules:');
+end
+$$;
+
+-- Removes a dynamic schedule; what it has started goes on. False where there is none.
+create function conductor.unschedule(task text, name text) returns boolean
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    delete from conductor.schedules s
+     using conductor.tasks t
+     where t.id = s.task_id and t.name = unschedule.task and s.name = unschedule.name and s.dynamic;
+    return found;
+end
+$$;
+
+-- Stops the ticks of a schedule, static or dynamic, until it is resumed; false where there is none.
+create function conductor.pause_schedule(task text, name text) returns boolean
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update conductor.schedules s set paused = true, version = s.version + 1
+      from conductor.tasks t
+     where t.id = s.task_id and t.name = pause_schedule.task and s.name = pause_schedule.name;
+    return found;
+end
+$$;
+
+-- Lets a paused schedule tick again, from now on: what it did not do meanwhile was not missed.
+create function conductor.resume_schedule(task text, name text) returns boolean
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_now timestamptz := conductor.now();
+begin
+    update conductor.schedules s
+       set paused = false, version = s.version + 1,
+           planned_from = case when s.paused then v_now else s.planned_from end,
+           next_at = case when not s.paused then s.next_at end
+      from conductor.tasks t
+     where t.id = s.task_id and t.name = resume_schedule.task and s.name = resume_schedule.name;
+    if found then
+        perform pg_notify('conductor', 'schedules:');
+        return true;
+    end if;
+    return false;
+end
+$$;
+
+-- Invokes now what the schedule would invoke, beside its ticks; the execution's id, or null where
+-- there is no such schedule. A payload that the code computes is the code's to give (p_payload).
+create function conductor.trigger_schedule(task text, name text, payload json default null) returns uuid
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_id uuid := conductor.uuid7();
+    v_queue integer;
+    v_payload json;
+    v_found record;
+begin
+    select s.id, s.task_id, s.name, s.dynamic, s.payload into v_found
+      from conductor.schedules s
+      join conductor.tasks t on t.id = s.task_id
+     where t.name = trigger_schedule.task and s.name = trigger_schedule.name
+     order by s.dynamic desc limit 1;
+    if not found then
+        return null;
+    end if;
+    v_payload := coalesce(trigger_schedule.payload, v_found.payload);
+    if v_payload is null then
+        raise exception 'the payload of schedule "%" of task "%" is computed by its program', name, task
+            using errcode = 'CD002', hint = 'Give a payload, or use the program''s own command line.';
+    end if;
+    insert into conductor.live_executions as l (
+           id, run_at, created_at, queue_id, task_id, priority, payload, trigger)
+    select v_id, v_now, v_now, t.queue_id, t.id, t.priority, v_payload,
+           json_build_object('kind', 'schedule', 'name', v_found.name, 'scheduled_at', v_now)
+      from conductor.tasks t where t.id = v_found.task_id
+    returning l.queue_id into v_queue;
+    perform conductor.wake(array[v_queue], true);
+    return v_id;
+end
+$$;
+
+-- The schedules that are due or whose next tick is not known, of those that this worker may tick;
+-- and, in a row without id, the time, how far tests have moved it, and how long until the next one is
+-- due.
+create function conductor.due_schedules(p_static bigint[], p_limit integer)
+returns table (
+    id bigint, version bigint, task text, name text, dynamic boolean, cron text, timezone text, missed text,
+    payload text, next_at timestamptz, planned_from timestamptz, now timestamptz,
+    shift_ms bigint, next_due_ms bigint)
+language plpgsql stable set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_next timestamptz;
+begin
+    return query
+    select s.id, s.version, t.name, s.name, s.dynamic, s.cron, s.timezone, s.missed, s.payload::text,
+           s.next_at, s.planned_from, v_now, null::bigint, null::bigint
+      from (
+            (select d.* from conductor.schedules d
+              where not d.paused and d.fault is null and d.next_at is null
+                and (d.dynamic or d.id = any (p_static))
+              limit p_limit)
+            union all
+            (select d.* from conductor.schedules d
+              where not d.paused and d.fault is null and d.next_at <= v_now
+                and (d.dynamic or d.id = any (p_static))
+              order by d.next_at
+              limit p_limit)) s
+      join conductor.tasks t on t.id = s.task_id;
+    select s.next_at into v_next from conductor.schedules s
+     where not s.paused and s.fault is null and s.next_at > v_now and s.next_at < 'infinity'
+       and (s.dynamic or s.id = any (p_static))
+     order by s.next_at limit 1;
+    return query
+    select null::bigint, null::bigint, null::text, null::text, null::boolean, null::text, null::text, null::text,
+           null::text, null::timestamptz, null::timestamptz, v_now,
+           (select floor(extract(epoch from c.shift) * 1000)::bigint from conductor.clock c where c.only_row),
+           ceil(extract(epoch from v_next - v_now) * 1000)::bigint;
+end
+$$;
+
+-- Ticks: moves schedules on, and makes the executions of the ticks that are due. One whose version
+-- is not what the worker saw is left to whoever changed it. Without a next time (null) it has had
+-- its last tick; a fault says why its rule cannot be read. How many executions were made.
+create function conductor.tick(
+    p_ids bigint[], p_versions bigint[], p_next timestamptz[], p_faults text[],
+    p_schedules bigint[], p_executions uuid[], p_at timestamptz[], p_payloads text[]) returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_won bigint[];
+    v_busy bigint[];
+    v_queues integer[];
+    v_count integer;
+begin
+    -- In one order, as several workers tick at the same moments; who has the lock has the tick.
+    v_won := array(
+        select s.id from conductor.schedules s
+          join unnest(p_ids, p_versions) as g(id, version) on g.id = s.id and g.version = s.version
+         where not s.paused
+         order by s.id
+           for no key update of s skip locked);
+    if cardinality(v_won) = 0 then
+        return 0;
+    end if;
+    update conductor.schedules s
+       set version = s.version + 1, next_at = coalesce(g.next_at, 'infinity'), fault = g.fault
+      from unnest(p_ids, p_next, p_faults) as g(id, next_at, fault)
+     where g.id = s.id and s.id = any (v_won);
+
+    -- Those that must not overlap, and whose last execution has not ended.
+    v_busy := array(
+        select s.id from conductor.schedules s
+         where s.id = any (v_won) and s.overlap = 'skip'
+           and exists (select from conductor.live_executions l where l.id = s.last_execution));
+    with ticks as (
+        select g.schedule, g.execution, g.at, g.payload, s.task_id, s.name,
+               row_number() over (partition by g.schedule order by g.at desc) as from_last, s.overlap
+          from unnest(p_schedules, p_executions, p_at, p_payloads) as g(schedule, execution, at, payload)
+          join conductor.schedules s on s.id = g.schedule
+         where s.id = any (v_won) and s.id <> all (v_busy)
+    ), made as (
+        insert into conductor.live_executions as l (
+               id, run_at, created_at, queue_id, task_id, priority, payload, trigger)
+        select k.execution, k.at, v_now, t.queue_id, t.id, t.priority, k.payload::json,
+               json_build_object('kind', 'schedule', 'name', k.name, 'scheduled_at', k.at)
+          from ticks k
+          join conductor.tasks t on t.id = k.task_id
+         where k.overlap = 'allow' or k.from_last = 1
+         order by k.at, k.execution
+        returning l.id, l.queue_id
+    ), noted as (
+        update conductor.schedules s set last_at = k.at, last_execution = k.execution
+          from ticks k
+         where k.schedule = s.id and k.from_last = 1
+    )
+    select count(*), array_agg(distinct m.queue_id) into v_count, v_queues from made m;
+    if v_queues is not null then
+        perform conductor.wake(v_queues, false);
+    end if;
+    return v_count;
+end
+$$;
+
+revoke execute on all functions in schema conductor from public;
