@@ -2,10 +2,12 @@
 
 mod batch;
 mod cancel;
+mod children;
 mod execution;
 mod insert;
 mod invoke;
 mod query;
+mod story;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,10 +23,12 @@ use crate::task::{Task, TaskDefinition};
 
 pub use batch::InvokeBatch;
 pub use cancel::Cancel;
+pub use children::{Brief, Child};
 pub use execution::{Execution, Status};
 use insert::Inserter;
 pub use invoke::{Invoke, InvokeInTransaction};
 pub use query::{ExecutionInfo, Failure, Filter};
+pub use story::{Parent, Process, Runner, StepInfo, StepKey, Story, WaitInfo};
 
 /// The client: one per process, cheap to clone.
 ///

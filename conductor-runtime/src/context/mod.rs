@@ -21,7 +21,7 @@ use crate::task::{FromStates, States, Task};
 use crate::worker::{Control, Phase, Recorder};
 
 pub use invoke::{InvokeChild, InvokeChildren};
-pub(crate) use memo::{Blocked, Memo, Stop, Wait, Wake};
+pub(crate) use memo::{Blocked, Memo, PART, Stop, Wait, Wake};
 pub use step::Step;
 pub use transaction::{TransactionBody, Tx};
 
