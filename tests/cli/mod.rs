@@ -2,6 +2,7 @@
 
 mod macro_forms;
 mod program;
+mod story;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;

@@ -2,12 +2,14 @@
 
 mod batch;
 mod cancel;
+mod children;
 mod execution;
 mod insert;
 mod invoke;
 mod query;
 mod schedule;
 mod schedules;
+mod story;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +25,7 @@ use crate::task::{Task, TaskDefinition};
 
 pub use batch::InvokeBatch;
 pub use cancel::Cancel;
+pub use children::{Brief, Child};
 pub use execution::{Execution, Status};
 use insert::Inserter;
 pub use invoke::{Invoke, InvokeInTransaction};
@@ -30,6 +33,7 @@ pub use query::{ExecutionInfo, Failure, Filter};
 pub(crate) use schedule::{Rule, check_name as check_schedule_name, remove as remove_schedule};
 pub use schedule::{Schedule, Unschedule};
 pub use schedules::ScheduleInfo;
+pub use story::{Parent, Process, Runner, StepInfo, StepKey, Story, WaitInfo};
 
 /// The client: one per process, cheap to clone.
 ///

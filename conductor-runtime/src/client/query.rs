@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
-use sqlx::Row;
 use sqlx::postgres::PgRow;
+use sqlx::{PgExecutor, Row};
 use uuid::Uuid;
 
 use super::{Conductor, Status};
@@ -100,13 +100,7 @@ impl Conductor {
     /// What the database knows of one execution; none where it is unknown or was removed.
     pub async fn find(&self, id: Uuid) -> Result<Option<ExecutionInfo>> {
         self.migrate().await?;
-        let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{COLUMNS} from conductor.executions where id = $1"
-        )))
-        .bind(id)
-        .fetch_optional(self.pool())
-        .await?;
-        row.as_ref().map(read).transpose()
+        find(self.pool(), id).await
     }
 
     /// The newest executions that match.
@@ -138,13 +132,7 @@ impl Conductor {
     /// The failed attempts of an execution, the first one first.
     pub async fn failures(&self, id: Uuid) -> Result<Vec<Failure>> {
         self.migrate().await?;
-        Ok(sqlx::query_as(
-            "select attempt, failed_at, error from conductor.failures
-              where execution_id = $1 order by attempt",
-        )
-        .bind(id)
-        .fetch_all(self.pool())
-        .await?)
+        failures(self.pool(), id).await
     }
 
     /// The database's time, which decides what is due.
@@ -192,6 +180,26 @@ impl Conductor {
     }
 }
 
+pub(super) async fn find(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Option<ExecutionInfo>> {
+    let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "{COLUMNS} from conductor.executions where id = $1"
+    )))
+    .bind(id)
+    .fetch_optional(executor)
+    .await?;
+    row.as_ref().map(read).transpose()
+}
+
+pub(super) async fn failures(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Vec<Failure>> {
+    Ok(sqlx::query_as(
+        "select attempt, failed_at, error from conductor.failures
+          where execution_id = $1 order by attempt",
+    )
+    .bind(id)
+    .fetch_all(executor)
+    .await?)
+}
+
 fn read(row: &PgRow) -> Result<ExecutionInfo> {
     let state: String = row.try_get("state")?;
     let output: Option<String> = row.try_get("output")?;
@@ -215,6 +223,6 @@ fn read(row: &PgRow) -> Result<ExecutionInfo> {
     })
 }
 
-fn raw(json: String) -> Result<Box<RawValue>> {
+pub(super) fn raw(json: String) -> Result<Box<RawValue>> {
     RawValue::from_string(json).map_err(|error| Error::Invalid(error.to_string()))
 }

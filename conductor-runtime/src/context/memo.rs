@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 /// Longest key of a step, in bytes.
 const MAX_KEY_BYTES: usize = 500;
 /// Stands between a key and the number of one of its parts; no key of a user may contain it.
-pub(super) const PART: char = '\u{1f}';
+pub(crate) const PART: char = '\u{1f}';
 /// The kind of a key that has parts.
 pub(super) const WHOLE: &str = "invoke_all";
 

@@ -26,7 +26,7 @@ use crate::task::{FromStates, States, Task, Trigger};
 use crate::worker::{Control, Phase, Recorder};
 
 pub use invoke::{InvokeChild, InvokeChildren};
-pub(crate) use memo::{Blocked, Memo, Stop, Wait, Wake};
+pub(crate) use memo::{Blocked, Memo, PART, Stop, Wait, Wake};
 pub use race::Race;
 pub use schedule::ScheduleStep;
 pub use step::Step;

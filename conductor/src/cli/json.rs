@@ -4,6 +4,22 @@
 use std::iter::{Peekable, repeat_n};
 use std::str::Chars;
 
+use super::output::obeyed;
+
+/// An object of members whose values are JSON.
+pub(super) fn object<'n>(members: impl IntoIterator<Item = (&'n str, String)>) -> String {
+    let members: Vec<String> = members
+        .into_iter()
+        .map(|(name, value)| format!("\"{name}\":{value}"))
+        .collect();
+    format!("{{{}}}", members.join(","))
+}
+
+/// An array of values that are JSON.
+pub(super) fn array(values: impl Iterator<Item = String>) -> String {
+    format!("[{}]", values.collect::<Vec<_>>().join(","))
+}
+
 /// On one line.
 pub(super) fn compact(json: &str) -> String {
     lay_out(json, None)
@@ -68,7 +84,7 @@ fn copy_string(rest: &mut Peekable<Chars<'_>>, out: &mut String) {
                 out.extend(rest.next());
             }
             '"' => break,
-            _ if c.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            _ if obeyed(c) => out.push_str(&format!("\\u{:04x}", u32::from(c))),
             _ => out.push(c),
         }
     }
@@ -96,5 +112,6 @@ mod tests {
     #[test]
     fn what_a_terminal_might_obey_is_escaped() {
         assert_eq!(compact("\"\u{9b}31m\u{7f}\""), r#""\u009b31m\u007f""#);
+        assert_eq!(compact("\"\u{202e}\""), r#""\u202e""#);
     }
 }

@@ -84,11 +84,11 @@ fn note(info: &ExecutionInfo, now: DateTime<Utc>) -> String {
 
 /// All of it on one line of JSON.
 pub(super) fn object(info: &ExecutionInfo) -> String {
-    json::compact(&members(info, &[]))
+    json::compact(&members(info, Vec::new()))
 }
 
-/// All of it, and more members, as a JSON object.
-pub(super) fn members(info: &ExecutionInfo, more: &[(&str, serde_json::Value)]) -> String {
+/// All of it, and more members that are JSON, as a JSON object.
+pub(super) fn members(info: &ExecutionInfo, more: Vec<(&str, String)>) -> String {
     let text = |value: serde_json::Value| value.to_string();
     let raw = |json: Option<&RawValue>| json.map_or("null", RawValue::get).to_owned();
     let time = |at: Option<DateTime<Utc>>| text(serde_json::json!(at));
@@ -110,10 +110,6 @@ pub(super) fn members(info: &ExecutionInfo, more: &[(&str, serde_json::Value)]) 
         ("output", raw(info.output.as_deref())),
         ("error", text(serde_json::json!(info.error))),
     ];
-    members.extend(more.iter().map(|(name, value)| (*name, value.to_string())));
-    let members: Vec<String> = members
-        .into_iter()
-        .map(|(name, value)| format!("\"{name}\":{value}"))
-        .collect();
-    format!("{{{}}}", members.join(","))
+    members.extend(more);
+    json::object(members)
 }

@@ -20,6 +20,7 @@
 //! ```
 
 mod arguments;
+mod children;
 mod db;
 mod fault;
 mod fields;
@@ -33,7 +34,11 @@ mod schema;
 mod serve;
 mod show;
 mod steer;
+mod steps;
+mod story;
 mod tasks;
+mod tree;
+mod waits;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -40,24 +40,57 @@ pub(super) fn of_state(state: Status) -> Style {
     .on_default()
 }
 
-/// A stored text on one line, without what a terminal might obey.
+/// What a terminal might obey: control characters, and those that turn the direction of writing.
+pub(super) fn obeyed(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// How many columns a terminal gives to a text.
+pub(super) fn width(text: &str) -> usize {
+    text.chars().map(columns).sum()
+}
+
+/// Near enough to Unicode's tables: marks that stand on the letter before, and East Asian letters.
+fn columns(c: char) -> usize {
+    match u32::from(c) {
+        0x300..=0x36f | 0x200b..=0x200d | 0x20d0..=0x20ff | 0xfe00..=0xfe0f => 0,
+        0x1100..=0x115f
+        | 0x2e80..=0xa4cf
+        | 0xac00..=0xd7a3
+        | 0xf900..=0xfaff
+        | 0xfe30..=0xfe6f
+        | 0xff00..=0xff60
+        | 0xffe0..=0xffe6
+        | 0x1f300..=0x1faff
+        | 0x20000..=0x3fffd => 2,
+        _ => 1,
+    }
+}
+
+/// A stored text on one line, without what a terminal might obey, cut to so many columns.
 pub(super) fn line(text: &str, longest: usize) -> String {
-    let mut short: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(longest + 1)
-        .collect();
-    if short.chars().count() > longest {
-        short.pop();
-        short.pop();
-        short.push('…');
+    let mut short = String::new();
+    // Where the text ends if there is more of it than fits.
+    let (mut used, mut end) = (0, 0);
+    for c in text.chars() {
+        used += columns(c);
+        if used > longest {
+            short.truncate(end);
+            short.push('…');
+            break;
+        }
+        short.push(if obeyed(c) { ' ' } else { c });
+        if used < longest {
+            end = short.len();
+        }
     }
     short
 }
 
 /// A stored text with its lines, without what else a terminal might obey.
 pub(super) fn lines(text: &str) -> String {
-    let harmless = |c: char| c == '\n' || c == '\t' || !c.is_control();
+    let harmless = |c: char| c == '\n' || c == '\t' || !obeyed(c);
     text.chars()
         .map(|c| if harmless(c) { c } else { '\u{fffd}' })
         .collect()
@@ -91,10 +124,13 @@ pub(super) fn moment(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
     format!("{} {ago}", at.format("%Y-%m-%d %H:%M:%S UTC"))
 }
 
-/// Text in columns under a header.
+/// A row of a table.
+pub(super) type Cells = Vec<(String, Style)>;
+
+/// Text in columns, under a header or without one.
 #[derive(Debug)]
 pub(super) struct Table {
-    rows: Vec<Vec<(String, Style)>>,
+    rows: Vec<Cells>,
 }
 
 impl Table {
@@ -105,19 +141,23 @@ impl Table {
         }
     }
 
-    pub(super) fn row(&mut self, cells: Vec<(String, Style)>) {
+    pub(super) fn without_header(rows: impl IntoIterator<Item = Cells>) -> Self {
+        Self {
+            rows: rows.into_iter().collect(),
+        }
+    }
+
+    pub(super) fn row(&mut self, cells: Cells) {
         self.rows.push(cells);
     }
 
     pub(super) fn render(&self) -> String {
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
-            cells
-                .map(|(text, _)| text.chars().count())
-                .max()
-                .unwrap_or(0)
+            cells.map(|(text, _)| self::width(text)).max().unwrap_or(0)
         };
-        let widths: Vec<usize> = (0..self.rows[0].len()).map(width).collect();
+        let columns = self.rows.first().map_or(0, Vec::len);
+        let widths: Vec<usize> = (0..columns).map(width).collect();
         let mut out = String::new();
         for row in &self.rows {
             let mut gap = 0;
@@ -127,7 +167,7 @@ impl Table {
                     let _ = write!(line, "{:gap$}{style}{text}{style:#}", "");
                     gap = 0;
                 }
-                gap += width + 2 - text.chars().count();
+                gap += width + 2 - self::width(text);
             }
             out.push_str(&line);
             out.push('\n');
@@ -171,6 +211,10 @@ mod tests {
     fn stored_texts_cannot_drive_the_terminal() {
         assert_eq!(line("a\u{1b}[31m\nb", 20), "a [31m b");
         assert_eq!(line("abcdef", 4), "abc…");
+        assert_eq!(line("abcd", 4), "abcd");
+        assert_eq!(line("漢字漢字", 5), "漢字…");
+        assert_eq!(line("漢字漢字", 4), "漢…");
+        assert_eq!(line("a\u{202e}b", 9), "a b");
         assert_eq!(lines("a\n\u{1b}[31m"), "a\n\u{fffd}[31m");
     }
 }

@@ -1,150 +1,101 @@
-//! `show`: the story of one execution.
+//! `show`: all that is known of one execution.
 
-use chrono::{DateTime, Utc};
-use conductor_runtime::client::{Conductor, ExecutionInfo, Failure, Status};
+use conductor_runtime::client::{Brief, Child, Conductor, StepKey, Story};
 use conductor_runtime::error::Error;
-use conductor_runtime::registry::Registry;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::arguments::Show;
+use super::children::Family;
 use super::fault::Done;
-use super::output::{self, FAINT, STRONG, moment, of_state, styled};
-use super::{json, list};
+use super::{json, list, output, story};
 
 pub(super) async fn show(command: Show, conductor: &Conductor) -> Done {
-    let info = conductor
-        .find(command.id)
+    let mut told = conductor
+        .story(command.id)
         .await?
         .ok_or(Error::NotFound(command.id))?;
-    let failures = conductor.failures(info.id).await?;
     if command.json {
-        let failures: serde_json::Value = failures
-            .iter()
-            .map(|f| json!({ "attempt": f.attempt, "failed_at": f.failed_at, "error": f.error }))
-            .collect();
-        let object = list::members(&info, &[("attempts_failed", failures)]);
-        output::print(&json::pretty(&object, ""))?;
+        output::print(&json::pretty(&object(&told), ""))?;
         return Ok(());
     }
-    let now = conductor.now().await?;
-    let served = conductor.is_served(&info.task).await?;
-    output::print(&story(&info, &failures, now, served))?;
+    let children = std::mem::take(&mut told.children);
+    let family = Family::of(conductor, told.info.id, children, told.now).await?;
+    output::print(&story::tree(&told, &family).render())?;
     Ok(())
 }
 
-fn story(info: &ExecutionInfo, failures: &[Failure], now: DateTime<Utc>, served: bool) -> String {
-    let mut out: Vec<String> = Vec::new();
-    out.push(format!(
-        "{} {}  {}",
-        styled(STRONG, &output::line(&info.task, 100)),
-        info.id,
-        styled(of_state(info.state), info.state.as_str())
-    ));
-    let mut row = |name: &str, text: String| {
-        out.push(format!("├ {} {text}", styled(FAINT, &format!("{name:<8}"))));
-    };
-    row(
-        "queue",
-        format!(
-            "{}, priority {}",
-            output::line(&info.queue, 100),
-            info.priority
-        ),
-    );
-    if let Some(before) = info.retry_of {
-        row("repeats", before.to_string());
-    }
-    row("invoked", moment(info.created_at, now));
-    if let Some(at) = info.claimed_at {
-        row(
-            "claimed",
-            format!("{}, claim {}", moment(at, now), info.claim),
-        );
-    }
-    if let Some(at) = info.finished_at {
-        let took = info.claimed_at.map(|start| output::short(at - start));
-        let took = took.map_or_else(String::new, |took| format!(", ran {took}"));
-        row("ended", format!("{}{took}", moment(at, now)));
-    }
-    if let Some(waits) = waits(info, now, served) {
-        row("waits", waits);
-    }
-    if let Some(attempts) = attempts(info) {
-        row("attempts", attempts);
-    }
-    for (at, failure) in failures.iter().enumerate() {
-        let branch = if at + 1 == failures.len() {
-            '└'
-        } else {
-            '├'
-        };
-        out.push(format!(
-            "│   {branch} {}  {}",
-            failure.attempt,
-            moment(failure.failed_at, now)
-        ));
-        let bar = if at + 1 == failures.len() { ' ' } else { '│' };
-        for line in output::lines(&failure.error).lines() {
-            out.push(format!("│   {bar}    {line}"));
-        }
-    }
-    let last = info.output.is_none() && reason(info, failures).is_none();
-    section(
-        &mut out,
-        "payload",
-        &json::pretty(info.payload.get(), ""),
-        last,
-    );
-    if let Some(output) = &info.output {
-        section(&mut out, "output", &json::pretty(output.get(), ""), true);
-    } else if let Some((name, text)) = reason(info, failures) {
-        section(&mut out, name, &output::lines(text), true);
-    }
-    out.join("\n")
+/// All of it, with values as they were written.
+fn object(told: &Story) -> String {
+    let attempts: Value = told
+        .failures
+        .iter()
+        .map(|f| json!({ "attempt": f.attempt, "failed_at": f.failed_at, "error": f.error }))
+        .collect();
+    let steps = told.steps.iter().map(|step| {
+        json::object([
+            ("key", json!(step.key.name).to_string()),
+            ("part", json!(step.key.part).to_string()),
+            ("kind", json!(step.kind).to_string()),
+            ("recorded_at", json!(step.recorded_at).to_string()),
+            ("value", step.value.get().to_owned()),
+        ])
+    });
+    let waits: Value = told
+        .waits
+        .iter()
+        .map(|wait| {
+            json!({
+                "key": wait.key.name, "part": wait.key.part, "kind": wait.kind,
+                "wake_at": wait.wake_at, "child_id": wait.child_id,
+            })
+        })
+        .collect();
+    let children: Value = told.children.iter().map(child).collect();
+    let parent = told
+        .parent
+        .as_ref()
+        .map(|parent| relative(json!({ "id": parent.id }), parent.execution.as_ref()));
+    let runner = told.runner.as_ref().map(|runner| {
+        let process = runner.process.as_ref();
+        json!({
+            "orchestrator": runner.orchestrator,
+            "host": process.map(|process| &process.host),
+            "pid": process.map(|process| process.pid),
+            "lease_left_ms": process.map(|process| process.lease_left.num_milliseconds()),
+        })
+    });
+    let more = vec![
+        ("attempts_failed", attempts.to_string()),
+        ("steps", json::array(steps)),
+        ("waits", waits.to_string()),
+        ("children", children.to_string()),
+        ("parent", json!(parent).to_string()),
+        ("runner", json!(runner).to_string()),
+        ("served", told.served.to_string()),
+        ("cancelled", told.cancelled.to_string()),
+        ("cancel_reason", json!(told.cancel_reason).to_string()),
+    ];
+    list::members(&told.info, more)
 }
 
-fn section(out: &mut Vec<String>, name: &str, text: &str, last: bool) {
-    let (branch, bar) = if last { ('└', ' ') } else { ('├', '│') };
-    out.push(format!("{branch} {}", styled(FAINT, name)));
-    out.extend(text.lines().map(|line| format!("{bar}   {line}")));
+fn child(child: &Child) -> Value {
+    let key = child.key.as_ref();
+    let members = json!({
+        "id": child.id,
+        "key": key.map(|key| &key.name),
+        "part": key.and_then(|key: &StepKey| key.part),
+        "recorded": child.recorded,
+    });
+    relative(members, child.execution.as_ref())
 }
 
-/// The text of the end, where the attempts do not tell it already.
-fn reason<'i>(info: &'i ExecutionInfo, failures: &[Failure]) -> Option<(&'static str, &'i str)> {
-    let text = info.error.as_deref()?;
-    match info.state {
-        Status::Cancelled => Some(("reason", text)),
-        _ if failures.iter().any(|failure| failure.error == text) => None,
-        _ => Some(("error", text)),
-    }
-}
-
-fn waits(info: &ExecutionInfo, now: DateTime<Utc>, served: bool) -> Option<String> {
-    if info.state != Status::Pending {
-        return None;
-    }
-    Some(match info.run_at.filter(|at| *at > now) {
-        Some(at) if info.failures > 0 => {
-            format!("for its next attempt, due {}", output::relative(at, now))
-        }
-        Some(at) => format!("for its time, {}", moment(at, now)),
-        None if served => "for a free worker".to_owned(),
-        None => "for a worker: none that has this task is running".to_owned(),
-    })
-}
-
-fn attempts(info: &ExecutionInfo) -> Option<String> {
-    let mut parts = Vec::new();
-    if info.failures > 0 {
-        let of = Registry::global()
-            .get(&info.task)
-            .map_or_else(String::new, |task| {
-                format!(" of {}", task.retry.max_attempts)
-            });
-        parts.push(format!("{}{of} failed", info.failures));
-    }
-    if info.crashes > 0 {
-        parts.push(format!("{} died with their process", info.crashes));
-    }
-    (!parts.is_empty()).then(|| parts.join(", "))
+/// With what is known of another execution; null where it was removed.
+fn relative(mut members: Value, brief: Option<&Brief>) -> Value {
+    members["task"] = json!(brief.map(|brief| &brief.task));
+    members["state"] = json!(brief.map(|brief| brief.state.as_str()));
+    members["created_at"] = json!(brief.map(|brief| brief.created_at));
+    members["finished_at"] = json!(brief.map(|brief| brief.finished_at));
+    members["error"] = json!(brief.map(|brief| &brief.error));
+    members["served"] = json!(brief.map(|brief| brief.served));
+    members
 }

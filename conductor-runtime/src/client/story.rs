@@ -1,0 +1,259 @@
+use std::fmt;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::value::RawValue;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::children::{Brief, Child, briefs, children};
+use super::query::{self, ExecutionInfo, Failure, raw};
+use super::{Conductor, Status};
+use crate::context::PART;
+use crate::error::Result;
+
+/// Everything that the database knows of one execution, as it was at one moment.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Story {
+    /// The execution itself.
+    pub info: ExecutionInfo,
+    /// The moment, by the database's clock.
+    pub now: DateTime<Utc>,
+    /// Whether a living process serves the task.
+    pub served: bool,
+    /// How many attempts may fail.
+    pub max_attempts: i32,
+    /// The limit of one attempt.
+    pub timeout: Option<TimeDelta>,
+    /// Whether it was cancelled, or is to be.
+    pub cancelled: bool,
+    /// Why, where somebody said so.
+    pub cancel_reason: Option<String>,
+    /// Who runs it.
+    pub runner: Option<Runner>,
+    /// Who invoked it with `ctx.invoke`.
+    pub parent: Option<Parent>,
+    /// The failed attempts, the first one first.
+    pub failures: Vec<Failure>,
+    /// What is recorded, in the order of the records.
+    pub steps: Vec<StepInfo>,
+    /// Its sleeps, those that are over too, and the children that it waits for.
+    pub waits: Vec<WaitInfo>,
+    /// Its children, by id.
+    pub children: Vec<Child>,
+}
+
+/// The process that has claimed an execution.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Runner {
+    /// Its number in `conductor.orchestrators`.
+    pub orchestrator: i64,
+    /// The process; none where its row is gone.
+    pub process: Option<Process>,
+}
+
+/// A process that runs workers.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Process {
+    /// Its host, as it knows it; may be empty.
+    pub host: String,
+    /// Its number there.
+    pub pid: i32,
+    /// How long its lease lasts; negative where it is over.
+    pub lease_left: TimeDelta,
+}
+
+/// The key of a step or a wait.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct StepKey {
+    /// As the handler named it.
+    pub name: String,
+    /// The number of the part, in an `invoke_all`.
+    pub part: Option<u64>,
+}
+
+/// A record.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct StepInfo {
+    /// Its key.
+    pub key: StepKey,
+    /// `step`, `transaction`, `invoke` …
+    pub kind: String,
+    /// JSON.
+    pub value: Box<RawValue>,
+    /// When it was recorded.
+    pub recorded_at: DateTime<Utc>,
+}
+
+/// What an execution waits for, or a sleep that is over.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct WaitInfo {
+    /// Its key.
+    pub key: StepKey,
+    /// `sleep`, `invoke` …
+    pub kind: String,
+    /// The end of a sleep, or the deadline of a child.
+    pub wake_at: Option<DateTime<Utc>>,
+    /// The child.
+    pub child_id: Option<Uuid>,
+}
+
+/// The execution that invoked another one.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Parent {
+    /// Its id.
+    pub id: Uuid,
+    /// None where it was removed.
+    pub execution: Option<Brief>,
+}
+
+impl StepKey {
+    pub(super) fn read(stored: &str) -> Self {
+        let part = |text: &str| text.parse().ok();
+        match stored.split_once(PART) {
+            Some((name, number)) => Self {
+                name: name.to_owned(),
+                part: part(number),
+            },
+            None => Self {
+                name: stored.to_owned(),
+                part: None,
+            },
+        }
+    }
+}
+
+impl fmt::Display for StepKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        self.part.map_or(Ok(()), |part| write!(f, "[{part}]"))
+    }
+}
+
+impl Conductor {
+    /// Everything that the database knows of one execution; none where it is unknown or was removed.
+    pub async fn story(&self, id: Uuid) -> Result<Option<Story>> {
+        self.migrate().await?;
+        let mut snapshot = self.pool().begin().await?;
+        // All of it at one moment.
+        sqlx::query("set transaction isolation level repeatable read, read only")
+            .execute(&mut *snapshot)
+            .await?;
+        let Some(info) = query::find(&mut *snapshot, id).await? else {
+            return Ok(None);
+        };
+        let failures = query::failures(&mut *snapshot, id).await?;
+        let story = read(&mut snapshot, info, failures).await?;
+        snapshot.commit().await?;
+        Ok(Some(story))
+    }
+}
+
+async fn read(
+    connection: &mut PgConnection,
+    info: ExecutionInfo,
+    failures: Vec<Failure>,
+) -> Result<Story> {
+    let row = sqlx::query(
+        "select conductor.now() as now, e.orchestrator_id, e.parent_id, e.cancel_reason, o.host, o.pid,
+                l.cancelled, t.max_attempts,
+                (extract(epoch from o.lease_until - clock_timestamp()) * 1000)::bigint as lease_left_ms,
+                (extract(epoch from t.timeout) * 1000)::bigint as timeout_ms,
+                exists (select from conductor.orchestrators s
+                         where t.id = any (s.task_ids) and s.lease_until > clock_timestamp()) as served
+           from conductor.executions e
+           join conductor.tasks t on t.name = e.task
+           left join conductor.live_executions l on l.id = $1
+           left join conductor.orchestrators o on o.id = e.orchestrator_id
+          where e.id = $1",
+    )
+    .bind(info.id)
+    .fetch_one(&mut *connection)
+    .await?;
+    let millis = |ms: i64| TimeDelta::try_milliseconds(ms).unwrap_or(TimeDelta::MAX);
+    let parent: Option<Uuid> = row.try_get("parent_id")?;
+    let parent = match parent {
+        Some(id) => Some(Parent {
+            id,
+            execution: briefs(connection, &[id]).await?.remove(&id),
+        }),
+        None => None,
+    };
+    let process = match row.try_get("lease_left_ms")? {
+        Some(left) => Some(Process {
+            host: row.try_get("host")?,
+            pid: row.try_get("pid")?,
+            lease_left: millis(left),
+        }),
+        None => None,
+    };
+    let orchestrator: Option<i64> = row.try_get("orchestrator_id")?;
+    let cancelled: Option<bool> = row.try_get("cancelled")?;
+    Ok(Story {
+        now: row.try_get("now")?,
+        served: row.try_get("served")?,
+        max_attempts: row.try_get("max_attempts")?,
+        timeout: row.try_get::<Option<i64>, _>("timeout_ms")?.map(millis),
+        cancelled: cancelled.unwrap_or(info.state == Status::Cancelled),
+        cancel_reason: row.try_get("cancel_reason")?,
+        runner: orchestrator.map(|orchestrator| Runner {
+            orchestrator,
+            process,
+        }),
+        parent,
+        failures,
+        steps: steps(connection, info.id).await?,
+        waits: waits(connection, info.id).await?,
+        children: children(connection, &[info.id], i64::MAX).await?,
+        info,
+    })
+}
+
+async fn steps(connection: &mut PgConnection, id: Uuid) -> Result<Vec<StepInfo>> {
+    let rows: Vec<(String, String, String, DateTime<Utc>)> = sqlx::query_as(
+        "select key, kind, value::text, recorded_at from conductor.steps where execution_id = $1",
+    )
+    .bind(id)
+    .fetch_all(connection)
+    .await?;
+    let mut steps = rows
+        .into_iter()
+        .map(|(key, kind, value, recorded_at)| {
+            Ok(StepInfo {
+                key: StepKey::read(&key),
+                kind,
+                value: raw(value)?,
+                recorded_at,
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    steps.sort_by(|a, b| (a.recorded_at, &a.key).cmp(&(b.recorded_at, &b.key)));
+    Ok(steps)
+}
+
+async fn waits(connection: &mut PgConnection, id: Uuid) -> Result<Vec<WaitInfo>> {
+    type Columns = (String, String, Option<DateTime<Utc>>, Option<Uuid>);
+    let rows: Vec<Columns> = sqlx::query_as(
+        "select key, kind, wake_at, child_id from conductor.waits where execution_id = $1",
+    )
+    .bind(id)
+    .fetch_all(connection)
+    .await?;
+    let mut waits: Vec<_> = rows
+        .into_iter()
+        .map(|(key, kind, wake_at, child_id)| WaitInfo {
+            key: StepKey::read(&key),
+            kind,
+            wake_at,
+            child_id,
+        })
+        .collect();
+    waits.sort_by(|a, b| a.key.cmp(&b.key));
+    Ok(waits)
+}

@@ -1,0 +1,144 @@
+//! The records of an execution, a line each.
+
+use std::collections::HashMap;
+
+use anstyle::Style;
+use chrono::{DateTime, Utc};
+use conductor_runtime::client::{StepInfo, Story};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::json;
+use super::output::{self, Cells, FAINT, STRONG};
+use super::tree::{self, Tree};
+
+/// Columns of a key, and of a value.
+const KEY: usize = 40;
+const VALUE: usize = 80;
+/// Lines that are shown from the beginning, and as many from the end.
+const LINES: usize = 50;
+/// Parts of one `invoke_all` that are shown.
+const PARTS: usize = 5;
+
+/// What is recorded, with the sleeps that are over, in the order of time.
+pub(super) fn branches(told: &Story) -> Vec<Tree> {
+    let mut lines: Vec<Line<'_>> = told.steps.iter().map(Line::of).collect();
+    let until = told.info.finished_at.unwrap_or(told.now);
+    for wait in told.waits.iter().filter(|wait| wait.child_id.is_none()) {
+        let (Some(at), key) = (wait.wake_at, output::line(&wait.key.to_string(), KEY)) else {
+            continue;
+        };
+        let end = if at <= until {
+            "over"
+        } else if told.info.state.is_final() {
+            "cut short"
+        } else {
+            continue;
+        };
+        let cells = entry(at, &wait.kind, key, end.to_owned());
+        lines.push(Line {
+            at,
+            part: None,
+            cells,
+        });
+    }
+    // Parts of one call stand together, where its first one was recorded, in their own order.
+    let mut first: HashMap<&str, DateTime<Utc>> = HashMap::new();
+    for (line, (name, _)) in lines.iter().filter_map(|line| Some((line, line.part?))) {
+        let earliest = first.entry(name).or_insert(line.at);
+        *earliest = line.at.min(*earliest);
+    }
+    lines.sort_by_cached_key(|line| {
+        let group = line.part.and_then(|(name, _)| first.get(name));
+        (group.copied().unwrap_or(line.at), line.part)
+    });
+    // How many steps a row stands for, and the row.
+    let mut rows: Vec<(usize, Cells)> = Vec::new();
+    for group in lines.chunk_by(|a, b| a.group().is_some() && a.group() == b.group()) {
+        rows.extend(group.iter().take(PARTS).map(|line| (1, line.cells.clone())));
+        if group.len() > PARTS {
+            rows.push((group.len() - PARTS, more(group.len() - PARTS)));
+        }
+    }
+    if rows.len() > 2 * LINES {
+        let late = rows.split_off(rows.len() - LINES);
+        let left = rows.split_off(LINES).iter().map(|(steps, _)| steps).sum();
+        rows.push((left, more(left)));
+        rows.extend(late);
+    }
+    tree::aligned(rows.into_iter().map(|(_, cells)| cells))
+}
+
+/// A record, or a sleep that is over.
+struct Line<'t> {
+    at: DateTime<Utc>,
+    /// Of which call, and which part of it.
+    part: Option<(&'t str, u64)>,
+    cells: Cells,
+}
+
+impl<'t> Line<'t> {
+    fn of(step: &'t StepInfo) -> Self {
+        Self {
+            at: step.recorded_at,
+            part: step.key.part.map(|part| (step.key.name.as_str(), part)),
+            cells: cells(step),
+        }
+    }
+
+    fn group(&self) -> Option<&str> {
+        self.part.map(|(name, _)| name)
+    }
+}
+
+fn cells(step: &StepInfo) -> Cells {
+    let value = match step.kind.as_str() {
+        "invoke" => ended(&step.value),
+        _ => output::line(&json::compact(step.value.get()), VALUE),
+    };
+    let key = output::line(&step.key.to_string(), KEY);
+    entry(step.recorded_at, &step.kind, key, value)
+}
+
+fn entry(at: DateTime<Utc>, kind: &str, key: String, value: String) -> Cells {
+    let at = at.format("%Y-%m-%d %H:%M:%S%.3f").to_string();
+    vec![
+        (at, FAINT),
+        (output::line(kind, KEY), Style::new()),
+        (key, STRONG),
+        (value, Style::new()),
+    ]
+}
+
+/// In the column of the keys.
+fn more(left: usize) -> Cells {
+    let empty = || (String::new(), Style::new());
+    vec![
+        empty(),
+        empty(),
+        (format!("… and {left} more"), FAINT),
+        empty(),
+    ]
+}
+
+/// A child's end, as its parent's record has it.
+fn ended(recorded: &RawValue) -> String {
+    #[derive(Deserialize)]
+    struct Ended<'r> {
+        state: String,
+        #[serde(borrow)]
+        output: Option<&'r RawValue>,
+        error: Option<String>,
+    }
+    match serde_json::from_str::<Ended<'_>>(recorded.get()) {
+        Ok(Ended {
+            output: Some(output),
+            ..
+        }) => output::line(&json::compact(output.get()), VALUE),
+        Ok(Ended { state, error, .. }) => {
+            let error = error.map_or_else(String::new, |error| format!(": {error}"));
+            output::line(&format!("{}{error}", state.replace('_', " ")), VALUE)
+        }
+        Err(_) => output::line(&json::compact(recorded.get()), VALUE),
+    }
+}
