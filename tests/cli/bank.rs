@@ -1,5 +1,7 @@
 //! The example `09_exactly_once` under SIGKILL: the books are balanced whatever dies.
 
+use std::time::Duration;
+
 use conductor::Status;
 use conductor::testing::{TestConductor, run};
 use nix::sys::signal::Signal;
@@ -39,9 +41,7 @@ async fn bury(test: &TestConductor) {
     })
     .await;
     // What has crashed twice is not due at once.
-    test.advance(std::time::Duration::from_secs(600))
-        .await
-        .unwrap();
+    test.advance(Duration::from_secs(600)).await.unwrap();
 }
 
 #[test]
@@ -67,7 +67,6 @@ fn kills_at_random_moments_leave_the_books_balanced() {
             killed_at.push(recorded(&test).await);
         }
         assert!(killed_at[0] < TRANSFERS, "{killed_at:?}");
-        println!("{killed_at:?}");
 
         let worker = bank.worker();
         eventually("the end of all transfers", || async {
