@@ -92,9 +92,11 @@ impl<'c, T: Task> InvokeChildren<'c, T> {
         payloads: impl IntoIterator<Item = T::Payload>,
     ) -> Self {
         let met = ctx.memo.meet(&key, KIND_ALL).map(drop);
-        let children = payloads.into_iter().enumerate().map(|(n, payload)| {
+        // A refused key may be enormous.
+        let payloads = met.is_ok().then_some(payloads).into_iter().flatten();
+        let children = payloads.enumerate().map(|(n, payload)| {
             let part = format!("{key}{PART}{n}");
-            let met = ctx.memo.meet(&part, KIND);
+            let met = ctx.memo.meet_part(&part, KIND);
             (part, met, codec::encode_payload::<T>(&payload))
         });
         let children = children.collect();

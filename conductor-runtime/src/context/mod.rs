@@ -194,7 +194,8 @@ impl TaskContext {
             .durable
             .as_ref()
             .is_some_and(|durable| durable.control.borrow().phase != Phase::Working);
-        if stopping {
+        // Inside a body nothing new begins: it may end.
+        if stopping && !self.memo.is_inside() {
             self.memo.stop(Stop::Released);
             std::future::pending::<()>().await;
         }
