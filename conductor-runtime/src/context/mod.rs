@@ -31,7 +31,9 @@ pub use transaction::{TransactionBody, Tx};
 /// again: after a crash, a failure or a suspension the handler runs again from the top, and
 /// recorded pieces return at once. Code between them runs again.
 ///
-/// A context is borrowed and not `Clone`, so that no spawned task outlives the attempt.
+/// A context is borrowed and not `Clone`, so that no spawned task outlives the attempt: in
+/// `tokio::spawn` it is refused with "borrowed data escapes outside of function". Use `join!`, or
+/// invoke a child.
 ///
 /// ```
 /// use conductor::prelude::*;
