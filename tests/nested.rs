@@ -6,6 +6,7 @@ use std::time::Duration;
 use conductor::Status;
 use conductor::prelude::*;
 use conductor::testing::TestConductor;
+use tokio::sync::Notify;
 
 use crate::support::{info, number, run_sql, soon};
 
@@ -116,5 +117,68 @@ async fn a_transaction_is_no_place_to_wait_in(test: TestConductor) -> anyhow::Re
     soon("its end", test.drain()).await?;
     run.result().await?;
     assert_eq!(number(&test, "select count(*) from nested_books").await, 1);
+    Ok(())
+}
+
+static IN_LONG: Notify = Notify::const_new();
+static LET_LONG_ON: Notify = Notify::const_new();
+
+#[task(name = "nested.in-step", retry(max_attempts = 1))]
+async fn nested_in_step(ctx: &TaskContext, what: String) -> anyhow::Result<()> {
+    ctx.step("outer", || async {
+        match what.as_str() {
+            "sleep" => ctx.sleep("inner", Duration::ZERO).await?,
+            "invoke" => ctx.invoke::<NestedChild>("inner", ()).await?,
+            "joined" => {
+                let inner = ctx.step("inner", || async { anyhow::Ok(()) });
+                tokio::try_join!(inner, async {
+                    Ok(ctx.sleep("sleep", Duration::ZERO).await?)
+                })?;
+            }
+            _ => {
+                IN_LONG.notify_one();
+                LET_LONG_ON.notified().await;
+                ctx.checkpoint().await?;
+                ctx.step("inner", || async { anyhow::Ok(()) }).await?;
+            }
+        }
+        anyhow::Ok(())
+    })
+    .await
+}
+
+#[conductor::test]
+async fn a_step_is_no_place_to_wait_in(test: TestConductor) -> anyhow::Result<()> {
+    let cases = [
+        ("sleep", "the sleep \"inner\" is inside the body of a step"),
+        (
+            "invoke",
+            "the invoke \"inner\" is inside the body of a step",
+        ),
+        ("joined", "the sleep \"sleep\" is inside the body of a step"),
+    ];
+    for (what, words) in cases {
+        let what = what.to_owned();
+        let run = test.invoke::<NestedInStep>(NestedInStep { what }).await?;
+        soon("its end", test.drain()).await?;
+        let info = info(&test, run.id()).await?;
+        assert_eq!((info.state, info.failures), (Status::Failed, 1));
+        let error = info.error.unwrap();
+        assert!(error.contains(words), "{error}");
+    }
+    Ok(())
+}
+
+#[conductor::test]
+async fn a_shutdown_lets_a_body_end_with_its_inner_steps(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let worker = test.orchestrator().build()?.start().await?;
+    let what = "long".to_owned();
+    let run = test.invoke::<NestedInStep>(NestedInStep { what }).await?;
+    IN_LONG.notified().await;
+    let (stopped, ()) = tokio::join!(biased; worker.stop(), async { LET_LONG_ON.notify_one() });
+    stopped?;
+    assert_eq!(run.status().await?, Status::Completed);
     Ok(())
 }

@@ -112,7 +112,7 @@ where
     }
     ctx.go_on().await?;
     let _busy = ctx.memo.busy();
-    let body = body();
+    let body = ctx.memo.inside(KIND, body());
     let value = match timeout.get() {
         None => body.await.map_err(Into::into)?,
         Some(timeout) => match tokio::time::timeout(*timeout, body).await {
