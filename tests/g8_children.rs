@@ -366,3 +366,32 @@ async fn no_wake_is_lost_and_no_child_left_with_two_workers_and_cancels(
     assert_eq!(deadlocks, 0);
     Ok(())
 }
+
+#[task(name = "g8.passes_on")]
+async fn g8_passes_on(ctx: &TaskContext) -> anyhow::Result<i64> {
+    use anyhow::Context;
+    ctx.step("before", || async { anyhow::Ok(()) }).await?;
+    ctx.invoke::<G8Refuses>("child", ())
+        .await
+        .context("the child was of no use")
+}
+
+#[task(name = "g8.refuses")]
+async fn g8_refuses(_ctx: &TaskContext) -> anyhow::Result<i64> {
+    Err(anyhow::anyhow!("no")).permanent()
+}
+
+#[conductor::test]
+async fn a_parent_that_passes_on_a_recorded_failure_is_not_tried_again(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let run = test.invoke::<G8PassesOn>(()).await?;
+    test.drain().await?;
+    let error = run.result().await.unwrap_err().to_string();
+    assert!(
+        error.contains("of no use") && error.contains("no"),
+        "{error}"
+    );
+    assert_eq!(crate::support::info(&test, run.id()).await?.failures, 1);
+    Ok(())
+}

@@ -4,11 +4,13 @@
 mod support;
 
 mod addresses;
+mod bad_input;
 mod basics;
 mod cli;
 mod client;
 mod migrations;
 mod names;
+mod nested;
 mod payloads;
 mod plans;
 mod sql_api;
@@ -19,6 +21,7 @@ mod g1_fencing;
 mod g2_recovery;
 mod g3_no_lost_result;
 mod g4_one_bad_row;
+mod g13_cancel;
 mod g14_shutdown;
 mod g16_time;
 mod g17_names;

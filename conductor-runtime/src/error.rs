@@ -109,6 +109,18 @@ pub enum Error {
         /// What met it now.
         now: &'static str,
     },
+    /// A wait, or a transaction, in a place where it could not end. Permanent.
+    #[error(
+        "the {kind} {key:?} is inside the body of a {within}, where it could not end; say it before or after the {within}"
+    )]
+    Nested {
+        /// The key.
+        key: String,
+        /// What is inside.
+        kind: &'static str,
+        /// What has the body.
+        within: &'static str,
+    },
     /// A text that cannot be the key of a step. Permanent.
     #[error("the key {key:?} cannot be used: {reason}")]
     Key {

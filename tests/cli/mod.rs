@@ -1,5 +1,7 @@
 //! The command line, as a person or a script uses it.
 
+mod bank;
+mod cancellation;
 mod macro_forms;
 mod program;
 mod story;

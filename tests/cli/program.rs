@@ -1,4 +1,4 @@
-//! The example `01_basic` as a process of its own.
+//! An example as a process of its own.
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
@@ -17,6 +17,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Runs the program against one database.
 pub(crate) struct Program {
+    example: &'static str,
     url: String,
 }
 
@@ -47,12 +48,20 @@ impl Program {
 
     pub(crate) fn at(url: &str) -> Self {
         Self {
+            example: "01_basic",
             url: url.to_owned(),
         }
     }
 
+    pub(crate) fn example(example: &'static str, test: &TestConductor) -> Self {
+        Self {
+            example,
+            url: test.url().to_owned(),
+        }
+    }
+
     pub(crate) fn command<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Command {
-        let mut command = Command::new(path());
+        let mut command = Command::new(path(self.example));
         command
             .args(arguments)
             .env("DATABASE_URL", &self.url)
@@ -197,11 +206,11 @@ pub(crate) fn until(condition: impl Fn() -> bool, what: impl Fn() -> String) {
     }
 }
 
-/// `target/<profile>/examples/01_basic`; this test is `target/<profile>/deps/suite-…`.
-fn path() -> PathBuf {
+/// `target/<profile>/examples/<example>`; this test is `target/<profile>/deps/suite-…`.
+fn path(example: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let profile = this.parent().and_then(|deps| deps.parent()).unwrap();
-    let path = profile.join("examples").join("01_basic");
+    let path = profile.join("examples").join(example);
     assert!(
         path.exists(),
         "{} is missing: `cargo test` builds it, `cargo test --test suite` needs `cargo build --examples` first",

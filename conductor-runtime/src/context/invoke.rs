@@ -91,9 +91,11 @@ impl<'c, T: Task> InvokeChildren<'c, T> {
         payloads: impl IntoIterator<Item = T::Payload>,
     ) -> Self {
         let met = ctx.memo.meet(&key, WHOLE).map(drop);
-        let children = payloads.into_iter().enumerate().map(|(n, payload)| {
+        // A refused key may be enormous.
+        let payloads = met.is_ok().then_some(payloads).into_iter().flatten();
+        let children = payloads.enumerate().map(|(n, payload)| {
             let part = format!("{key}{PART}{n}");
-            let met = ctx.memo.meet(&part, KIND);
+            let met = ctx.memo.meet_part(&part, KIND);
             (part, met, codec::encode_payload::<T>(&payload))
         });
         let children = children.collect();
@@ -134,7 +136,7 @@ impl<'c, T: Task> Future for InvokeChild<'c, T> {
         let ctx = this.ctx;
         this.lazy.poll_with(cx, |options| async move {
             if let Some(recorded) = options.met? {
-                return outcome::<T>(&recorded);
+                return outcome::<T>(ctx, &recorded);
             }
             let wait = wait::<T>(options.key.clone(), options.payload?, options.terms)?;
             ready_for::<T>(ctx).await?;
@@ -162,7 +164,10 @@ impl<'c, T: Task> Future for InvokeChildren<'c, T> {
                 }
             }
             if waits.is_empty() {
-                return recorded.iter().map(|value| outcome::<T>(value)).collect();
+                return recorded
+                    .iter()
+                    .map(|value| outcome::<T>(ctx, value))
+                    .collect();
             }
             ready_for::<T>(ctx).await?;
             match Block::on(&ctx.memo, waits).await {}
@@ -204,13 +209,16 @@ struct Ended<'r> {
     error: Option<String>,
 }
 
-fn outcome<T: Task>(recorded: &RawValue) -> Result<T::Output> {
+fn outcome<T: Task>(ctx: &TaskContext, recorded: &RawValue) -> Result<T::Output> {
     let unreadable = |error: serde_json::Error| Error::Output {
         task: T::NAME.to_owned(),
         reason: error.to_string(),
     };
     let ended: Ended<'_> = serde_json::from_str(recorded.get()).map_err(unreadable)?;
     let (id, task) = (ended.id, T::NAME.to_owned());
+    if ended.state != "completed" {
+        ctx.memo.note_bad_end(id);
+    }
     match ended.state {
         "completed" => {
             serde_json::from_str(ended.output.map_or("null", RawValue::get)).map_err(unreadable)

@@ -1,4 +1,6 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,7 +31,11 @@ struct Present {
     waits: BTreeMap<String, Wait>,
     /// Step bodies that are under way.
     busy: usize,
+    /// The kinds of the bodies that are being polled, outermost first.
+    inside: Vec<&'static str>,
     stop: Option<Stop>,
+    /// Children whose recorded ends were errors: the next attempt would meet the same.
+    ended_badly: HashSet<Uuid>,
 }
 
 /// What meeting a key gives: the recorded value, where there is one.
@@ -134,8 +140,17 @@ impl Memo {
     /// A key that is met twice, that was recorded with another kind, or that cannot be a key ends
     /// the execution, whatever the handler does with the error.
     pub(super) fn meet(&self, key: &str, kind: &'static str) -> Met {
+        self.meet_unless(check_key(key).err(), key, kind)
+    }
+
+    /// The same for a part of a key that was met itself.
+    pub(super) fn meet_part(&self, part: &str, kind: &'static str) -> Met {
+        self.meet_unless(None, part, kind)
+    }
+
+    fn meet_unless(&self, refused: Option<Error>, key: &str, kind: &'static str) -> Met {
         let mut present = self.present();
-        let refused = check_key(key).err().or_else(|| {
+        let refused = refused.or_else(|| {
             if let Some(first) = present.met.get(key) {
                 return Some(Error::KeyUsedTwice {
                     key: shown(key),
@@ -174,8 +189,65 @@ impl Memo {
         (key, met)
     }
 
+    /// A body holds off suspension, so what waits inside of one would wait for ever.
     pub(super) fn wait(&self, key: &str, wait: Wait) {
-        self.present().waits.insert(key.to_owned(), wait);
+        let mut present = self.present();
+        if let Some(within) = present.inside.last() {
+            let error = Error::Nested {
+                key: shown(key),
+                kind: wait.kind,
+                within,
+            };
+            present.stop.get_or_insert(Stop::Fatal(error.to_string()));
+        }
+        present.waits.insert(key.to_owned(), wait);
+    }
+
+    /// Awaits the body of a step or a transaction.
+    pub(super) async fn inside<F: Future>(&self, kind: &'static str, body: F) -> F::Output {
+        let mut body = pin!(body);
+        poll_fn(|cx| {
+            self.present().inside.push(kind);
+            let polled = body.as_mut().poll(cx);
+            self.present().inside.pop();
+            polled
+        })
+        .await
+    }
+
+    /// Whether the caller is polled by a body.
+    pub(super) fn is_inside(&self) -> bool {
+        !self.present().inside.is_empty()
+    }
+
+    /// Refuses a key in the body of its own kind. Permanent.
+    pub(super) fn outside(&self, key: &str, kind: &'static str) -> Result<()> {
+        let mut present = self.present();
+        if !present.inside.contains(&kind) {
+            return Ok(());
+        }
+        let error = Error::Nested {
+            key: shown(key),
+            kind,
+            within: kind,
+        };
+        present.stop.get_or_insert(Stop::Fatal(error.to_string()));
+        Err(error)
+    }
+
+    pub(super) fn note_bad_end(&self, child: Uuid) {
+        self.present().ended_badly.insert(child);
+    }
+
+    /// Whether this is the error of a child whose end is recorded, and which the handler passes on.
+    pub(crate) fn is_recorded(&self, error: &anyhow::Error) -> bool {
+        let present = self.present();
+        error.chain().any(|cause| match cause.downcast_ref() {
+            Some(
+                Error::Failed { id, .. } | Error::Cancelled { id, .. } | Error::TimedOut { id, .. },
+            ) => present.ended_badly.contains(id),
+            _ => false,
+        })
     }
 
     pub(super) fn withdraw(&self, key: &str) {
@@ -231,18 +303,17 @@ impl Drop for Busy<'_> {
 }
 
 fn check_key(key: &str) -> Result<()> {
-    let whole = key.split_once(PART).map_or(key, |(whole, _)| whole);
-    let reason = if whole.is_empty() {
+    let reason = if key.is_empty() {
         "it is empty".to_owned()
-    } else if whole.len() > MAX_KEY_BYTES {
-        format!("it has {} bytes; {MAX_KEY_BYTES} are allowed", whole.len())
-    } else if whole.chars().any(char::is_control) {
+    } else if key.len() > MAX_KEY_BYTES {
+        format!("it has {} bytes; {MAX_KEY_BYTES} are allowed", key.len())
+    } else if key.chars().any(char::is_control) {
         "it contains a control character".to_owned()
     } else {
         return Ok(());
     };
     Err(Error::Key {
-        key: shown(&whole.chars().take(40).collect::<String>()),
+        key: key.chars().take(40).collect(),
         reason,
     })
 }
@@ -298,7 +369,7 @@ mod tests {
 
     #[test]
     fn keys_that_cannot_be_are_refused() {
-        for key in ["", "a\0b", &"x".repeat(501)] {
+        for key in ["", "a\0b", "a\u{1f}0", &"x".repeat(501)] {
             assert!(Memo::default().meet(key, "step").is_err());
         }
     }

@@ -38,7 +38,9 @@ pub use transaction::{TransactionBody, Tx};
 /// again: after a crash, a failure or a suspension the handler runs again from the top, and
 /// recorded pieces return at once. Code between them runs again.
 ///
-/// A context is borrowed and not `Clone`, so that no spawned task outlives the attempt.
+/// A context is borrowed and not `Clone`, so that no spawned task outlives the attempt: in
+/// `tokio::spawn` it is refused with "borrowed data escapes outside of function". Use `join!`, or
+/// invoke a child.
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -221,6 +223,10 @@ impl TaskContext {
     async fn go_on(&self) -> Result<()> {
         if self.cancelled() {
             return Err(self.is_cancelled());
+        }
+        // Inside a body nothing new begins: it may end.
+        if self.memo.is_inside() {
+            return Ok(());
         }
         if self.stopping() {
             self.memo.stop(Stop::Released);

@@ -171,6 +171,7 @@ where
         let Some(body) = body() else {
             anyhow::bail!("step {key:?} cannot begin twice");
         };
+        let body = ctx.memo.inside(KIND, body);
         let error = match limited(ctx, &key, timeout.get().copied(), body).await {
             Ok(value) => {
                 ctx.record(&key, KIND, encoded(&key, &value)?).await?;

@@ -87,9 +87,12 @@ impl TaskContext {
                 return replayed(&key, &recorded);
             }
             self.go_on().await?;
+            // Each would hold a connection and wait for another one.
+            self.memo.outside(&key, KIND)?;
             let _busy = self.memo.busy();
             let mut tx = self.durable()?.recorder.begin().await?;
-            let value = body(&mut tx.transaction).await.map_err(Into::into)?;
+            let body = body(&mut tx.transaction);
+            let value = self.memo.inside(KIND, body).await.map_err(Into::into)?;
             let json = encoded(&key, &value)?;
             let (id, claim) = (self.execution_id, self.claim);
             let recorded =

@@ -10,6 +10,7 @@ use super::fetch::Claimed;
 use super::outcome::End;
 use super::window::Windows;
 use crate::context::{Blocked, Durable, Memo, Stop, TaskContext};
+use crate::error::{Verdict, verdict};
 use crate::task::{ErasedFuture, States, TaskDefinition, Trigger};
 
 /// What every attempt of a worker is given.
@@ -71,7 +72,13 @@ async fn run(mut handler: ErasedFuture<'_>, memo: &Memo) -> Option<End> {
     poll_fn(|cx| match handler.as_mut().poll(cx) {
         // A handler may have dropped the branch that must not go on, or swallowed its error.
         Poll::Ready(result) => Poll::Ready(match memo.stopped() {
-            None => Some(End::of(result)),
+            None => Some(match result {
+                // Another attempt would meet the same recorded end.
+                Err(error) if verdict(&error) == Verdict::Policy && memo.is_recorded(&error) => {
+                    End::permanent(&format!("{error:#}"))
+                }
+                result => End::of(result),
+            }),
             Some(stop) => stopped(stop),
         }),
         Poll::Pending => match memo.blocked() {

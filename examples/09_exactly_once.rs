@@ -1,0 +1,135 @@
+//! A bank that loses no cent and books nothing twice, whatever is killed.
+//!
+//! In one terminal, the worker:
+//!
+//!     cargo run --example 09_exactly_once
+//!
+//! In another one:
+//!
+//!     cargo run --example 09_exactly_once -- invoke trade transfers=5000 --wait
+//!
+//! makes 5000 transfers between ten accounts, and prints what the books say afterwards:
+//!
+//!     {"transfers":5000,"booked":4631,"declined":369,"booked_twice":0,"cents":10000000}
+//!
+//! Kill the worker while they run, as often as you like, and start it again (the pattern spares the
+//! command that waits):
+//!
+//!     pkill -9 -f 'exactly_once$'
+//!     cargo run --example 09_exactly_once
+//!
+//! What the dead worker had claimed is run again once its lease is over, which is after 15 seconds.
+//! How many are declined, for want of money, depends on their order. The rest never changes: the
+//! accounts hold 10000000 cents together, `booked` and `declined` make up all transfers, and none is
+//! booked twice. The tables would not forbid that: it is `ctx.transaction` that commits the bookings
+//! together with the record that they are done.
+
+use conductor::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+const ACCOUNTS: u32 = 10;
+
+/// Moves money from one account to another; false where there is not enough.
+#[task]
+async fn transfer(ctx: &TaskContext, from: u32, to: u32, cents: u32) -> anyhow::Result<bool> {
+    let (from, to, cents) = (i64::from(from), i64::from(to), i64::from(cents));
+    ctx.transaction("book", async |tx| {
+        // Locked in the order of their ids: two transfers never wait for one another.
+        sqlx::query("select from bank.accounts where id in ($1, $2) order by id for update")
+            .bind(from)
+            .bind(to)
+            .execute(&mut *tx)
+            .await?;
+        let taken = sqlx::query(
+            "update bank.accounts set cents = cents - $2 where id = $1 and cents >= $2",
+        )
+        .bind(from)
+        .bind(cents)
+        .execute(&mut *tx)
+        .await?;
+        if taken.rows_affected() == 0 {
+            return anyhow::Ok(false);
+        }
+        sqlx::query("update bank.accounts set cents = cents + $2 where id = $1")
+            .bind(to)
+            .bind(cents)
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query("insert into bank.bookings (transfer) values ($1)")
+            .bind(ctx.execution_id())
+            .execute(tx)
+            .await?;
+        Ok(true)
+    })
+    .await
+}
+
+/// What the books say about the transfers of one [`trade`].
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Books {
+    transfers: usize,
+    booked: i64,
+    declined: usize,
+    booked_twice: i64,
+    /// On all accounts together.
+    cents: i64,
+}
+
+/// Makes many transfers at once, then looks at the books.
+#[task]
+async fn trade(ctx: &TaskContext, transfers: u32) -> anyhow::Result<Books> {
+    let orders = (0..transfers).map(|n| Transfer {
+        from: n % ACCOUNTS,
+        to: (n * 7 + 1) % ACCOUNTS,
+        cents: n * 7919 % 900_000,
+    });
+    let done = ctx.invoke_all::<Transfer>("transfers", orders).await?;
+    let declined = done.iter().filter(|booked| !**booked).count();
+
+    let (booked, booked_twice, cents) = ctx
+        .transaction("look", async |tx| {
+            sqlx::query_as(
+                "select count(*), count(*) - count(distinct b.transfer),
+                        (select sum(a.cents)::bigint from bank.accounts a)
+                   from bank.bookings b
+                   join conductor.executions e on e.id = b.transfer
+                  where e.parent_id = $1",
+            )
+            .bind(ctx.execution_id())
+            .fetch_one(tx)
+            .await
+        })
+        .await?;
+    Ok(Books {
+        transfers: done.len(),
+        booked,
+        declined,
+        booked_twice,
+        cents,
+    })
+}
+
+/// The tables, where they do not exist yet.
+async fn open_bank(conductor: &Conductor) -> anyhow::Result<()> {
+    sqlx::raw_sql(
+        "select pg_advisory_xact_lock(9);
+         create schema if not exists bank;
+         create table if not exists bank.accounts (id bigint primary key, cents bigint not null);
+         create table if not exists bank.bookings (transfer uuid not null);
+         insert into bank.accounts (id, cents)
+         select n, 1000000 from generate_series(0, 9) as n
+             on conflict (id) do nothing;",
+    )
+    .execute(conductor.pool())
+    .await?;
+    Ok(())
+}
+
+conductor::main! {
+    workers: [Worker::queue("default").concurrency(20)],
+    setup: async |app| {
+        open_bank(app.conductor()).await?;
+        Ok(app)
+    },
+}
