@@ -19,10 +19,12 @@ pub use conductor_runtime::orchestrator::{
 };
 pub use conductor_runtime::registry::Registry;
 pub use conductor_runtime::task::{
-    Keep, Output, Payload, RetryPolicy, State, Task, TaskDefinition,
+    CronDefinition, CronTick, Keep, Output, Payload, RetryPolicy, State, Task, TaskDefinition,
+    WindowDefinition,
 };
 #[cfg(feature = "testing")]
 pub use conductor_runtime::testing;
+pub use conductor_schedule::{Missed, Overlap};
 
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -35,6 +37,8 @@ pub mod guide;
 #[doc(hidden)]
 pub mod __private {
     pub use conductor_runtime::inventory;
-    pub use conductor_runtime::task::{Handler, Place, StateNeed, TaskDefinition, TaskResult};
+    pub use conductor_runtime::task::{
+        CronDefinition, Handler, Place, StateNeed, TaskDefinition, TaskResult, WindowDefinition,
+    };
     pub use {anyhow, schemars, serde};
 }

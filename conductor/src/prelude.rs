@@ -1,5 +1,5 @@
 //! The names that a file with tasks wants: `use conductor::prelude::*;`.
 
 pub use crate::{
-    Conductor, Execution, Orchestrator, RetryExt, State, Task, TaskContext, Worker, task,
+    Conductor, CronTick, Execution, Orchestrator, RetryExt, State, Task, TaskContext, Worker, task,
 };

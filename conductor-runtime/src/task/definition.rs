@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use super::{Handler, Keep, RetryPolicy, State};
+use super::{CronDefinition, Handler, Keep, RetryPolicy, State, WindowDefinition};
 use crate::codec;
 use crate::context::TaskContext;
 
@@ -76,6 +76,10 @@ pub struct TaskDefinition {
     pub timeout: Option<Duration>,
     /// How long finished executions are kept.
     pub keep: Keep,
+    /// The schedules that the task declares.
+    pub crons: &'static [CronDefinition],
+    /// The hours in which it may run; any by default.
+    pub window: Option<WindowDefinition>,
     /// The doc comment.
     pub docs: &'static str,
     /// Where the task stands in the source.
@@ -100,6 +104,8 @@ impl TaskDefinition {
             retry: RetryPolicy::DEFAULT,
             timeout: None,
             keep: Keep::DEFAULT,
+            crons: &[],
+            window: None,
             docs: "",
             place,
             package,
@@ -174,6 +180,20 @@ impl TaskDefinition {
         self
     }
 
+    /// Sets the schedules.
+    #[must_use]
+    pub const fn crons(mut self, crons: &'static [CronDefinition]) -> Self {
+        self.crons = crons;
+        self
+    }
+
+    /// Sets the hours in which the task may run.
+    #[must_use]
+    pub const fn window(mut self, window: WindowDefinition) -> Self {
+        self.window = Some(window);
+        self
+    }
+
     /// Sets the doc comment.
     #[must_use]
     pub const fn docs(mut self, docs: &'static str) -> Self {
@@ -213,6 +233,8 @@ impl fmt::Debug for TaskDefinition {
             .field("retry", &self.retry)
             .field("timeout", &self.timeout)
             .field("keep", &self.keep)
+            .field("crons", &self.crons)
+            .field("window", &self.window)
             .field("place", &self.place)
             .finish_non_exhaustive()
     }

@@ -4,6 +4,8 @@ mod definition;
 mod policy;
 mod result;
 mod state;
+mod tick;
+mod timing;
 
 use std::future::Future;
 
@@ -17,6 +19,8 @@ pub use definition::{ErasedFuture, Place, StateArgument, StateNeed, TaskDefiniti
 pub use policy::{Keep, RetryPolicy};
 pub use result::TaskResult;
 pub use state::{FromStates, State, States};
+pub use tick::{CronTick, FromTick};
+pub use timing::{CronDefinition, WindowDefinition};
 
 /// A durable task: implemented by `#[task]`, named by users as the key of an invoke.
 ///
