@@ -106,6 +106,8 @@ use proc_macro::TokenStream;
 /// | `priority = 10` | Higher is claimed first; may be negative. | 0 |
 /// | `keep(completed = "7d")` | How long completed executions are kept; `"0s"` is not at all. | 7 days |
 /// | `keep(failed = "30d")` | The same for failed and cancelled ones. | 30 days |
+/// | `cron = "0 9 * * Mon-Fri"` | Runs the task by a schedule, see below. May be given several times. | none |
+/// | `window = "22:00-06:00"` | The hours in which the task may run, see below. | any |
 /// | `marker = Other` | The name of the generated type, where it would clash with another. | the function's name in UpperCamelCase |
 /// | `crate = "::my_crate::conductor"` | The path to this crate, for macros that re-export it. | `::conductor` |
 ///
@@ -128,6 +130,45 @@ use proc_macro::TokenStream;
 /// }
 ///
 /// assert_eq!(ChargeTask::NAME, "charge-card");
+/// ```
+///
+/// # Schedules
+///
+/// A cron rule has 5 fields (minute, hour, day of month, month, weekday), 6 (seconds first) or 7 (a
+/// year last), or is one of `@hourly`, `@daily`, `@weekly`, `@monthly` and `@yearly`. Weekdays are
+/// written by their names. Both day fields must fit: `0 9 1-7 * Mon` is the first Monday of a month.
+/// A rule that names a date which never comes does not compile.
+///
+/// `cron("0 9 * * Mon-Fri", …)` takes options:
+///
+/// | option | meaning | default |
+/// | --- | --- | --- |
+/// | `name = "morning"` | Tells the schedules of a task apart. | `"default"` |
+/// | `tz = "Europe/Berlin"` | The zone whose clock counts. | `"UTC"` |
+/// | `missed = "skip"` | What becomes of ticks that came while nothing ran: `"skip"` leaves them out, `"once"` runs the latest, `"all"` runs each. | `"once"` |
+/// | `overlap = "skip"` | What a tick does while the execution before has not ended: `"allow"` starts one more, `"skip"` none. | `"allow"` |
+/// | `payload = EXPR` | The payload, evaluated at each tick. | made of the tick |
+///
+/// Without `payload`, the payload is made of the tick by its `From<CronTick>`; `()` needs none.
+///
+/// When the clock is put forward, a time that is left out comes at the end of the gap, once. When it
+/// is put back, a time that comes twice counts at the first. Rules whose hour is `*` keep their beat
+/// in real time instead.
+///
+/// A window such as `window("22:00-06:00", tz = "Europe/Berlin", days = "Mon-Fri")` may reach into
+/// the next day, which belongs to the day on which it opened. `24:00` is the end of a day.
+///
+/// ```
+/// use conductor::prelude::*;
+///
+/// #[task(
+///     cron("0 9 * * Mon-Fri", name = "morning", tz = "Europe/Berlin", payload = Digest { pages: 1 }),
+///     cron("@weekly", name = "weekly", missed = "skip", payload = Digest { pages: 20 }),
+///     window("06:00-22:00", tz = "Europe/Berlin"),
+/// )]
+/// async fn digest(ctx: &TaskContext, pages: u32) -> anyhow::Result<()> {
+///     Ok(())
+/// }
 /// ```
 ///
 /// # What is generated

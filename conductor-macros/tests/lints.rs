@@ -18,12 +18,12 @@ async fn nothing_to_await(_ctx: &TaskContext) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[task]
+#[task(cron = "@daily", window = "22:00-06:00")]
 async fn idle(ctx: &TaskContext) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[task]
+#[task(cron("@daily", payload = Consume { text: String::new(), flags: (true, false) }))]
 async fn consume(ctx: &TaskContext, text: String, flags: (bool, bool)) -> anyhow::Result<usize> {
     Ok(text.len() + usize::from(flags.0))
 }

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, Datelike, Utc};
+use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use cron::{Schedule, TimeUnitSpec};
 
@@ -74,8 +74,7 @@ impl Cron {
         }
         let years = self.text.split_whitespace().nth(6).unwrap_or("*");
         Err(CronError(format!(
-            "year `{years}`: this rule has no tick to come: write years from {} on, or `*`",
-            now.year()
+            "year `{years}`: this rule has no tick to come: write a later year, or `*`"
         )))
     }
 
@@ -337,7 +336,6 @@ mod tests {
             error.contains("year `2020-2026`: this rule has no tick to come"),
             "{error}"
         );
-        assert!(error.contains("from 2026 on"), "{error}");
         let coming = Cron::parse("0 0 0 1 1 * 2027").unwrap();
         assert_eq!(coming.refuse_past(now, Tz::UTC), Ok(()));
     }

@@ -59,13 +59,14 @@ mod tests {
         let problem = |text: &str| text.parse::<Missed>().map_err(|error| error.to_string());
         assert_eq!(
             problem("Skipp"),
-            Err("`Skipp` is no rule for missed ticks: did you mean `skip`? The words are `skip`, `once`, `all`".to_owned())
+            Err(
+                "`Skipp` is no rule for missed ticks (`skip`, `once`, `all`): did you mean `skip`?"
+                    .to_owned()
+            )
         );
         assert_eq!(
             problem("run"),
-            Err(
-                "`run` is no rule for missed ticks: The words are `skip`, `once`, `all`".to_owned()
-            )
+            Err("`run` is no rule for missed ticks: write one of `skip`, `once`, `all`".to_owned())
         );
     }
 }

@@ -19,10 +19,12 @@ pub(crate) fn find<T: Copy>(
         .map(|(word, _)| (strsim::jaro_winkler(word, &given.to_lowercase()), word))
         .filter(|(likeness, _)| *likeness > 0.75)
         .max_by(|a, b| a.0.total_cmp(&b.0));
-    let hint = nearest.map_or_else(String::new, |(_, word)| format!(" did you mean `{word}`?"));
-    let words: Vec<String> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
-    let words = words.join(", ");
-    Err(UnknownWord(format!(
-        "`{given}` is no rule for {what}:{hint} The words are {words}"
-    )))
+    let known: Vec<String> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
+    let known = known.join(", ");
+    Err(UnknownWord(match nearest {
+        Some((_, word)) => {
+            format!("`{given}` is no rule for {what} ({known}): did you mean `{word}`?")
+        }
+        None => format!("`{given}` is no rule for {what}: write one of {known}"),
+    }))
 }

@@ -4,11 +4,13 @@ mod duration;
 mod name;
 mod number;
 mod text;
+mod timing;
 
 pub(crate) use duration::{backoff, millis, millis_or_zero};
 pub(crate) use name::{name, problem as name_problem};
 pub(crate) use number::{integer, share};
 pub(crate) use text::{path, string, type_name};
+pub(crate) use timing::{parsed, zone};
 
 use syn::Expr;
 

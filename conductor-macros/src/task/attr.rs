@@ -4,7 +4,9 @@ use proc_macro2::TokenStream;
 use quote::quote;
 use syn::{Ident, Path};
 
+use super::cron::{self, Cron};
 use super::entry::{Entry, Keys};
+use super::window::Window;
 use crate::errors::Errors;
 use crate::literal;
 
@@ -17,10 +19,12 @@ const TASK: Keys = Keys {
         ("timeout", "timeout = \"5m\""),
         ("priority", "priority = 10"),
         ("keep", "keep(completed = \"7d\", failed = \"30d\")"),
+        ("cron", "cron(\"0 9 * * Mon-Fri\", tz = \"Europe/Berlin\")"),
+        ("window", "window(\"22:00-06:00\", tz = \"Europe/Berlin\")"),
         ("marker", "marker = Other"),
         ("crate", "crate = \"::my_crate::conductor\""),
     ],
-    repeatable: &[],
+    repeatable: &["cron"],
 };
 
 const RETRY: Keys = Keys {
@@ -47,6 +51,7 @@ const KEEP: Keys = Keys {
 pub(crate) struct Attr {
     pub(crate) name: Option<String>,
     pub(crate) marker: Option<Ident>,
+    pub(crate) crons: Vec<Cron>,
     krate: Option<Path>,
     queue: Option<String>,
     priority: Option<i32>,
@@ -56,6 +61,7 @@ pub(crate) struct Attr {
     jitter: Option<f64>,
     keep_completed: Option<u64>,
     keep_failed: Option<u64>,
+    window: Option<Window>,
 }
 
 impl Attr {
@@ -65,6 +71,7 @@ impl Attr {
             let set = attr.set(&entry, errors);
             errors.keep(set);
         }
+        cron::refuse_same_names(&attr.crons, errors);
         attr
     }
 
@@ -78,6 +85,8 @@ impl Attr {
             }
             "marker" => self.marker = Some(literal::type_name(entry.single()?)?),
             "crate" => self.krate = Some(literal::path(entry.single()?)?),
+            "cron" => self.crons.extend(Cron::read(entry, errors)?),
+            "window" => self.window = Window::read(entry, errors)?,
             "retry" => {
                 for entry in RETRY.read(entry.list(Some("max_attempts"))?, errors) {
                     let set = self.set_retry(&entry);
@@ -133,6 +142,8 @@ impl Attr {
         let timeout = self.timeout.iter();
         let completed = self.keep_completed.iter();
         let failed = self.keep_failed.iter();
+        let krate = self.krate();
+        let window = self.window.iter().map(|window| window.definition(&krate));
         quote! {
             #(.queue(#queue))*
             #(.priority(#priority))*
@@ -142,6 +153,7 @@ impl Attr {
             #(.timeout_ms(#timeout))*
             #(.keep_completed_ms(#completed))*
             #(.keep_failed_ms(#failed))*
+            #(.window(#window))*
         }
     }
 }

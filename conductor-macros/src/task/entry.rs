@@ -124,6 +124,29 @@ impl Entry {
         }
     }
 
+    /// The value of `key = value`, or the first one in `key(value, …)` and the tokens after it.
+    pub(crate) fn first(&self) -> syn::Result<(Expr, TokenStream)> {
+        let parser = |input: ParseStream<'_>| {
+            if input.is_empty() || (input.peek(Ident::peek_any) && input.peek2(Token![=])) {
+                let message = format!(
+                    "`{}` begins with a text: write it like `{}`",
+                    self.key, self.form
+                );
+                return Err(syn::Error::new(self.key.span(), message));
+            }
+            let first = input.parse()?;
+            if !input.is_empty() {
+                input.parse::<Token![,]>()?;
+            }
+            Ok((first, input.parse()?))
+        };
+        match &self.value {
+            Value::Flag => Err(wrong_form(&self.key, self.form)),
+            Value::Single(expr) => Ok((expr.clone(), TokenStream::new())),
+            Value::List(tokens) => parser.parse2(tokens.clone()),
+        }
+    }
+
     /// The tokens in `key(…)`. For `key = 5` the error shows where the number goes: under `number`.
     pub(crate) fn list(&self, number: Option<&str>) -> syn::Result<TokenStream> {
         match (&self.value, number) {

@@ -208,6 +208,9 @@ impl Expansion<'_> {
         let conditions = self.function.conditions();
         let subject = self.subject();
         let options = self.attr.definition_calls();
+        let crons = self.attr.crons.iter();
+        let crons: Vec<_> = crons.map(|cron| cron.definition(krate, &subject)).collect();
+        let crons = (!crons.is_empty()).then(|| quote!(.crons(&[#(#crons),*])));
         let docs = self.function.docs().map(|docs| quote!(.docs(#docs)));
         let states = self
             .signature
@@ -227,6 +230,7 @@ impl Expansion<'_> {
                     ::core::env!("CARGO_PKG_NAME"),
                 )
                 #options
+                #crons
                 #docs
                 #states
             }
@@ -259,7 +263,7 @@ fn spread(tokens: TokenStream, first: Span, last: Span) -> TokenStream {
 }
 
 /// The same tokens for an error to point elsewhere; what they mean does not change.
-fn place_at(tokens: TokenStream, place: Span) -> TokenStream {
+pub(super) fn place_at(tokens: TokenStream, place: Span) -> TokenStream {
     let moved = |token: TokenTree| match token {
         TokenTree::Group(group) => {
             let inner = place_at(group.stream(), place);
@@ -276,7 +280,7 @@ fn place_at(tokens: TokenStream, place: Span) -> TokenStream {
 }
 
 /// A variable out of the way of the user's names; hygiene does not keep constants out.
-fn local(name: &str) -> Ident {
+pub(super) fn local(name: &str) -> Ident {
     format_ident!("__conductor_{name}", span = Span::mixed_site())
 }
 

@@ -1,9 +1,11 @@
 //! The attribute `#[task]`: keys and head are read, then printed as a type, impls and registration.
 
 mod attr;
+mod cron;
 mod entry;
 mod function;
 mod ownership;
+mod window;
 
 mod argument;
 mod signature;

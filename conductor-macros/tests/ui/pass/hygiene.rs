@@ -33,7 +33,12 @@ mod shadows {
     macro_rules! concat { ($($t:tt)*) => { 0 } }
 
     /// Documented.
-    #[task(queue = "a", retry(backoff = "1s"))]
+    #[task(
+        queue = "a",
+        retry(backoff = "1s"),
+        cron("@daily", missed = "all", overlap = "skip", payload = Shadowed { id: 5 }),
+        window("22:00-06:00", days = "Sat,Sun"),
+    )]
     pub(super) async fn shadowed(_: &TaskContext, id: u64) -> ::anyhow::Result<u64> {
         ::anyhow::Result::Ok(id)
     }
