@@ -161,7 +161,7 @@ impl TaskContext {
     /// Cancels another execution; false where it is unknown or has ended. Not recorded: cancelling
     /// twice is harmless.
     pub fn cancel(&self, id: Uuid) -> Cancel<'_> {
-        Cancel::new(self.conductor(), id)
+        Cancel::new(self.conductor(), id).within(&self.memo)
     }
 
     /// A place where a cancel or a shutdown may take effect, for long stretches without steps.
