@@ -7,6 +7,7 @@ use conductor::Status;
 use conductor::prelude::*;
 use conductor::testing::TestConductor;
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -249,5 +250,33 @@ async fn a_shutdown_takes_effect_between_two_steps(test: TestConductor) -> anyho
     test.drain().await?;
     assert_eq!(run.result().await?, 2);
     assert_eq!(SECONDS.load(SeqCst), 1);
+    Ok(())
+}
+
+/// Never ends by itself.
+#[task(name = "g7.target")]
+async fn g7_target(ctx: &TaskContext) -> anyhow::Result<()> {
+    Ok(ctx.sleep("long", DAY * 1000).await?)
+}
+
+#[task(name = "g7.canceller")]
+async fn g7_canceller(ctx: &TaskContext, target: Uuid) -> anyhow::Result<()> {
+    let (slept, cancelled) =
+        tokio::join!(ctx.sleep("a while", DAY), ctx.cancel(target).into_future());
+    slept?;
+    cancelled?;
+    Ok(())
+}
+
+#[conductor::test]
+async fn a_cancel_is_not_cut_short_by_a_wait_beside_it(test: TestConductor) -> anyhow::Result<()> {
+    let target = test.invoke::<G7Target>(()).await?;
+    let canceller = G7Canceller {
+        target: target.id(),
+    };
+    let canceller = test.invoke::<G7Canceller>(canceller).await?;
+    test.drain().await?;
+    assert_eq!(canceller.status().await?, Status::Suspended);
+    assert_eq!(target.status().await?, Status::Cancelled);
     Ok(())
 }

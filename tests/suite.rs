@@ -40,3 +40,4 @@ mod g5_memo;
 mod g6_keys;
 mod g7_suspension;
 mod g8_children;
+mod model;

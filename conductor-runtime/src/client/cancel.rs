@@ -4,6 +4,7 @@ use std::pin::Pin;
 use uuid::Uuid;
 
 use super::Conductor;
+use crate::context::Memo;
 use crate::error::Result;
 
 const DEADLOCK: &str = "40P01";
@@ -12,6 +13,8 @@ const DEADLOCK: &str = "40P01";
 #[must_use = "a cancel does nothing until it is awaited"]
 pub struct Cancel<'c> {
     conductor: Result<&'c Conductor>,
+    /// Where a handler says it.
+    memo: Option<&'c Memo>,
     id: Uuid,
     reason: Option<String>,
 }
@@ -20,9 +23,16 @@ impl<'c> Cancel<'c> {
     pub(crate) fn new(conductor: Result<&'c Conductor>, id: Uuid) -> Self {
         Self {
             conductor,
+            memo: None,
             id,
             reason: None,
         }
+    }
+
+    /// Not cut short where the handler's other branches wait.
+    pub(crate) fn within(mut self, memo: &'c Memo) -> Self {
+        self.memo = Some(memo);
+        self
     }
 
     /// Why; kept with the execution and shown to whoever waits for its result.
@@ -39,6 +49,7 @@ impl<'c> IntoFuture for Cancel<'c> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
+            let _busy = self.memo.map(Memo::busy);
             let conductor = self.conductor?;
             conductor.migrate().await?;
             loop {

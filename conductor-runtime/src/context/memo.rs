@@ -263,7 +263,7 @@ impl Memo {
     }
 
     /// Holds off suspension for as long as the guard lives.
-    pub(super) fn busy(&self) -> Busy<'_> {
+    pub(crate) fn busy(&self) -> Busy<'_> {
         self.present().busy += 1;
         Busy(self)
     }
@@ -294,7 +294,7 @@ impl Memo {
 
 /// A step body under way.
 #[derive(Debug)]
-pub(super) struct Busy<'m>(&'m Memo);
+pub(crate) struct Busy<'m>(&'m Memo);
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {

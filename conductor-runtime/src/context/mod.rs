@@ -193,7 +193,7 @@ impl TaskContext {
     /// Cancels another execution; false where it is unknown or has ended. Not recorded: cancelling
     /// twice is harmless.
     pub fn cancel(&self, id: Uuid) -> Cancel<'_> {
-        Cancel::new(self.conductor(), id)
+        Cancel::new(self.conductor(), id).within(&self.memo)
     }
 
     /// A place where a cancel, a shutdown or the end of the task's window may take effect, for long
