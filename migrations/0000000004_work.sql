@@ -7,8 +7,8 @@ set local search_path = pg_catalog, pg_temp;
 -- sleep says so (p_idle); when nothing is due, one row without id says how long until something is.
 -- Some tasks have windows: p_opens and p_closes are the one that is open, else the next one.
 create function conductor.claim(
-    p_orchestrator bigint, p_queue integer, p_tasks integer[],
-    p_windowed integer[], p_opens timestamptz[], p_closes timestamptz[], p_limit integer, p_idle boolean)
+    p_orchestrator bigint, p_queue integer, p_tasks integer[], p_limit integer, p_idle boolean,
+    p_windowed integer[] default '{}', p_opens timestamptz[] default '{}', p_closes timestamptz[] default '{}')
 returns table (
     id uuid, task_id integer, claim integer, attempt integer, payload text, memo text, origin uuid,
     parent uuid, trigger text, next_due_ms bigint)
@@ -341,7 +341,7 @@ begin
     end if;
     if p_limit > 0 then
         return query select * from conductor.claim(
-            p_orchestrator, p_queue, p_tasks, p_windowed, p_opens, p_closes, p_limit, p_idle);
+            p_orchestrator, p_queue, p_tasks, p_limit, p_idle, p_windowed, p_opens, p_closes);
     end if;
 end
 $$;

@@ -216,7 +216,8 @@ impl Oracle {
         });
         match error {
             Some(code) if handled => *seen = folded(*seen, code),
-            Some(_) => return Err(Halt::Failed { permanent: false }),
+            // The end of a child is recorded, so another attempt would meet the same.
+            Some(_) => return Err(Halt::Failed { permanent: true }),
             None => {
                 for end in ends {
                     if let End::Completed { value, .. } = end {

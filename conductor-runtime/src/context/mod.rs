@@ -249,10 +249,16 @@ impl TaskContext {
     }
 
     /// Ends when this time has passed, by the clock that tests move.
-    async fn pass(&self, duration: Duration) {
-        match &self.durable {
-            Some(durable) => durable.clock.pass(duration).await,
-            None => tokio::time::sleep(duration).await,
+    fn pass(&self, duration: Duration) -> impl Future<Output = ()> + Send + use<> {
+        let passed = match &self.durable {
+            Some(durable) => Ok(durable.clock.pass(duration)),
+            None => Err(duration),
+        };
+        async move {
+            match passed {
+                Ok(passed) => passed.await,
+                Err(duration) => tokio::time::sleep(duration).await,
+            }
         }
     }
 

@@ -62,23 +62,27 @@ impl Clock {
         seen.real + passed + milliseconds(shift_ms)
     }
 
-    /// Ends when `duration` has passed, by the running clock and what tests have moved it meanwhile.
-    pub(crate) async fn pass(&self, duration: Duration) {
+    /// Ends when `duration` has passed since this call, by the running clock and what tests have
+    /// moved it meanwhile.
+    pub(crate) fn pass(&self, duration: Duration) -> impl Future<Output = ()> + Send + use<> {
         let mut shift_ms = self.shift_ms.clone();
         let started = Instant::now();
         let shift_then = *shift_ms.borrow_and_update();
-        loop {
-            let shift = *shift_ms.borrow_and_update() - shift_then;
-            let passed =
-                started.elapsed() + Duration::from_millis(u64::try_from(shift).unwrap_or(0));
-            let Some(left) = duration.checked_sub(passed).filter(|left| !left.is_zero()) else {
-                return;
-            };
-            tokio::select! {
-                () = tokio::time::sleep(left) => {}
-                changed = shift_ms.changed() => {
-                    if changed.is_err() {
-                        tokio::time::sleep(left).await;
+        async move {
+            loop {
+                let shift = *shift_ms.borrow_and_update() - shift_then;
+                let passed =
+                    started.elapsed() + Duration::from_millis(u64::try_from(shift).unwrap_or(0));
+                let left = duration.saturating_sub(passed);
+                if left.is_zero() {
+                    return;
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(left) => {}
+                    changed = shift_ms.changed() => {
+                        if changed.is_err() {
+                            tokio::time::sleep(left).await;
+                        }
                     }
                 }
             }
