@@ -304,11 +304,14 @@ as $$
 declare
     v_priority integer;
 begin
-    select max(l.priority) into v_priority from conductor.live_executions l where l.queue_id = p_queue;
+    select l.priority into v_priority from conductor.live_executions l
+     where l.queue_id = p_queue
+     order by l.priority desc limit 1;
     while v_priority is not null loop
         return next v_priority;
-        select max(l.priority) into v_priority
-          from conductor.live_executions l where l.queue_id = p_queue and l.priority < v_priority;
+        select l.priority into v_priority from conductor.live_executions l
+         where l.queue_id = p_queue and l.priority < v_priority
+         order by l.priority desc limit 1;
     end loop;
 end
 $$;

@@ -48,7 +48,11 @@ begin
             v_tasks := array(select t from unnest(p_tasks) as t
                               where t <> all (p_windowed) or t = any (v_tasks));
         end if;
-        select max(l.priority) into v_priority from conductor.live_executions l where l.queue_id = p_queue;
+        -- Not max(): its plan, made on an empty table, reads the whole index.
+        v_priority := null;
+        select l.priority into v_priority from conductor.live_executions l
+         where l.queue_id = p_queue
+         order by l.priority desc limit 1;
         while v_priority is not null and v_left > 0 loop
             v_moved := 0;
             v_ids := array(
