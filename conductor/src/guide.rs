@@ -9,6 +9,9 @@ pub mod invoking {}
 #[doc = include_str!("../guide/steps.md")]
 pub mod steps {}
 
+#[doc = include_str!("../guide/scheduling.md")]
+pub mod scheduling {}
+
 #[doc = include_str!("../guide/running.md")]
 pub mod running {}
 

@@ -103,12 +103,13 @@ impl Expansion<'_> {
         quote! {
             #(#shared)*
             #(#docs)*
-            #about
             #[derive(
                 #private::serde::Serialize,
                 #private::serde::Deserialize,
                 #private::schemars::JsonSchema,
             )]
+            // Behind the derive, whose helper it may contain.
+            #about
             #[serde(crate = #serde, deny_unknown_fields)]
             #[schemars(crate = #schemars)]
             #vis struct #name { #(#fields,)* }

@@ -70,6 +70,8 @@ impl TaskContext {
     }
 
     /// The same for every kind of step whose effect is in this database.
+    // An `async fn` could not say `Send`, which the callers promise.
+    #[allow(clippy::manual_async_fn)]
     pub(super) fn transact<T, E, F>(
         &self,
         key: String,

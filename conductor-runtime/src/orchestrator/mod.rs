@@ -20,6 +20,7 @@ pub use handle::Handle;
 pub(crate) use scheduler::computed;
 
 use crate::client::Conductor;
+use crate::context::Durable;
 use crate::db::Clock;
 use crate::error::{Error, Result};
 use crate::registry::Registry;
@@ -163,7 +164,12 @@ impl Orchestrator {
             busy: watch::channel(0).0,
             lease_lost: Arc::new(Notify::new()),
         };
-        let recorder = Recorder::new(conductor.pool().clone());
+        let durable = Durable {
+            conductor: conductor.clone(),
+            recorder: Recorder::new(conductor.pool().clone()),
+            control: signals.control.clone(),
+            clock: clock.clone(),
+        };
         let mut pipelines = JoinSet::new();
         for worker in &workers {
             let (Some(queue_id), Some(tasks)) = (
@@ -175,14 +181,12 @@ impl Orchestrator {
             tracing::info!(queue = %worker.queue, concurrency = worker.concurrency, tasks = tasks.len(), "worker started");
             pipelines.spawn(
                 Pipeline::new(
-                    &conductor,
+                    durable.clone(),
                     worker,
                     *queue_id,
                     tasks,
                     Arc::clone(&states),
-                    recorder.clone(),
                     signals.clone(),
-                    clock.clone(),
                 )
                 .run(),
             );

@@ -17,11 +17,8 @@ use super::fetch::Claimed;
 use super::flush::Returned;
 use super::outcome::{End, Outcome};
 use super::pace::Pace;
-use super::record::Recorder;
 use super::window::Windows;
-use crate::client::Conductor;
 use crate::context::Durable;
-use crate::db::Clock;
 use crate::error::Verdict;
 use crate::task::{States, TaskDefinition};
 
@@ -95,15 +92,14 @@ struct Running {
 
 impl Pipeline {
     pub(crate) fn new(
-        conductor: &Conductor,
+        durable: Durable,
         worker: &Worker,
         queue_id: i32,
         tasks: HashMap<i32, &'static TaskDefinition>,
         states: Arc<States>,
-        recorder: Recorder,
         signals: Signals,
-        clock: Clock,
     ) -> Self {
+        let conductor = durable.conductor.clone();
         let now = Instant::now();
         let control = signals.control;
         let orchestrator = control.borrow().orchestrator;
@@ -115,12 +111,7 @@ impl Pipeline {
             surroundings: Surroundings {
                 states,
                 windows: Windows::of(&tasks),
-                durable: Durable {
-                    conductor: conductor.clone(),
-                    recorder,
-                    control: control.clone(),
-                    clock,
-                },
+                durable,
             },
             windows: Windows::of(&tasks),
             tasks,

@@ -17,6 +17,11 @@ async fn nothing(_: &TaskContext) -> anyhow::Result<()> {
     Ok(())
 }
 
+#[task]
+pub async fn undocumented(_: &TaskContext, n: i64) -> anyhow::Result<i64> {
+    Ok(n)
+}
+
 /// Greets.
 ///
 ///   Indented, with `code`.
