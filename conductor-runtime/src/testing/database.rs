@@ -69,17 +69,7 @@ impl Drop for Database {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            runtime.block_on(async {
-                let mut admin = PgConnection::connect(&server)
-                    .await
-                    .map_err(std::io::Error::other)?;
-                admin
-                    .execute(AssertSqlSafe(format!(
-                        "drop database if exists {name} with (force)"
-                    )))
-                    .await
-                    .map_err(std::io::Error::other)
-            })
+            runtime.block_on(drop_patiently(&server, &name))
         });
         match dropper.join() {
             Ok(Ok(_)) => {}
@@ -88,6 +78,27 @@ impl Drop for Database {
             }
             Err(_) => tracing::warn!(database = %self.name, "a test's database stays"),
         }
+    }
+}
+
+/// Many tests that end at once may take all of the server's connections for a moment.
+async fn drop_patiently(server: &str, name: &str) -> std::io::Result<()> {
+    const TRIES: u32 = 40;
+    let mut tries = 0;
+    loop {
+        let dropped = async {
+            let mut admin = PgConnection::connect(server).await?;
+            let statement = format!("drop database if exists {name} with (force)");
+            admin.execute(AssertSqlSafe(statement)).await?;
+            admin.close().await
+        };
+        tries += 1;
+        match dropped.await {
+            Ok(()) => return Ok(()),
+            Err(error) if tries == TRIES => return Err(std::io::Error::other(error)),
+            Err(error) => tracing::debug!(name, %error, "a test's database is dropped again"),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(250)).await;
     }
 }
 
