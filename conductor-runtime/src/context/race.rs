@@ -40,15 +40,15 @@ impl TaskContext {
     /// # #[task]
     /// # async fn approve(ctx: &TaskContext, order: i64) -> anyhow::Result<bool> { Ok(true) }
     /// #[task]
-    /// async fn order(ctx: &TaskContext, order: i64) -> anyhow::Result<&'static str> {
+    /// async fn order(ctx: &TaskContext, order: i64) -> anyhow::Result<String> {
     ///     ctx.race("approved or late")
     ///         .branch(async {
     ///             let yes = ctx.invoke::<Approve>("approve", Approve { order }).await?;
-    ///             anyhow::Ok(if yes { "approved" } else { "refused" })
+    ///             anyhow::Ok(format!("approved: {yes}"))
     ///         })
     ///         .branch(async {
     ///             ctx.sleep("late", Duration::from_secs(86_400)).await?;
-    ///             anyhow::Ok("late")
+    ///             anyhow::Ok("late".to_owned())
     ///         })
     ///         .await
     /// }
