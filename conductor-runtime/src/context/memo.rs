@@ -361,7 +361,7 @@ mod tests {
         let loaded = r#"[["many\u001f0","invoke",1],["many\u001f1","invoke"]]"#;
         let memo = Memo::load(Some(loaded)).unwrap();
         assert!(memo.meet("many", WHOLE).unwrap().is_none());
-        assert!(memo.meet("many\u{1f}0", "invoke").unwrap().is_some());
+        assert!(memo.meet_part("many\u{1f}0", "invoke").unwrap().is_some());
         let memo = Memo::load(Some(loaded)).unwrap();
         let text = memo.meet("many", "step").unwrap_err().to_string();
         assert!(text.contains("\"many\"") && text.contains(WHOLE), "{text}");

@@ -17,11 +17,6 @@ async fn nothing(_: &TaskContext) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[task]
-pub async fn undocumented(_: &TaskContext, n: i64) -> anyhow::Result<i64> {
-    Ok(n)
-}
-
 /// Greets.
 ///
 ///   Indented, with `code`.
@@ -98,4 +93,9 @@ fn main() {
     let types = definition("type");
     assert!(types.check_payload(r#"{"type": "a", "match": 1}"#).is_ok());
     assert!(definition("nothing").check_payload("{}").is_ok());
+}
+
+#[task]
+pub async fn undocumented(_: &TaskContext, n: i64) -> anyhow::Result<i64> {
+    Ok(n)
 }
