@@ -59,8 +59,7 @@ impl<'c> IntoFuture for Cancel<'c> {
                     .fetch_one(conductor.pool())
                     .await;
                 match cancelled {
-                    // Parents are locked before their children here, and behind them where a
-                    // child ends.
+                    // Parents are locked before their children, but recovery locks whom it finds.
                     Err(sqlx::Error::Database(db)) if db.code().as_deref() == Some(DEADLOCK) => {}
                     cancelled => return Ok(cancelled?),
                 }
