@@ -25,7 +25,7 @@
 --         queue:ID  done:EXECUTION  cancel:EXECUTION  clock:MILLISECONDS  schedules:
 --
 -- Public functions: invoke, cancel, retry, schedule, unschedule, pause_schedule, resume_schedule,
--- trigger_schedule. A role that may only invoke:
+-- trigger_schedule, pause_queue, resume_queue, why_not_running. A role that may only invoke:
 --     grant usage on schema conductor to app;
 --     grant execute on function conductor.invoke to app;
 
@@ -45,7 +45,9 @@ create table conductor.queues (
     id integer generated always as identity primary key,
     name text not null unique check (octet_length(name) between 1 and 100),
     -- A worker of this queue sleeps: whoever invokes next clears this and notifies.
-    idle boolean not null default false
+    idle boolean not null default false,
+    -- Nothing of it is claimed until somebody resumes it.
+    paused boolean not null default false
 ) with (fillfactor = 50);
 
 create table conductor.tasks (
@@ -94,6 +96,7 @@ create table conductor.live_executions (
     parent_key text,
     -- The execution that this one repeats, by conductor.retry.
     retry_of uuid,
+    -- The task's queue, or -lane where it waits for a limit (0000000008_limits.sql).
     queue_id integer not null,
     task_id integer not null,
     priority integer not null,
@@ -243,7 +246,7 @@ select l.id, t.name as task, q.name as queue, l.state::text as state, l.priority
        l.parent_id, l.retry_of, l.postponed, l.trigger, l.payload, null::json as output, l.error, l.cancel_reason
   from conductor.live_executions l
   join conductor.tasks t on t.id = l.task_id
-  join conductor.queues q on q.id = l.queue_id;
+  join conductor.queues q on q.id = case when l.queue_id < 0 then t.queue_id else l.queue_id end;
 
 create view conductor.finished as
 select f.id, t.name as task, q.name as queue, f.state::text as state, f.priority, null::timestamptz as run_at,

@@ -63,6 +63,10 @@ begin
             excluded.timeout, excluded.time_window, excluded.keep_completed, excluded.keep_failed,
             excluded.payload_schema, excluded.output_schema);
 
+    if p_replace then
+        perform conductor.declare_limits(p_tasks);
+    end if;
+
     -- What waits for a window that has been changed looks at the new one.
     if cardinality(v_opened) > 0 then
         update conductor.live_executions l set run_at = conductor.now()
@@ -136,6 +140,7 @@ begin
     if v_dead is null then
         return 0;
     end if;
+    perform conductor.free_lanes(v_dead);
     v_count := conductor.give_back(
         array(select l.id from conductor.live_executions l
                where l.state = 'running' and l.orchestrator_id = any (v_dead)
@@ -156,6 +161,9 @@ declare
     v_queues integer[];
 begin
     delete from conductor.orchestrators o where o.id = p_orchestrator returning o.queue_ids into v_queues;
+    v_queues := v_queues || array(
+        select -a.id from conductor.lanes a where a.holders ? p_orchestrator::text);
+    perform conductor.free_lanes(array[p_orchestrator]);
     perform conductor.give_back(
         array(select held.id
                 from unnest(v_queues) as q, conductor.priorities(q) as p,

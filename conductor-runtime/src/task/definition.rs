@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use super::{CronDefinition, Handler, Keep, RetryPolicy, State, WindowDefinition};
+use super::{CronDefinition, Handler, Keep, LimitDefinition, RetryPolicy, State, WindowDefinition};
 use crate::codec;
 use crate::context::TaskContext;
 
@@ -80,6 +80,8 @@ pub struct TaskDefinition {
     pub crons: &'static [CronDefinition],
     /// The hours in which it may run; any by default.
     pub window: Option<WindowDefinition>,
+    /// How many may run at once, or start in an interval.
+    pub limits: &'static [LimitDefinition],
     /// The doc comment.
     pub docs: &'static str,
     /// Where the task stands in the source.
@@ -106,6 +108,7 @@ impl TaskDefinition {
             keep: Keep::DEFAULT,
             crons: &[],
             window: None,
+            limits: &[],
             docs: "",
             place,
             package,
@@ -194,6 +197,13 @@ impl TaskDefinition {
         self
     }
 
+    /// Sets the limits.
+    #[must_use]
+    pub const fn limits(mut self, limits: &'static [LimitDefinition]) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// Sets the doc comment.
     #[must_use]
     pub const fn docs(mut self, docs: &'static str) -> Self {
@@ -235,6 +245,7 @@ impl fmt::Debug for TaskDefinition {
             .field("keep", &self.keep)
             .field("crons", &self.crons)
             .field("window", &self.window)
+            .field("limits", &self.limits)
             .field("place", &self.place)
             .finish_non_exhaustive()
     }
