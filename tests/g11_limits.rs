@@ -232,7 +232,8 @@ async fn a_deploy_changes_a_limit(test: TestConductor) -> anyhow::Result<()> {
     // Lower than what runs: nothing new starts until fewer run.
     deploy(&test, "g11-two", limit(1)).await?;
     eventually("fewer slots", || async {
-        let slots = "select sum((h.value ->> 0)::int) from conductor.lanes a, jsonb_each(a.holders) h";
+        let slots =
+            "select sum((h.value ->> 0)::int) from conductor.lanes a, jsonb_each(a.holders) h";
         number(&test, slots).await == 1
     })
     .await;
