@@ -184,7 +184,7 @@ begin
           join conductor.lanes a on a.limit_id = c.id
          where c.task_id = any (p_tasks)
            and (a.holders <> '{}' or a.due_at <= v_now + conductor.rate_horizon())
-           and exists (select from conductor.live_executions l where l.queue_id = -a.id));
+           and (select true from conductor.live_executions l where l.queue_id = -a.id limit 1));
 end
 $$;
 

@@ -13,6 +13,9 @@
 -- executions has somebody with slots, or due_at.
 --
 -- Nobody waits for a lane's lock while it holds anything else: claims skip lanes that are locked.
+--
+-- Where one row decides, "select true … limit 1" stands for exists, which the planner may turn into a
+-- pass over all that is parked.
 
 set local search_path = pg_catalog, pg_temp;
 
@@ -94,7 +97,7 @@ begin
     if cardinality(v_changed) > 0 then
         update conductor.lanes a set due_at = v_now
          where a.limit_id = any (v_changed)
-           and exists (select from conductor.live_executions l where l.queue_id = -a.id);
+           and (select true from conductor.live_executions l where l.queue_id = -a.id limit 1);
     end if;
     if cardinality(v_gone || v_changed) > 0 then
         select array_agg(distinct t.queue_id) into v_queues
@@ -110,7 +113,8 @@ create function conductor.open_lanes(
     p_orchestrator bigint, p_tasks integer[], p_lanes integer[], p_used integer[], p_now timestamptz,
     p_most integer, p_quick integer[], p_ahead integer[], out lanes integer[], out most integer[])
 language plpgsql stable set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = on set enable_nestloop = off set jit = off
 as $$
 begin
     select coalesce(array_agg(k.id), '{}'), coalesce(array_agg(k.most), '{}')
@@ -133,7 +137,7 @@ begin
               join conductor.limits c on c.id = o.limit_id
               left join unnest(p_lanes, p_used) as u(lane, used) on u.lane = o.id
               left join unnest(p_quick, p_ahead) as f(task_id, ahead) on f.task_id = o.task_id
-             where exists (select from conductor.live_executions l where l.queue_id = -o.id)) k
+             where (select true from conductor.live_executions l where l.queue_id = -o.id limit 1)) k
      where k.most > 0;
 end
 $$;
@@ -182,8 +186,10 @@ create function conductor.admit(
     out ids uuid[], out lanes text[], out starts integer[], out moved integer, out busy boolean,
     out touched integer[])
 language plpgsql volatile set search_path = pg_catalog, pg_temp
--- Tables are read by arrays of keys, so that joins of arrays may be hashed.
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+-- The planner takes every array for a short one: its joins must not be nested loops. Tables are read
+-- by arrays of keys.
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = on set enable_nestloop = off set jit = off
 as $$
 declare
     v_me text := p_orchestrator::text;
@@ -323,7 +329,8 @@ create function conductor.close_lanes(
     p_orchestrator bigint, p_queue integer, p_lanes integer[], p_used integer[], p_touched integer[],
     out lanes integer[], out slots integer[])
 language plpgsql volatile set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = on set enable_nestloop = off set jit = off
 as $$
 declare
     v_now timestamptz := conductor.now();
@@ -346,8 +353,8 @@ begin
     v_all := v_rest || p_touched;
     with seen as (
         select a.id, a.due_at as old,
-               case when not exists (select from conductor.live_executions l
-                                      where l.queue_id = -a.id and l.state in ('pending', 'suspended')) then null
+               case when (select true from conductor.live_executions l
+                           where l.queue_id = -a.id and l.state in ('pending', 'suspended') limit 1) is null then null
                     when c.kind = 'rate' then greatest(a.next_at - conductor.rate_horizon() / 2, v_now)
                     when c.amount > (select coalesce(sum((h.value ->> 0)::integer), 0) from jsonb_each(a.holders) as h)
                     then v_now
@@ -440,7 +447,7 @@ begin
            for update skip locked);
     delete from conductor.lanes a
      where a.id = any (v_lanes)
-       and not exists (select from conductor.live_executions l where l.queue_id = -a.id);
+       and (select true from conductor.live_executions l where l.queue_id = -a.id limit 1) is null;
     return cardinality(v_lanes);
 end
 $$;
