@@ -65,7 +65,7 @@ begin
 
     -- What waits for a window that has been changed looks at the new one.
     if cardinality(v_opened) > 0 then
-        update conductor.live_executions l set run_at = conductor.now()
+        update conductor.live_executions l set run_at = conductor.now(), postponed = false
          where l.task_id = any (v_opened) and l.postponed and l.state <> 'running';
     end if;
 

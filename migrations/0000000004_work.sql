@@ -2,10 +2,48 @@
 
 set local search_path = pg_catalog, pg_temp;
 
+-- Moves what is due outside its window to the opening: of each priority what stands first, as the
+-- rest need not be looked at yet. How many were moved.
+create function conductor.await_windows(
+    p_queue integer, p_tasks integer[], p_closed integer[], p_windowed integer[], p_opens timestamptz[],
+    p_now timestamptz, p_limit integer)
+returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+    v_ids uuid[];
+    v_count integer;
+begin
+    v_ids := array(
+        select first.id
+          from conductor.priorities(p_queue) as p,
+               lateral (select l.id, l.task_id from conductor.live_executions l
+                         where l.queue_id = p_queue and l.priority = p and l.run_at <= p_now
+                           and l.state in ('pending', 'suspended') and l.task_id = any (p_tasks)
+                         order by l.run_at, l.id
+                         limit p_limit) first
+         where first.task_id = any (p_closed));
+    if cardinality(v_ids) = 0 then
+        return 0;
+    end if;
+    v_ids := array(
+        select l.id from conductor.live_executions l
+         where l.id = any (v_ids) and l.run_at <= p_now and l.state in ('pending', 'suspended')
+           for no key update skip locked);
+    update conductor.live_executions l set run_at = w.opens, postponed = true
+      from unnest(p_windowed, p_opens) as w(task_id, opens)
+     where l.id = any (v_ids) and w.task_id = l.task_id;
+    get diagnostics v_count = row_count;
+    return v_count;
+end
+$$;
+
 -- Claims what is due: higher priority first, then earlier run_at, then id. One index range per
 -- priority in use, each ending at now, so that delayed rows cost nothing. A worker that is about to
 -- sleep says so (p_idle); when nothing is due, one row without id says how long until something is.
--- Some tasks have windows: p_opens and p_closes are the one that is open, else the next one.
+-- Some tasks have windows: p_opens and p_closes are the one that is open, else the next one. What is
+-- due outside its window is moved to the opening, so that later claims do not walk past it.
 create function conductor.claim(
     p_orchestrator bigint, p_queue integer, p_tasks integer[], p_limit integer, p_idle boolean,
     p_windowed integer[] default '{}', p_opens timestamptz[] default '{}', p_closes timestamptz[] default '{}')
@@ -27,8 +65,7 @@ declare
     v_found timestamptz;
     v_tasks integer[] := p_tasks;
     v_closed integer[];
-    v_moved integer;
-    v_moves integer := 0;
+    v_moved integer := 0;
 begin
     -- A dead orchestrator must not claim: nobody would give its executions back.
     perform from conductor.orchestrators o where o.id = p_orchestrator for key share;
@@ -42,11 +79,14 @@ begin
         if cardinality(p_windowed) > 0 then
             -- Of one whose window has just closed, the worker does not say yet when it opens.
             select array_agg(w.task_id) filter (where v_now < w.opens),
-                   array_agg(w.task_id) filter (where v_now < w.closes)
+                   array_agg(w.task_id) filter (where v_now >= w.opens and v_now < w.closes)
               into v_closed, v_tasks
               from unnest(p_windowed, p_opens, p_closes) as w(task_id, opens, closes);
             v_tasks := array(select t from unnest(p_tasks) as t
                               where t <> all (p_windowed) or t = any (v_tasks));
+        end if;
+        if cardinality(v_closed) > 0 then
+            v_moved := conductor.await_windows(p_queue, p_tasks, v_closed, p_windowed, p_opens, v_now, 1000);
         end if;
         -- Not max(): its plan, made on an empty table, reads the whole index.
         v_priority := null;
@@ -54,7 +94,6 @@ begin
          where l.queue_id = p_queue
          order by l.priority desc limit 1;
         while v_priority is not null and v_left > 0 loop
-            v_moved := 0;
             v_ids := array(
                 select l.id from conductor.live_executions l
                  where l.queue_id = p_queue and l.priority = v_priority and l.run_at <= v_now
@@ -62,16 +101,6 @@ begin
                  order by l.run_at, l.id
                  limit v_left
                    for no key update skip locked);
-            if cardinality(v_closed) > 0 then
-                -- Due outside their window: moved to its opening, so that no claim meets them again.
-                update conductor.live_executions l set run_at = w.opens, postponed = true
-                  from unnest(p_windowed, p_opens) as w(task_id, opens)
-                 where l.id = any (v_ids) and l.task_id = any (v_closed) and w.task_id = l.task_id;
-                get diagnostics v_moved = row_count;
-                v_moves := v_moves + v_moved;
-                v_ids := array(select l.id from conductor.live_executions l
-                                where l.id = any (v_ids) and l.task_id <> all (v_closed));
-            end if;
             -- Whoever was claimed before may have a memo, and deadlines that are over.
             v_again := array(select l.id from conductor.live_executions l where l.id = any (v_ids) and l.claim > 0);
             if cardinality(v_again) > 0 then
@@ -95,9 +124,6 @@ begin
               from claimed c order by c.run_at, c.id;
             get diagnostics v_claimed = row_count;
             v_left := v_left - v_claimed;
-            -- A deep backlog is moved in pieces: the next claim follows at once.
-            exit when v_moves >= 2000;
-            continue when v_moved > 0;
 
             if p_idle and v_left = p_limit then
                 v_found := null;
@@ -112,7 +138,8 @@ begin
              order by l.priority desc limit 1;
         end loop;
 
-        if v_moves >= 2000 then
+        -- A deep backlog behind closed windows is moved in pieces: the next claim follows at once.
+        if v_moved >= 1000 then
             v_next := v_now;
             exit;
         end if;
