@@ -98,7 +98,7 @@ async fn windows_noted(ctx: &TaskContext) -> anyhow::Result<()> {
 async fn windows_family(ctx: &TaskContext) -> anyhow::Result<()> {
     let child = |n: usize| ctx.invoke::<WindowsNoon>(format!("child {n}"), ());
     let (a, b, c) = tokio::join!(child(1), child(2), child(3));
-    (a?, b?, c?);
+    a.and(b).and(c)?;
     Ok(())
 }
 
