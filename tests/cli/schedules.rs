@@ -231,7 +231,19 @@ async fn what_the_code_schedules_is_listed_and_stays(test: TestConductor) -> any
         1,
         &["is declared by the code", "schedules pause report"],
     );
-    program.ok(&["schedules", "pause", "report", &declared.name]);
+    refused(
+        &program.run(&["schedules", "--json", "pause", "report", &declared.name]),
+        2,
+        &["--json"],
+    );
+    program.ok(&[
+        "schedules",
+        "--database-url",
+        test.url(),
+        "pause",
+        "report",
+        &declared.name,
+    ]);
     assert!(only(&test).await.paused);
     // A payload that the code computes.
     let id = program.ok(&["schedules", "trigger", "report", &declared.name]);

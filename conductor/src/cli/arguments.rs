@@ -114,12 +114,10 @@ pub(super) struct Schedule {
     /// The zone whose clock the rule means, such as Europe/Berlin
     #[arg(long, value_name = "ZONE", default_value = "UTC", value_parser = timezone)]
     pub(super) timezone: String,
-    /// Of the ticks that came while nothing could run them, none runs, one makes up for all, or each
-    /// runs
+    /// What runs of the ticks that came while nothing could run them: none, one for all, or all
     #[arg(long, default_value = "once", value_parser = word::<Missed>(&["skip", "once", "all"]))]
     pub(super) missed: Missed,
-    /// While the execution of the tick before has not ended, a tick makes its own all the same, or
-    /// none
+    /// Whether a tick makes an execution while the one of the tick before has not ended
     #[arg(long, default_value = "allow", value_parser = word::<Overlap>(&["allow", "skip"]))]
     pub(super) overlap: Overlap,
 }
@@ -134,7 +132,6 @@ pub(super) struct Named {
 }
 
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Schedules {
     /// One JSON object a line, with all there is
     #[arg(long)]
@@ -296,13 +293,13 @@ Examples:
         .mut_subcommand("schedule", |command| {
             command.after_help(format!(
                 "\
-The schedule is kept in the database until it is removed, whatever is deployed. A rule has 5 fields
-(minute, hour, day of month, month, weekday), 6 (second first) or 7 (year last); weekdays are written
-by name.
+The schedule is in the database until it is removed, whatever is deployed. A rule has 5 fields
+(minute, hour, day of month, month, weekday), 6 (second first) or 7 (year last); weekdays are
+written by name.
 
 Examples:
   {program} schedule report daily '0 9 * * Mon-Fri' kind=sales --timezone Europe/Berlin
-  {program} schedule report often '*/10 * * * * *' --json '{{\"kind\":\"sales\"}}' --overlap skip
+  {program} schedule report often '*/10 * * * * *' kind=sales --overlap skip
   {program} unschedule report daily"
             ))
         })

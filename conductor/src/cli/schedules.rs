@@ -7,12 +7,16 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::arguments::{Named, Schedules, Steer};
-use super::fault::Done;
+use super::fault::{Done, Fault, USAGE};
 use super::json;
 use super::output::{self, ERROR, FAINT, STRONG, Table};
 use super::schedule::{missing, said};
 
 pub(super) async fn schedules(command: Schedules, conductor: &Conductor) -> Done {
+    if command.json && command.command.is_some() {
+        let text = "--json is for the list of schedules: leave it out";
+        return Err(Fault::new(USAGE, text));
+    }
     match command.command {
         None => list(command.json, conductor).await,
         Some(Steer::Pause(Named { task, name })) => {
