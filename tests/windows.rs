@@ -373,7 +373,7 @@ async fn a_deep_backlog_behind_a_closed_window_delays_no_other(
         count(&test, "postponed").await.unwrap() == i64::try_from(MANY).unwrap()
     })
     .await;
-    assert!(waited < TimeDelta::seconds(3), "{waited}");
+    assert!(waited < TimeDelta::seconds(10), "{waited}");
     worker.stop().await?;
     Ok(())
 }

@@ -80,7 +80,7 @@ fn compare(opens: u32, closes: u32, days: &[u32], zone: Tz, from: DateTime<Utc>)
             !window.is_open(since - TimeDelta::milliseconds(1)),
             "{about} at {at}"
         );
-        if let Some(expected) = flips(true).filter(|flip| flip <= at).last() {
+        if let Some(expected) = flips(true).rfind(|flip| flip <= at) {
             assert_eq!(since, expected, "{about} at {at}");
         }
     }

@@ -93,7 +93,8 @@ impl Default for Filter {
 
 const COLUMNS: &str =
     "select id, task, queue, state, priority, created_at, run_at, claimed_at, finished_at,
-       failures, crashes, claim, retry_of, postponed, trigger::text as trigger, payload::text as payload, output::text as output, error";
+       failures, crashes, claim, retry_of, postponed, trigger::text as trigger,
+       payload::text as payload, output::text as output, error";
 
 const MATCHES: &str = "where ($1::text is null or task = $1)
    and ($2::text is null or queue = $2)

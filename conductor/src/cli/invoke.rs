@@ -118,6 +118,10 @@ async fn news(
     let Some(info) = conductor.find(id).await? else {
         return Ok("it is gone".to_owned());
     };
+    if let Some(at) = info.run_at.filter(|_| info.postponed) {
+        let opens = at.format("%Y-%m-%d %H:%M:%S UTC");
+        return Ok(format!("{}: for its window, opens {opens}", info.state));
+    }
     let attempt = info.failures + info.crashes + 1;
     if info.state != Status::Pending {
         return Ok(match attempt {
@@ -127,10 +131,6 @@ async fn news(
     }
     let due = info.run_at.filter(|at| *at > info.created_at);
     Ok(match (due, &info.error) {
-        (Some(at), _) if info.postponed => format!(
-            "pending: for its window, opens {}",
-            at.format("%Y-%m-%d %H:%M:%S UTC")
-        ),
         (Some(at), Some(error)) => format!(
             "attempt {} failed: {}; next one at {}",
             attempt - 1,

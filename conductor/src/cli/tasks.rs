@@ -107,7 +107,7 @@ fn object(task: &TaskDefinition) -> Value {
         })
         .collect();
     let window = task.window.map(
-        |window| json!({ "times": window.times, "days": window.days, "timezone": window.timezone }),
+        |window| json!({ "hours": window.times, "days": window.days, "timezone": window.timezone }),
     );
     let time = |time| humantime::format_duration(time).to_string();
     json!({
