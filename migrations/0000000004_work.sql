@@ -3,9 +3,10 @@
 set local search_path = pg_catalog, pg_temp;
 
 -- Moves what is due outside its window to the opening: of each priority what stands first, as the
--- rest need not be looked at yet. How many were moved.
+-- rest need not be looked at yet. A window that was declared after this process began is for others
+-- to judge. How many were moved.
 create function conductor.await_windows(
-    p_queue integer, p_tasks integer[], p_closed integer[], p_windowed integer[], p_opens timestamptz[],
+    p_orchestrator bigint, p_queue integer, p_tasks integer[], p_closed integer[], p_windowed integer[], p_opens timestamptz[],
     p_now timestamptz, p_limit integer)
 returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -13,6 +14,7 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bit
 as $$
 declare
     v_ids uuid[];
+    v_mine integer[];
     v_count integer;
 begin
     v_ids := array(
@@ -27,9 +29,16 @@ begin
     if cardinality(v_ids) = 0 then
         return 0;
     end if;
+    -- Locked, so that whoever declares another window finds what is moved here; not waited for, as
+    -- this may hold executions already.
+    v_mine := array(
+        select t.id from conductor.tasks t
+         where t.id = any (p_closed)
+           and t.window_since <= (select o.started_at from conductor.orchestrators o where o.id = p_orchestrator)
+           for share of t skip locked);
     v_ids := array(
         select l.id from conductor.live_executions l
-         where l.id = any (v_ids) and l.run_at <= p_now and l.state in ('pending', 'suspended')
+         where l.id = any (v_ids) and l.task_id = any (v_mine) and l.run_at <= p_now and l.state in ('pending', 'suspended')
            for no key update skip locked);
     update conductor.live_executions l set run_at = w.opens, postponed = true
       from unnest(p_windowed, p_opens) as w(task_id, opens)
@@ -86,7 +95,8 @@ begin
                               where t <> all (p_windowed) or t = any (v_tasks));
         end if;
         if cardinality(v_closed) > 0 then
-            v_moved := conductor.await_windows(p_queue, p_tasks, v_closed, p_windowed, p_opens, v_now, 1000);
+            v_moved := conductor.await_windows(
+                p_orchestrator, p_queue, p_tasks, v_closed, p_windowed, p_opens, v_now, 1000);
         end if;
         -- Not max(): its plan, made on an empty table, reads the whole index.
         v_priority := null;

@@ -390,6 +390,26 @@ async fn a_deploy_without_the_window_lets_go_what_waits(test: TestConductor) -> 
 }
 
 #[conductor::test]
+async fn a_worker_from_before_the_deploy_puts_nothing_off_again(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    move_to(&test, "15:00:00").await?;
+    let old = test.orchestrator().build()?.start().await?;
+    let run = test.invoke::<WindowsNight>(()).await?;
+    postponed(&test, run.id()).await;
+    crate::support::declare(&test, "windows.night").await?;
+    // It looks again, and past what is not its own to judge.
+    for _ in 0..2 {
+        soon("another", test.invoke::<WindowsAny>(()).await?.result()).await?;
+    }
+    let due = info(&test, run.id()).await?;
+    assert_eq!((due.postponed, due.claim), (false, 0));
+    assert!(due.run_at.unwrap() <= test.now().await?);
+    old.stop().await?;
+    Ok(())
+}
+
+#[conductor::test]
 async fn a_deploy_with_another_window_lets_it_decide(test: TestConductor) -> anyhow::Result<()> {
     move_to(&test, "15:00:00").await?;
     let night = test.invoke::<WindowsNight>(()).await?;
