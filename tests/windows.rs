@@ -486,7 +486,10 @@ async fn a_closed_window_makes_no_worker_busy(test: TestConductor) -> anyhow::Re
     test.invoke_batch::<WindowsNight>(vec![(); 50]).await?;
     let closed = claims(&test).await? - idle;
     assert_eq!(count(&test, "postponed").await?, 50);
-    assert!(idle > 3 && closed <= idle + 3, "{idle} and {closed}");
+    assert!(
+        (3..20).contains(&idle) && closed <= idle + 3,
+        "{idle} and {closed}"
+    );
     Ok(())
 }
 
@@ -495,10 +498,10 @@ async fn claims(test: &TestConductor) -> anyhow::Result<i64> {
     let url = test.url();
     let and = if url.contains('?') { '&' } else { '?' };
     let conductor = Conductor::connect_to(&format!("{url}{and}application_name=counted")).await?;
-    let worker = Orchestrator::builder(conductor.clone())
-        .build()?
-        .start()
-        .await?;
+    let one = Orchestrator::builder(conductor.clone())
+        .worker(narrow(1))
+        .allow_unserved_queues();
+    let worker = one.build()?.start().await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
     worker.stop().await?;
     conductor.pool().close().await;
