@@ -66,6 +66,8 @@ create table conductor.tasks (
     timeout interval,
     -- When it may run: {"hours": "22:00-06:00", "days": "Mon-Fri", "timezone": "UTC"}; null: always.
     time_window jsonb,
+    -- Since when it has this one, in real time: a process that is older knows another.
+    window_since timestamptz not null default clock_timestamp(),
     keep_completed interval not null default '7 days',
     keep_failed interval not null default '30 days',
     payload_schema jsonb not null default 'true',

@@ -159,6 +159,35 @@ begin
 end
 $$;
 
+-- Gives back to their queue what is parked in the due lanes of tasks whose window is closed: it waits
+-- for the window now.
+create function conductor.unpark(p_tasks integer[], p_limit integer) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+    v_lane record;
+    v_count integer;
+begin
+    for v_lane in
+        select a.id, t.queue_id from conductor.lanes a join conductor.tasks t on t.id = a.task_id
+         where a.task_id = any (p_tasks) and a.due_at is not null
+         limit 100
+           for no key update of a skip locked
+    loop
+        update conductor.live_executions l set queue_id = v_lane.queue_id
+         where l.id = any (array(select k.id from conductor.live_executions k
+                                  where k.queue_id = -v_lane.id and k.state in ('pending', 'suspended')
+                                  limit p_limit
+                                    for no key update skip locked));
+        get diagnostics v_count = row_count;
+        if v_count = 0 then
+            update conductor.lanes a set due_at = null where a.id = v_lane.id;
+        end if;
+    end loop;
+end
+$$;
+
 -- When the first lane of these tasks is due.
 create function conductor.next_lane(p_tasks integer[]) returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp

@@ -34,6 +34,7 @@ mod order;
 mod wakeup;
 mod dynamic_schedules;
 mod race;
+mod window_ends;
 mod windows;
 mod step_options;
 mod g15_exactly_once;
