@@ -190,8 +190,10 @@ end
 $$;
 
 -- Invokes now what the schedule would invoke, beside its ticks; the execution's id, or null where
--- there is no such schedule. A payload that the code computes is the code's to give (p_payload).
-create function conductor.trigger_schedule(task text, name text, payload json default null) returns uuid
+-- there is no such schedule. A payload that the code computes is the code's to give, with the time
+-- that it was computed for.
+create function conductor.trigger_schedule(
+    task text, name text, payload json default null, scheduled_at timestamptz default null) returns uuid
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -217,7 +219,8 @@ begin
     insert into conductor.live_executions as l (
            id, run_at, created_at, queue_id, task_id, priority, payload, trigger)
     select v_id, v_now, v_now, t.queue_id, t.id, t.priority, v_payload,
-           json_build_object('kind', 'schedule', 'name', v_found.name, 'scheduled_at', v_now)
+           json_build_object('kind', 'schedule', 'name', v_found.name,
+                             'scheduled_at', coalesce(trigger_schedule.scheduled_at, v_now))
       from conductor.tasks t where t.id = v_found.task_id
     returning l.queue_id into v_queue;
     perform conductor.wake(array[v_queue], true);

@@ -173,17 +173,18 @@ impl Scheduler {
             return Ok(pause);
         }
         let ticks = Ticks::of(rows, &self.statics);
-        let moved: i32 = sqlx::query_scalar("select conductor.tick($1, $2, $3, $4, $5, $6, $7, $8)")
-            .bind(&ticks.ids)
-            .bind(&ticks.versions)
-            .bind(&ticks.next)
-            .bind(&ticks.faults)
-            .bind(&ticks.schedules)
-            .bind(&ticks.executions)
-            .bind(&ticks.at)
-            .bind(&ticks.payloads)
-            .fetch_one(&mut **connection)
-            .await?;
+        let moved: i32 =
+            sqlx::query_scalar("select conductor.tick($1, $2, $3, $4, $5, $6, $7, $8)")
+                .bind(&ticks.ids)
+                .bind(&ticks.versions)
+                .bind(&ticks.next)
+                .bind(&ticks.faults)
+                .bind(&ticks.schedules)
+                .bind(&ticks.executions)
+                .bind(&ticks.at)
+                .bind(&ticks.payloads)
+                .fetch_one(&mut **connection)
+                .await?;
         if usize::try_from(moved) == Ok(ticks.ids.len()) {
             // What was moved on tells when it is due next.
             self.outdone = OUTDONE[0];

@@ -98,11 +98,7 @@ pub struct TaskDefinition {
 
 impl TaskDefinition {
     /// The definition of `T` with every option at its default.
-    pub const fn of<T: Handler>(
-        place: Place,
-        package: &'static str,
-        module: &'static str,
-    ) -> Self {
+    pub const fn of<T: Handler>(place: Place, package: &'static str, module: &'static str) -> Self {
         Self {
             name: T::NAME,
             queue: "default",

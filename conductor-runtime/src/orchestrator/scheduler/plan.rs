@@ -149,10 +149,7 @@ fn rule(cron: &Option<String>, timezone: &Option<String>) -> Result<(Cron, Tz), 
 }
 
 /// The user's code makes the payload; its panic must not stop all other schedules.
-pub(crate) fn computed(
-    cron: &CronDefinition,
-    tick: CronTick,
-) -> Result<String, String> {
+pub(crate) fn computed(cron: &CronDefinition, tick: CronTick) -> Result<String, String> {
     match catch_unwind(AssertUnwindSafe(|| (cron.payload)(&tick))) {
         Ok(payload) => payload.map_err(|error| format!("{error:#}")),
         Err(_) => Err("its code panicked".to_owned()),
