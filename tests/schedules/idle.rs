@@ -53,8 +53,8 @@ async fn ten_thousand_schedules_cost_an_idle_worker_next_to_nothing(
     let (with, without) = tokio::join!(idle(&many), idle(&none));
     let (with, without) = (with?, without?);
     println!("{with} commits in {WATCHED:?} with ten thousand schedules, {without} without");
-    // Far from one a schedule, or one a second.
-    assert!(with <= without + 6, "{with} against {without}");
+    // What the server counts late and its own vacuum blur it; a look too often would be hundreds.
+    assert!(with <= without + 40, "{with} against {without}");
     Ok(())
 }
 
