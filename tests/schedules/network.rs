@@ -89,6 +89,8 @@ async fn ticks_go_on_when_a_connection_says_nothing_any_more(
     let through = through.host("127.0.0.1").port(network.port);
     let pool = PgPoolOptions::new()
         .max_connections(2)
+        // As the client's own pools; else the pool's patience would be what helps.
+        .test_before_acquire(false)
         .connect_with(through)
         .await?;
     let worker = Orchestrator::builder(Conductor::from_pool(pool))
