@@ -27,7 +27,7 @@ const POLL: Duration = Duration::from_secs(5);
 const OUTDONE: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
 /// How long a look may take: a network that swallows packets says nothing for a quarter of an hour,
 /// while a new connection might work.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(15);
 /// Most schedules in one look.
 const MOST: i32 = 500;
 
