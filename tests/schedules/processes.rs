@@ -34,6 +34,8 @@ impl Process {
             .args(["--exact", "processes::works_until_killed", "--nocapture"])
             .env(URL, test.url())
             .env(NAME, &name)
+            // As most shells leave it.
+            .env_remove("HOSTNAME")
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -109,6 +111,8 @@ async fn eight_processes_and_two_hundred_ticks_make_two_hundred_executions(
     test.schedule::<Tick>("dynamic", "0 * * * *", word())
         .await?;
     let workers = Process::started(&test, 8).await;
+    let hosts = "select count(*) from conductor.orchestrators where host <> ''";
+    assert_eq!(number(&test, hosts).await, 8);
     for expected in 1..=200 {
         // All of them are told at once.
         test.advance(HOUR).await?;
