@@ -214,11 +214,15 @@ create table conductor.schedules (
     id bigint generated always as identity primary key,
     task_id integer not null references conductor.tasks (id),
     name text not null,
-    -- Made at run time, so that no deploy removes it; else declared by the package's code.
+    -- Made at run time, so that no deploy removes it; else declared by code.
     dynamic boolean not null,
-    package text not null,
+    -- Whose code declares it: the package and the crate, "shop/worker"; empty where it is dynamic.
+    owner text not null,
     cron text not null,
     timezone text not null,
+    -- The rule until planned_from, where ticks of it up to then are still owed.
+    former_cron text,
+    former_timezone text,
     missed text not null check (missed in ('skip', 'once', 'all')),
     overlap text not null check (overlap in ('allow', 'skip')),
     -- Null where the code computes it from the tick.

@@ -5,6 +5,7 @@ mod cancellation;
 mod macro_forms;
 mod program;
 mod schedules;
+mod scheduling;
 mod story;
 
 use std::ffi::OsString;
