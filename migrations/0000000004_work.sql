@@ -246,7 +246,8 @@ begin
     end if;
     if v_left = p_limit and cardinality(v_limited) > 0 then
         -- One that is due already, or that somebody else has locked, is not for us just now.
-        v_next := least(v_next, greatest(conductor.next_lane(v_open_limited), v_now + interval '20 ms'),
+        v_found := conductor.next_lane(v_open_limited);
+        v_next := least(v_next, case when v_found is not null then greatest(v_found, v_now + interval '20 ms') end,
                         case when v_busy then v_now + interval '10 ms' end);
     end if;
     if p_idle and v_left = p_limit or v_lanes is not null then

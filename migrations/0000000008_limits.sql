@@ -21,7 +21,7 @@ set local search_path = pg_catalog, pg_temp;
 
 create table conductor.limits (
     id integer generated always as identity primary key,
-    task_id integer not null references conductor.tasks (id),
+    task_id integer not null references conductor.tasks (id) on delete cascade,
     -- How many at once, or how many starts per interval.
     kind text not null check (kind in ('concurrency', 'rate')),
     -- Where the key stands in the payload; empty for the whole task.
@@ -48,7 +48,7 @@ create index lanes_due on conductor.lanes (task_id, due_at) where due_at is not 
 
 -- How long before its time an execution is claimed that a rate allows; its worker starts it then.
 create function conductor.rate_horizon() returns interval
-language sql immutable
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select interval '100 ms' $$;
 
 -- Takes over the limits of the tasks that a program declares. What a limit had parked that is gone
