@@ -208,7 +208,7 @@ begin
             get diagnostics v_claimed = row_count;
             v_left := v_left - v_claimed;
             -- A deep backlog is parked in pieces: the next claim follows at once.
-            exit when v_parks >= 5000;
+            exit when v_parks >= 1000;
             continue when v_parked > 0;
 
             if p_idle and v_left = p_limit then
@@ -230,7 +230,7 @@ begin
         end loop;
 
         -- A deep backlog behind closed windows is moved in pieces too.
-        if v_moved >= 1000 or v_parks >= 5000 then
+        if v_moved >= 1000 or v_parks >= 1000 then
             v_next := v_now;
             exit;
         end if;
