@@ -21,6 +21,7 @@ mod g1_fencing;
 mod g2_recovery;
 mod g3_no_lost_result;
 mod g4_one_bad_row;
+mod g12_dedupe;
 mod g13_cancel;
 mod g14_shutdown;
 mod g16_time;

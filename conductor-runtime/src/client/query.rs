@@ -39,6 +39,8 @@ pub struct ExecutionInfo {
     pub claim: i32,
     /// The execution that this one repeats.
     pub retry_of: Option<Uuid>,
+    /// The key that it was invoked with.
+    pub dedupe_key: Option<String>,
     /// JSON.
     pub payload: Box<RawValue>,
     /// JSON, of completed ones.
@@ -88,7 +90,7 @@ impl Default for Filter {
 
 const COLUMNS: &str =
     "select id, task, queue, state, priority, created_at, run_at, claimed_at, finished_at,
-       failures, crashes, claim, retry_of, payload::text as payload, output::text as output, error";
+       failures, crashes, claim, retry_of, dedupe_key, payload::text as payload, output::text as output, error";
 
 const MATCHES: &str = "where ($1::text is null or task = $1)
    and ($2::text is null or queue = $2)
@@ -217,6 +219,7 @@ fn read(row: &PgRow) -> Result<ExecutionInfo> {
         crashes: row.try_get("crashes")?,
         claim: row.try_get("claim")?,
         retry_of: row.try_get("retry_of")?,
+        dedupe_key: row.try_get("dedupe_key")?,
         payload: raw(row.try_get("payload")?)?,
         output: output.map(raw).transpose()?,
         error: row.try_get("error")?,

@@ -106,6 +106,7 @@ pub(super) fn members(info: &ExecutionInfo, more: Vec<(&str, String)>) -> String
         ("crashes", info.crashes.to_string()),
         ("claim", info.claim.to_string()),
         ("retry_of", text(serde_json::json!(info.retry_of))),
+        ("dedupe_key", text(serde_json::json!(info.dedupe_key))),
         ("payload", raw(Some(&info.payload))),
         ("output", raw(info.output.as_deref())),
         ("error", text(serde_json::json!(info.error))),

@@ -111,6 +111,9 @@ fn rows(told: &Story) -> Vec<(&'static str, String)> {
     if let Some(before) = info.retry_of {
         rows.push(("repeats", before.to_string()));
     }
+    if let Some(key) = &info.dedupe_key {
+        rows.push(("key", output::line(key, 100)));
+    }
     rows.push(("invoked", moment(info.created_at, now)));
     if let Some(at) = info.claimed_at {
         rows.push((
