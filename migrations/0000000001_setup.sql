@@ -113,8 +113,10 @@ create table conductor.live_executions (
     cancel_reason text,
     -- run_at is the opening of the task's window.
     postponed boolean not null default false,
-    -- It is the one that its dedupe_key stands for; a debounced one that has started gives this up.
+    -- It is the one that its dedupe_key stands for. A debounced one is that until a worker claims it,
+    -- so that the next call makes another.
     holds_key boolean not null default false,
+    debounced boolean not null default false,
     -- Who may not have a second one that has not started; '' where it is debounced without a key.
     dedupe_key text collate "C",
     -- What started it, where it was not an invoke: {"kind": "schedule", "name": …, "scheduled_at": …}
@@ -134,8 +136,10 @@ create table conductor.live_executions (
 -- The order of claims. No claim changes any of these columns.
 create index live_executions_due on conductor.live_executions (queue_id, priority desc, run_at, id);
 
--- The arbiter of dedupe keys: those without one are not in it, and no claim changes these columns.
-create unique index live_executions_key on conductor.live_executions (task_id, dedupe_key) where holds_key;
+-- The arbiter of dedupe keys. Those without one are not in it, and claims leave it alone but for
+-- debounced ones.
+create unique index live_executions_key on conductor.live_executions (task_id, debounced, dedupe_key)
+ where holds_key;
 
 create index live_executions_retry on conductor.live_executions (retry_of) where retry_of is not null;
 create index live_executions_parent on conductor.live_executions (parent_id) where parent_id is not null;

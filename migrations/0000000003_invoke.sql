@@ -1,10 +1,10 @@
 -- How an execution comes into being.
 --
--- Without options it is inserted (invoke_many). With a dedupe key or debounced it is looked for first:
--- live_executions_key lets a task have one execution of a key (invoke_keyed). What has not started,
--- that is, what no worker ever claimed, takes the new payload; what has started is left alone, or,
--- debounced, gives its key up to a new one. Throttled ones ask for their slot before all that
--- (invoke_mixed). Whoever comes second waits for the transaction of the first.
+-- Without options it is inserted (invoke_many). With a dedupe key it may be there already, as the index
+-- live_executions_key lets a task have one execution of a key (invoke_keyed): one that has not
+-- started, that is, which no worker ever claimed, takes the new payload, one that has is left alone.
+-- Debounced ones have keys apart, and give them up to the worker. Throttled ones ask for their slot
+-- before all that (invoke_mixed). Whoever comes second waits for the transaction of the first.
 --
 -- Ids are made by the callers, so that a repeated call (p_again, after a connection broke with the
 -- commit's fate unknown) makes nothing twice and gives the same answer.
@@ -76,7 +76,7 @@ begin
         else
             select k.ids, k.came_of into ids, came_of
               from conductor.invoke_keyed(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities,
-                                          p_in_transaction, p_again, p_keys, p_debounce_ms) k;
+                                          p_in_transaction, p_keys, p_debounce_ms) k;
         end if;
         return;
     end if;
@@ -113,11 +113,11 @@ $$;
 --
 -- Mostly nothing is in the way, and the first statement is all there is. It takes keys in their order
 -- and holds no row that was there before; only then are such rows locked, again in order: two
--- batches with the same keys wait for one another in one direction. What has started is not locked,
--- as whoever finishes it takes rows in an order of their own.
-create function conductor.invoke_keyed(
+-- batches with the same keys wait for one another in one direction. What has started is never
+-- locked, so that no worker waits for an invoke.
+create function conductor.take_keys(
     p_ids uuid[], p_tasks text[], p_payloads text[], p_run_at timestamptz[], p_delay_ms bigint[],
-    p_priorities integer[], p_in_transaction boolean, p_again boolean, p_keys text[], p_debounce_ms bigint[],
+    p_priorities integer[], p_in_transaction boolean, p_keys text[], p_debounce_ms bigint[],
     out ids uuid[], out came_of text[])
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
@@ -141,132 +141,148 @@ declare
     v_debounced boolean[];
     -- ... the execution that has not started, which this transaction has locked, ...
     v_locked uuid[];
-    -- ... that one or else the one that has started, and who must give up its key.
+    -- ... and that one, or else the one that has started.
     v_found uuid[];
-    v_started uuid[];
 begin
-    for v_round in 1 .. 100 loop
-        with given as (
-            select distinct on (t.id, coalesce(g.key, '') collate "C")
-                   g.id, t.id as task_id, t.queue_id, coalesce(g.key, '') collate "C" as key,
-                   coalesce(g.run_at, v_begun + coalesce(g.debounce_ms, g.delay_ms) * interval '1 ms', v_begun) as run_at,
-                   coalesce(g.priority, t.priority) as priority, g.payload::json as payload
-              from unnest(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities, p_keys, p_debounce_ms)
-                   with ordinality as g(id, task, payload, run_at, delay_ms, priority, key, debounce_ms, n)
-              join conductor.tasks t on t.name = g.task
-             order by t.id, coalesce(g.key, '') collate "C", g.n
-        ), inserted as (
-            insert into conductor.live_executions as l (
-                   id, run_at, created_at, queue_id, task_id, priority, holds_key, dedupe_key, payload)
-            select g.id, g.run_at, v_begun, g.queue_id, g.task_id, g.priority, true, g.key, g.payload
-              from given g
-             order by g.task_id, g.key
-                on conflict do nothing
-            returning l.queue_id, l.run_at
-        )
-        select count(*), array_agg(distinct i.queue_id) filter (where i.run_at < v_begun + interval '1s')
-          into v_count, v_due
-          from inserted i;
-        v_queues := v_queues || v_due;
-
-        if v_round = 1 then
-            exit when v_count = cardinality(p_ids);
-            perform conductor.refuse_unknown(p_tasks);
-            -- Of several calls with one key the last one counts, as if they came one by one.
-            select array_agg(s.task_id), array_agg(s.key), array_agg(s.first), array_agg(s.calls),
-                   array_agg(s.payload), array_agg(s.run_at), array_agg(s.wait_ms), array_agg(s.priority),
-                   array_agg(s.debounced)
-              into v_task_ids, v_keys, v_firsts, v_calls, v_payloads, v_run_at, v_wait_ms, v_priorities, v_debounced
-              from (select c.task_id, c.key, count(*) as calls,
-                           (array_agg(c.id order by c.n))[1] as first,
-                           (array_agg(c.payload order by c.n desc))[1] as payload,
-                           (array_agg(c.run_at order by c.n desc) filter (where c.timed))[1] as run_at,
-                           (array_agg(c.wait_ms order by c.n desc) filter (where c.timed))[1] as wait_ms,
-                           (array_agg(c.priority order by c.n desc) filter (where c.priority is not null))[1] as priority,
-                           bool_or(c.debounced) as debounced
-                      from (select g.n, g.id, t.id as task_id, coalesce(g.key, '') collate "C" as key, g.payload,
-                                   g.run_at, coalesce(g.debounce_ms, g.delay_ms) as wait_ms, g.priority,
-                                   coalesce(g.run_at is not null or g.debounce_ms is not null
-                                            or g.delay_ms is not null) as timed,
-                                   g.debounce_ms is not null as debounced
-                              from unnest(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities, p_keys,
-                                          p_debounce_ms) with ordinality
-                                   as g(id, task, payload, run_at, delay_ms, priority, key, debounce_ms, n)
-                              join conductor.tasks t on t.name = g.task) c
-                     group by c.task_id, c.key
-                     order by c.task_id, c.key) s;
+    with given as (
+        select distinct on (t.id, g.debounce_ms is not null, coalesce(g.key, '') collate "C")
+               g.id, t.id as task_id, t.queue_id, g.debounce_ms is not null as debounced,
+               coalesce(g.key, '') collate "C" as key,
+               coalesce(g.run_at, v_begun + coalesce(g.debounce_ms, g.delay_ms) * interval '1 ms', v_begun) as run_at,
+               coalesce(g.priority, t.priority) as priority, g.payload::json as payload
+          from unnest(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities, p_keys, p_debounce_ms)
+               with ordinality as g(id, task, payload, run_at, delay_ms, priority, key, debounce_ms, n)
+          join conductor.tasks t on t.name = g.task
+         order by t.id, g.debounce_ms is not null, coalesce(g.key, '') collate "C", g.n
+    ), inserted as (
+        insert into conductor.live_executions as l (
+               id, run_at, created_at, queue_id, task_id, priority, holds_key, debounced, dedupe_key, payload)
+        select g.id, g.run_at, v_begun, g.queue_id, g.task_id, g.priority, true, g.debounced, g.key, g.payload
+          from given g
+         order by g.task_id, g.debounced, g.key
+            on conflict do nothing
+        returning l.queue_id, l.run_at
+    )
+    select count(*), array_agg(distinct i.queue_id) filter (where i.run_at < v_begun + interval '1s')
+      into v_count, v_queues
+      from inserted i;
+    if v_count = cardinality(p_ids) then
+        if v_queues is not null then
+            perform conductor.wake(v_queues, p_in_transaction);
         end if;
+        return;
+    end if;
 
-        v_locked := array(
-            select o.id
-              from unnest(v_task_ids, v_keys) with ordinality as k(task_id, key, n)
-              left join lateral (
-                   select l.id from conductor.live_executions l
-                    where l.holds_key and l.task_id = k.task_id and l.dedupe_key = k.key
-                      and l.claim = 0 and l.state = 'pending'
-                      for no key update) o on true
-             order by k.n);
-        v_found := array(
-            select coalesce(k.locked, o.id)
-              from unnest(v_task_ids, v_keys, v_locked) with ordinality as k(task_id, key, locked, n)
-              left join lateral (
-                   select l.id from conductor.live_executions l
-                    where l.holds_key and l.task_id = k.task_id and l.dedupe_key = k.key
-                      and (l.claim > 0 or l.state <> 'pending')
-                    limit 1) o on true
-             order by k.n);
-        v_started := array(
-            select k.found
-              from unnest(v_found, v_locked, v_debounced, v_firsts) as k(found, locked, debounced, first)
-             where k.debounced and k.locked is null and k.found <> k.first);
+    perform conductor.refuse_unknown(p_tasks);
+    -- Of several calls with one key the last one counts, as if they came one by one.
+    select array_agg(s.task_id), array_agg(s.key), array_agg(s.first), array_agg(s.calls),
+           array_agg(s.payload), array_agg(s.run_at), array_agg(s.wait_ms), array_agg(s.priority),
+           array_agg(s.debounced)
+      into v_task_ids, v_keys, v_firsts, v_calls, v_payloads, v_run_at, v_wait_ms, v_priorities, v_debounced
+      from (select c.task_id, c.key, count(*) as calls,
+                   (array_agg(c.id order by c.n))[1] as first,
+                   (array_agg(c.payload order by c.n desc))[1] as payload,
+                   (array_agg(c.run_at order by c.n desc) filter (where c.timed))[1] as run_at,
+                   (array_agg(c.wait_ms order by c.n desc) filter (where c.timed))[1] as wait_ms,
+                   (array_agg(c.priority order by c.n desc) filter (where c.priority is not null))[1] as priority,
+                   c.debounced
+              from (select g.n, g.id, t.id as task_id, coalesce(g.key, '') collate "C" as key, g.payload,
+                           g.run_at, coalesce(g.debounce_ms, g.delay_ms) as wait_ms, g.priority,
+                           coalesce(g.debounce_ms, g.delay_ms) is not null or g.run_at is not null as timed,
+                           g.debounce_ms is not null as debounced
+                      from unnest(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities, p_keys,
+                                  p_debounce_ms) with ordinality
+                           as g(id, task, payload, run_at, delay_ms, priority, key, debounce_ms, n)
+                      join conductor.tasks t on t.name = g.task) c
+             group by c.task_id, c.debounced, c.key
+             order by c.task_id, c.debounced, c.key) s;
 
-        -- None is left that ended meanwhile, or has to make room.
-        if array_position(v_found, null) is null and cardinality(v_started) = 0 then
-            -- Those who waited for a lock count from now.
-            v_now := conductor.now();
-            with replaced as (
-                update conductor.live_executions l
-                   set payload = k.payload::json, priority = coalesce(k.priority, l.priority),
-                       run_at = coalesce(k.run_at, v_now + k.wait_ms * interval '1 ms', l.run_at),
-                       postponed = l.postponed and k.run_at is null and k.wait_ms is null
-                  from unnest(v_locked, v_firsts, v_calls, v_payloads, v_run_at, v_wait_ms, v_priorities)
-                       as k(id, first, calls, payload, run_at, wait_ms, priority)
-                 where l.id = k.id
-                   -- What this call has just made, or had made before its answer was lost, is as it should be.
-                   and (l.id <> k.first or k.calls > 1 and l.created_at = v_begun)
-                returning l.queue_id, l.run_at
-            )
-            select array_agg(distinct r.queue_id) filter (where r.run_at < v_now + interval '1s')
-              into v_due
-              from replaced r;
-            v_queues := v_queues || v_due;
+    v_locked := array(
+        select o.id
+          from unnest(v_task_ids, v_debounced, v_keys) with ordinality as k(task_id, debounced, key, n)
+          left join lateral (
+               select l.id from conductor.live_executions l
+                where l.holds_key and l.task_id = k.task_id and l.debounced = k.debounced
+                  and l.dedupe_key = k.key and l.claim = 0 and l.state = 'pending'
+                  for no key update) o on true
+         order by k.n);
+    v_found := array(
+        select coalesce(k.locked, o.id)
+          from unnest(v_task_ids, v_debounced, v_keys, v_locked) with ordinality
+               as k(task_id, debounced, key, locked, n)
+          left join lateral (
+               select l.id from conductor.live_executions l
+                where l.holds_key and l.task_id = k.task_id and l.debounced = k.debounced
+                  and l.dedupe_key = k.key and (l.claim > 0 or l.state <> 'pending')
+                limit 1) o on true
+         order by k.n);
+    if array_position(v_found, null) is not null then
+        raise exception 'an execution ended while its key was looked at' using errcode = 'CD006';
+    end if;
 
-            select array_agg(v_found[c.key_n] order by c.n),
-                   array_agg(case when c.id = v_found[c.key_n] then 'created'
-                                  when v_locked[c.key_n] is not null or v_debounced[c.key_n] then 'replaced'
-                                  else 'existing' end order by c.n)
-              into ids, came_of
-              from (select g.n, g.id, dense_rank() over (order by t.id, coalesce(g.key, '') collate "C") as key_n
-                      from unnest(p_ids, p_tasks, p_keys) with ordinality as g(id, task, key, n)
-                      join conductor.tasks t on t.name = g.task) c;
-            if not p_in_transaction then
-                insert into conductor.replacements (id, execution_id, replaced_at)
-                select g.id, g.execution_id, clock_timestamp()
-                  from unnest(p_ids, ids, came_of) as g(id, execution_id, came_of)
-                 where g.came_of = 'replaced'
-                 order by g.id
-                    on conflict (id) do nothing;
-            end if;
-            exit;
-        end if;
-        update conductor.live_executions l set holds_key = false where l.id = any (v_started) and l.holds_key;
-        if v_round = 100 then
-            raise exception 'a dedupe key changes hands too often' using errcode = '40001';
-        end if;
-    end loop;
+    -- Those who waited for a lock count from now.
+    v_now := conductor.now();
+    with replaced as (
+        update conductor.live_executions l
+           set payload = k.payload::json, priority = coalesce(k.priority, l.priority),
+               run_at = coalesce(k.run_at, v_now + k.wait_ms * interval '1 ms', l.run_at),
+               postponed = l.postponed and k.run_at is null and k.wait_ms is null
+          from unnest(v_locked, v_firsts, v_calls, v_payloads, v_run_at, v_wait_ms, v_priorities)
+               as k(id, first, calls, payload, run_at, wait_ms, priority)
+         where l.id = k.id
+           -- What this call has just made, or had made before its answer was lost, is as it should be.
+           and (l.id <> k.first or k.calls > 1 and l.created_at = v_begun)
+        returning l.queue_id, l.run_at
+    )
+    select array_agg(distinct r.queue_id) filter (where r.run_at < v_now + interval '1s')
+      into v_due
+      from replaced r;
+    v_queues := v_queues || v_due;
+
+    select array_agg(v_found[c.key_n] order by c.n),
+           array_agg(case when c.id = v_found[c.key_n] then 'created'
+                          when v_locked[c.key_n] is not null then 'replaced'
+                          else 'existing' end order by c.n)
+      into ids, came_of
+      from (select g.n, g.id,
+                   dense_rank() over (order by t.id, g.debounce_ms is not null,
+                                               coalesce(g.key, '') collate "C") as key_n
+              from unnest(p_ids, p_tasks, p_keys, p_debounce_ms) with ordinality
+                   as g(id, task, key, debounce_ms, n)
+              join conductor.tasks t on t.name = g.task) c;
+    if not p_in_transaction then
+        insert into conductor.replacements (id, execution_id, replaced_at)
+        select g.id, g.execution_id, clock_timestamp()
+          from unnest(p_ids, ids, came_of) as g(id, execution_id, came_of)
+         where g.came_of = 'replaced'
+         order by g.id
+            on conflict (id) do nothing;
+    end if;
     if v_queues is not null then
         perform conductor.wake(v_queues, p_in_transaction);
     end if;
+end
+$$;
+
+-- One whose execution ends while it looks begins anew, with nothing in its hands.
+create function conductor.invoke_keyed(
+    p_ids uuid[], p_tasks text[], p_payloads text[], p_run_at timestamptz[], p_delay_ms bigint[],
+    p_priorities integer[], p_in_transaction boolean, p_keys text[], p_debounce_ms bigint[],
+    out ids uuid[], out came_of text[])
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+    for v_round in 1 .. 100 loop
+        begin
+            select k.ids, k.came_of into ids, came_of
+              from conductor.take_keys(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities,
+                                       p_in_transaction, p_keys, p_debounce_ms) k;
+            return;
+        exception when sqlstate 'CD006' then
+            null;
+        end;
+    end loop;
+    raise exception 'a dedupe key changes hands too often; try again' using errcode = '40001';
 end
 $$;
 
@@ -296,13 +312,15 @@ begin
 
     if p_again then
         -- The statement of the broken connection may still be under way; the locks wait for its end.
-        perform from (select t.id as task_id, coalesce(g.key, '') collate "C" as key
-                        from unnest(p_tasks, p_keys) as g(task, key)
+        perform from (select t.id as task_id, g.debounce_ms is not null as debounced,
+                             coalesce(g.key, '') collate "C" as key
+                        from unnest(p_tasks, p_debounce_ms, p_keys) as g(task, debounce_ms, key)
                         join conductor.tasks t on t.name = g.task
-                       order by 1, 2) k
+                       order by 1, 2, 3) k
           cross join lateral (
                 select from conductor.live_executions l
-                 where l.holds_key and l.task_id = k.task_id and l.dedupe_key = k.key
+                 where l.holds_key and l.task_id = k.task_id and l.debounced = k.debounced
+                   and l.dedupe_key = k.key and l.claim = 0 and l.state = 'pending'
                    for no key update) l;
         select array_agg(case when e.id is not null then g.id else r.execution_id end order by g.n),
                array_agg(case when e.id is not null then 'created' when r.id is not null then 'replaced' end order by g.n)
@@ -363,7 +381,7 @@ begin
             select k.ids, k.came_of into v_ids, v_came
               from conductor.invoke_keyed(
                    v_part.ids, v_part.tasks, v_part.payloads, v_part.run_at, v_part.delay_ms, v_part.priorities,
-                   p_in_transaction, p_again, v_part.keys, v_part.debounce_ms) k;
+                   p_in_transaction, v_part.keys, v_part.debounce_ms) k;
         else
             v_ids := null;
             v_came := null;

@@ -82,7 +82,7 @@ begin
             with claimed as (
                 update conductor.live_executions l
                    set state = 'running', claim = l.claim + 1, orchestrator_id = p_orchestrator, claimed_at = v_now,
-                       postponed = false
+                       postponed = false, holds_key = l.holds_key and not l.debounced
                  where l.id = any (v_ids)
                 returning l.id, l.task_id, l.claim, l.failures + l.crashes + 1 as attempt, l.payload::text as payload,
                           l.run_at, coalesce(l.retry_of, l.id) as origin,

@@ -98,8 +98,8 @@ impl<'c, T: Task> Invoke<'c, T> {
     ///
     /// Each call moves the execution, which keeps its id, until it has started; the next call then
     /// makes a new one, so the last payload always runs. Calls are counted together by task, or
-    /// with a [`dedupe_key`](Self::dedupe_key) by key. Nothing bounds how long calls that never
-    /// pause put it off.
+    /// with a [`dedupe_key`](Self::dedupe_key) by key; calls of the same key without `debounce` have
+    /// nothing to do with them. Nothing bounds how long calls that never pause put it off.
     ///
     /// ```no_run
     /// # use conductor::prelude::*;
