@@ -6,6 +6,7 @@ mod support;
 mod addresses;
 mod bad_input;
 mod basics;
+mod batch_invoke;
 mod cli;
 mod client;
 mod migrations;
