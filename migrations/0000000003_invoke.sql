@@ -109,28 +109,22 @@ begin
 end
 $$;
 
--- Invokes that each have a dedupe key or are debounced, and no throttle.
---
--- Mostly nothing is in the way, and the first statement is all there is. It takes keys in their order
--- and holds no row that was there before; only then are such rows locked, again in order: two
--- batches with the same keys wait for one another in one direction. What has started is never
--- locked, so that no worker waits for an invoke.
-create function conductor.take_keys(
+-- Invokes whose keys are not all free: what has not started is replaced, what has is found. Of several
+-- calls with one key, the first of which may just have been made (p_begun), the last one counts, as
+-- if they came one by one. Gives beside the answers the queues to wake.
+create function conductor.meet_keys(
     p_ids uuid[], p_tasks text[], p_payloads text[], p_run_at timestamptz[], p_delay_ms bigint[],
-    p_priorities integer[], p_in_transaction boolean, p_keys text[], p_debounce_ms bigint[],
-    out ids uuid[], out came_of text[])
+    p_priorities integer[], p_in_transaction boolean, p_keys text[], p_debounce_ms bigint[], p_begun timestamptz,
+    out ids uuid[], out came_of text[], out queues integer[])
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
 set enable_mergejoin = off set jit = off
 as $$
 declare
-    v_begun timestamptz := conductor.now();
     v_now timestamptz;
-    v_count bigint;
-    v_due integer[];
-    v_queues integer[];
     -- One element a key, in the order of the keys: what its calls come to, ...
     v_task_ids integer[];
+    v_debounced boolean[];
     v_keys text[];
     v_firsts uuid[];
     v_calls bigint[];
@@ -138,43 +132,11 @@ declare
     v_run_at timestamptz[];
     v_wait_ms bigint[];
     v_priorities integer[];
-    v_debounced boolean[];
     -- ... the execution that has not started, which this transaction has locked, ...
     v_locked uuid[];
     -- ... and that one, or else the one that has started.
     v_found uuid[];
 begin
-    with given as (
-        select distinct on (t.id, g.debounce_ms is not null, coalesce(g.key, '') collate "C")
-               g.id, t.id as task_id, t.queue_id, g.debounce_ms is not null as debounced,
-               coalesce(g.key, '') collate "C" as key,
-               coalesce(g.run_at, v_begun + coalesce(g.debounce_ms, g.delay_ms) * interval '1 ms', v_begun) as run_at,
-               coalesce(g.priority, t.priority) as priority, g.payload::json as payload
-          from unnest(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities, p_keys, p_debounce_ms)
-               with ordinality as g(id, task, payload, run_at, delay_ms, priority, key, debounce_ms, n)
-          join conductor.tasks t on t.name = g.task
-         order by t.id, g.debounce_ms is not null, coalesce(g.key, '') collate "C", g.n
-    ), inserted as (
-        insert into conductor.live_executions as l (
-               id, run_at, created_at, queue_id, task_id, priority, holds_key, debounced, dedupe_key, payload)
-        select g.id, g.run_at, v_begun, g.queue_id, g.task_id, g.priority, true, g.debounced, g.key, g.payload
-          from given g
-         order by g.task_id, g.debounced, g.key
-            on conflict do nothing
-        returning l.queue_id, l.run_at
-    )
-    select count(*), array_agg(distinct i.queue_id) filter (where i.run_at < v_begun + interval '1s')
-      into v_count, v_queues
-      from inserted i;
-    if v_count = cardinality(p_ids) then
-        if v_queues is not null then
-            perform conductor.wake(v_queues, p_in_transaction);
-        end if;
-        return;
-    end if;
-
-    perform conductor.refuse_unknown(p_tasks);
-    -- Of several calls with one key the last one counts, as if they came one by one.
     select array_agg(s.task_id), array_agg(s.key), array_agg(s.first), array_agg(s.calls),
            array_agg(s.payload), array_agg(s.run_at), array_agg(s.wait_ms), array_agg(s.priority),
            array_agg(s.debounced)
@@ -231,13 +193,12 @@ begin
                as k(id, first, calls, payload, run_at, wait_ms, priority)
          where l.id = k.id
            -- What this call has just made, or had made before its answer was lost, is as it should be.
-           and (l.id <> k.first or k.calls > 1 and l.created_at = v_begun)
+           and (l.id <> k.first or k.calls > 1 and l.created_at = p_begun)
         returning l.queue_id, l.run_at
     )
     select array_agg(distinct r.queue_id) filter (where r.run_at < v_now + interval '1s')
-      into v_due
+      into queues
       from replaced r;
-    v_queues := v_queues || v_due;
 
     select array_agg(v_found[c.key_n] order by c.n),
            array_agg(case when c.id = v_found[c.key_n] then 'created'
@@ -258,31 +219,70 @@ begin
          order by g.id
             on conflict (id) do nothing;
     end if;
-    if v_queues is not null then
-        perform conductor.wake(v_queues, p_in_transaction);
-    end if;
 end
 $$;
 
--- One whose execution ends while it looks begins anew, with nothing in its hands.
+-- Invokes that each have a dedupe key or are debounced, and no throttle.
+--
+-- Mostly nothing is in the way, and the first statement is all there is. It takes keys in their order
+-- and holds no row that was there before; only then are such rows locked, again in order: two
+-- batches with the same keys wait for one another in one direction. What has started is never
+-- locked, so that no worker waits for an invoke. One whose execution ends while it looks begins
+-- anew, with nothing in its hands.
 create function conductor.invoke_keyed(
     p_ids uuid[], p_tasks text[], p_payloads text[], p_run_at timestamptz[], p_delay_ms bigint[],
     p_priorities integer[], p_in_transaction boolean, p_keys text[], p_debounce_ms bigint[],
     out ids uuid[], out came_of text[])
 language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set jit = off
 as $$
+declare
+    v_begun timestamptz := conductor.now();
+    v_count bigint;
+    v_queues integer[];
+    v_due integer[];
 begin
     for v_round in 1 .. 100 loop
         begin
-            select k.ids, k.came_of into ids, came_of
-              from conductor.take_keys(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities,
-                                       p_in_transaction, p_keys, p_debounce_ms) k;
-            return;
+            with given as (
+                select distinct on (t.id, g.debounce_ms is not null, coalesce(g.key, '') collate "C")
+                       g.id, t.id as task_id, t.queue_id, g.debounce_ms is not null as debounced,
+                       coalesce(g.key, '') collate "C" as key,
+                       coalesce(g.run_at, v_begun + coalesce(g.debounce_ms, g.delay_ms) * interval '1 ms', v_begun) as run_at,
+                       coalesce(g.priority, t.priority) as priority, g.payload::json as payload
+                  from unnest(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities, p_keys, p_debounce_ms)
+                       with ordinality as g(id, task, payload, run_at, delay_ms, priority, key, debounce_ms, n)
+                  join conductor.tasks t on t.name = g.task
+                 order by t.id, g.debounce_ms is not null, coalesce(g.key, '') collate "C", g.n
+            ), inserted as (
+                insert into conductor.live_executions as l (
+                       id, run_at, created_at, queue_id, task_id, priority, holds_key, debounced, dedupe_key, payload)
+                select g.id, g.run_at, v_begun, g.queue_id, g.task_id, g.priority, true, g.debounced, g.key, g.payload
+                  from given g
+                 order by g.task_id, g.debounced, g.key
+                    on conflict do nothing
+                returning l.queue_id, l.run_at
+            )
+            select count(*), array_agg(distinct i.queue_id) filter (where i.run_at < v_begun + interval '1s')
+              into v_count, v_queues
+              from inserted i;
+            exit when v_count = cardinality(p_ids);
+
+            perform conductor.refuse_unknown(p_tasks);
+            select m.ids, m.came_of, m.queues into ids, came_of, v_due
+              from conductor.meet_keys(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities,
+                                       p_in_transaction, p_keys, p_debounce_ms, v_begun) m;
+            v_queues := v_queues || v_due;
+            exit;
         exception when sqlstate 'CD006' then
-            null;
+            if v_round = 100 then
+                raise exception 'a dedupe key changes hands too often; try again' using errcode = '40001';
+            end if;
         end;
     end loop;
-    raise exception 'a dedupe key changes hands too often; try again' using errcode = '40001';
+    if v_queues is not null then
+        perform conductor.wake(v_queues, p_in_transaction);
+    end if;
 end
 $$;
 
