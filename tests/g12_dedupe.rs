@@ -23,20 +23,20 @@ const HOUR: Duration = Duration::from_secs(3600);
 struct Ran(Mutex<Vec<i64>>);
 
 #[task]
-async fn g12_run(_ctx: &TaskContext, payload: i64, ran: State<Arc<Ran>>) -> anyhow::Result<i64> {
-    ran.push(payload);
+async fn g12_run(ctx: &TaskContext, payload: i64) -> anyhow::Result<i64> {
+    ctx.state::<Arc<Ran>>().push(payload);
     Ok(payload)
 }
 
 /// By its payload: 0 completes, 1 fails, 2 waits for another attempt, 3 sleeps, 4 stands at the gate.
 #[task(retry(max_attempts = 2, backoff = "1h..1h", jitter = 0))]
-async fn g12_end(ctx: &TaskContext, payload: i64, gate: State<Arc<Gate>>) -> anyhow::Result<()> {
+async fn g12_end(ctx: &TaskContext, payload: i64) -> anyhow::Result<()> {
     match payload {
         1 => Err(anyhow::anyhow!("as told")).permanent(),
         2 => anyhow::bail!("not yet"),
         3 => Ok(ctx.sleep("long", 10 * HOUR).await?),
         4 => {
-            gate.pass().await;
+            ctx.state::<Arc<Gate>>().pass().await;
             Ok(())
         }
         _ => Ok(()),
