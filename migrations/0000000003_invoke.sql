@@ -136,6 +136,8 @@ declare
     v_locked uuid[];
     -- ... and that one, or else the one that has started.
     v_found uuid[];
+    v_missing integer;
+    v_busy uuid;
 begin
     select array_agg(s.task_id), array_agg(s.key), array_agg(s.first), array_agg(s.calls),
            array_agg(s.payload), array_agg(s.run_at), array_agg(s.wait_ms), array_agg(s.priority),
@@ -159,6 +161,14 @@ begin
              group by c.task_id, c.debounced, c.key
              order by c.task_id, c.debounced, c.key) s;
 
+    -- One row may be waited for. With several, one that a worker has just claimed would stay locked by
+    -- us while we wait for the next, and the worker ends them in an order of its own.
+    if cardinality(v_keys) = 1 then
+        perform from conductor.live_executions l
+          where l.holds_key and l.task_id = v_task_ids[1] and l.debounced = v_debounced[1]
+            and l.dedupe_key = v_keys[1] and l.claim = 0 and l.state = 'pending'
+            for no key update;
+    end if;
     v_locked := array(
         select o.id
           from unnest(v_task_ids, v_debounced, v_keys) with ordinality as k(task_id, debounced, key, n)
@@ -166,7 +176,7 @@ begin
                select l.id from conductor.live_executions l
                 where l.holds_key and l.task_id = k.task_id and l.debounced = k.debounced
                   and l.dedupe_key = k.key and l.claim = 0 and l.state = 'pending'
-                  for no key update) o on true
+                  for no key update skip locked) o on true
          order by k.n);
     v_found := array(
         select coalesce(k.locked, o.id)
@@ -178,8 +188,13 @@ begin
                   and l.dedupe_key = k.key and (l.claim > 0 or l.state <> 'pending')
                 limit 1) o on true
          order by k.n);
-    if array_position(v_found, null) is not null then
-        raise exception 'an execution ended while its key was looked at' using errcode = 'CD006';
+    v_missing := array_position(v_found, null);
+    if v_missing is not null then
+        select l.id into v_busy from conductor.live_executions l
+         where l.holds_key and l.task_id = v_task_ids[v_missing] and l.debounced = v_debounced[v_missing]
+           and l.dedupe_key = v_keys[v_missing];
+        raise exception 'somebody else has the execution of a key' using errcode = 'CD006',
+            detail = coalesce(v_busy::text, '');
     end if;
 
     -- Those who waited for a lock count from now.
@@ -226,9 +241,9 @@ $$;
 --
 -- Mostly nothing is in the way, and the first statement is all there is. It takes keys in their order
 -- and holds no row that was there before; only then are such rows locked, again in order: two
--- batches with the same keys wait for one another in one direction. What has started is never
--- locked, so that no worker waits for an invoke. One whose execution ends while it looks begins
--- anew, with nothing in its hands.
+-- batches with the same keys wait for one another in one direction. What has started is not locked,
+-- so that no worker waits for an invoke. Where somebody else has the row, or it ended meanwhile, what
+-- was done is undone, so that it waits with nothing in its hands, and begins anew.
 create function conductor.invoke_keyed(
     p_ids uuid[], p_tasks text[], p_payloads text[], p_run_at timestamptz[], p_delay_ms bigint[],
     p_priorities integer[], p_in_transaction boolean, p_keys text[], p_debounce_ms bigint[],
@@ -241,8 +256,9 @@ declare
     v_count bigint;
     v_queues integer[];
     v_due integer[];
+    v_busy text;
 begin
-    for v_round in 1 .. 100 loop
+    for v_round in 1 .. 1000 loop
         begin
             with given as (
                 select distinct on (t.id, g.debounce_ms is not null, coalesce(g.key, '') collate "C")
@@ -275,9 +291,16 @@ begin
             v_queues := v_queues || v_due;
             exit;
         exception when sqlstate 'CD006' then
-            if v_round = 100 then
+            if v_round = 1000 then
                 raise exception 'a dedupe key changes hands too often; try again' using errcode = '40001';
             end if;
+            get stacked diagnostics v_busy = pg_exception_detail;
+        end;
+        begin
+            perform from conductor.live_executions l where l.id = nullif(v_busy, '')::uuid for no key update;
+            raise exception using errcode = 'CD006';
+        exception when sqlstate 'CD006' then
+            null;
         end;
     end loop;
     if v_queues is not null then
