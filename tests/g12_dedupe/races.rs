@@ -116,7 +116,7 @@ async fn a_replaced_payload_is_never_lost(test: TestConductor) -> anyhow::Result
                         invoke.await?
                     };
                     taken.push((payload, run.id(), run.came_of()));
-                    if fastrand(payload) % 3 == 0 {
+                    if fastrand(payload).is_multiple_of(3) {
                         tokio::time::sleep(Duration::from_micros(fastrand(n) % 3000)).await;
                     }
                 }
