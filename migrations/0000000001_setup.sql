@@ -25,7 +25,7 @@
 --         queue:ID  done:EXECUTION  cancel:EXECUTION  clock:MILLISECONDS  schedules:
 --
 -- Public functions: invoke, cancel, retry, schedule, unschedule, pause_schedule, resume_schedule,
--- trigger_schedule. A role that may only invoke:
+-- trigger_schedule, pause_queue, resume_queue, why_not_running. A role that may only invoke:
 --     grant usage on schema conductor to app;
 --     grant execute on function conductor.invoke to app;
 
@@ -45,7 +45,9 @@ create table conductor.queues (
     id integer generated always as identity primary key,
     name text not null unique check (octet_length(name) between 1 and 100),
     -- A worker of this queue sleeps: whoever invokes next clears this and notifies.
-    idle boolean not null default false
+    idle boolean not null default false,
+    -- Nothing of it is claimed until somebody resumes it.
+    paused boolean not null default false
 ) with (fillfactor = 50);
 
 create table conductor.tasks (
@@ -64,6 +66,8 @@ create table conductor.tasks (
     timeout interval,
     -- When it may run: {"hours": "22:00-06:00", "days": "Mon-Fri", "timezone": "UTC"}; null: always.
     time_window jsonb,
+    -- Since when it has this one, in real time: a process that is older knows another.
+    window_since timestamptz not null default clock_timestamp(),
     keep_completed interval not null default '7 days',
     keep_failed interval not null default '30 days',
     payload_schema jsonb not null default 'true',
@@ -94,6 +98,7 @@ create table conductor.live_executions (
     parent_key text,
     -- The execution that this one repeats, by conductor.retry.
     retry_of uuid,
+    -- The task's queue, or -lane where it waits for a limit (0000000008_limits.sql).
     queue_id integer not null,
     task_id integer not null,
     priority integer not null,
@@ -242,11 +247,15 @@ create table conductor.schedules (
     id bigint generated always as identity primary key,
     task_id integer not null references conductor.tasks (id),
     name text not null,
-    -- Made at run time, so that no deploy removes it; else declared by the package's code.
+    -- Made at run time, so that no deploy removes it; else declared by code.
     dynamic boolean not null,
-    package text not null,
+    -- Whose code declares it: the package and the crate, "shop/worker"; empty where it is dynamic.
+    owner text not null,
     cron text not null,
     timezone text not null,
+    -- The rule until planned_from, where ticks of it up to then are still owed.
+    former_cron text,
+    former_timezone text,
     missed text not null check (missed in ('skip', 'once', 'all')),
     overlap text not null check (overlap in ('allow', 'skip')),
     -- Null where the code computes it from the tick.
@@ -277,7 +286,7 @@ select l.id, t.name as task, q.name as queue, l.state::text as state, l.priority
        null::json as output, l.error, l.cancel_reason
   from conductor.live_executions l
   join conductor.tasks t on t.id = l.task_id
-  join conductor.queues q on q.id = l.queue_id;
+  join conductor.queues q on q.id = case when l.queue_id < 0 then t.queue_id else l.queue_id end;
 
 create view conductor.finished as
 select f.id, t.name as task, q.name as queue, f.state::text as state, f.priority, null::timestamptz as run_at,

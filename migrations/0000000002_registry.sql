@@ -50,6 +50,8 @@ begin
            docs = excluded.docs, priority = excluded.priority, max_attempts = excluded.max_attempts,
            backoff_initial = excluded.backoff_initial, backoff_max = excluded.backoff_max,
            jitter = excluded.jitter, timeout = excluded.timeout, time_window = excluded.time_window,
+           window_since = case when t.time_window is distinct from excluded.time_window
+                               then clock_timestamp() else t.window_since end,
            keep_completed = excluded.keep_completed, keep_failed = excluded.keep_failed,
            payload_schema = excluded.payload_schema, output_schema = excluded.output_schema,
            declared_at = excluded.declared_at
@@ -63,9 +65,13 @@ begin
             excluded.timeout, excluded.time_window, excluded.keep_completed, excluded.keep_failed,
             excluded.payload_schema, excluded.output_schema);
 
+    if p_replace then
+        perform conductor.declare_limits(p_tasks);
+    end if;
+
     -- What waits for a window that has been changed looks at the new one.
     if cardinality(v_opened) > 0 then
-        update conductor.live_executions l set run_at = conductor.now()
+        update conductor.live_executions l set run_at = conductor.now(), postponed = false
          where l.task_id = any (v_opened) and l.postponed and l.state <> 'running';
     end if;
 
@@ -136,6 +142,7 @@ begin
     if v_dead is null then
         return 0;
     end if;
+    perform conductor.free_lanes(v_dead);
     v_count := conductor.give_back(
         array(select l.id from conductor.live_executions l
                where l.state = 'running' and l.orchestrator_id = any (v_dead)
@@ -156,6 +163,9 @@ declare
     v_queues integer[];
 begin
     delete from conductor.orchestrators o where o.id = p_orchestrator returning o.queue_ids into v_queues;
+    v_queues := v_queues || array(
+        select -a.id from conductor.lanes a where a.holders ? p_orchestrator::text);
+    perform conductor.free_lanes(array[p_orchestrator]);
     perform conductor.give_back(
         array(select held.id
                 from unnest(v_queues) as q, conductor.priorities(q) as p,

@@ -197,16 +197,18 @@ begin
             detail = coalesce(v_busy::text, '');
     end if;
 
-    -- Those who waited for a lock count from now.
+    -- Those who waited for a lock count from now. One that waits for a limit is looked at anew, as the
+    -- payload may name another one.
     v_now := conductor.now();
     with replaced as (
         update conductor.live_executions l
-           set payload = k.payload::json, priority = coalesce(k.priority, l.priority),
+           set payload = k.payload::json, priority = coalesce(k.priority, l.priority), queue_id = t.queue_id,
                run_at = coalesce(k.run_at, v_now + k.wait_ms * interval '1 ms', l.run_at),
                postponed = l.postponed and k.run_at is null and k.wait_ms is null
           from unnest(v_locked, v_firsts, v_calls, v_payloads, v_run_at, v_wait_ms, v_priorities)
-               as k(id, first, calls, payload, run_at, wait_ms, priority)
-         where l.id = k.id
+               as k(id, first, calls, payload, run_at, wait_ms, priority),
+               conductor.tasks t
+         where l.id = k.id and t.id = l.task_id
            -- What this call has just made, or had made before its answer was lost, is as it should be.
            and (l.id <> k.first or k.calls > 1 and l.created_at = p_begun)
         returning l.queue_id, l.run_at

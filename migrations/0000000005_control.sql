@@ -104,6 +104,31 @@ begin
 end
 $$;
 
+-- Keeps a queue from being claimed, until it is resumed; what runs goes on. False where there is none.
+create function conductor.pause_queue(queue text) returns boolean
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update conductor.queues q set paused = true where q.name = queue;
+    return found;
+end
+$$;
+
+create function conductor.resume_queue(queue text) returns boolean
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_queue integer;
+begin
+    update conductor.queues q set paused = false where q.name = queue returning q.id into v_queue;
+    if not found then
+        return false;
+    end if;
+    perform conductor.wake(array[v_queue], true);
+    return true;
+end
+$$;
+
 -- The outcome of an execution; while it lives, its end will be notified.
 create function conductor.watch(p_id uuid)
 returns table (state text, task text, output text, error text)
@@ -153,7 +178,13 @@ begin
                                 or l.state = 'suspended' and l.partial_wakes > 0
                                    and not exists (select from conductor.waits w
                                                     where w.execution_id = l.id and w.wake_at <= l.run_at))
-                         limit 1) due);
+                         limit 1) due)
+    or exists (
+        select from conductor.limits c
+          join conductor.lanes a on a.limit_id = c.id
+         where c.task_id = any (p_tasks)
+           and (a.holders <> '{}' or a.due_at <= v_now + conductor.rate_horizon())
+           and (select true from conductor.live_executions l where l.queue_id = -a.id limit 1));
 end
 $$;
 

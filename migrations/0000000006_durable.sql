@@ -204,10 +204,10 @@ begin
          group by g.execution_id
     )
     update conductor.live_executions l
-       set state = 'suspended', orchestrator_id = null, run_at = d.run_at,
+       set state = 'suspended', orchestrator_id = null, run_at = d.run_at, queue_id = t.queue_id,
            partial_wakes = case when l.id = any (v_fresh) then 0 else l.partial_wakes end
-      from due d
-     where l.id = d.execution_id;
+      from due d, conductor.tasks t
+     where l.id = d.execution_id and t.id = l.task_id;
     perform conductor.wake(v_queues, false);
     return cardinality(v_held);
 end
@@ -257,7 +257,7 @@ begin
           from ready r
     ), woken as (
         update conductor.live_executions l
-           set run_at = v_now + d.delay, partial_wakes = l.partial_wakes + 1
+           set run_at = v_now + d.delay, postponed = false, partial_wakes = l.partial_wakes + 1
           from paced p
           join conductor.live_executions o on o.id = p.execution_id
          cross join lateral (

@@ -1,6 +1,6 @@
 use std::time::Instant;
 
-use conductor::{Conductor, Orchestrator};
+use conductor::{Conductor, Orchestrator, Task};
 
 use crate::database::Server;
 use crate::report::Report;
@@ -22,7 +22,7 @@ pub(crate) async fn measure(
     let mut rates = Vec::new();
     for _ in 0..runs {
         let fresh = server.fresh().await?;
-        rates.push(drain(&fresh.conductor, jobs).await?);
+        rates.push(noops(&fresh.conductor, jobs).await?);
         fresh.close().await?;
     }
     report.rate("drain", &mut rates);
@@ -44,9 +44,9 @@ pub(crate) async fn compare(
     fill(&crowded.conductor, beside, rows).await?;
     for _ in 0..runs {
         let fresh = server.fresh().await?;
-        without.push(drain(&fresh.conductor, jobs).await?);
+        without.push(noops(&fresh.conductor, jobs).await?);
         fresh.close().await?;
-        with.push(drain(&crowded.conductor, jobs).await?);
+        with.push(noops(&crowded.conductor, jobs).await?);
     }
     crowded.close().await?;
     let name = match beside {
@@ -59,10 +59,16 @@ pub(crate) async fn compare(
     Ok(())
 }
 
-async fn drain(conductor: &Conductor, jobs: usize) -> anyhow::Result<f64> {
-    conductor
-        .invoke_batch::<Noop>((0..jobs as i64).map(|n| Noop { n }))
-        .await?;
+async fn noops(conductor: &Conductor, jobs: usize) -> anyhow::Result<f64> {
+    drain::<Noop>(conductor, (0..jobs as i64).map(|n| Noop { n })).await
+}
+
+/// Invokes all, then runs them; executions a second.
+pub(crate) async fn drain<T: Task>(
+    conductor: &Conductor,
+    payloads: impl IntoIterator<Item = T::Payload>,
+) -> anyhow::Result<f64> {
+    let jobs = conductor.invoke_batch::<T>(payloads).await?.len();
     let began = Instant::now();
     Orchestrator::builder(conductor.clone())
         .build()?

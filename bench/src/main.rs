@@ -4,6 +4,7 @@ mod database;
 mod drain;
 mod enqueue;
 mod latency;
+mod limits;
 mod report;
 mod steps;
 mod tasks;
@@ -57,6 +58,8 @@ enum Scenario {
     Steps,
     /// 100 parents of 100 children each; children a second.
     Fanout,
+    /// Drain under limits of a task and of keys, each against drain without.
+    Limits,
     /// All of these.
     All,
 }
@@ -86,6 +89,9 @@ async fn main() -> anyhow::Result<()> {
     }
     if wanted(Scenario::Fanout) {
         steps::fan_out(&server, options.runs, &mut report).await?;
+    }
+    if wanted(Scenario::Limits) {
+        limits::measure(&server, options.jobs, options.runs, &mut report).await?;
     }
     for (scenario, beside) in [
         (Scenario::History, drain::Beside::Finished),

@@ -12,6 +12,27 @@ pub(crate) async fn noop(_ctx: &TaskContext, n: i64) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Does nothing, at most ten times at once.
+#[task(queue = "limited", concurrency = 10)]
+pub(crate) async fn limited(_ctx: &TaskContext, n: i64) -> anyhow::Result<()> {
+    let _ = n;
+    Ok(())
+}
+
+/// Does nothing, at most five times at once for each key.
+#[task(queue = "limited", concurrency(limit = 5, key = payload.key))]
+pub(crate) async fn keyed(_ctx: &TaskContext, key: i64, n: i64) -> anyhow::Result<()> {
+    let _ = (key, n);
+    Ok(())
+}
+
+/// Has no limit itself.
+#[task(queue = "limited")]
+pub(crate) async fn neighbour(_ctx: &TaskContext, n: i64) -> anyhow::Result<()> {
+    let _ = n;
+    Ok(())
+}
+
 /// Five steps that do nothing.
 #[task]
 pub(crate) async fn five(ctx: &TaskContext, n: i64) -> anyhow::Result<i64> {

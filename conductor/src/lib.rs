@@ -22,8 +22,8 @@ pub use conductor_runtime::orchestrator::{
 };
 pub use conductor_runtime::registry::Registry;
 pub use conductor_runtime::task::{
-    CronDefinition, CronTick, Keep, Output, Payload, PointInTime, RetryPolicy, State, Task,
-    TaskDefinition, Trigger, WindowDefinition,
+    CronDefinition, CronTick, Keep, LimitDefinition, LimitKind, Output, Payload, PointInTime,
+    RetryPolicy, State, Task, TaskDefinition, Trigger, WindowDefinition,
 };
 #[cfg(feature = "testing")]
 pub use conductor_runtime::testing;
@@ -41,7 +41,8 @@ pub mod guide;
 pub mod __private {
     pub use conductor_runtime::inventory;
     pub use conductor_runtime::task::{
-        CronDefinition, Handler, Place, StateNeed, TaskDefinition, TaskResult, WindowDefinition,
+        CronDefinition, Handler, LimitDefinition, Place, StateNeed, TaskDefinition, TaskResult,
+        WindowDefinition,
     };
     pub use {anyhow, schemars, serde};
 }

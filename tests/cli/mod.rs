@@ -5,6 +5,8 @@ mod cancellation;
 mod keys;
 mod macro_forms;
 mod program;
+mod schedules;
+mod scheduling;
 mod story;
 
 use std::ffi::OsString;

@@ -26,6 +26,36 @@ pub(crate) fn backoff(expr: &Expr) -> syn::Result<(u64, u64)> {
     read(expr, parse_backoff)
 }
 
+/// Reads a rate, as a number and an interval in milliseconds: `100/1m`, or `10/s`.
+pub(crate) fn rate(expr: &Expr) -> syn::Result<(u32, u64)> {
+    let literal = string(expr, "a rate such as `\"100/1m\"`")?;
+    parse_rate(&literal.value()).map_err(|problem| syn::Error::new(literal.span(), problem))
+}
+
+fn parse_rate(text: &str) -> Result<(u32, u64), String> {
+    let Some((number, interval)) = text.split_once('/') else {
+        return Err(format!(
+            "`{text}` is not a rate: write a number and an interval, such as `100/1m`"
+        ));
+    };
+    let number = match number.trim().parse::<u32>() {
+        Ok(number) if number > 0 && i32::try_from(number).is_ok() => number,
+        _ => {
+            return Err(format!(
+                "`{}` is not a number of starts: write at least 1, as in `100/1m`",
+                number.trim()
+            ));
+        }
+    };
+    let interval = interval.trim();
+    let per = if interval.starts_with(|first: char| first.is_ascii_alphabetic()) {
+        parse(&format!("1{interval}"))
+    } else {
+        parse(interval)
+    };
+    Ok((number, per.and_then(refuse_zero)?))
+}
+
 fn read<T>(expr: &Expr, parse: impl Fn(&str) -> Result<T, String>) -> syn::Result<T> {
     let literal = string(expr, "a duration such as `\"5m\"`")?;
     parse(&literal.value()).map_err(|problem| syn::Error::new(literal.span(), problem))
@@ -133,6 +163,20 @@ mod tests {
         assert!(parse("0s").and_then(refuse_zero).is_err());
         assert!(parse_backoff("0s").is_err());
         assert!(parse_backoff("0s..5s").is_err());
+    }
+
+    #[test]
+    fn a_rate_is_a_number_per_interval() {
+        assert_eq!(parse_rate("100/1m"), Ok((100, 60_000)));
+        assert_eq!(parse_rate("10 / s"), Ok((10, 1000)));
+        assert_eq!(parse_rate("1/1h 30m"), Ok((1, 5_400_000)));
+        let problem = |text| parse_rate(text).err().unwrap_or_default();
+        assert!(problem("100").contains("is not a rate"));
+        assert!(problem("0/1m").contains("at least 1"));
+        assert!(problem("-1/1m").contains("at least 1"));
+        assert!(problem("5/0s").contains("zero"));
+        assert!(problem("5/10").contains("lacks a unit"));
+        assert!(problem("5/").contains("is not a duration"));
     }
 
     #[test]

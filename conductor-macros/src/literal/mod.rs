@@ -6,7 +6,7 @@ mod number;
 mod text;
 mod timing;
 
-pub(crate) use duration::{backoff, millis, millis_or_zero};
+pub(crate) use duration::{backoff, millis, millis_or_zero, rate};
 pub(crate) use name::{name, problem as name_problem};
 pub(crate) use number::{integer, share};
 pub(crate) use text::{path, string, type_name};
@@ -15,7 +15,7 @@ pub(crate) use timing::{parsed, zone};
 use syn::Expr;
 
 /// The expression without the invisible groups that `macro_rules!` puts around its variables.
-fn peel(mut expr: &Expr) -> &Expr {
+pub(crate) fn peel(mut expr: &Expr) -> &Expr {
     loop {
         expr = match expr {
             Expr::Group(group) => &group.expr,

@@ -6,6 +6,7 @@ use syn::{Ident, Path};
 
 use super::cron::{self, Cron};
 use super::entry::{Entry, Keys};
+use super::limit::{self, Limit};
 use super::window::Window;
 use crate::errors::Errors;
 use crate::literal;
@@ -19,12 +20,17 @@ const TASK: Keys = Keys {
         ("timeout", "timeout = \"5m\""),
         ("priority", "priority = 10"),
         ("keep", "keep(completed = \"7d\", failed = \"30d\")"),
+        (
+            "concurrency",
+            "concurrency(limit = 5, key = payload.tenant_id)",
+        ),
+        ("rate_limit", "rate_limit = \"100/1m\""),
         ("cron", "cron(\"0 9 * * Mon-Fri\", tz = \"Europe/Berlin\")"),
         ("window", "window(\"22:00-06:00\", tz = \"Europe/Berlin\")"),
         ("marker", "marker = Other"),
         ("crate", "crate = \"::my_crate::conductor\""),
     ],
-    repeatable: &["cron"],
+    repeatable: &["cron", "concurrency", "rate_limit"],
 };
 
 const RETRY: Keys = Keys {
@@ -52,6 +58,7 @@ pub(crate) struct Attr {
     pub(crate) name: Option<String>,
     pub(crate) marker: Option<Ident>,
     pub(crate) crons: Vec<Cron>,
+    pub(crate) limits: Vec<Limit>,
     krate: Option<Path>,
     queue: Option<String>,
     priority: Option<i32>,
@@ -72,6 +79,7 @@ impl Attr {
             errors.keep(set);
         }
         cron::refuse_same_names(&attr.crons, errors);
+        limit::refuse_same(&attr.limits, errors);
         attr
     }
 
@@ -86,6 +94,8 @@ impl Attr {
             "marker" => self.marker = Some(literal::type_name(entry.single()?)?),
             "crate" => self.krate = Some(literal::path(entry.single()?)?),
             "cron" => self.crons.extend(Cron::read(entry, errors)?),
+            "concurrency" => self.limits.extend(Limit::concurrency(entry, errors)?),
+            "rate_limit" => self.limits.extend(Limit::rate(entry, errors)?),
             "window" => self.window = Window::read(entry, errors)?,
             "retry" => {
                 for entry in RETRY.read(entry.list(Some("max_attempts"))?, errors) {

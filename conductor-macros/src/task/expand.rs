@@ -33,7 +33,8 @@ impl Expansion<'_> {
         let task = self.task_impl(&krate, &output(&krate, result));
         let handler = self.handler_impl(&krate, result);
         let registration = self.registration(&krate);
-        quote!(#declaration #task #handler #registration)
+        let limits = self.limit_checks();
+        quote!(#declaration #task #handler #registration #limits)
     }
 
     /// The type and its `Task`, so that what names the type elsewhere still compiles.
@@ -130,6 +131,18 @@ impl Expansion<'_> {
         !matches!(self.function.vis, Visibility::Inherited)
     }
 
+    /// The keys of limits, checked against the payload's fields.
+    fn limit_checks(&self) -> TokenStream {
+        let conditions: Vec<_> = self.function.conditions().collect();
+        let payload = match self.payload() {
+            Payload::None => quote!(()),
+            Payload::Whole(ty) => ty.to_token_stream(),
+            Payload::Fields(_) => self.type_name.to_token_stream(),
+        };
+        let checks = (self.attr.limits.iter()).filter_map(|limit| limit.check(&payload));
+        checks.map(|check| quote!(#(#conditions)* #check)).collect()
+    }
+
     fn task_impl(&self, krate: &Path, output: &TokenStream) -> TokenStream {
         let shared = self.function.shared_attrs();
         let subject = self.subject();
@@ -212,6 +225,9 @@ impl Expansion<'_> {
         let crons = self.attr.crons.iter();
         let crons: Vec<_> = crons.map(|cron| cron.definition(krate, &subject)).collect();
         let crons = (!crons.is_empty()).then(|| quote!(.crons(&[#(#crons),*])));
+        let limits = self.attr.limits.iter();
+        let limits: Vec<_> = limits.map(|limit| limit.definition(krate)).collect();
+        let limits = (!limits.is_empty()).then(|| quote!(.limits(&[#(#limits),*])));
         let docs = self.function.docs().map(|docs| quote!(.docs(#docs)));
         let states = self
             .signature
@@ -229,9 +245,11 @@ impl Expansion<'_> {
                 #private::TaskDefinition::of::<#subject>(
                     #private::Place { file: ::core::file!(), line: ::core::line!() },
                     ::core::env!("CARGO_PKG_NAME"),
+                    ::core::module_path!(),
                 )
                 #options
                 #crons
+                #limits
                 #docs
                 #states
             }

@@ -4,6 +4,7 @@ mod attr;
 mod cron;
 mod entry;
 mod function;
+mod limit;
 mod ownership;
 mod window;
 

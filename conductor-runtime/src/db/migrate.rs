@@ -49,6 +49,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "schedule",
         sql: include_str!("../../migrations/0000000007_schedule.sql"),
     },
+    Migration {
+        id: 8,
+        name: "limits",
+        sql: include_str!("../../migrations/0000000008_limits.sql"),
+    },
 ];
 
 /// Serialises all migrations of a database; the number is arbitrary and must never change.

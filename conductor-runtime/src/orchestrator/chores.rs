@@ -44,6 +44,7 @@ pub(super) async fn chores(
         if pruned.elapsed() >= PRUNE_EVERY {
             pruned = Instant::now();
             patiently("pruning", prune(&conductor)).await;
+            patiently("lanes", lanes(&conductor)).await;
         }
         if orphans_sought.elapsed() >= LOOK_FOR_ORPHANS_EVERY {
             orphans_sought = Instant::now();
@@ -90,6 +91,16 @@ async fn pass_on_cancels(conductor: &Conductor, id: i64) -> Result<(), sqlx::Err
     .await?;
     conductor.notifier().pass_on_cancels(cancelled);
     Ok(())
+}
+
+/// Lanes of keys that nothing uses any more go; one whose parked executions were lost sight of is
+/// found.
+async fn lanes(conductor: &Conductor) -> Result<(), sqlx::Error> {
+    sqlx::query("select conductor.prune_lanes($1), conductor.revive_lanes()")
+        .bind(PRUNE_BATCH)
+        .execute(conductor.pool())
+        .await
+        .map(drop)
 }
 
 async fn prune(conductor: &Conductor) -> Result<(), sqlx::Error> {

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use serde_json::json;
 
 use crate::error::{Error, Result};
-use crate::task::TaskDefinition;
+use crate::task::{LimitDefinition, TaskDefinition};
 
 pub use names::{check_name, nearest};
 
@@ -86,8 +86,14 @@ fn timing_faults(task: &TaskDefinition) -> Vec<String> {
     let window = task
         .window
         .map(|window| ("window", window.read().map(drop)));
+    let schema = (!task.limits.is_empty()).then(|| task.payload_schema());
+    let limits = (task.limits.iter()).map(|limit| {
+        let schema = schema.as_ref().unwrap_or(&serde_json::Value::Null);
+        ("limit", limit.check(schema))
+    });
     crons
         .chain(window)
+        .chain(limits)
         .filter_map(|(what, checked)| {
             let reason = checked.err()?;
             Some(format!(
@@ -121,6 +127,7 @@ pub(crate) fn declaration<'a>(
                     "days": window.days,
                     "timezone": window.timezone,
                 })),
+                "limits": task.limits.iter().map(LimitDefinition::declaration).collect::<Vec<_>>(),
                 "keep_completed_ms": task.keep.completed.as_secs_f64() * 1e3,
                 "keep_failed_ms": task.keep.failed.as_secs_f64() * 1e3,
                 "payload_schema": task.payload_schema(),

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use super::{CronDefinition, Handler, Keep, RetryPolicy, State, WindowDefinition};
+use super::{CronDefinition, Handler, Keep, LimitDefinition, RetryPolicy, State, WindowDefinition};
 use crate::codec;
 use crate::context::TaskContext;
 
@@ -80,12 +80,16 @@ pub struct TaskDefinition {
     pub crons: &'static [CronDefinition],
     /// The hours in which it may run; any by default.
     pub window: Option<WindowDefinition>,
+    /// How many may run at once, or start in an interval.
+    pub limits: &'static [LimitDefinition],
     /// The doc comment.
     pub docs: &'static str,
     /// Where the task stands in the source.
     pub place: Place,
     /// The package that declares the task.
     pub package: &'static str,
+    /// The module that declares the task, from its crate's name on.
+    pub module: &'static str,
     /// Values that the handler wants injected.
     pub states: &'static [StateNeed],
     pub(crate) payload_schema: fn() -> schemars::Schema,
@@ -96,7 +100,7 @@ pub struct TaskDefinition {
 
 impl TaskDefinition {
     /// The definition of `T` with every option at its default.
-    pub const fn of<T: Handler>(place: Place, package: &'static str) -> Self {
+    pub const fn of<T: Handler>(place: Place, package: &'static str, module: &'static str) -> Self {
         Self {
             name: T::NAME,
             queue: "default",
@@ -106,9 +110,11 @@ impl TaskDefinition {
             keep: Keep::DEFAULT,
             crons: &[],
             window: None,
+            limits: &[],
             docs: "",
             place,
             package,
+            module,
             states: &[],
             payload_schema: codec::schema_of::<T::Payload>,
             output_schema: codec::schema_of::<T::Output>,
@@ -194,6 +200,13 @@ impl TaskDefinition {
         self
     }
 
+    /// Sets the limits.
+    #[must_use]
+    pub const fn limits(mut self, limits: &'static [LimitDefinition]) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// Sets the doc comment.
     #[must_use]
     pub const fn docs(mut self, docs: &'static str) -> Self {
@@ -206,6 +219,13 @@ impl TaskDefinition {
     pub const fn states(mut self, states: &'static [StateNeed]) -> Self {
         self.states = states;
         self
+    }
+
+    /// Whose code it is: the package and the crate. Binaries and examples of one package are crates of
+    /// their own.
+    pub(crate) fn owner(&self) -> String {
+        let krate = self.module.split("::").next().unwrap_or_default();
+        format!("{}/{krate}", self.package)
     }
 
     /// The JSON Schema of the payload.
@@ -235,6 +255,7 @@ impl fmt::Debug for TaskDefinition {
             .field("keep", &self.keep)
             .field("crons", &self.crons)
             .field("window", &self.window)
+            .field("limits", &self.limits)
             .field("place", &self.place)
             .finish_non_exhaustive()
     }

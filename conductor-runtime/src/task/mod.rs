@@ -2,6 +2,7 @@
 
 mod definition;
 mod instant;
+mod limit;
 mod policy;
 mod result;
 mod state;
@@ -19,6 +20,7 @@ use crate::context::TaskContext;
 
 pub use definition::{ErasedFuture, Place, StateArgument, StateNeed, TaskDefinition};
 pub use instant::PointInTime;
+pub use limit::{LimitDefinition, LimitKind};
 pub use policy::{Keep, RetryPolicy};
 pub use result::TaskResult;
 pub use state::{FromStates, State, States};

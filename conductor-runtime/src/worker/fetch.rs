@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
@@ -25,6 +25,10 @@ pub(super) struct Claimed {
     pub(super) parent: Option<Uuid>,
     /// What started it, as JSON; none where it was invoked.
     pub(super) trigger: Option<String>,
+    /// The lanes whose slots it needs to run.
+    pub(super) lanes: Vec<i32>,
+    /// Its start, where a rate gives it one.
+    pub(super) start_at: Option<Instant>,
 }
 
 /// What a worker asks for in one round trip.
@@ -34,6 +38,13 @@ pub(super) struct Ask {
     pub(super) queue: i32,
     pub(super) tasks: Vec<i32>,
     pub(super) windows: WindowColumns,
+    /// The lanes in which the worker has slots, and how many executions it holds in each.
+    pub(super) lanes: Vec<i32>,
+    pub(super) used: Vec<i32>,
+    /// Most that can run at once, and how many executions may be claimed per slot of quick tasks.
+    pub(super) most: usize,
+    pub(super) quick: Vec<i32>,
+    pub(super) ahead: Vec<i32>,
     /// How many at most; 0 where only outcomes are brought.
     pub(super) want: usize,
     /// The worker will sleep if this brings nothing, and wants to be woken.
@@ -46,6 +57,9 @@ pub(super) struct Answer {
     pub(super) claimed: Vec<Claimed>,
     /// How long until something is due, where nothing is and something will be.
     pub(super) next_due: Option<Duration>,
+    /// The slots that the worker has, by lane.
+    pub(super) lanes: Vec<i32>,
+    pub(super) slots: Vec<i32>,
 }
 
 /// The leased claim: brings outcomes in and claims back, in one statement and transaction.
@@ -74,9 +88,10 @@ pub(super) async fn finish_and_claim(
         columns.suspended.write(connection).await?;
     }
     let rows = sqlx::query(
-        "select id, task_id, claim, attempt, payload, memo, origin, parent, trigger, next_due_ms
+        "select id, task_id, claim, attempt, payload, memo, origin, parent, trigger, lanes, slots,
+                start_ms, next_due_ms
            from conductor.finish_and_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
-                                           $14, $15, $16, $17)",
+                                           $14, $15, $16, $17, $18, $19, $20, $21, $22)",
     )
     .bind(columns.ids)
     .bind(columns.claims)
@@ -95,6 +110,11 @@ pub(super) async fn finish_and_claim(
     .bind(&ask.windows.closes)
     .bind(i32::try_from(ask.want).unwrap_or(i32::MAX))
     .bind(ask.idle)
+    .bind(&ask.lanes)
+    .bind(&ask.used)
+    .bind(i32::try_from(ask.most).unwrap_or(i32::MAX))
+    .bind(&ask.quick)
+    .bind(&ask.ahead)
     .fetch_all(&mut *connection)
     .await?;
     let mut answer = Answer::default();
@@ -102,7 +122,9 @@ pub(super) async fn finish_and_claim(
         match claimed(&row)? {
             Some(claimed) => answer.claimed.push(claimed),
             None => {
-                let millis: Option<i64> = row.try_get(9)?;
+                answer.lanes = row.try_get::<Option<_>, _>(9)?.unwrap_or_default();
+                answer.slots = row.try_get::<Option<_>, _>(10)?.unwrap_or_default();
+                let millis: Option<i64> = row.try_get(12)?;
                 answer.next_due = millis
                     .and_then(|millis| u64::try_from(millis).ok())
                     .map(Duration::from_millis);
@@ -126,7 +148,14 @@ fn claimed(row: &PgRow) -> Result<Option<Claimed>, sqlx::Error> {
         origin: row.try_get(6)?,
         parent: row.try_get(7)?,
         trigger: row.try_get(8)?,
+        lanes: row.try_get::<Option<_>, _>(9)?.unwrap_or_default(),
+        start_at: row.try_get::<Option<i32>, _>(11)?.and_then(start_at),
     }))
+}
+
+fn start_at(millis: i32) -> Option<Instant> {
+    let millis = u64::try_from(millis).ok().filter(|millis| *millis > 0)?;
+    Some(Instant::now() + Duration::from_millis(millis))
 }
 
 /// Gives back what the database has claimed for this worker and the worker never heard of.
@@ -135,10 +164,11 @@ pub(super) async fn disown(
     ask: &Ask,
     known: &[Uuid],
 ) -> Result<(), Fault> {
-    sqlx::query("select conductor.disown($1, $2, $3)")
+    sqlx::query("select conductor.disown($1, $2, $3, $4)")
         .bind(ask.orchestrator)
         .bind(ask.queue)
         .bind(known)
+        .bind(&ask.lanes)
         .execute(connection)
         .await
         .map(drop)

@@ -6,7 +6,7 @@ use sqlx::postgres::PgPool;
 use sqlx::{Connection, Postgres};
 use uuid::Uuid;
 
-use super::fetch::{Answer, Ask, Claimed, disown, finish_and_claim};
+use super::fetch::{Ask, Claimed, disown, finish_and_claim};
 use super::outcome::{End, Outcome};
 use super::suspend::Suspensions;
 use crate::db::{Fault, fault};
@@ -90,6 +90,9 @@ pub(super) struct Returned {
     pub(super) ask: Ask,
     pub(super) claimed: Vec<Claimed>,
     pub(super) next_due: Option<Duration>,
+    /// The slots that the worker has, by lane.
+    pub(super) lanes: Vec<i32>,
+    pub(super) slots: Vec<i32>,
     /// Outcomes that are not known to be written; to be brought again.
     pub(super) unwritten: Vec<Outcome>,
     /// Outcomes that the database refuses, and refuses as failures too.
@@ -114,6 +117,8 @@ pub(super) async fn round_trip(
         ask,
         claimed: Vec::new(),
         next_due: None,
+        lanes: Vec::new(),
+        slots: Vec::new(),
         unwritten: Vec::new(),
         refused: Vec::new(),
         fault: None,
@@ -156,9 +161,11 @@ pub(super) async fn round_trip(
         }
     };
     match answer {
-        Ok(Answer { claimed, next_due }) => {
-            returned.claimed = claimed;
-            returned.next_due = next_due;
+        Ok(answer) => {
+            returned.claimed = answer.claimed;
+            returned.next_due = answer.next_due;
+            returned.lanes = answer.lanes;
+            returned.slots = answer.slots;
         }
         Err(error) => {
             let kind = fault(&error);
@@ -180,6 +187,7 @@ pub(super) async fn round_trip(
                     let ask = Ask {
                         want: 0,
                         idle: false,
+                        lanes: Vec::new(),
                         ..returned.ask.clone()
                     };
                     drop(connection);

@@ -3,6 +3,7 @@
 //! One loop owns all of a worker's state. Handlers run as tasks of their own; up to two round
 //! trips to the database are under way at once, each bringing outcomes in and claims back.
 
+mod backlog;
 mod config;
 mod control;
 mod execute;

@@ -1,6 +1,6 @@
 mod trips;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::backlog::Backlog;
 use super::config::Worker;
 use super::control::{Control, Phase, Signals};
 use super::execute::{Surroundings, attempt, panic_text};
@@ -47,7 +48,9 @@ pub(crate) struct Pipeline {
     counted_busy: bool,
 
     pace: Pace,
-    waiting: VecDeque<Claimed>,
+    /// How quick the tasks with limits are.
+    limited: HashMap<i32, Pace>,
+    waiting: Backlog,
     /// Cancelled while a claim was under way, which may be about to bring them.
     cancelled_early: HashSet<Uuid>,
     handlers: JoinSet<(Option<End>, Duration)>,
@@ -56,6 +59,8 @@ pub(crate) struct Pipeline {
     trips: JoinSet<Returned>,
     /// Claims that are asked for and not yet answered.
     asked: usize,
+    /// The trip under way tells which slots are in use, so that no other may.
+    settling: bool,
     /// The last claim brought all that it asked for, so there may be more.
     more: bool,
     /// The database knows that this worker wants to be woken.
@@ -81,12 +86,22 @@ pub(crate) struct Pipeline {
     halting_since: Option<Instant>,
 }
 
+/// The time at which something may start; never, where nothing has one.
+async fn start(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 #[derive(Debug)]
 struct Running {
     task: &'static str,
+    task_id: i32,
     id: Uuid,
     claim: i32,
     parent: Option<Uuid>,
+    lanes: Vec<i32>,
     cancel: CancellationToken,
 }
 
@@ -114,19 +129,24 @@ impl Pipeline {
                 durable,
             },
             windows: Windows::of(&tasks),
+            limited: (tasks.iter())
+                .filter(|(_, task)| !task.limits.is_empty())
+                .map(|(id, _)| (*id, Pace::new(1)))
+                .collect(),
             tasks,
             wake: conductor.notifier().queue(queue_id),
             cancels: conductor.notifier().cancels(),
             busy: signals.busy,
             counted_busy: false,
             pace: Pace::new(worker.concurrency),
-            waiting: VecDeque::new(),
+            waiting: Backlog::default(),
             cancelled_early: HashSet::new(),
             handlers: JoinSet::new(),
             running: HashMap::new(),
             outcomes: Vec::new(),
             trips: JoinSet::new(),
             asked: 0,
+            settling: false,
             more: true,
             idle: false,
             looks: 0,
@@ -177,6 +197,7 @@ impl Pipeline {
                 () = self.wake.notified() => self.look(),
                 cancelled = self.cancels.recv() => self.cancelled(cancelled),
                 () = tokio::time::sleep_until(self.next_look.into()) => self.tick(),
+                () = start(self.waiting.next_start()) => {}
             }
         }
         self.count_busy();
@@ -202,6 +223,7 @@ impl Pipeline {
         }
         if lost {
             self.orchestrator = current;
+            self.waiting.forget_lanes();
             if current.is_some() && self.suspect != current {
                 // Under another identity: what the old one held has been given back.
                 self.suspect = None;
@@ -218,7 +240,12 @@ impl Pipeline {
     }
 
     fn release_waiting(&mut self) {
-        for claimed in self.waiting.drain(..) {
+        let waiting = self.waiting.drain();
+        self.release(waiting);
+    }
+
+    fn release(&mut self, claimed: Vec<Claimed>) {
+        for claimed in claimed {
             self.outcomes.push(Outcome {
                 id: claimed.id,
                 claim: claimed.claim,
@@ -230,12 +257,13 @@ impl Pipeline {
 
     fn start_handlers(&mut self) {
         while self.running.len() < self.concurrency {
-            let Some(claimed) = self.waiting.pop_front() else {
+            let Some(claimed) = self.waiting.next() else {
                 return;
             };
             self.last_start = Instant::now();
             let Some(task) = self.tasks.get(&claimed.task_id) else {
                 // The claim names our tasks, so this is a claim of a task that we do not have.
+                self.waiting.ended(&claimed.lanes);
                 self.outcomes.push(Outcome {
                     id: claimed.id,
                     claim: claimed.claim,
@@ -246,9 +274,11 @@ impl Pipeline {
             };
             let running = Running {
                 task: task.name,
+                task_id: claimed.task_id,
                 id: claimed.id,
                 claim: claimed.claim,
                 parent: claimed.parent,
+                lanes: claimed.lanes.clone(),
                 cancel: CancellationToken::new(),
             };
             let handle = self.handlers.spawn(attempt(
@@ -265,6 +295,10 @@ impl Pipeline {
         let (task, end) = match ended {
             Ok((task, (end, took))) => {
                 self.pace.measured(took);
+                let of = self.running.get(&task).map(|running| running.task_id);
+                if let Some(pace) = of.and_then(|task_id| self.limited.get_mut(&task_id)) {
+                    pace.measured(took);
+                }
                 (task, end)
             }
             Err(error) => {
@@ -277,6 +311,7 @@ impl Pipeline {
             }
         };
         if let Some(running) = self.running.remove(&task) {
+            self.waiting.ended(&running.lanes);
             let Some(end) = end else {
                 tracing::warn!(task = running.task, execution = %running.id, claim = running.claim,
                     "the claim was lost; the handler was dropped");
@@ -309,9 +344,12 @@ impl Pipeline {
         if self.refused_at.elapsed() >= REFUSED_AGAIN {
             self.outcomes.append(&mut self.refused);
         }
-        if !self.waiting.is_empty() && self.last_start.elapsed() >= STALL {
+        if self.waiting.is_waiting() && self.last_start.elapsed() >= STALL {
             // The handlers have become slow; other workers may have free slots.
             self.pace.stalled();
+            for pace in self.limited.values_mut() {
+                pace.stalled();
+            }
             self.release_waiting();
         }
     }
@@ -325,16 +363,14 @@ impl Pipeline {
     fn cancel(&mut self, id: Uuid) {
         if let Some(running) = self.running.values().find(|running| running.id == id) {
             running.cancel.cancel();
-        } else if let Some(at) = self.waiting.iter().position(|claimed| claimed.id == id) {
+        } else if let Some(claimed) = self.waiting.remove(id) {
             // One that waits for a slot is given back, which ends it as cancelled.
-            if let Some(claimed) = self.waiting.remove(at) {
-                self.outcomes.push(Outcome {
-                    id,
-                    claim: claimed.claim,
-                    parent: claimed.parent,
-                    end: End::Released,
-                });
-            }
+            self.outcomes.push(Outcome {
+                id,
+                claim: claimed.claim,
+                parent: claimed.parent,
+                end: End::Released,
+            });
         } else if self.asked > 0 {
             self.cancelled_early.insert(id);
         }

@@ -11,6 +11,7 @@ use crate::worker::control::Phase;
 use crate::worker::fetch::Ask;
 use crate::worker::flush::{Returned, round_trip};
 use crate::worker::outcome::Outcome;
+use crate::worker::pace::Pace;
 
 /// Looks after going idle: an invoke that was under way may not have seen the flag.
 const LOOKS_AGAIN: [Duration; 4] = [
@@ -41,7 +42,12 @@ impl Pipeline {
         let want = self.want();
         let disown = self.suspect.is_some() && self.suspect == self.orchestrator;
         let reason = match self.trips.len() {
-            0 => !self.outcomes.is_empty() || want > 0 && (self.more || !self.idle) || disown,
+            0 => {
+                !self.outcomes.is_empty()
+                    || want > 0 && (self.more || !self.idle)
+                    || disown
+                    || self.waiting.is_unsettled() && self.orchestrator.is_some()
+            }
             trips if trips < MOST_TRIPS && self.suspect.is_none() && !self.disowning => {
                 self.outcomes.len() >= WORTH_A_SECOND_TRIP
                     || self.more && want >= WORTH_A_SECOND_TRIP
@@ -56,11 +62,26 @@ impl Pipeline {
         if self.disowning {
             self.suspect = None;
         }
+        let (lanes, used) = if self.asked == 0 && !self.settling && self.orchestrator.is_some() {
+            self.waiting.lanes()
+        } else {
+            Default::default()
+        };
+        self.settling |= !lanes.is_empty();
+        let ahead = |pace: &Pace| i32::try_from(pace.most_held()).unwrap_or(i32::MAX);
+        let (quick, ahead) = (self.limited.iter())
+            .map(|(task, pace)| (*task, ahead(pace)))
+            .unzip();
         let ask = Ask {
             orchestrator: self.orchestrator.unwrap_or_default(),
             queue: self.queue_id,
             tasks: self.tasks.keys().copied().collect(),
             windows: self.windows.columns(self.surroundings.durable.clock.now()),
+            lanes,
+            used,
+            most: self.concurrency,
+            quick,
+            ahead,
             want,
             idle: !self.more,
         };
@@ -80,6 +101,7 @@ impl Pipeline {
     fn want(&self) -> usize {
         if self.orchestrator.is_none()
             || self.asked > 0
+            || self.settling
             || self.control.borrow().phase != Phase::Working
         {
             return 0;
@@ -91,7 +113,7 @@ impl Pipeline {
     /// All that the worker knows to be its own.
     fn held(&self) -> Vec<Uuid> {
         let running = self.running.values().map(|running| running.id);
-        let waiting = self.waiting.iter().map(|claimed| claimed.id);
+        let waiting = self.waiting.ids();
         let outcomes = self.outcomes.iter().map(|outcome| outcome.id);
         let refused = self.refused.iter().map(|outcome| outcome.id);
         running
@@ -110,10 +132,20 @@ impl Pipeline {
                 self.suspect = self.orchestrator;
                 self.disowning = false;
                 self.asked = 0;
+                self.settling = false;
+                self.waiting.unsettle();
                 return;
             }
         };
         self.asked = self.asked.saturating_sub(returned.ask.want);
+        let current = self.orchestrator == Some(returned.ask.orchestrator);
+        let told = !returned.ask.lanes.is_empty();
+        if told {
+            self.settling = false;
+        }
+        if told && returned.fault.is_some() && current {
+            self.waiting.unsettle();
+        }
         if returned.suspect {
             self.suspect = Some(returned.ask.orchestrator);
         }
@@ -143,15 +175,20 @@ impl Pipeline {
                 return;
             }
         }
+        let got = returned.claimed.len();
+        if current {
+            self.waiting.extend(returned.claimed);
+            if told || !returned.lanes.is_empty() {
+                (self.waiting).granted(&returned.ask.lanes, &returned.lanes, &returned.slots);
+            }
+        } else {
+            self.release(returned.claimed);
+        }
         if returned.ask.want == 0 {
             return;
         }
-        let got = returned.claimed.len();
         let cancelled = std::mem::take(&mut self.cancelled_early);
-        let orchestrator = self.orchestrator == Some(returned.ask.orchestrator);
-        self.waiting.extend(returned.claimed);
-        if !orchestrator {
-            self.release_waiting();
+        if !current {
             return;
         }
         for id in cancelled {

@@ -1,0 +1,189 @@
+//! The keys `concurrency` and `rate_limit`.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{Expr, Ident, Member, Path};
+
+use super::entry::{Entry, Keys};
+use super::expand::place_at;
+use crate::errors::Errors;
+use crate::literal;
+
+const CONCURRENCY: Keys = Keys {
+    owner: "`concurrency(…)`",
+    forms: &[("limit", "limit = 5"), ("key", KEY)],
+    repeatable: &[],
+};
+
+const RATE: Keys = Keys {
+    owner: "`rate_limit(…)`",
+    forms: &[("key", KEY)],
+    repeatable: &[],
+};
+
+const KEY: &str = "key = payload.tenant_id";
+
+/// How many executions may run at once, or start in an interval.
+pub(crate) struct Limit {
+    amount: Amount,
+    key: Option<Key>,
+    place: Span,
+}
+
+#[derive(Clone, Copy)]
+enum Amount {
+    Concurrency(u32),
+    Rate(u32, u64),
+}
+
+/// `payload.a.b`
+struct Key {
+    fields: Vec<Ident>,
+}
+
+impl Limit {
+    /// Reads `concurrency = 5` or `concurrency(limit = 5, key = …)`.
+    pub(crate) fn concurrency(entry: &Entry, errors: &mut Errors) -> syn::Result<Option<Self>> {
+        if let Ok(value) = entry.single() {
+            let amount = Amount::Concurrency(literal::integer(value, 1..=MOST)?);
+            return Ok(Some(Self::new(entry, amount, None)));
+        }
+        let (mut amount, mut key) = (None, None);
+        let before = errors.count();
+        for entry in CONCURRENCY.read(entry.list(None)?, errors) {
+            let set = entry.single().and_then(|value| {
+                match entry.key.to_string().as_str() {
+                    "limit" => amount = Some(literal::integer(value, 1..=MOST)?),
+                    _ => key = Some(Key::read(value)?),
+                }
+                Ok(())
+            });
+            errors.keep(set);
+        }
+        if errors.count() > before {
+            return Ok(None);
+        }
+        let amount = amount.ok_or_else(|| {
+            syn::Error::new(
+                entry.key.span(),
+                "`concurrency(…)` needs the limit: `concurrency(limit = 5, key = payload.tenant_id)`",
+            )
+        })?;
+        Ok(Some(Self::new(entry, Amount::Concurrency(amount), key)))
+    }
+
+    /// Reads `rate_limit = "100/1m"` or `rate_limit("100/1m", key = …)`.
+    pub(crate) fn rate(entry: &Entry, errors: &mut Errors) -> syn::Result<Option<Self>> {
+        let (rate, options) = entry.first()?;
+        let (amount, per) = literal::rate(&rate)?;
+        let mut key = None;
+        let before = errors.count();
+        for entry in RATE.read(options, errors) {
+            let set = entry.single().and_then(|value| {
+                key = Some(Key::read(value)?);
+                Ok(())
+            });
+            errors.keep(set);
+        }
+        let limit = Self::new(entry, Amount::Rate(amount, per), key);
+        Ok((errors.count() == before).then_some(limit))
+    }
+
+    fn new(entry: &Entry, amount: Amount, key: Option<Key>) -> Self {
+        Self {
+            amount,
+            key,
+            place: entry.key.span(),
+        }
+    }
+
+    /// What makes two limits the same one.
+    fn identity(&self) -> (bool, String) {
+        let path = self.key.as_ref().map(Key::path).unwrap_or_default();
+        (matches!(self.amount, Amount::Rate(..)), path.join("."))
+    }
+
+    /// The `LimitDefinition`.
+    pub(crate) fn definition(&self, krate: &Path) -> TokenStream {
+        let path = self.key.iter().map(|key| {
+            let path = key.path();
+            quote!(.key(&[#(#path),*]))
+        });
+        let new = match self.amount {
+            Amount::Concurrency(amount) => quote!(concurrency(#amount)),
+            Amount::Rate(amount, per) => quote!(rate(#amount, #per)),
+        };
+        quote!(#krate::__private::LimitDefinition::#new #(#path)*)
+    }
+
+    /// Code that compiles where the payload has the key.
+    pub(crate) fn check(&self, payload: &TokenStream) -> Option<TokenStream> {
+        let key = self.key.as_ref()?;
+        let first = key.fields.first()?.span();
+        let fields = key.fields.iter();
+        let variable = Ident::new("payload", first.resolved_at(Span::mixed_site()));
+        let access = quote_spanned!(first=> #variable #(.#fields)*);
+        let payload = place_at(payload.clone(), first);
+        Some(quote! {
+            const _: fn(&#payload) = |#variable| {
+                let _ = &#access;
+            };
+        })
+    }
+}
+
+/// The database counts in `integer`.
+const MOST: u32 = i32::MAX.unsigned_abs();
+
+impl Key {
+    fn read(value: &Expr) -> syn::Result<Self> {
+        let mut fields = Vec::new();
+        let mut at = literal::peel(value);
+        while let Expr::Field(field) = at {
+            let Member::Named(name) = &field.member else {
+                return Err(Self::wrong(value));
+            };
+            fields.push(name.clone());
+            at = literal::peel(&field.base);
+        }
+        fields.reverse();
+        match at {
+            Expr::Path(path) if path.path.is_ident("payload") && !fields.is_empty() => {
+                Ok(Self { fields })
+            }
+            _ => Err(Self::wrong(value)),
+        }
+    }
+
+    fn wrong(value: &Expr) -> syn::Error {
+        let hint = match value {
+            Expr::Path(path) => path.path.get_ident().filter(|name| *name != "payload"),
+            _ => None,
+        };
+        let example = hint.map_or_else(|| "tenant_id".to_owned(), ToString::to_string);
+        syn::Error::new(
+            value.span(),
+            format!("a key is a field of the payload: write `payload.{example}`"),
+        )
+    }
+
+    fn path(&self) -> Vec<String> {
+        use syn::ext::IdentExt;
+        let names = self.fields.iter();
+        names.map(|name| name.unraw().to_string()).collect()
+    }
+}
+
+/// Two limits of one kind and key would contradict one another.
+pub(crate) fn refuse_same(limits: &[Limit], errors: &mut Errors) {
+    for (index, limit) in limits.iter().enumerate() {
+        let same = |other: &Limit| other.identity() == limit.identity();
+        if limits[..index].iter().any(same) {
+            errors.add(syn::Error::new(
+                limit.place,
+                "there is a limit of this kind and key already",
+            ));
+        }
+    }
+}

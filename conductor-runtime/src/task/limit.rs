@@ -1,0 +1,133 @@
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// How many executions of a task, or of one key in its payloads, run at once or start in an
+/// interval; across all workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitDefinition {
+    /// What is limited.
+    pub kind: LimitKind,
+    /// How many.
+    pub amount: u32,
+    /// The fields that lead to the key in the payload; empty where the limit is the whole task's.
+    pub path: &'static [&'static str],
+}
+
+/// What a limit counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitKind {
+    /// Executions that run.
+    Concurrency,
+    /// Starts in each interval, one by one at even distances.
+    Rate {
+        /// The interval.
+        per: Duration,
+    },
+}
+
+impl LimitDefinition {
+    /// So many at once.
+    pub const fn concurrency(amount: u32) -> Self {
+        Self {
+            kind: LimitKind::Concurrency,
+            amount,
+            path: &[],
+        }
+    }
+
+    /// So many starts in an interval of milliseconds.
+    pub const fn rate(amount: u32, per_ms: u64) -> Self {
+        Self {
+            kind: LimitKind::Rate {
+                per: Duration::from_millis(per_ms),
+            },
+            amount,
+            path: &[],
+        }
+    }
+
+    /// For each key in the payload.
+    #[must_use]
+    pub const fn key(mut self, path: &'static [&'static str]) -> Self {
+        self.path = path;
+        self
+    }
+
+    /// What `conductor.declare_limits` wants to know.
+    pub(crate) fn declaration(&self) -> Value {
+        let (kind, per) = match self.kind {
+            LimitKind::Concurrency => ("concurrency", None),
+            LimitKind::Rate { per } => ("rate", Some(per.as_secs_f64() * 1e3)),
+        };
+        json!({"kind": kind, "amount": self.amount, "path": self.path, "per_ms": per})
+    }
+
+    /// Why the key cannot be found in payloads of this schema.
+    pub(crate) fn check(&self, schema: &Value) -> Result<(), String> {
+        let mut at = schema;
+        for field in self.path {
+            at = resolved(schema, at);
+            let Some(properties) = at.get("properties").and_then(Value::as_object) else {
+                // A schema that says nothing of its fields.
+                return Ok(());
+            };
+            at = properties.get(*field).ok_or_else(|| {
+                format!(
+                    "the key `payload.{}` of a limit is not in the payload's JSON: `{field}` is \
+                     written under another name there, which limits cannot follow",
+                    self.path.join(".")
+                )
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// The schema behind a reference, or behind the one of an `Option`.
+fn resolved<'s>(root: &'s Value, schema: &'s Value) -> &'s Value {
+    let inner = ["anyOf", "allOf", "oneOf"].iter().find_map(|of| {
+        let schemas = schema.get(of)?.as_array()?;
+        schemas.iter().find(|schema| schema.get("$ref").is_some())
+    });
+    let reference = inner.unwrap_or(schema).get("$ref").and_then(Value::as_str);
+    reference
+        .and_then(|reference| root.pointer(reference.strip_prefix('#')?))
+        .unwrap_or(schema)
+}
+
+#[cfg(test)]
+mod tests {
+    use schemars::JsonSchema;
+    use serde::Serialize;
+
+    use super::*;
+
+    #[derive(Serialize, JsonSchema)]
+    struct Order {
+        tenant_id: i64,
+        #[serde(rename = "userId")]
+        user_id: i64,
+        address: Option<Address>,
+    }
+
+    #[derive(Serialize, JsonSchema)]
+    struct Address {
+        city: String,
+    }
+
+    #[test]
+    fn a_key_that_serde_renames_is_found_out() {
+        let schema = schemars::schema_for!(Order).to_value();
+        let check = |path| LimitDefinition::concurrency(1).key(path).check(&schema);
+        assert_eq!(check(&["tenant_id"]), Ok(()));
+        assert_eq!(check(&["address", "city"]), Ok(()));
+        assert!(
+            check(&["user_id"])
+                .unwrap_err()
+                .contains("`payload.user_id`")
+        );
+        assert!(check(&["address", "town"]).is_err());
+        assert_eq!(check(&[]), Ok(()));
+    }
+}

@@ -1,0 +1,484 @@
+-- Limits: how many executions of a task, or of one key in its payloads, run at once, and how many
+-- start in an interval.
+--
+-- A *lane* is what one limit allows for one key: the task's whole, or one tenant. A worker takes
+-- *slots* of a lane when it claims, runs at most so many of the lane's executions at once, and gives
+-- back with its next round trip what it needs no longer. So a slot is not written per execution: a
+-- worker that holds five slots and quick handlers claims hundreds for them. Slots belong to an
+-- orchestrator, and end with its lease.
+--
+-- What is due and finds its lane full is *parked*: it moves to the queue -lane, out of the way of
+-- all others, and keeps its order there. Parked executions are claimed by those who hold the lane's
+-- slots, or, where it has due_at, by any worker from then on. The one rule: a lane with parked
+-- executions has somebody with slots, or due_at.
+--
+-- Nobody waits for a lane's lock while it holds anything else: claims skip lanes that are locked.
+--
+-- Where one row decides, "select true … limit 1" stands for exists, which the planner may turn into a
+-- pass over all that is parked.
+
+set local search_path = pg_catalog, pg_temp;
+
+create table conductor.limits (
+    id integer generated always as identity primary key,
+    task_id integer not null references conductor.tasks (id),
+    -- How many at once, or how many starts per interval.
+    kind text not null check (kind in ('concurrency', 'rate')),
+    -- Where the key stands in the payload; empty for the whole task.
+    path text[] not null,
+    amount integer not null check (amount > 0),
+    per interval check ((kind = 'rate') = (per is not null) and per > '0'),
+    constraint limits_task unique (task_id, kind, path)
+);
+
+create table conductor.lanes (
+    id integer generated always as identity primary key,
+    limit_id integer not null,
+    task_id integer not null,
+    key text not null,
+    -- Slots by orchestrator: {"17": 5}
+    holders jsonb not null default '{}',
+    -- The next start that a rate allows; null where there was none yet.
+    next_at timestamptz,
+    due_at timestamptz,
+    constraint lanes_key unique (limit_id, key)
+) with (fillfactor = 50);
+
+create index lanes_due on conductor.lanes (task_id, due_at) where due_at is not null;
+
+-- How long before its time an execution is claimed that a rate allows; its worker starts it then.
+create function conductor.rate_horizon() returns interval
+language sql immutable
+as $$ select interval '100 ms' $$;
+
+-- Takes over the limits of the tasks that a program declares. What a limit had parked that is gone
+-- goes back to its queue; where one has changed, somebody looks at what is parked.
+create function conductor.declare_limits(p_tasks jsonb) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_gone integer[];
+    v_changed integer[];
+    v_lanes integer[];
+    v_queues integer[];
+begin
+    with given as materialized (
+        select t.id as task_id, g.kind, g.path, g.amount, g.per_ms * interval '1 ms' as per
+          from jsonb_to_recordset(p_tasks) as d(name text, limits jsonb)
+          join conductor.tasks t on t.name = d.name
+         cross join lateral jsonb_to_recordset(d.limits)
+               as g(kind text, path text[], amount integer, per_ms float8)
+    ), gone as (
+        delete from conductor.limits c
+         using jsonb_to_recordset(p_tasks) as d(name text), conductor.tasks t
+         where t.name = d.name and c.task_id = t.id
+           and not exists (select from given g where (g.task_id, g.kind, g.path) = (c.task_id, c.kind, c.path))
+        returning c.id
+    ), written as (
+        insert into conductor.limits as c (task_id, kind, path, amount, per)
+        select g.task_id, g.kind, g.path, g.amount, g.per from given g
+         order by g.task_id, g.kind, g.path
+            on conflict on constraint limits_task do update set amount = excluded.amount, per = excluded.per
+         where (c.amount, c.per) is distinct from (excluded.amount, excluded.per)
+        returning c.id
+    )
+    select array(select g.id from gone g), array(select w.id from written w) into v_gone, v_changed;
+
+    if cardinality(v_gone) > 0 then
+        -- Locked first: who parks in one of them now has ended when the lock comes.
+        v_lanes := array(select a.id from conductor.lanes a where a.limit_id = any (v_gone) order by a.id for update);
+        update conductor.live_executions l set queue_id = t.queue_id
+          from conductor.tasks t
+         where l.queue_id = any (array(select -lane from unnest(v_lanes) as lane))
+           and l.state <> 'running' and t.id = l.task_id;
+        delete from conductor.lanes a where a.id = any (v_lanes);
+    end if;
+    if cardinality(v_changed) > 0 then
+        update conductor.lanes a set due_at = v_now
+         where a.limit_id = any (v_changed)
+           and (select true from conductor.live_executions l where l.queue_id = -a.id limit 1);
+    end if;
+    if cardinality(v_gone || v_changed) > 0 then
+        select array_agg(distinct t.queue_id) into v_queues
+          from jsonb_to_recordset(p_tasks) as d(name text) join conductor.tasks t on t.name = d.name;
+        perform conductor.wake(v_queues, false);
+    end if;
+end
+$$;
+
+-- Lanes of which a worker may claim what is parked there: those in which it has slots, and those that
+-- are due; and about how many of each.
+create function conductor.open_lanes(
+    p_orchestrator bigint, p_tasks integer[], p_lanes integer[], p_used integer[], p_now timestamptz,
+    p_most integer, p_quick integer[], p_ahead integer[], out lanes integer[], out most integer[])
+language plpgsql stable set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = on set enable_nestloop = off set jit = off
+as $$
+begin
+    select coalesce(array_agg(k.id), '{}'), coalesce(array_agg(k.most), '{}')
+      into lanes, most
+      from (select o.id,
+                   case when c.kind = 'concurrency' then
+                        least(p_most, c.amount - (select coalesce(sum((h.value ->> 0)::integer), 0)
+                                                    from jsonb_each(o.holders - p_orchestrator::text) as h))
+                        * coalesce(f.ahead, 1) - coalesce(u.used, 0)
+                   else 1 + extract(epoch from conductor.rate_horizon()) / extract(epoch from c.per) * c.amount
+                   end::integer as most
+              from (select a.id, a.limit_id, a.task_id, a.holders from conductor.lanes a where a.id = any (p_lanes)
+                    union
+                    select d.id, d.limit_id, d.task_id, d.holders
+                      from unnest(p_tasks) as t
+                     cross join lateral (
+                           select a.id, a.limit_id, a.task_id, a.holders from conductor.lanes a
+                            where a.task_id = t and a.due_at <= p_now
+                            order by a.due_at limit 200) d) o
+              join conductor.limits c on c.id = o.limit_id
+              left join unnest(p_lanes, p_used) as u(lane, used) on u.lane = o.id
+              left join unnest(p_quick, p_ahead) as f(task_id, ahead) on f.task_id = o.task_id
+             where (select true from conductor.live_executions l where l.queue_id = -o.id limit 1)) k
+     where k.most > 0;
+end
+$$;
+
+-- The highest priority that is parked in these lanes, below p_below.
+create function conductor.lane_priority(p_lanes integer[], p_below integer) returns integer
+language plpgsql stable set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+begin
+    return (
+        select k.priority
+          from unnest(p_lanes) as lane
+         cross join lateral (
+               select l.priority from conductor.live_executions l
+                where l.queue_id = -lane and l.priority < coalesce(p_below::bigint, 2147483648)
+                order by l.priority desc limit 1) k
+         order by k.priority desc limit 1);
+end
+$$;
+
+-- Gives back to their queue what is parked in the due lanes of tasks whose window is closed: it waits
+-- for the window now.
+create function conductor.unpark(p_tasks integer[], p_limit integer) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+    v_lane record;
+    v_count integer;
+begin
+    for v_lane in
+        select a.id, t.queue_id from conductor.lanes a join conductor.tasks t on t.id = a.task_id
+         where a.task_id = any (p_tasks) and a.due_at is not null
+         limit 100
+           for no key update of a skip locked
+    loop
+        update conductor.live_executions l set queue_id = v_lane.queue_id
+         where l.id = any (array(select k.id from conductor.live_executions k
+                                  where k.queue_id = -v_lane.id and k.state in ('pending', 'suspended')
+                                  limit p_limit
+                                    for no key update skip locked));
+        get diagnostics v_count = row_count;
+        if v_count = 0 then
+            update conductor.lanes a set due_at = null where a.id = v_lane.id;
+        end if;
+    end loop;
+end
+$$;
+
+-- When the first lane of these tasks is due.
+create function conductor.next_lane(p_tasks integer[]) returns timestamptz
+language plpgsql stable set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+begin
+    return (
+        select d.due_at
+          from unnest(p_tasks) as t
+         cross join lateral (
+               select a.due_at from conductor.lanes a
+                where a.task_id = t and a.due_at is not null order by a.due_at limit 1) d
+         order by d.due_at limit 1);
+end
+$$;
+
+-- Which of these executions, in this order, their limits let go, at most p_left; they are claimed
+-- next by the caller, who has locked them. Of the others those are parked whose lanes are full; those
+-- with a lane that somebody else has locked stay where they are (busy). What runs for this
+-- orchestrator is p_used by p_lanes, where this transaction has not touched the lane yet (p_touched).
+-- Per slot of a task in p_tasks, p_ahead executions may be claimed; of others one.
+create function conductor.admit(
+    p_orchestrator bigint, p_ids uuid[], p_left integer, p_now timestamptz, p_most integer,
+    p_lanes integer[], p_used integer[], p_touched integer[], p_tasks integer[], p_ahead integer[],
+    out ids uuid[], out lanes text[], out starts integer[], out moved integer, out busy boolean,
+    out touched integer[])
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+-- The planner takes every array for a short one: its joins must not be nested loops. Tables are read
+-- by arrays of keys.
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = on set enable_nestloop = off set jit = off
+as $$
+declare
+    v_me text := p_orchestrator::text;
+    v_horizon interval := conductor.rate_horizon();
+    v_rows bigint[];
+    v_limits integer[];
+    v_tasks integer[];
+    v_keys text[];
+    v_lanes integer[];
+    v_locked integer[];
+    v_kinds text[];
+    v_rooms integer[];
+    v_used integer[];
+    v_slots integer[];
+    v_bases timestamptz[];
+    v_steps interval[];
+    v_fits boolean[];
+    v_parked uuid[];
+    v_full integer[];
+begin
+    moved := 0;
+    busy := false;
+    touched := p_touched;
+    select array_agg(i.n), array_agg(c.id), array_agg(c.task_id),
+           array_agg(case when cardinality(c.path) = 0 then '' when octet_length(k.key) > 200 then md5(k.key)
+                          else k.key end)
+      into v_rows, v_limits, v_tasks, v_keys
+      from unnest(p_ids) with ordinality as i(id, n)
+      join conductor.live_executions l on l.id = i.id and l.id = any (p_ids)
+      join conductor.limits c on c.task_id = l.task_id
+     cross join lateral (select coalesce(l.payload #>> c.path, 'null') as key) k;
+    if v_rows is null then
+        ids := p_ids[1:p_left];
+        return;
+    end if;
+
+    for v_try in 1..3 loop
+        v_lanes := array(
+            select (select a.id from conductor.lanes a where a.limit_id = g.limit_id and a.key = g.key)
+              from unnest(v_limits, v_keys) with ordinality as g(limit_id, key, n) order by g.n);
+        exit when array_position(v_lanes, null) is null;
+        insert into conductor.lanes (limit_id, task_id, key)
+        select distinct g.limit_id, g.task_id, g.key
+          from unnest(v_limits, v_tasks, v_keys, v_lanes) as g(limit_id, task_id, key, lane)
+         where g.lane is null
+         order by g.limit_id, g.key
+            on conflict on constraint lanes_key do nothing;
+    end loop;
+
+    select array_agg(k.id), array_agg(k.kind), array_agg(k.used), array_agg(k.slots),
+           array_agg(k.base), array_agg(k.step),
+           array_agg(case when k.kind = 'concurrency' then greatest(k.free, 0) * k.ahead - k.used
+                          when k.base > p_now + v_horizon then 0
+                          else 1 + floor(extract(epoch from p_now + v_horizon - k.base)
+                                         / extract(epoch from k.step)) end::integer)
+      into v_locked, v_kinds, v_used, v_slots, v_bases, v_steps, v_rooms
+      from (select a.id, c.kind, h.free, coalesce(f.ahead, 1) as ahead,
+                   case when a.id = any (p_touched) then coalesce((a.holders -> v_me ->> 1)::integer, 0)
+                        else coalesce(u.used, 0) end as used,
+                   greatest(h.free, 0) as slots,
+                   greatest(a.next_at, p_now) as base, c.per / c.amount as step
+              from (select o.id, o.limit_id, o.task_id, o.holders, o.next_at from conductor.lanes o
+                     where o.id = any (v_lanes)
+                     order by o.id
+                       for no key update skip locked) a
+              join conductor.limits c on c.id = a.limit_id
+              left join unnest(p_lanes, p_used) as u(lane, used) on u.lane = a.id
+              left join unnest(p_tasks, p_ahead) as f(task_id, ahead) on f.task_id = a.task_id
+             cross join lateral (
+                   select least(p_most, c.amount - coalesce(sum((o.value ->> 0)::integer), 0))::integer as free
+                     from jsonb_each(a.holders - v_me) as o) h) k;
+
+    with place as (
+        select g.n, g.lane, k.room, k.kind, k.base, k.step,
+               row_number() over (partition by g.lane order by g.n) as place
+          from unnest(v_rows, v_lanes) as g(n, lane)
+          left join unnest(v_locked, v_rooms, v_kinds, v_bases, v_steps) as k(lane, room, kind, base, step)
+            on k.lane = g.lane
+    ), verdict as (
+        select p.n, bool_or(p.room is null) as busy, bool_and(p.room is not null and p.place <= p.room) as fits,
+               min(p.lane) filter (where p.place > p.room) as lane,
+               array_agg(p.lane) filter (where p.kind = 'concurrency') as lanes,
+               max(p.base + (p.place - 1) * p.step) as start_at
+          from place p
+         group by p.n
+    ), ranked as (
+        select i.id, i.n, v.busy, v.lane, v.lanes, v.start_at, v.n is null or v.fits as fits,
+               row_number() over (partition by v.n is null or v.fits order by i.n) as rank
+          from unnest(p_ids) with ordinality as i(id, n)
+          left join verdict v on v.n = i.n
+    )
+    select array_agg(r.id order by r.n) filter (where r.fits and r.rank <= p_left),
+           array_agg(r.lanes::text order by r.n) filter (where r.fits and r.rank <= p_left),
+           array_agg(ceil(extract(epoch from r.start_at - p_now) * 1000)::integer order by r.n)
+               filter (where r.fits and r.rank <= p_left),
+           array_agg(r.fits and r.rank <= p_left order by r.n),
+           array_agg(r.id) filter (where r.lane is not null and not r.busy),
+           array_agg(r.lane) filter (where r.lane is not null and not r.busy),
+           coalesce(bool_or(r.busy), false)
+      into ids, lanes, starts, v_fits, v_parked, v_full, busy
+      from ranked r;
+    ids := coalesce(ids, '{}');
+    if v_locked is null then
+        return;
+    end if;
+    touched := array(select t from unnest(p_touched) as t union select t from unnest(v_locked) as t);
+
+    update conductor.lanes a
+       set holders = case when g.kind = 'rate' then a.holders
+                          when g.used + g.count = 0 then a.holders - v_me
+                          else a.holders || jsonb_build_object(v_me, jsonb_build_array(
+                                   least(g.slots, g.used + g.count), g.used + g.count)) end,
+           next_at = case when g.kind = 'rate' then g.base + g.last * g.step end
+      from (select k.lane, k.kind, k.used, k.slots, k.base, k.step,
+                   count(*) filter (where v_fits[p.n]) as count, max(p.place) filter (where v_fits[p.n]) as last
+              from (select o.lane, o.n, row_number() over (partition by o.lane order by o.n) as place
+                      from unnest(v_rows, v_lanes) as o(n, lane)) p
+              join unnest(v_locked, v_kinds, v_used, v_slots, v_bases, v_steps)
+                   as k(lane, kind, used, slots, base, step) on k.lane = p.lane
+             group by k.lane, k.kind, k.used, k.slots, k.base, k.step) g
+     where a.id = g.lane and a.id = any (v_locked)
+       and (g.count > 0 or g.kind = 'concurrency' and a.holders ? v_me);
+
+    if v_parked is not null then
+        update conductor.live_executions l set queue_id = -g.lane
+          from unnest(v_parked, v_full) as g(id, lane)
+         where l.id = g.id and l.id = any (v_parked) and l.queue_id <> -g.lane;
+        get diagnostics moved = row_count;
+    end if;
+end
+$$;
+
+-- The end of a round trip: this orchestrator keeps the slots that its executions use (p_used by
+-- p_lanes, where the trip has not touched the lane), and lanes with parked executions that nobody
+-- will bring on become due. Gives the slots that it has now.
+create function conductor.close_lanes(
+    p_orchestrator bigint, p_queue integer, p_lanes integer[], p_used integer[], p_touched integer[],
+    out lanes integer[], out slots integer[])
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = on set enable_nestloop = off set jit = off
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_me text := p_orchestrator::text;
+    v_rest integer[];
+    v_all integer[];
+    v_due integer;
+begin
+    v_rest := array(select lane from unnest(p_lanes) as lane except select lane from unnest(p_touched) as lane);
+    v_rest := array(
+        select a.id from conductor.lanes a where a.id = any (v_rest) order by a.id for no key update skip locked);
+    update conductor.lanes a
+       set holders = case when g.used = 0 then a.holders - v_me
+                          else a.holders || jsonb_build_object(v_me, jsonb_build_array(
+                                   least((a.holders -> v_me ->> 0)::integer, g.used, c.amount), g.used)) end
+      from unnest(p_lanes, p_used) as g(lane, used), conductor.limits c
+     where a.id = any (v_rest) and g.lane = a.id and c.id = a.limit_id and a.holders ? v_me
+       and ((a.holders -> v_me ->> 1)::integer <> g.used or (a.holders -> v_me ->> 0)::integer > c.amount);
+
+    v_all := v_rest || p_touched;
+    with seen as (
+        select a.id, a.due_at as old,
+               case when (select true from conductor.live_executions l
+                           where l.queue_id = -a.id and l.state in ('pending', 'suspended') limit 1) is null then null
+                    when c.kind = 'rate' then greatest(a.next_at - conductor.rate_horizon() / 2, v_now)
+                    when c.amount > (select coalesce(sum((h.value ->> 0)::integer), 0) from jsonb_each(a.holders) as h)
+                    then v_now
+               end as due
+          from conductor.lanes a
+          join conductor.limits c on c.id = a.limit_id
+         where a.id = any (v_all)
+    ), noted as (
+        update conductor.lanes a set due_at = s.due
+          from seen s
+         where a.id = s.id and a.id = any (v_all) and s.due is distinct from s.old
+           -- One that was due already stays so at its old time.
+           and not coalesce(s.due <= v_now and s.old <= v_now, false)
+        returning a.due_at
+    )
+    select count(*) into v_due from noted n where n.due_at <= v_now;
+    if v_due > 0 then
+        perform conductor.wake(array[p_queue], false);
+    end if;
+    select array_agg(a.id), array_agg(coalesce((a.holders -> v_me ->> 0)::integer, 0))
+      into lanes, slots
+      from conductor.lanes a
+     where a.id = any (p_lanes || p_touched);
+end
+$$;
+
+-- Takes all slots from orchestrators, and lets somebody look at what is parked there. A lane is
+-- waited for, so this comes before any lock on executions.
+create function conductor.free_lanes(p_orchestrators bigint[]) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_names text[] := array(select o::text from unnest(p_orchestrators) as o);
+    v_lanes integer[];
+    v_queues integer[];
+begin
+    v_lanes := array(
+        select a.id from conductor.lanes a where a.holders ?| v_names order by a.id for no key update);
+    if cardinality(v_lanes) = 0 then
+        return;
+    end if;
+    update conductor.lanes a set holders = a.holders - v_names, due_at = coalesce(a.due_at, conductor.now())
+     where a.id = any (v_lanes);
+    select array_agg(distinct t.queue_id) into v_queues
+      from conductor.lanes a
+      join conductor.tasks t on t.id = a.task_id
+     where a.id = any (v_lanes);
+    perform conductor.wake(v_queues, false);
+end
+$$;
+
+-- Lets somebody look at lanes with parked executions that nobody has slots of, and gives back what is
+-- parked under a limit that is gone: no way leads there, but a claim that met a deploy.
+create function conductor.revive_lanes() returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off
+as $$
+declare
+    v_queue integer;
+begin
+    loop
+        select l.queue_id into v_queue from conductor.live_executions l
+         where l.queue_id < coalesce(v_queue, 0)
+         order by l.queue_id desc limit 1;
+        exit when not found;
+        if exists (select from conductor.lanes a join conductor.limits c on c.id = a.limit_id where a.id = -v_queue) then
+            update conductor.lanes a set due_at = conductor.now()
+             where a.id = -v_queue and a.holders = '{}' and a.due_at is null;
+        else
+            update conductor.live_executions l set queue_id = t.queue_id
+              from conductor.tasks t
+             where l.queue_id = v_queue and l.state <> 'running' and t.id = l.task_id;
+        end if;
+    end loop;
+end
+$$;
+
+-- Removes lanes that nothing has used for long, at most p_limit; how many.
+create function conductor.prune_lanes(p_limit integer) returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_lanes integer[];
+begin
+    v_lanes := array(
+        select a.id from conductor.lanes a
+         where a.holders = '{}' and a.due_at is null and a.key <> ''
+           and (a.next_at is null or a.next_at < conductor.now())
+         limit p_limit
+           for update skip locked);
+    delete from conductor.lanes a
+     where a.id = any (v_lanes)
+       and (select true from conductor.live_executions l where l.queue_id = -a.id limit 1) is null;
+    return cardinality(v_lanes);
+end
+$$;
+
+revoke execute on all functions in schema conductor from public;
