@@ -456,3 +456,41 @@ async fn claims_of_keyed_ones_are_hot(test: TestConductor) -> anyhow::Result<()>
     assert!(hot >= Some(150), "{hot:?}");
     Ok(())
 }
+
+#[task(concurrency(limit = 1, key = payload.tenant))]
+async fn g12_limited(ctx: &TaskContext, tenant: String, stay: bool) -> anyhow::Result<()> {
+    let _ = tenant;
+    if stay {
+        ctx.state::<Arc<Gate>>().pass().await;
+    }
+    Ok(())
+}
+
+/// One that waits for a limit has not started, and its new payload may name another limit.
+#[conductor::test]
+async fn one_that_waits_for_a_limit_is_replaced(test: TestConductor) -> anyhow::Result<()> {
+    let (test, _, gate) = test_with_states(test);
+    let handle = start(&test).await?;
+    let limited = |tenant: &str, stay| {
+        let tenant = tenant.to_owned();
+        test.invoke::<G12Limited>(G12Limited { tenant, stay })
+    };
+    limited("a", true).await?;
+    gate.entered(1).await;
+    let waits = limited("a", false).dedupe_key("k").await?;
+    eventually("it waits for the limit", || async {
+        let parked =
+            "select count(*) from conductor.live_executions where queue_id < 0 and claim = 0";
+        number(&test, parked).await == 1
+    })
+    .await;
+    let replaced = limited("b", false).dedupe_key("k").await?;
+    assert_eq!(
+        (replaced.id(), replaced.came_of()),
+        (waits.id(), Invoked::Replaced)
+    );
+    soon("the other tenant's", replaced.result()).await?;
+    gate.open(1);
+    handle.stop().await?;
+    Ok(())
+}
