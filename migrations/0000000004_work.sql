@@ -193,7 +193,7 @@ begin
             with claimed as (
                 update conductor.live_executions l
                    set state = 'running', claim = l.claim + 1, orchestrator_id = p_orchestrator, claimed_at = v_now,
-                       postponed = false
+                       postponed = false, holds_key = l.holds_key and not l.debounced
                   from unnest(v_ids, v_id_lanes, v_starts) as g(id, lanes, start_ms)
                  where l.id = g.id
                 returning l.id, l.task_id, l.claim, l.failures + l.crashes + 1 as attempt, l.payload::text as payload,
@@ -274,14 +274,14 @@ begin
     with gone as (
         delete from conductor.live_executions l where l.id = any (p_ids)
         returning l.id, l.created_at, l.claimed_at, l.parent_id, l.parent_key, l.retry_of, l.task_id,
-                  l.priority, l.claim, l.failures, l.crashes, l.watched, l.trigger, l.payload,
+                  l.priority, l.claim, l.failures, l.crashes, l.watched, l.dedupe_key, l.trigger, l.payload,
                   case when p_state = 'cancelled' then l.cancel_reason else coalesce(p_error, l.error) end as error
     ), kept as (
         insert into conductor.finished_executions (
                id, created_at, claimed_at, finished_at, expires_at, parent_id, retry_of, queue_id, task_id,
-               priority, claim, failures, crashes, state, trigger, payload, error)
+               priority, claim, failures, crashes, state, dedupe_key, trigger, payload, error)
         select g.id, g.created_at, g.claimed_at, v_now, v_now + t.keep_failed, g.parent_id, g.retry_of, t.queue_id,
-               g.task_id, g.priority, g.claim, g.failures, g.crashes, p_state, g.trigger, g.payload,
+               g.task_id, g.priority, g.claim, g.failures, g.crashes, p_state, g.dedupe_key, g.trigger, g.payload,
                g.error
           from gone g
           join conductor.tasks t on t.id = g.task_id
@@ -318,17 +318,17 @@ begin
          using unnest(p_ids, p_claims, p_outputs) as o(id, claim, output)
          where l.id = o.id and l.claim = o.claim and l.state = 'running'
         returning l.id, l.created_at, l.claimed_at, l.parent_id, l.parent_key, l.retry_of, l.task_id,
-                  l.priority, l.claim, l.failures, l.crashes, l.watched, l.cancelled, l.cancel_reason, l.trigger,
-                  l.payload, o.output
+                  l.priority, l.claim, l.failures, l.crashes, l.watched, l.cancelled, l.cancel_reason, l.dedupe_key,
+                  l.trigger, l.payload, o.output
     ), kept as (
         insert into conductor.finished_executions (
                id, created_at, claimed_at, finished_at, expires_at, parent_id, retry_of, queue_id, task_id,
-               priority, claim, failures, crashes, state, trigger, payload, output, error)
+               priority, claim, failures, crashes, state, dedupe_key, trigger, payload, output, error)
         select g.id, g.created_at, g.claimed_at, v_now,
                v_now + case when g.cancelled then t.keep_failed else t.keep_completed end,
                g.parent_id, g.retry_of, t.queue_id, g.task_id, g.priority, g.claim, g.failures, g.crashes,
                case when g.cancelled then 'cancelled' else 'completed' end::conductor.execution_state,
-               g.trigger, g.payload, case when not g.cancelled then g.output::json end,
+               g.dedupe_key, g.trigger, g.payload, case when not g.cancelled then g.output::json end,
                case when g.cancelled then g.cancel_reason end
           from gone g
           join conductor.tasks t on t.id = g.task_id

@@ -40,6 +40,8 @@ pub struct ExecutionInfo {
     pub claim: i32,
     /// The execution that this one repeats.
     pub retry_of: Option<Uuid>,
+    /// The key that it was invoked with.
+    pub dedupe_key: Option<String>,
     /// What started it.
     pub trigger: Trigger,
     /// It is due when its task's window opens: `run_at` is the opening.
@@ -93,7 +95,7 @@ impl Default for Filter {
 
 const COLUMNS: &str =
     "select id, task, queue, state, priority, created_at, run_at, claimed_at, finished_at,
-       failures, crashes, claim, retry_of, postponed, trigger::text as trigger,
+       failures, crashes, claim, retry_of, dedupe_key, postponed, trigger::text as trigger,
        payload::text as payload, output::text as output, error";
 
 const MATCHES: &str = "where ($1::text is null or task = $1)
@@ -224,6 +226,7 @@ fn read(row: &PgRow) -> Result<ExecutionInfo> {
         crashes: row.try_get("crashes")?,
         claim: row.try_get("claim")?,
         retry_of: row.try_get("retry_of")?,
+        dedupe_key: row.try_get("dedupe_key")?,
         trigger: Trigger::read(trigger.as_deref()),
         postponed: row.try_get("postponed")?,
         payload: raw(row.try_get("payload")?)?,

@@ -82,6 +82,21 @@ pub(super) struct Invoke {
     /// Instead of the task's own priority; higher is claimed first
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(super) priority: Option<i32>,
+    /// At most one execution of this key at a time: one that has not started takes the new
+    /// payload, one that has started is left as it is
+    #[arg(long, value_name = "KEY")]
+    pub(super) dedupe_key: Option<String>,
+    /// At most one execution in this long, of the task or of the key; the first call counts
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(super) throttle: Option<Duration>,
+    /// Once no call has come for this long, of the task or of the key; the last call counts
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = humantime::parse_duration,
+        conflicts_with_all = ["throttle", "delay", "run_at"]
+    )]
+    pub(super) debounce: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -280,12 +295,14 @@ Examples:
             command.after_help(format!(
                 "\
 The execution's id is printed, or with --wait its result as one line of JSON; everything else goes
-to standard error. With --wait the exit code is 1 when the execution failed or was cancelled.
+to standard error: with --dedupe-key, --throttle or --debounce, what came of the call (created,
+replaced, existing or throttled). With --wait the exit code is 1 when the execution failed or was cancelled.
 
 Examples:
   {program} invoke greet name=Alice times=3
   {program} invoke greet name=Alice --wait
   {program} invoke resize 'sizes:=[64,128]' --delay 5m --priority 10
+  {program} invoke sync user=7 --dedupe-key user-7
   {program} invoke greet --json '{{\"name\":\"Alice\"}}'
   {program} invoke import --json - < payload.json"
             ))

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-use conductor_runtime::client::{Conductor, Status};
+use conductor_runtime::client::{Conductor, Invoked, Status};
 use conductor_runtime::error::Error;
 use uuid::Uuid;
 
@@ -35,7 +35,22 @@ pub(super) async fn invoke(command: Invoke, url: Option<&str>, program: &Program
     if let Some(priority) = command.priority {
         batch = batch.priority(priority);
     }
-    let ids = batch.await?;
+    let keyed =
+        command.dedupe_key.is_some() || command.throttle.is_some() || command.debounce.is_some();
+    if let Some(key) = command.dedupe_key {
+        batch = batch.dedupe_key(key);
+    }
+    if let Some(slot) = command.throttle {
+        batch = batch.throttle(slot);
+    }
+    if let Some(quiet) = command.debounce {
+        batch = batch.debounce(quiet);
+    }
+    let answers = batch.came_of().await?;
+    if let (true, Some((_, came_of))) = (keyed, answers.first()) {
+        output::note(meaning(*came_of));
+    }
+    let ids: Vec<Uuid> = answers.into_iter().map(|(id, _)| id).collect();
     if let (Some(_), Some(first), Some(last)) = (command.batch, ids.first(), ids.last()) {
         output::note(&format!("invoked {task} {copies} times: {first} to {last}"));
     }
@@ -56,6 +71,16 @@ pub(super) async fn warn_unserved(conductor: &Conductor, task: &str, program: &P
             program.call()
         );
         output::note(&styled(FAINT, &text));
+    }
+}
+
+/// What came of an invoke with a key, said to a person.
+fn meaning(came_of: Invoked) -> &'static str {
+    match came_of {
+        Invoked::Created => "created: a new execution",
+        Invoked::Replaced => "replaced: an execution that had not started has the new payload",
+        Invoked::Existing => "existing: the execution has started and was left as it is",
+        Invoked::Throttled => "throttled: the slot's execution is an earlier one",
     }
 }
 

@@ -98,6 +98,7 @@ pub(super) fn members(info: &ExecutionInfo, more: Vec<(&str, String)>) -> String
         ("crashes", info.crashes.to_string()),
         ("claim", info.claim.to_string()),
         ("retry_of", text(serde_json::json!(info.retry_of))),
+        ("dedupe_key", text(serde_json::json!(info.dedupe_key))),
         ("trigger", text(serde_json::json!(info.trigger))),
         ("postponed", info.postponed.to_string()),
         ("payload", raw(Some(&info.payload))),

@@ -112,6 +112,9 @@ fn rows(told: &Story) -> Vec<(&'static str, String)> {
     if let Some(before) = info.retry_of {
         rows.push(("repeats", before.to_string()));
     }
+    if let Some(key) = &info.dedupe_key {
+        rows.push(("key", output::line(key, 100)));
+    }
     let by = match &info.trigger {
         Trigger::Schedule { name, scheduled_at } => format!(
             " by schedule {} for {}",
