@@ -13,12 +13,15 @@
 -- executions has somebody with slots, or due_at.
 --
 -- Nobody waits for a lane's lock while it holds anything else: claims skip lanes that are locked.
+--
+-- Where one row decides, "select true … limit 1" stands for exists, which the planner may turn into a
+-- pass over all that is parked.
 
 set local search_path = pg_catalog, pg_temp;
 
 create table conductor.limits (
     id integer generated always as identity primary key,
-    task_id integer not null references conductor.tasks (id),
+    task_id integer not null references conductor.tasks (id) on delete cascade,
     -- How many at once, or how many starts per interval.
     kind text not null check (kind in ('concurrency', 'rate')),
     -- Where the key stands in the payload; empty for the whole task.
@@ -45,7 +48,7 @@ create index lanes_due on conductor.lanes (task_id, due_at) where due_at is not 
 
 -- How long before its time an execution is claimed that a rate allows; its worker starts it then.
 create function conductor.rate_horizon() returns interval
-language sql immutable
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select interval '100 ms' $$;
 
 -- Takes over the limits of the tasks that a program declares. What a limit had parked that is gone
@@ -94,7 +97,7 @@ begin
     if cardinality(v_changed) > 0 then
         update conductor.lanes a set due_at = v_now
          where a.limit_id = any (v_changed)
-           and exists (select from conductor.live_executions l where l.queue_id = -a.id);
+           and (select true from conductor.live_executions l where l.queue_id = -a.id limit 1);
     end if;
     if cardinality(v_gone || v_changed) > 0 then
         select array_agg(distinct t.queue_id) into v_queues
@@ -110,7 +113,8 @@ create function conductor.open_lanes(
     p_orchestrator bigint, p_tasks integer[], p_lanes integer[], p_used integer[], p_now timestamptz,
     p_most integer, p_quick integer[], p_ahead integer[], out lanes integer[], out most integer[])
 language plpgsql stable set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = on set enable_nestloop = off set jit = off
 as $$
 begin
     select coalesce(array_agg(k.id), '{}'), coalesce(array_agg(k.most), '{}')
@@ -133,7 +137,7 @@ begin
               join conductor.limits c on c.id = o.limit_id
               left join unnest(p_lanes, p_used) as u(lane, used) on u.lane = o.id
               left join unnest(p_quick, p_ahead) as f(task_id, ahead) on f.task_id = o.task_id
-             where exists (select from conductor.live_executions l where l.queue_id = -o.id)) k
+             where (select true from conductor.live_executions l where l.queue_id = -o.id limit 1)) k
      where k.most > 0;
 end
 $$;
@@ -152,6 +156,35 @@ begin
                 where l.queue_id = -lane and l.priority < coalesce(p_below::bigint, 2147483648)
                 order by l.priority desc limit 1) k
          order by k.priority desc limit 1);
+end
+$$;
+
+-- Gives back to their queue what is parked in the due lanes of tasks whose window is closed: it waits
+-- for the window now.
+create function conductor.unpark(p_tasks integer[], p_limit integer) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+    v_lane record;
+    v_count integer;
+begin
+    for v_lane in
+        select a.id, t.queue_id from conductor.lanes a join conductor.tasks t on t.id = a.task_id
+         where a.task_id = any (p_tasks) and a.due_at is not null
+         limit 100
+           for no key update of a skip locked
+    loop
+        update conductor.live_executions l set queue_id = v_lane.queue_id
+         where l.id = any (array(select k.id from conductor.live_executions k
+                                  where k.queue_id = -v_lane.id and k.state in ('pending', 'suspended')
+                                  limit p_limit
+                                    for no key update skip locked));
+        get diagnostics v_count = row_count;
+        if v_count = 0 then
+            update conductor.lanes a set due_at = null where a.id = v_lane.id;
+        end if;
+    end loop;
 end
 $$;
 
@@ -182,8 +215,10 @@ create function conductor.admit(
     out ids uuid[], out lanes text[], out starts integer[], out moved integer, out busy boolean,
     out touched integer[])
 language plpgsql volatile set search_path = pg_catalog, pg_temp
--- Tables are read by arrays of keys, so that joins of arrays may be hashed.
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+-- The planner takes every array for a short one: its joins must not be nested loops. Tables are read
+-- by arrays of keys.
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = on set enable_nestloop = off set jit = off
 as $$
 declare
     v_me text := p_orchestrator::text;
@@ -323,7 +358,8 @@ create function conductor.close_lanes(
     p_orchestrator bigint, p_queue integer, p_lanes integer[], p_used integer[], p_touched integer[],
     out lanes integer[], out slots integer[])
 language plpgsql volatile set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = on set enable_nestloop = off set jit = off
 as $$
 declare
     v_now timestamptz := conductor.now();
@@ -346,8 +382,8 @@ begin
     v_all := v_rest || p_touched;
     with seen as (
         select a.id, a.due_at as old,
-               case when not exists (select from conductor.live_executions l
-                                      where l.queue_id = -a.id and l.state in ('pending', 'suspended')) then null
+               case when (select true from conductor.live_executions l
+                           where l.queue_id = -a.id and l.state in ('pending', 'suspended') limit 1) is null then null
                     when c.kind = 'rate' then greatest(a.next_at - conductor.rate_horizon() / 2, v_now)
                     when c.amount > (select coalesce(sum((h.value ->> 0)::integer), 0) from jsonb_each(a.holders) as h)
                     then v_now
@@ -440,7 +476,7 @@ begin
            for update skip locked);
     delete from conductor.lanes a
      where a.id = any (v_lanes)
-       and not exists (select from conductor.live_executions l where l.queue_id = -a.id);
+       and (select true from conductor.live_executions l where l.queue_id = -a.id limit 1) is null;
     return cardinality(v_lanes);
 end
 $$;

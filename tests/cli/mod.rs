@@ -2,8 +2,11 @@
 
 mod bank;
 mod cancellation;
+mod keys;
 mod macro_forms;
 mod program;
+mod schedules;
+mod scheduling;
 mod story;
 
 use std::ffi::OsString;

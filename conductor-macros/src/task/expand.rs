@@ -303,7 +303,8 @@ impl Expansion<'_> {
             #private::inventory::submit! {
                 #private::TaskDefinition::#of::<#subject>(
                     #private::Place { file: ::core::file!(), line: ::core::line!() },
-                    ::core::env!("CARGO_PKG_NAME")
+                    ::core::env!("CARGO_PKG_NAME"),
+                    ::core::module_path!()
                     #sizes
                 )
                 #options

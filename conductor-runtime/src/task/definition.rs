@@ -91,6 +91,8 @@ pub struct TaskDefinition {
     pub place: Place,
     /// The package that declares the task.
     pub package: &'static str,
+    /// The module that declares the task, from its crate's name on.
+    pub module: &'static str,
     /// Values that the handler wants injected.
     pub states: &'static [StateNeed],
     pub(crate) payload_schema: fn() -> schemars::Schema,
@@ -110,10 +112,11 @@ pub(crate) enum Runner {
 
 impl TaskDefinition {
     /// The definition of `T` with every option at its default.
-    pub const fn of<T: Handler>(place: Place, package: &'static str) -> Self {
+    pub const fn of<T: Handler>(place: Place, package: &'static str, module: &'static str) -> Self {
         Self::new::<T>(
             place,
             package,
+            module,
             Runner::Single(|ctx, payload| {
                 Box::pin(async move {
                     let payload = codec::decode_payload::<T>(payload)?;
@@ -129,14 +132,20 @@ impl TaskDefinition {
     pub const fn of_batch<T: BatchHandler>(
         place: Place,
         package: &'static str,
+        module: &'static str,
         max_size: u32,
         max_wait_ms: u64,
     ) -> Self {
         let batch = BatchDefinition::of::<T>(max_size, max_wait_ms);
-        Self::new::<T>(place, package, Runner::Batch(batch))
+        Self::new::<T>(place, package, module, Runner::Batch(batch))
     }
 
-    const fn new<T: Task>(place: Place, package: &'static str, runner: Runner) -> Self {
+    const fn new<T: Task>(
+        place: Place,
+        package: &'static str,
+        module: &'static str,
+        runner: Runner,
+    ) -> Self {
         Self {
             name: T::NAME,
             queue: "default",
@@ -150,6 +159,7 @@ impl TaskDefinition {
             docs: "",
             place,
             package,
+            module,
             states: &[],
             payload_schema: codec::schema_of::<T::Payload>,
             output_schema: codec::schema_of::<T::Output>,
@@ -256,6 +266,13 @@ impl TaskDefinition {
             Runner::Batch(batch) => Some(batch),
             Runner::Single(_) => None,
         }
+    }
+
+    /// Whose code it is: the package and the crate. Binaries and examples of one package are crates of
+    /// their own.
+    pub(crate) fn owner(&self) -> String {
+        let krate = self.module.split("::").next().unwrap_or_default();
+        format!("{}/{krate}", self.package)
     }
 
     /// The JSON Schema of the payload.

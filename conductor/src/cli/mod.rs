@@ -29,7 +29,10 @@ mod json;
 mod list;
 mod options;
 mod output;
+mod payload;
 mod program;
+mod schedule;
+mod schedules;
 mod schema;
 mod serve;
 mod show;
@@ -108,6 +111,11 @@ async fn execute(mut options: Options) -> Done {
         Command::List(command) => list::list(command, &connect(url).await?).await,
         Command::Show(command) => show::show(command, &connect(url).await?).await,
         Command::Tasks(command) => tasks::tasks(command),
+        Command::Schedule(command) => schedule::schedule(command, url, &program).await,
+        Command::Unschedule(command) => {
+            schedule::unschedule(command, &connect(url).await?, &program).await
+        }
+        Command::Schedules(command) => schedules::schedules(command, &connect(url).await?).await,
         Command::Migrate => db::migrate(url).await,
         Command::Db(command) => db::db(command, url).await,
     }
