@@ -10,7 +10,9 @@ use serde_json::json;
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
-use crate::support::{Gate, Process, count, eventually, info, narrow, soon, start_with};
+use crate::support::{
+    Gate, Process, count, eventually, info, kill_sessions, narrow, session, soon, start_with,
+};
 
 /// What each call of a handler was given, and when.
 type Calls = Arc<Mutex<Vec<(Vec<u32>, Instant)>>>;
@@ -106,6 +108,17 @@ async fn batches_first_hangs(ctx: &BatchContext, items: Vec<u32>) -> anyhow::Res
     }
     let both = ctx.items().iter().zip(items);
     Ok(both.map(|(item, n)| n + item.attempt()).collect())
+}
+
+#[task(
+    name = "batches-slow",
+    batch(max_size = 20, max_wait = "50ms"),
+    retry(max_attempts = 1)
+)]
+async fn batches_slow(ctx: &BatchContext, items: Vec<u32>) -> anyhow::Result<()> {
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    note(ctx, &items);
+    Ok(())
 }
 
 #[task(name = "batches-plain")]
@@ -418,6 +431,40 @@ async fn the_items_of_a_killed_process_run_elsewhere(test: TestConductor) -> any
         assert_eq!(soon("its end", run.result()).await?, n);
     }
     survivor.stop().await?;
+    Ok(())
+}
+
+/// As in G3: a claim whose answer is lost is given back, and no item that is gathered or runs.
+#[conductor::test]
+async fn items_run_once_although_sessions_break(test: TestConductor) -> anyhow::Result<()> {
+    let calls = Calls::default();
+    let mut beside = session(&test).await?;
+    test.invoke_batch::<BatchesSlow>(0..1500).await?;
+    let worker = start_with(&test, 3, calls.clone()).await?;
+    let mut killed = 0;
+    soon("all outcomes", async {
+        loop {
+            let left: i64 = sqlx::query_scalar("select count(*) from conductor.live_executions")
+                .fetch_one(&mut beside)
+                .await
+                .unwrap();
+            if left == 0 {
+                break;
+            }
+            if killed < 40 {
+                kill_sessions(&mut beside).await.unwrap();
+                killed += 1;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert!(killed > 3, "too quick to be broken: {killed}");
+    soon("the stop", worker.stop()).await?;
+    let calls = calls.lock().unwrap();
+    let mut ran: Vec<u32> = calls.iter().flat_map(|(items, _)| items.clone()).collect();
+    ran.sort_unstable();
+    assert_eq!(ran, (0..1500).collect::<Vec<_>>());
     Ok(())
 }
 

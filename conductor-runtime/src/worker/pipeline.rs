@@ -132,6 +132,27 @@ enum Ended {
     Batch(Vec<End>),
 }
 
+/// One line a handler: a batch may have thousands of failures.
+fn warn_of_failures(running: &Running, ends: &[Option<End>]) {
+    let failures = running.members.iter().zip(ends);
+    let mut failures = failures.filter_map(|(member, end)| match end {
+        Some(End::Failed { error, verdict }) => Some((member, error, verdict)),
+        _ => None,
+    });
+    if let Some((member, error, verdict)) = failures.next() {
+        let (task, last) = (running.task, *verdict == Verdict::Permanent);
+        match failures.count() {
+            0 => {
+                tracing::warn!(task, execution = %member.id, %error, permanent = last, "attempt failed");
+            }
+            more => {
+                tracing::warn!(task, execution = %member.id, %error, permanent = last, more,
+                    "attempts of a batch failed");
+            }
+        }
+    }
+}
+
 impl Pipeline {
     pub(crate) fn new(
         durable: Durable,
@@ -374,6 +395,7 @@ impl Pipeline {
                 vec![Some(end); running.members.len()]
             }
         };
+        warn_of_failures(&running, &ends);
         for (member, end) in running.members.into_iter().zip(ends) {
             self.ended_member(running.task, member, end);
         }
@@ -388,10 +410,6 @@ impl Pipeline {
             self.look();
             return;
         };
-        if let End::Failed { error, verdict } = &end {
-            let last = *verdict == Verdict::Permanent;
-            tracing::warn!(task, execution = %member.id, %error, permanent = last, "attempt failed");
-        }
         self.outcomes.push(Outcome {
             id: member.id,
             claim: member.claim,
