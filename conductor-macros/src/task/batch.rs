@@ -85,9 +85,12 @@ pub(crate) fn read_arguments(
             Some(Argument::Items(_)) | None => continue,
         };
         if ident != "items" && ident != "_items" {
+            let hint = match taken {
+                Some(Argument::Field(_)) => ", with a type that has all fields",
+                _ => "",
+            };
             let message = format!(
-                "a batch takes the payloads of its executions together: write `items: Vec<{}>`, with \
-                 a type that has all fields",
+                "a batch takes the payloads of its executions together: write `items: Vec<{}>`{hint}",
                 show(ty)
             );
             errors.at(argument, message);
