@@ -406,4 +406,33 @@ mod tests {
         assert!(backlog.remove(Uuid::from_u128(1)).is_some());
         assert!(backlog.is_empty());
     }
+
+    #[test]
+    fn what_is_gathered_is_known_and_comes_as_a_batch() {
+        let long = Duration::from_secs(3600);
+        let mut backlog = Backlog {
+            gatherings: HashMap::from([(1, Gathering::new(3, long))]),
+            ..Backlog::default()
+        };
+        backlog.extend((1..=2).map(|n| claimed(n, &[])).collect());
+        assert_eq!(backlog.ids().count(), 2);
+        assert_eq!((backlog.singles(), backlog.is_empty()), (0, false));
+        // It waits for nothing but time, so no stall gives it back.
+        assert!(!backlog.is_waiting());
+        assert!(backlog.drain_singles().is_empty());
+        assert!(backlog.next().is_none());
+        assert!(backlog.next_start().is_some());
+        assert_eq!((backlog.batch_room(1), backlog.batch_room(2)), (1, 4));
+
+        assert!(backlog.remove(Uuid::from_u128(2)).is_some());
+        backlog.extend((3..=6).map(|n| claimed(n, &[])).collect());
+        let Some(Turn::Batch(batch)) = backlog.next() else {
+            panic!("no batch");
+        };
+        let batch: Vec<u128> = batch.iter().map(|one| one.id.as_u128()).collect();
+        assert_eq!(batch, [1, 3, 4]);
+        assert!(backlog.next().is_none());
+        assert_eq!(backlog.drain().len(), 2);
+        assert!(backlog.is_empty());
+    }
 }
