@@ -90,13 +90,16 @@ declare
     v_any_limited boolean;
     v_open integer[] := '{}';
     v_open_most integer[];
+    v_look integer[] := '{}';
+    v_opened record;
     v_admitted record;
-    v_id_lanes text[];
+    v_lane integer[];
+    v_lanes text[];
     v_starts integer[];
     v_touched integer[] := '{}';
+    v_touched_slots integer[] := '{}';
     v_busy boolean := false;
-    v_lanes integer[];
-    v_slots integer[];
+    v_closed_lanes record;
 begin
     -- A dead orchestrator must not claim: nobody would give its executions back.
     perform from conductor.orchestrators o where o.id = p_orchestrator for key share;
@@ -127,9 +130,11 @@ begin
         end if;
         v_open_limited := array(select t from unnest(v_limited) as t where t = any (v_tasks));
         if cardinality(v_open_limited) > 0 then
-            select o.lanes, o.most into v_open, v_open_most
-              from conductor.open_lanes(
-                       p_orchestrator, v_open_limited, p_lanes, p_used, v_now, p_most, p_quick, p_ahead) o;
+            v_opened := conductor.open_lanes(
+                p_orchestrator, v_open_limited, p_lanes, p_used, v_now, p_most, p_quick, p_ahead);
+            v_open := v_opened.lanes;
+            v_open_most := v_opened.most;
+            v_look := v_look || v_opened.look;
         end if;
         -- Not max(): its plan, made on an empty table, reads the whole index.
         v_priority := null;
@@ -173,15 +178,19 @@ begin
                 v_admitted := conductor.admit(
                     p_orchestrator, v_ids, v_left, v_now, p_most, p_lanes, p_used, v_touched, p_quick, p_ahead);
                 v_ids := v_admitted.ids;
-                v_id_lanes := v_admitted.lanes;
+                v_lane := v_admitted.one_lane;
+                v_lanes := v_admitted.lanes;
                 v_starts := v_admitted.starts;
-                v_touched := v_admitted.touched;
+                v_touched := v_touched || v_admitted.touched;
+                v_touched_slots := v_touched_slots || v_admitted.slots;
+                v_look := v_look || v_admitted.full_lanes;
                 v_busy := v_busy or v_admitted.busy;
                 v_parked := v_admitted.moved;
                 v_parks := v_parks + v_parked;
             else
                 v_ids := v_ids[1:v_left];
-                v_id_lanes := null;
+                v_lane := null;
+                v_lanes := null;
                 v_starts := null;
             end if;
             -- Whoever was claimed before may have a memo, and deadlines that are over.
@@ -194,12 +203,14 @@ begin
                 update conductor.live_executions l
                    set state = 'running', claim = l.claim + 1, orchestrator_id = p_orchestrator, claimed_at = v_now,
                        postponed = false, holds_key = l.holds_key and not l.debounced
-                  from unnest(v_ids, v_id_lanes, v_starts) as g(id, lanes, start_ms)
+                  from unnest(v_ids, v_lane, v_lanes, v_starts) as g(id, lane, lanes, start_ms)
                  where l.id = g.id
                 returning l.id, l.task_id, l.claim, l.failures + l.crashes + 1 as attempt, l.payload::text as payload,
                           l.run_at, coalesce(l.retry_of, l.id) as origin,
                           case when l.parent_key is not null then l.parent_id end as parent,
-                          l.trigger::text as trigger, g.lanes::integer[] as lanes, g.start_ms
+                          l.trigger::text as trigger,
+                          coalesce(g.lanes::integer[], case when g.lane is not null then array[g.lane] end) as lanes,
+                          g.start_ms
             )
             select c.id, c.task_id, c.claim, c.attempt, c.payload,
                    case when c.claim > 1 then conductor.memo(c.id, v_now) end, c.origin,
@@ -240,9 +251,10 @@ begin
         exit when not found;
     end loop;
 
-    if cardinality(p_lanes) > 0 or cardinality(v_touched) > 0 then
-        select o.lanes, o.slots into v_lanes, v_slots
-          from conductor.close_lanes(p_orchestrator, p_queue, p_lanes, p_used, v_touched) o;
+    if cardinality(p_lanes) > 0 or cardinality(v_touched) > 0 or cardinality(v_look) > 0 then
+        v_closed_lanes := conductor.close_lanes(p_orchestrator, p_queue, p_lanes, p_used, v_touched, v_look);
+        v_touched := v_touched || v_closed_lanes.lanes;
+        v_touched_slots := v_touched_slots || v_closed_lanes.slots;
     end if;
     if v_left = p_limit and cardinality(v_limited) > 0 then
         -- One that is due already, or that somebody else has locked, is not for us just now.
@@ -250,9 +262,9 @@ begin
         v_next := least(v_next, case when v_found is not null then greatest(v_found, v_now + interval '20 ms') end,
                         case when v_busy then v_now + interval '10 ms' end);
     end if;
-    if p_idle and v_left = p_limit or v_lanes is not null then
+    if p_idle and v_left = p_limit or cardinality(v_touched) > 0 then
         return query select null::uuid, null::integer, null::integer, null::integer, null::text, null::text,
-            null::uuid, null::uuid, null::text, v_lanes, v_slots, null::integer,
+            null::uuid, null::uuid, null::text, v_touched, v_touched_slots, null::integer,
             ceil(extract(epoch from v_next - v_now) * 1000)::bigint;
     end if;
 end
@@ -438,7 +450,9 @@ as $$
 begin
     perform from conductor.orchestrators o where o.id = p_orchestrator for update;
     -- Slots too: of the lanes that it does know, it says itself how many it uses.
-    update conductor.lanes a set holders = a.holders - p_orchestrator::text, due_at = coalesce(a.due_at, conductor.now())
+    update conductor.lanes a
+       set holders = a.holders - p_orchestrator::text,
+           due_at = coalesce(a.due_at, case when a.parked then conductor.now() end)
       from conductor.tasks t
      where a.holders ? p_orchestrator::text and a.id <> all (p_lanes) and t.id = a.task_id and t.queue_id = p_queue;
     return conductor.give_back(
@@ -487,7 +501,7 @@ begin
     elsif cardinality(p_lanes) > 0 then
         return query select null::uuid, null::integer, null::integer, null::integer, null::text, null::text,
             null::uuid, null::uuid, null::text, o.lanes, o.slots, null::integer, null::bigint
-          from conductor.close_lanes(p_orchestrator, p_queue, p_lanes, p_used, '{}') o;
+          from conductor.close_lanes(p_orchestrator, p_queue, p_lanes, p_used, '{}', '{}') o;
     end if;
 end
 $$;
