@@ -153,7 +153,7 @@ begin
                      where l.queue_id = p_queue and l.priority = v_priority and l.run_at <= v_now
                        and l.state in ('pending', 'suspended') and l.task_id = any (v_tasks)
                      order by l.run_at, l.id
-                     limit case when v_parked = 0 then v_left else greatest(v_left, 1000) end
+                     limit case when v_parked = 0 then v_left else greatest(v_left, 250) end
                        for no key update skip locked) d;
             -- Once only: what is parked there and stays would come again and again.
             if cardinality(v_open) > 0 and v_parked = 0 then
@@ -219,7 +219,7 @@ begin
             get diagnostics v_claimed = row_count;
             v_left := v_left - v_claimed;
             -- A deep backlog is parked in pieces: the next claim follows at once.
-            exit when v_parks >= 1000;
+            exit when v_parks >= 250;
             continue when v_parked > 0;
 
             if p_idle and v_left = p_limit then
@@ -241,7 +241,7 @@ begin
         end loop;
 
         -- A deep backlog behind closed windows is moved in pieces too.
-        if v_moved >= 1000 or v_parks >= 1000 then
+        if v_moved >= 1000 or v_parks >= 250 then
             v_next := v_now;
             exit;
         end if;

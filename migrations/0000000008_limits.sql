@@ -353,27 +353,32 @@ begin
     end if;
 
     full_lanes := array(select distinct lane from unnest(v_full) as lane);
-    with written as (
-    update conductor.lanes a
-       set holders = case when g.kind = 'rate' then a.holders
-                          when g.used + g.count = 0 then a.holders - v_me
-                          else a.holders || jsonb_build_object(v_me, jsonb_build_array(
-                                   least(g.slots, g.used + g.count), g.used + g.count)) end,
-           next_at = case when g.kind = 'rate' then g.base + g.last * g.step end,
-           parked = a.parked or g.is_full
-      from (select k.lane, k.kind, k.used, k.slots, k.base, k.step,
-                   count(*) filter (where v_fits[p.n]) as count, max(p.place) filter (where v_fits[p.n]) as last,
-                   k.lane = any (full_lanes) as is_full
-              from (select o.lane, o.n, case when v_all_fit then 0
-                                             else row_number() over (partition by o.lane order by o.n) end as place
-                      from unnest(v_rows, v_lanes) as o(n, lane)) p
-              join unnest(v_locked, v_kinds, v_used, v_slots, v_bases, v_steps)
-                   as k(lane, kind, used, slots, base, step) on k.lane = p.lane
-             group by k.lane, k.kind, k.used, k.slots, k.base, k.step) g
-     where a.id = g.lane and a.id = any (v_locked)
-       and (g.count > 0 or g.kind = 'concurrency' and a.holders ? v_me or g.is_full and not a.parked)
-    returning a.id, coalesce((a.holders -> v_me ->> 0)::integer, 0) as slots)
-    select array_agg(w.id), array_agg(w.slots) into touched, slots from written w;
+    with told as materialized (
+        select k.lane, k.kind, k.base, k.step, k.lane = any (full_lanes) as is_full, k.used + o.count as used,
+               least(k.slots, k.used + o.count) as slots, o.count, o.last
+          from (select p.lane, count(*) filter (where v_fits[p.n]) as count,
+                       max(p.place) filter (where v_fits[p.n]) as last
+                  from (select g.lane, g.n, case when v_all_fit then 0
+                                                 else row_number() over (partition by g.lane order by g.n) end as place
+                          from unnest(v_rows, v_lanes) as g(n, lane)) p
+                 group by p.lane) o
+          join unnest(v_locked, v_kinds, v_used, v_slots, v_bases, v_steps)
+               as k(lane, kind, used, slots, base, step) on k.lane = o.lane
+    ), written as (
+        -- Only where something changes: a worker that goes on as before writes nothing.
+        update conductor.lanes a
+           set holders = case when t.kind = 'rate' then a.holders when t.used = 0 then a.holders - v_me
+                              else a.holders || jsonb_build_object(v_me, jsonb_build_array(t.slots, t.used)) end,
+               next_at = case when t.kind = 'rate' then coalesce(t.base + t.last * t.step, a.next_at) end,
+               parked = a.parked or t.is_full
+          from told t
+         where a.id = t.lane and a.id = any (v_locked)
+           and (t.is_full and not a.parked
+                or t.kind = 'rate' and t.count > 0
+                or t.kind = 'concurrency' and case when t.used = 0 then a.holders ? v_me
+                       else (a.holders -> v_me) is distinct from jsonb_build_array(t.slots, t.used) end)
+    )
+    select array_agg(t.lane), array_agg(t.slots) into touched, slots from told t where t.kind = 'concurrency';
 
     if v_parked is not null then
         update conductor.live_executions l set queue_id = -g.lane
