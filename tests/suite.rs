@@ -32,6 +32,7 @@ mod attempts;
 mod cancel;
 mod order;
 mod wakeup;
+mod why;
 mod dynamic_schedules;
 mod race;
 mod windows;

@@ -4,9 +4,9 @@ pub use conductor_macros::task;
 #[cfg(feature = "testing")]
 pub use conductor_macros::test;
 pub use conductor_runtime::client::{
-    Brief, Cancel, Child, Conductor, Execution, ExecutionInfo, Failure, Filter, Invoke,
-    InvokeBatch, InvokeInTransaction, Parent, Process, Runner, Schedule, ScheduleInfo, Status,
-    StepInfo, StepKey, Story, Unschedule, WaitInfo,
+    Awaited, Brief, Cancel, Child, Conductor, Execution, ExecutionInfo, Failure, Filter, Invoke,
+    InvokeBatch, InvokeInTransaction, LimitKey, Parent, Process, QueueInfo, Reason, Runner,
+    Schedule, ScheduleInfo, Status, StepInfo, StepKey, Story, Unschedule, WaitInfo, Why,
 };
 pub use conductor_runtime::codec::{MAX_JSON_BYTES, MAX_JSON_DEPTH};
 #[doc(hidden)]
