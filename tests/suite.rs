@@ -31,6 +31,7 @@ mod g18_unknown;
 mod attempts;
 mod cancel;
 mod order;
+mod pause;
 mod wakeup;
 mod why;
 mod dynamic_schedules;
