@@ -29,7 +29,7 @@ const RUNNING: &str = "select count(*) from conductor.live_executions where stat
 
 /// What a worker has claimed for its quick handlers and not started is given back.
 async fn pauses(test: TestConductor, pause: &str) -> anyhow::Result<()> {
-    const AHEAD: i64 = 30;
+    const AHEAD: i64 = 40;
     let gate = Gate::new();
     let worker = start_with(&test, 1, Arc::clone(&gate)).await?;
     test.invoke_batch::<PauseQuick>((0..500).map(|_| ()))
@@ -50,11 +50,11 @@ async fn pauses(test: TestConductor, pause: &str) -> anyhow::Result<()> {
     // A stalled worker would give them back anyway; this one goes on.
     while number(&test, RUNNING).await > 0 {
         gate.open(1);
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let took = began.elapsed();
     let ended = count(&test, "state = 'completed'").await? - before;
-    assert!(ended < AHEAD, "{ended} more ran in {took:?}");
+    assert!(ended < AHEAD / 2, "{ended} of {ahead} more ran in {took:?}");
     let queues = test.queues().await?;
     let queue = queues.iter().find(|queue| queue.name == "default").unwrap();
     assert!(queue.paused);

@@ -304,13 +304,14 @@ async fn ones_that_wait_for_a_slot(test: TestConductor) -> anyhow::Result<()> {
     // Of what was parked and runs now, it is known too.
     gate.open(3);
     gate.entered(2).await;
-    let last = test.invoke::<WhyKeyed>(keyed("d")).await?;
-    let waits = why(&test, last.id()).await?;
-    let Reason::Limit { executions, .. } = &waits.reason else {
-        panic!("{waits:?}");
-    };
-    assert_eq!(executions, &runs[4..]);
-    gate.open(3);
+    let holders: Vec<Uuid> = sqlx::query_scalar(
+        "select conductor.lane_runs(t.id, '{tenant}', 'd', conductor.now(), 10)
+           from conductor.tasks t where t.name = 'why-keyed'",
+    )
+    .fetch_one(test.pool())
+    .await?;
+    assert_eq!(holders, runs[4..]);
+    gate.open(2);
     worker.stop().await?;
     Ok(())
 }

@@ -4,6 +4,7 @@ mod bank;
 mod cancellation;
 mod macro_forms;
 mod program;
+mod queues;
 mod story;
 
 use std::ffi::OsString;

@@ -30,6 +30,7 @@ mod list;
 mod options;
 mod output;
 mod program;
+mod queues;
 mod schema;
 mod serve;
 mod show;
@@ -39,6 +40,7 @@ mod story;
 mod tasks;
 mod tree;
 mod waits;
+mod why;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -107,6 +109,8 @@ async fn execute(mut options: Options) -> Done {
         Command::Retry(command) => steer::retry(command, &connect(url).await?).await,
         Command::List(command) => list::list(command, &connect(url).await?).await,
         Command::Show(command) => show::show(command, &connect(url).await?).await,
+        Command::Why(command) => why::why(command, &connect(url).await?).await,
+        Command::Queues(command) => queues::queues(command, &connect(url).await?).await,
         Command::Tasks(command) => tasks::tasks(command),
         Command::Migrate => db::migrate(url).await,
         Command::Db(command) => db::db(command, url).await,

@@ -6,7 +6,7 @@ use anstyle::Style;
 use conductor_runtime::client::Conductor;
 use conductor_runtime::error::Error;
 use conductor_runtime::registry::{Registry, nearest};
-use conductor_runtime::task::TaskDefinition;
+use conductor_runtime::task::{LimitDefinition, LimitKind, TaskDefinition};
 use serde_json::{Value, json};
 
 use super::arguments::Tasks;
@@ -28,7 +28,7 @@ pub(super) fn tasks(command: Tasks) -> Done {
         return Ok(());
     }
     let mut table = Table::new(&[
-        "TASK", "QUEUE", "PRIORITY", "RETRIES", "TIMEOUT", "PLACE", "ABOUT",
+        "TASK", "QUEUE", "PRIORITY", "RETRIES", "TIMEOUT", "LIMITS", "PLACE", "ABOUT",
     ]);
     for task in tasks {
         let plain = |text: String| (text, Style::new());
@@ -51,6 +51,7 @@ pub(super) fn tasks(command: Tasks) -> Done {
             plain(task.priority.to_string()),
             plain(retries),
             plain(timeout.unwrap_or_else(|| "none".to_owned())),
+            plain(limits(task.limits)),
             (task.place.to_string(), FAINT),
             plain(output::line(
                 task.docs.trim().lines().next().unwrap_or_default(),
@@ -60,6 +61,36 @@ pub(super) fn tasks(command: Tasks) -> Done {
     }
     output::print(&table.render())?;
     Ok(())
+}
+
+/// "2 at once, 100/1m by tenant.id"
+fn limits(of: &[LimitDefinition]) -> String {
+    let limits = of.iter().map(|limit| {
+        let amount = match limit.kind {
+            LimitKind::Concurrency => format!("{} at once", limit.amount),
+            LimitKind::Rate { per } => {
+                format!("{}/{}", limit.amount, humantime::format_duration(per))
+            }
+        };
+        match limit.path {
+            [] => amount,
+            path => format!("{amount} by {}", path.join(".")),
+        }
+    });
+    let limits: Vec<String> = limits.collect();
+    if limits.is_empty() {
+        return "none".to_owned();
+    }
+    output::line(&limits.join(", "), 100)
+}
+
+fn limit(limit: &LimitDefinition) -> Value {
+    let (kind, per) = match limit.kind {
+        LimitKind::Concurrency => ("concurrency", None),
+        LimitKind::Rate { per } => ("rate", Some(humantime::format_duration(per).to_string())),
+    };
+    let key = (!limit.path.is_empty()).then(|| limit.path.join("."));
+    json!({ "kind": kind, "amount": limit.amount, "per": per, "key": key })
 }
 
 fn object(task: &TaskDefinition) -> Value {
@@ -75,6 +106,7 @@ fn object(task: &TaskDefinition) -> Value {
             "jitter": task.retry.jitter,
         },
         "timeout": task.timeout.map(time),
+        "limits": task.limits.iter().map(limit).collect::<Value>(),
         "keep": {
             "completed": time(task.keep.completed),
             "failed": time(task.keep.failed),
@@ -108,4 +140,26 @@ pub(super) async fn unknown(conductor: &Conductor, name: &str) -> Done<Error> {
         name: name.to_owned(),
         hint,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_told_in_few_words_and_as_json() {
+        let all = [
+            LimitDefinition::concurrency(2),
+            LimitDefinition::rate(100, 60_000).key(&["tenant", "id"]),
+        ];
+        assert_eq!(limits(&[]), "none");
+        assert_eq!(limits(&all), "2 at once, 100/1m by tenant.id");
+        assert_eq!(
+            all.iter().map(limit).collect::<Value>(),
+            json!([
+                {"kind": "concurrency", "amount": 2, "per": null, "key": null},
+                {"kind": "rate", "amount": 100, "per": "1m", "key": "tenant.id"},
+            ])
+        );
+    }
 }
