@@ -12,6 +12,12 @@
 //! started again: the schedule is in the database, and no deploy removes it. Until
 //!
 //!     cargo run --example 05_dynamic_schedule -- invoke stop_schedule
+//!
+//! The command line does the same without a task:
+//!
+//!     cargo run --example 05_dynamic_schedule -- schedule dynamic by-hand '*/3 * * * * *' word=hi
+//!     cargo run --example 05_dynamic_schedule -- schedules
+//!     cargo run --example 05_dynamic_schedule -- unschedule dynamic by-hand
 
 use conductor::prelude::*;
 

@@ -66,6 +66,8 @@ create table conductor.tasks (
     timeout interval,
     -- When it may run: {"hours": "22:00-06:00", "days": "Mon-Fri", "timezone": "UTC"}; null: always.
     time_window jsonb,
+    -- Since when it has this one, in real time: a process that is older knows another.
+    window_since timestamptz not null default clock_timestamp(),
     keep_completed interval not null default '7 days',
     keep_failed interval not null default '30 days',
     payload_schema jsonb not null default 'true',
@@ -116,6 +118,12 @@ create table conductor.live_executions (
     cancel_reason text,
     -- run_at is the opening of the task's window.
     postponed boolean not null default false,
+    -- It is the one that its dedupe_key stands for. A debounced one is that until a worker claims it,
+    -- so that the next call makes another.
+    holds_key boolean not null default false,
+    debounced boolean not null default false,
+    -- Who may not have a second one that has not started; '' where it is debounced without a key.
+    dedupe_key text collate "C",
     -- What started it, where it was not an invoke: {"kind": "schedule", "name": …, "scheduled_at": …}
     trigger json,
     -- json and not jsonb: values must come back exactly as they were written.
@@ -132,6 +140,11 @@ create table conductor.live_executions (
 
 -- The order of claims. No claim changes any of these columns.
 create index live_executions_due on conductor.live_executions (queue_id, priority desc, run_at, id);
+
+-- The arbiter of dedupe keys. Those without one are not in it, and claims leave it alone but for
+-- debounced ones.
+create unique index live_executions_key on conductor.live_executions (task_id, debounced, dedupe_key)
+ where holds_key;
 
 create index live_executions_retry on conductor.live_executions (retry_of) where retry_of is not null;
 create index live_executions_parent on conductor.live_executions (parent_id) where parent_id is not null;
@@ -156,6 +169,7 @@ create table conductor.finished_executions (
     failures integer not null,
     crashes integer not null,
     state conductor.execution_state not null check (state in ('completed', 'failed', 'cancelled')),
+    dedupe_key text collate "C",
     trigger json,
     payload json not null,
     output json,
@@ -163,6 +177,27 @@ create table conductor.finished_executions (
 );
 
 create index finished_executions_expiry on conductor.finished_executions (expires_at);
+
+-- The slots of throttled invokes: what the first one made, and until when it is the only one.
+create table conductor.throttles (
+    task_id integer not null,
+    -- '' where the slot is the task's own.
+    key text collate "C" not null,
+    execution_id uuid not null,
+    until timestamptz not null,
+    primary key (task_id, key)
+) with (fillfactor = 80);
+
+create index throttles_until on conductor.throttles (until);
+
+-- Invokes that replaced the payload of an execution, so that one that is sent again after its
+-- connection broke does not replace a later one; kept for an hour.
+create table conductor.replacements (
+    id uuid primary key,
+    execution_id uuid not null,
+    -- Real time, not conductor.now().
+    replaced_at timestamptz not null
+);
 
 -- One row a failed attempt, for the people who ask what happened.
 create table conductor.failures (
@@ -212,11 +247,15 @@ create table conductor.schedules (
     id bigint generated always as identity primary key,
     task_id integer not null references conductor.tasks (id),
     name text not null,
-    -- Made at run time, so that no deploy removes it; else declared by the package's code.
+    -- Made at run time, so that no deploy removes it; else declared by code.
     dynamic boolean not null,
-    package text not null,
+    -- Whose code declares it: the package and the crate, "shop/worker"; empty where it is dynamic.
+    owner text not null,
     cron text not null,
     timezone text not null,
+    -- The rule until planned_from, where ticks of it up to then are still owed.
+    former_cron text,
+    former_timezone text,
     missed text not null check (missed in ('skip', 'once', 'all')),
     overlap text not null check (overlap in ('allow', 'skip')),
     -- Null where the code computes it from the tick.
@@ -243,7 +282,8 @@ create view conductor.live as
 select l.id, t.name as task, q.name as queue, l.state::text as state, l.priority,
        nullif(l.run_at, 'infinity') as run_at, l.created_at,
        l.claimed_at, null::timestamptz as finished_at, l.failures, l.crashes, l.claim, l.orchestrator_id,
-       l.parent_id, l.retry_of, l.postponed, l.trigger, l.payload, null::json as output, l.error, l.cancel_reason
+       l.parent_id, l.retry_of, l.postponed, nullif(l.dedupe_key, '') as dedupe_key, l.trigger, l.payload,
+       null::json as output, l.error, l.cancel_reason
   from conductor.live_executions l
   join conductor.tasks t on t.id = l.task_id
   join conductor.queues q on q.id = case when l.queue_id < 0 then t.queue_id else l.queue_id end;
@@ -251,7 +291,8 @@ select l.id, t.name as task, q.name as queue, l.state::text as state, l.priority
 create view conductor.finished as
 select f.id, t.name as task, q.name as queue, f.state::text as state, f.priority, null::timestamptz as run_at,
        f.created_at, f.claimed_at, f.finished_at, f.failures, f.crashes, f.claim, null::bigint as orchestrator_id,
-       f.parent_id, f.retry_of, false as postponed, f.trigger, f.payload, f.output, f.error,
+       f.parent_id, f.retry_of, false as postponed, nullif(f.dedupe_key, '') as dedupe_key, f.trigger, f.payload,
+       f.output, f.error,
        case when f.state = 'cancelled' then f.error end as cancel_reason
   from conductor.finished_executions f
   join conductor.tasks t on t.id = f.task_id

@@ -50,6 +50,8 @@ begin
            docs = excluded.docs, priority = excluded.priority, max_attempts = excluded.max_attempts,
            backoff_initial = excluded.backoff_initial, backoff_max = excluded.backoff_max,
            jitter = excluded.jitter, timeout = excluded.timeout, time_window = excluded.time_window,
+           window_since = case when t.time_window is distinct from excluded.time_window
+                               then clock_timestamp() else t.window_since end,
            keep_completed = excluded.keep_completed, keep_failed = excluded.keep_failed,
            payload_schema = excluded.payload_schema, output_schema = excluded.output_schema,
            declared_at = excluded.declared_at
@@ -69,7 +71,7 @@ begin
 
     -- What waits for a window that has been changed looks at the new one.
     if cardinality(v_opened) > 0 then
-        update conductor.live_executions l set run_at = conductor.now()
+        update conductor.live_executions l set run_at = conductor.now(), postponed = false
          where l.task_id = any (v_opened) and l.postponed and l.state <> 'running';
     end if;
 

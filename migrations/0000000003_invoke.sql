@@ -1,4 +1,13 @@
 -- How an execution comes into being.
+--
+-- Without options it is inserted (invoke_many). With a dedupe key it may be there already, as the index
+-- live_executions_key lets a task have one execution of a key (invoke_keyed): one that has not
+-- started, that is, which no worker ever claimed, takes the new payload, one that has is left alone.
+-- Debounced ones have keys apart, and give them up to the worker. Throttled ones ask for their slot
+-- before all that (invoke_mixed). Whoever comes second waits for the transaction of the first.
+--
+-- Ids are made by the callers, so that a repeated call (p_again, after a connection broke with the
+-- commit's fate unknown) makes nothing twice and gives the same answer.
 
 set local search_path = pg_catalog, pg_temp;
 
@@ -24,20 +33,55 @@ begin
 end
 $$;
 
--- Inserts executions with ids that the caller made, so that a repeated call (p_again, after a
--- connection broke with the commit's fate unknown) makes nothing twice.
+create function conductor.refuse_unknown(p_tasks text[]) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_unknown text;
+begin
+    select g.task into v_unknown from unnest(p_tasks) as g(task)
+     where not exists (select from conductor.tasks t where t.name = g.task) limit 1;
+    if found then
+        raise exception 'unknown task "%"', v_unknown using errcode = 'CD001',
+            hint = 'Known tasks: ' || coalesce(
+                (select string_agg(n.name, ', ') from
+                    (select t.name from conductor.tasks t order by t.name limit 20) n),
+                'none; start a worker once, or run its command "migrate"') || '.';
+    end if;
+end
+$$;
+
+-- Invokes, of any kind and number. Gives in their order the executions and what came of each call:
+-- created, replaced, existing or throttled; null where all were created as asked.
 create function conductor.invoke_many(
     p_ids uuid[], p_tasks text[], p_payloads text[], p_run_at timestamptz[], p_delay_ms bigint[],
-    p_priorities integer[], p_in_transaction boolean, p_again boolean) returns void
+    p_priorities integer[], p_in_transaction boolean, p_again boolean,
+    p_keys text[] default null, p_throttle_ms bigint[] default null, p_debounce_ms bigint[] default null,
+    out ids uuid[], out came_of text[])
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set jit = off
 as $$
 declare
-    v_now timestamptz := conductor.now();
-    v_unknown text;
+    v_now timestamptz;
     v_count bigint;
     v_queues integer[];
 begin
+    if p_keys is not null then
+        if p_again or exists (
+               select from unnest(p_keys, p_throttle_ms, p_debounce_ms) as g(key, throttle_ms, debounce_ms)
+                where g.throttle_ms is not null or g.key is null and g.debounce_ms is null) then
+            select m.ids, m.came_of into ids, came_of
+              from conductor.invoke_mixed(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities,
+                                          p_in_transaction, p_again, p_keys, p_throttle_ms, p_debounce_ms) m;
+        else
+            select k.ids, k.came_of into ids, came_of
+              from conductor.invoke_keyed(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities,
+                                          p_in_transaction, p_keys, p_debounce_ms) k;
+        end if;
+        return;
+    end if;
+
+    v_now := conductor.now();
     with given as (
         select g.id, g.task, g.payload, g.run_at, g.delay_ms, g.priority
           from unnest(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities)
@@ -57,15 +101,7 @@ begin
       from inserted i;
 
     if v_count < cardinality(p_ids) then
-        select g.task into v_unknown from unnest(p_tasks) as g(task)
-         where not exists (select from conductor.tasks t where t.name = g.task) limit 1;
-        if found then
-            raise exception 'unknown task "%"', v_unknown using errcode = 'CD001',
-                hint = 'Known tasks: ' || coalesce(
-                    (select string_agg(n.name, ', ') from
-                        (select t.name from conductor.tasks t order by t.name limit 20) n),
-                    'none; start a worker once, or run its command "migrate"') || '.';
-        end if;
+        perform conductor.refuse_unknown(p_tasks);
     end if;
     if v_queues is not null then
         perform conductor.wake(v_queues, p_in_transaction);
@@ -73,14 +109,355 @@ begin
 end
 $$;
 
+-- Invokes whose keys are not all free: what has not started is replaced, what has is found. Of several
+-- calls with one key, the first of which may just have been made (p_begun), the last one counts, as
+-- if they came one by one. Gives beside the answers the queues to wake.
+create function conductor.meet_keys(
+    p_ids uuid[], p_tasks text[], p_payloads text[], p_run_at timestamptz[], p_delay_ms bigint[],
+    p_priorities integer[], p_in_transaction boolean, p_keys text[], p_debounce_ms bigint[], p_begun timestamptz,
+    out ids uuid[], out came_of text[], out queues integer[])
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_now timestamptz;
+    -- One element a key, in the order of the keys: what its calls come to, ...
+    v_task_ids integer[];
+    v_debounced boolean[];
+    v_keys text[];
+    v_firsts uuid[];
+    v_calls bigint[];
+    v_payloads text[];
+    v_run_at timestamptz[];
+    v_wait_ms bigint[];
+    v_priorities integer[];
+    -- ... the execution that has not started, which this transaction has locked, ...
+    v_locked uuid[];
+    -- ... and that one, or else the one that has started.
+    v_found uuid[];
+    v_missing integer;
+    v_busy uuid;
+begin
+    select array_agg(s.task_id), array_agg(s.key), array_agg(s.first), array_agg(s.calls),
+           array_agg(s.payload), array_agg(s.run_at), array_agg(s.wait_ms), array_agg(s.priority),
+           array_agg(s.debounced)
+      into v_task_ids, v_keys, v_firsts, v_calls, v_payloads, v_run_at, v_wait_ms, v_priorities, v_debounced
+      from (select c.task_id, c.key, count(*) as calls,
+                   (array_agg(c.id order by c.n))[1] as first,
+                   (array_agg(c.payload order by c.n desc))[1] as payload,
+                   (array_agg(c.run_at order by c.n desc) filter (where c.timed))[1] as run_at,
+                   (array_agg(c.wait_ms order by c.n desc) filter (where c.timed))[1] as wait_ms,
+                   (array_agg(c.priority order by c.n desc) filter (where c.priority is not null))[1] as priority,
+                   c.debounced
+              from (select g.n, g.id, t.id as task_id, coalesce(g.key, '') collate "C" as key, g.payload,
+                           g.run_at, coalesce(g.debounce_ms, g.delay_ms) as wait_ms, g.priority,
+                           coalesce(g.debounce_ms, g.delay_ms) is not null or g.run_at is not null as timed,
+                           g.debounce_ms is not null as debounced
+                      from unnest(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities, p_keys,
+                                  p_debounce_ms) with ordinality
+                           as g(id, task, payload, run_at, delay_ms, priority, key, debounce_ms, n)
+                      join conductor.tasks t on t.name = g.task) c
+             group by c.task_id, c.debounced, c.key
+             order by c.task_id, c.debounced, c.key) s;
+
+    -- One row may be waited for. With several, one that a worker has just claimed would stay locked by
+    -- us while we wait for the next, and the worker ends them in an order of its own.
+    if cardinality(v_keys) = 1 then
+        perform from conductor.live_executions l
+          where l.holds_key and l.task_id = v_task_ids[1] and l.debounced = v_debounced[1]
+            and l.dedupe_key = v_keys[1] and l.claim = 0 and l.state = 'pending'
+            for no key update;
+    end if;
+    v_locked := array(
+        select o.id
+          from unnest(v_task_ids, v_debounced, v_keys) with ordinality as k(task_id, debounced, key, n)
+          left join lateral (
+               select l.id from conductor.live_executions l
+                where l.holds_key and l.task_id = k.task_id and l.debounced = k.debounced
+                  and l.dedupe_key = k.key and l.claim = 0 and l.state = 'pending'
+                  for no key update skip locked) o on true
+         order by k.n);
+    v_found := array(
+        select coalesce(k.locked, o.id)
+          from unnest(v_task_ids, v_debounced, v_keys, v_locked) with ordinality
+               as k(task_id, debounced, key, locked, n)
+          left join lateral (
+               select l.id from conductor.live_executions l
+                where l.holds_key and l.task_id = k.task_id and l.debounced = k.debounced
+                  and l.dedupe_key = k.key and (l.claim > 0 or l.state <> 'pending')
+                limit 1) o on true
+         order by k.n);
+    v_missing := array_position(v_found, null);
+    if v_missing is not null then
+        select l.id into v_busy from conductor.live_executions l
+         where l.holds_key and l.task_id = v_task_ids[v_missing] and l.debounced = v_debounced[v_missing]
+           and l.dedupe_key = v_keys[v_missing];
+        raise exception 'somebody else has the execution of a key' using errcode = 'CD006',
+            detail = coalesce(v_busy::text, '');
+    end if;
+
+    -- Those who waited for a lock count from now. One that waits for a limit is looked at anew, as the
+    -- payload may name another one.
+    v_now := conductor.now();
+    with replaced as (
+        update conductor.live_executions l
+           set payload = k.payload::json, priority = coalesce(k.priority, l.priority), queue_id = t.queue_id,
+               run_at = coalesce(k.run_at, v_now + k.wait_ms * interval '1 ms', l.run_at),
+               postponed = l.postponed and k.run_at is null and k.wait_ms is null
+          from unnest(v_locked, v_firsts, v_calls, v_payloads, v_run_at, v_wait_ms, v_priorities)
+               as k(id, first, calls, payload, run_at, wait_ms, priority),
+               conductor.tasks t
+         where l.id = k.id and t.id = l.task_id
+           -- What this call has just made, or had made before its answer was lost, is as it should be.
+           and (l.id <> k.first or k.calls > 1 and l.created_at = p_begun)
+        returning l.queue_id, l.run_at
+    )
+    select array_agg(distinct r.queue_id) filter (where r.run_at < v_now + interval '1s')
+      into queues
+      from replaced r;
+
+    select array_agg(v_found[c.key_n] order by c.n),
+           array_agg(case when c.id = v_found[c.key_n] then 'created'
+                          when v_locked[c.key_n] is not null then 'replaced'
+                          else 'existing' end order by c.n)
+      into ids, came_of
+      from (select g.n, g.id,
+                   dense_rank() over (order by t.id, g.debounce_ms is not null,
+                                               coalesce(g.key, '') collate "C") as key_n
+              from unnest(p_ids, p_tasks, p_keys, p_debounce_ms) with ordinality
+                   as g(id, task, key, debounce_ms, n)
+              join conductor.tasks t on t.name = g.task) c;
+    if not p_in_transaction then
+        insert into conductor.replacements (id, execution_id, replaced_at)
+        select g.id, g.execution_id, clock_timestamp()
+          from unnest(p_ids, ids, came_of) as g(id, execution_id, came_of)
+         where g.came_of = 'replaced'
+         order by g.id
+            on conflict (id) do nothing;
+    end if;
+end
+$$;
+
+-- Invokes that each have a dedupe key or are debounced, and no throttle.
+--
+-- Mostly nothing is in the way, and the first statement is all there is. It takes keys in their order
+-- and holds no row that was there before; only then are such rows locked, again in order: two
+-- batches with the same keys wait for one another in one direction. What has started is not locked,
+-- so that no worker waits for an invoke. Where somebody else has the row, or it ended meanwhile, what
+-- was done is undone, so that it waits with nothing in its hands, and begins anew.
+create function conductor.invoke_keyed(
+    p_ids uuid[], p_tasks text[], p_payloads text[], p_run_at timestamptz[], p_delay_ms bigint[],
+    p_priorities integer[], p_in_transaction boolean, p_keys text[], p_debounce_ms bigint[],
+    out ids uuid[], out came_of text[])
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set jit = off
+as $$
+declare
+    v_begun timestamptz := conductor.now();
+    v_count bigint;
+    v_queues integer[];
+    v_due integer[];
+    v_busy text;
+begin
+    for v_round in 1 .. 1000 loop
+        begin
+            with given as (
+                select distinct on (t.id, g.debounce_ms is not null, coalesce(g.key, '') collate "C")
+                       g.id, t.id as task_id, t.queue_id, g.debounce_ms is not null as debounced,
+                       coalesce(g.key, '') collate "C" as key,
+                       coalesce(g.run_at, v_begun + coalesce(g.debounce_ms, g.delay_ms) * interval '1 ms', v_begun) as run_at,
+                       coalesce(g.priority, t.priority) as priority, g.payload::json as payload
+                  from unnest(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities, p_keys, p_debounce_ms)
+                       with ordinality as g(id, task, payload, run_at, delay_ms, priority, key, debounce_ms, n)
+                  join conductor.tasks t on t.name = g.task
+                 order by t.id, g.debounce_ms is not null, coalesce(g.key, '') collate "C", g.n
+            ), inserted as (
+                insert into conductor.live_executions as l (
+                       id, run_at, created_at, queue_id, task_id, priority, holds_key, debounced, dedupe_key, payload)
+                select g.id, g.run_at, v_begun, g.queue_id, g.task_id, g.priority, true, g.debounced, g.key, g.payload
+                  from given g
+                 order by g.task_id, g.debounced, g.key
+                    on conflict do nothing
+                returning l.queue_id, l.run_at
+            )
+            select count(*), array_agg(distinct i.queue_id) filter (where i.run_at < v_begun + interval '1s')
+              into v_count, v_queues
+              from inserted i;
+            exit when v_count = cardinality(p_ids);
+
+            perform conductor.refuse_unknown(p_tasks);
+            select m.ids, m.came_of, m.queues into ids, came_of, v_due
+              from conductor.meet_keys(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities,
+                                       p_in_transaction, p_keys, p_debounce_ms, v_begun) m;
+            v_queues := v_queues || v_due;
+            exit;
+        exception when sqlstate 'CD006' then
+            if v_round = 1000 then
+                raise exception 'a dedupe key changes hands too often; try again' using errcode = '40001';
+            end if;
+            get stacked diagnostics v_busy = pg_exception_detail;
+        end;
+        begin
+            perform from conductor.live_executions l where l.id = nullif(v_busy, '')::uuid for no key update;
+            raise exception using errcode = 'CD006';
+        exception when sqlstate 'CD006' then
+            null;
+        end;
+    end loop;
+    if v_queues is not null then
+        perform conductor.wake(v_queues, p_in_transaction);
+    end if;
+end
+$$;
+
+-- Invokes of which some have a dedupe key, some are throttled, and some are neither; and those that
+-- are sent again.
+create function conductor.invoke_mixed(
+    p_ids uuid[], p_tasks text[], p_payloads text[], p_run_at timestamptz[], p_delay_ms bigint[],
+    p_priorities integer[], p_in_transaction boolean, p_again boolean,
+    p_keys text[], p_throttle_ms bigint[], p_debounce_ms bigint[],
+    out ids uuid[], out came_of text[])
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    -- Of each throttled call: whose slot it met.
+    v_named uuid[];
+    v_part record;
+    v_ids uuid[];
+    v_came text[];
+    v_slot record;
+begin
+    perform conductor.refuse_unknown(p_tasks);
+    ids := array_fill(null::uuid, array[cardinality(p_ids)]);
+    came_of := array_fill(null::text, array[cardinality(p_ids)]);
+
+    if p_again then
+        -- The statement of the broken connection may still be under way; the locks wait for its end.
+        perform from (select t.id as task_id, g.debounce_ms is not null as debounced,
+                             coalesce(g.key, '') collate "C" as key
+                        from unnest(p_tasks, p_debounce_ms, p_keys) as g(task, debounce_ms, key)
+                        join conductor.tasks t on t.name = g.task
+                       order by 1, 2, 3) k
+          cross join lateral (
+                select from conductor.live_executions l
+                 where l.holds_key and l.task_id = k.task_id and l.debounced = k.debounced
+                   and l.dedupe_key = k.key and l.claim = 0 and l.state = 'pending'
+                   for no key update) l;
+        select array_agg(case when e.id is not null then g.id else r.execution_id end order by g.n),
+               array_agg(case when e.id is not null then 'created' when r.id is not null then 'replaced' end order by g.n)
+          into ids, came_of
+          from unnest(p_ids) with ordinality as g(id, n)
+          left join lateral (
+               (select l.id from conductor.live_executions l where l.id = g.id limit 1)
+               union all
+               (select f.id from conductor.finished_executions f where f.id = g.id limit 1)
+               limit 1) e on true
+          left join lateral (
+               select r.id, r.execution_id from conductor.replacements r where r.id = g.id limit 1) r on true;
+    end if;
+
+    insert into conductor.throttles as s (task_id, key, execution_id, until)
+    select k.task_id, k.key, k.id, k.until
+      from (select distinct on (t.id, coalesce(g.key, '') collate "C")
+                   t.id as task_id, coalesce(g.key, '') collate "C" as key, g.id,
+                   v_now + g.throttle_ms * interval '1 ms' as until
+              from unnest(p_ids, p_tasks, p_keys, p_throttle_ms, came_of) with ordinality
+                   as g(id, task, key, throttle_ms, came_of, n)
+              join conductor.tasks t on t.name = g.task
+             where g.throttle_ms is not null and g.came_of is null
+             order by t.id, coalesce(g.key, '') collate "C", g.n) k
+     order by k.task_id, k.key
+        on conflict (task_id, key) do update
+       set execution_id = excluded.execution_id, until = excluded.until
+     where s.until <= v_now;
+    v_named := array(
+        select o.execution_id
+          from unnest(p_tasks, p_keys, p_throttle_ms, came_of) with ordinality
+               as g(task, key, throttle_ms, came_of, n)
+          join conductor.tasks t on t.name = g.task
+          left join lateral (
+               select s.execution_id from conductor.throttles s
+                where s.task_id = t.id and s.key = coalesce(g.key, '')
+                  and g.throttle_ms is not null and g.came_of is null
+                limit 1) o on true
+         order by g.n);
+
+    -- Those who have their slot, or need none: first the ones whose key decides.
+    for v_part in
+        select g.keyed, array_agg(g.n order by g.n) as n, array_agg(g.id order by g.n) as ids,
+               array_agg(g.task order by g.n) as tasks, array_agg(g.payload order by g.n) as payloads,
+               array_agg(g.run_at order by g.n) as run_at, array_agg(g.delay_ms order by g.n) as delay_ms,
+               array_agg(g.priority order by g.n) as priorities, array_agg(g.key order by g.n) as keys,
+               array_agg(g.debounce_ms order by g.n) as debounce_ms
+          from (select a.*, a.key is not null or a.debounce_ms is not null as keyed
+                  from unnest(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities, p_keys, p_throttle_ms,
+                              p_debounce_ms, v_named, came_of) with ordinality
+                       as a(id, task, payload, run_at, delay_ms, priority, key, throttle_ms, debounce_ms, named,
+                            came_of, n)
+                 where a.came_of is null and (a.throttle_ms is null or a.named = a.id)) g
+         group by g.keyed
+         order by g.keyed desc
+    loop
+        if v_part.keyed then
+            select k.ids, k.came_of into v_ids, v_came
+              from conductor.invoke_keyed(
+                   v_part.ids, v_part.tasks, v_part.payloads, v_part.run_at, v_part.delay_ms, v_part.priorities,
+                   p_in_transaction, v_part.keys, v_part.debounce_ms) k;
+        else
+            v_ids := null;
+            v_came := null;
+            perform conductor.invoke_many(
+                v_part.ids, v_part.tasks, v_part.payloads, v_part.run_at, v_part.delay_ms, v_part.priorities,
+                p_in_transaction, p_again);
+        end if;
+        for v_i in 1 .. cardinality(v_part.n) loop
+            ids[v_part.n[v_i]] := coalesce(v_ids[v_i], v_part.ids[v_i]);
+            came_of[v_part.n[v_i]] := coalesce(v_came[v_i], 'created');
+        end loop;
+    end loop;
+
+    -- A slot goes to what was made in it. Where the key's execution had started, nothing was made.
+    for v_slot in
+        select t.id as task_id, coalesce(g.key, '') collate "C" as key, g.answer, g.came_of
+          from unnest(p_ids, p_tasks, p_keys, v_named, ids, came_of) as g(id, task, key, named, answer, came_of)
+          join conductor.tasks t on t.name = g.task
+         where g.named = g.id and g.came_of in ('replaced', 'existing')
+    loop
+        if v_slot.came_of = 'existing' then
+            delete from conductor.throttles s where s.task_id = v_slot.task_id and s.key = v_slot.key;
+        else
+            update conductor.throttles s set execution_id = v_slot.answer
+             where s.task_id = v_slot.task_id and s.key = v_slot.key;
+        end if;
+    end loop;
+
+    -- The others have what the slot's first one has.
+    select array_agg(coalesce(a.answer, case when a.named = a.first then a.first_answer else a.named end) order by a.n),
+           array_agg(coalesce(a.came_of, case when a.named = a.first and a.first_came_of = 'existing' then 'existing'
+                                              else 'throttled' end) order by a.n)
+      into ids, came_of
+      from (select g.n, g.answer, g.came_of, g.named, first_value(g.id) over s as first,
+                   first_value(g.answer) over s as first_answer, first_value(g.came_of) over s as first_came_of
+              from unnest(p_ids, p_tasks, p_keys, v_named, ids, came_of) with ordinality
+                   as g(id, task, key, named, answer, came_of, n)
+            window s as (partition by g.named is null, g.task, coalesce(g.key, '') collate "C" order by g.n)) a;
+end
+$$;
+
 -- For psql, triggers and other languages:  select conductor.invoke('greet', '{"name": "Alice"}');
 create function conductor.invoke(
     task text, payload jsonb default 'null', run_at timestamptz default null,
-    delay interval default null, priority integer default null) returns uuid
+    delay interval default null, priority integer default null, dedupe_key text default null,
+    throttle interval default null, debounce interval default null) returns uuid
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_id uuid := conductor.uuid7();
+    v_keyed boolean := dedupe_key is not null or throttle is not null or debounce is not null;
 begin
     if task is null then
         raise exception 'the task''s name is null' using errcode = 'CD002';
@@ -92,9 +469,32 @@ begin
     if delay not between '0' and '1000 years' then
         raise exception 'a delay of % is negative or longer than 1000 years', delay using errcode = 'CD002';
     end if;
-    perform conductor.invoke_many(
-        array[v_id], array[task], array[coalesce(payload, 'null')::text], array[run_at],
-        array[(extract(epoch from delay) * 1000)::bigint], array[priority], true, false);
+    if octet_length(dedupe_key) not between 1 and 200 then
+        raise exception 'a dedupe key has 1 to 200 bytes, not %', octet_length(dedupe_key) using errcode = 'CD002';
+    end if;
+    if throttle not between '1 millisecond' and '1000 years' then
+        raise exception 'a throttle of % is shorter than a millisecond or longer than 1000 years', throttle
+            using errcode = 'CD002';
+    end if;
+    if debounce not between '1 millisecond' and '1000 years' then
+        raise exception 'a debounce of % is shorter than a millisecond or longer than 1000 years', debounce
+            using errcode = 'CD002';
+    end if;
+    if throttle is not null and debounce is not null then
+        raise exception 'throttle lets the first call through and debounce the last one; give one of them'
+            using errcode = 'CD002';
+    end if;
+    if debounce is not null and (run_at is not null or delay is not null) then
+        raise exception 'debounce says when the execution is due; give no run_at or delay with it'
+            using errcode = 'CD002';
+    end if;
+    select coalesce(m.ids[1], v_id) into v_id
+      from conductor.invoke_many(
+           array[v_id], array[task], array[coalesce(payload, 'null')::text], array[run_at],
+           array[(extract(epoch from delay) * 1000)::bigint], array[priority], true, false,
+           case when v_keyed then array[dedupe_key] end,
+           case when v_keyed then array[(extract(epoch from throttle) * 1000)::bigint] end,
+           case when v_keyed then array[(extract(epoch from debounce) * 1000)::bigint] end) m;
     return v_id;
 end
 $$;

@@ -2,10 +2,57 @@
 
 set local search_path = pg_catalog, pg_temp;
 
+-- Moves what is due outside its window to the opening: of each priority what stands first, as the
+-- rest need not be looked at yet. A window that was declared after this process began is for others
+-- to judge. How many were moved.
+create function conductor.await_windows(
+    p_orchestrator bigint, p_queue integer, p_tasks integer[], p_closed integer[], p_windowed integer[], p_opens timestamptz[],
+    p_now timestamptz, p_limit integer)
+returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+    v_ids uuid[];
+    v_mine integer[];
+    v_count integer;
+begin
+    v_ids := array(
+        select first.id
+          from conductor.priorities(p_queue) as p,
+               lateral (select l.id, l.task_id from conductor.live_executions l
+                         where l.queue_id = p_queue and l.priority = p and l.run_at <= p_now
+                           and l.state in ('pending', 'suspended') and l.task_id = any (p_tasks)
+                         order by l.run_at, l.id
+                         limit p_limit) first
+         where first.task_id = any (p_closed));
+    if cardinality(v_ids) = 0 then
+        return 0;
+    end if;
+    -- Locked, so that whoever declares another window finds what is moved here; not waited for, as
+    -- this may hold executions already.
+    v_mine := array(
+        select t.id from conductor.tasks t
+         where t.id = any (p_closed)
+           and t.window_since <= (select o.started_at from conductor.orchestrators o where o.id = p_orchestrator)
+           for share of t skip locked);
+    v_ids := array(
+        select l.id from conductor.live_executions l
+         where l.id = any (v_ids) and l.task_id = any (v_mine) and l.run_at <= p_now and l.state in ('pending', 'suspended')
+           for no key update skip locked);
+    update conductor.live_executions l set run_at = w.opens, postponed = true
+      from unnest(p_windowed, p_opens) as w(task_id, opens)
+     where l.id = any (v_ids) and w.task_id = l.task_id;
+    get diagnostics v_count = row_count;
+    return v_count;
+end
+$$;
+
 -- Claims what is due: higher priority first, then earlier run_at, then id. One index range per
 -- priority in use, each ending at now, so that delayed rows cost nothing. A worker that is about to
 -- sleep says so (p_idle); when nothing is due, one row without id says how long until something is.
--- Some tasks have windows: p_opens and p_closes are the one that is open, else the next one. Some have
+-- Some tasks have windows: p_opens and p_closes are the one that is open, else the next one. What is
+-- due outside its window is moved to the opening, so that later claims do not walk past it. Some have
 -- limits: p_lanes are the lanes in which the worker has slots, p_used what it runs there, p_most what it
 -- can run at once; per slot of a task in p_quick it may claim p_ahead. A row without id then says which
 -- slots it has.
@@ -34,19 +81,24 @@ declare
     v_found timestamptz;
     v_tasks integer[] := p_tasks;
     v_closed integer[];
-    v_moved integer;
-    v_moves integer := 0;
+    -- Moved to the opening of their windows, parked in this step, parked in all.
+    v_moved integer := 0;
+    v_parked integer;
+    v_parks integer := 0;
     v_limited integer[];
+    v_open_limited integer[];
     v_any_limited boolean;
     v_open integer[] := '{}';
     v_open_most integer[];
+    v_look integer[] := '{}';
+    v_opened record;
     v_admitted record;
     v_id_lanes text[];
     v_starts integer[];
     v_touched integer[] := '{}';
+    v_touched_slots integer[] := '{}';
     v_busy boolean := false;
-    v_lanes integer[];
-    v_slots integer[];
+    v_closed_lanes record;
 begin
     -- A dead orchestrator must not claim: nobody would give its executions back.
     perform from conductor.orchestrators o where o.id = p_orchestrator for key share;
@@ -64,16 +116,24 @@ begin
         if cardinality(p_windowed) > 0 then
             -- Of one whose window has just closed, the worker does not say yet when it opens.
             select array_agg(w.task_id) filter (where v_now < w.opens),
-                   array_agg(w.task_id) filter (where v_now < w.closes)
+                   array_agg(w.task_id) filter (where v_now >= w.opens and v_now < w.closes)
               into v_closed, v_tasks
               from unnest(p_windowed, p_opens, p_closes) as w(task_id, opens, closes);
             v_tasks := array(select t from unnest(p_tasks) as t
                               where t <> all (p_windowed) or t = any (v_tasks));
         end if;
-        if cardinality(v_limited) > 0 then
-            select o.lanes, o.most into v_open, v_open_most
-              from conductor.open_lanes(
-                       p_orchestrator, v_limited, p_lanes, p_used, v_now, p_most, p_quick, p_ahead) o;
+        if cardinality(v_closed) > 0 then
+            perform conductor.unpark(array(select t from unnest(v_closed) as t where t = any (v_limited)), 1000);
+            v_moved := conductor.await_windows(
+                p_orchestrator, p_queue, p_tasks, v_closed, p_windowed, p_opens, v_now, 1000);
+        end if;
+        v_open_limited := array(select t from unnest(v_limited) as t where t = any (v_tasks));
+        if cardinality(v_open_limited) > 0 then
+            v_opened := conductor.open_lanes(
+                p_orchestrator, v_open_limited, p_lanes, p_used, v_now, p_most, p_quick, p_ahead);
+            v_open := v_opened.lanes;
+            v_open_most := v_opened.most;
+            v_look := v_look || v_opened.look;
         end if;
         -- Not max(): its plan, made on an empty table, reads the whole index.
         v_priority := null;
@@ -83,19 +143,19 @@ begin
         if cardinality(v_open) > 0 then
             v_priority := greatest(v_priority, conductor.lane_priority(v_open, null));
         end if;
-        v_moved := 0;
+        v_parked := 0;
         while v_priority is not null and v_left > 0 loop
-            -- Behind many that are moved, few at a time would take long.
+            -- Behind many that are parked, few at a time would take long.
             select coalesce(array_agg(d.id), '{}'), coalesce(bool_or(d.task_id = any (v_limited)), false)
               into v_ids, v_any_limited
               from (select l.id, l.task_id from conductor.live_executions l
                      where l.queue_id = p_queue and l.priority = v_priority and l.run_at <= v_now
                        and l.state in ('pending', 'suspended') and l.task_id = any (v_tasks)
                      order by l.run_at, l.id
-                     limit case when v_moved = 0 then v_left else greatest(v_left, 1000) end
+                     limit case when v_parked = 0 then v_left else greatest(v_left, 1000) end
                        for no key update skip locked) d;
             -- Once only: what is parked there and stays would come again and again.
-            if cardinality(v_open) > 0 and v_moved = 0 then
+            if cardinality(v_open) > 0 and v_parked = 0 then
                 v_any_limited := true;
                 v_ids := array(
                     select o.id
@@ -112,28 +172,19 @@ begin
                                       for no key update skip locked) k) o
                      order by o.run_at, o.id);
             end if;
-            v_moved := 0;
-            if cardinality(v_closed) > 0 then
-                -- Due outside their window: moved to its opening, so that no claim meets them again.
-                update conductor.live_executions l set run_at = w.opens, postponed = true, queue_id = p_queue
-                  from unnest(p_windowed, p_opens) as w(task_id, opens)
-                 where l.id = any (v_ids) and l.task_id = any (v_closed) and w.task_id = l.task_id;
-                get diagnostics v_moved = row_count;
-                v_moves := v_moves + v_moved;
-                v_ids := array(select l.id from conductor.live_executions l
-                                where l.id = any (v_ids) and l.task_id <> all (v_closed)
-                                order by l.run_at, l.id);
-            end if;
+            v_parked := 0;
             if v_any_limited then
                 v_admitted := conductor.admit(
                     p_orchestrator, v_ids, v_left, v_now, p_most, p_lanes, p_used, v_touched, p_quick, p_ahead);
                 v_ids := v_admitted.ids;
                 v_id_lanes := v_admitted.lanes;
                 v_starts := v_admitted.starts;
-                v_touched := v_admitted.touched;
+                v_touched := v_touched || v_admitted.touched;
+                v_touched_slots := v_touched_slots || v_admitted.slots;
+                v_look := v_look || v_admitted.full_lanes;
                 v_busy := v_busy or v_admitted.busy;
-                v_moved := v_moved + v_admitted.moved;
-                v_moves := v_moves + v_admitted.moved;
+                v_parked := v_admitted.moved;
+                v_parks := v_parks + v_parked;
             else
                 v_ids := v_ids[1:v_left];
                 v_id_lanes := null;
@@ -148,7 +199,7 @@ begin
             with claimed as (
                 update conductor.live_executions l
                    set state = 'running', claim = l.claim + 1, orchestrator_id = p_orchestrator, claimed_at = v_now,
-                       postponed = false
+                       postponed = false, holds_key = l.holds_key and not l.debounced
                   from unnest(v_ids, v_id_lanes, v_starts) as g(id, lanes, start_ms)
                  where l.id = g.id
                 returning l.id, l.task_id, l.claim, l.failures + l.crashes + 1 as attempt, l.payload::text as payload,
@@ -162,9 +213,9 @@ begin
               from claimed c order by c.run_at, c.id;
             get diagnostics v_claimed = row_count;
             v_left := v_left - v_claimed;
-            -- A deep backlog is moved in pieces: the next claim follows at once.
-            exit when v_moves >= 2000;
-            continue when v_moved > 0;
+            -- A deep backlog is parked in pieces: the next claim follows at once.
+            exit when v_parks >= 1000;
+            continue when v_parked > 0;
 
             if p_idle and v_left = p_limit then
                 v_found := null;
@@ -184,7 +235,8 @@ begin
             v_priority := v_lower;
         end loop;
 
-        if v_moves >= 2000 then
+        -- A deep backlog behind closed windows is moved in pieces too.
+        if v_moved >= 1000 or v_parks >= 1000 then
             v_next := v_now;
             exit;
         end if;
@@ -194,18 +246,20 @@ begin
         exit when not found;
     end loop;
 
-    if cardinality(p_lanes) > 0 or cardinality(v_touched) > 0 then
-        select o.lanes, o.slots into v_lanes, v_slots
-          from conductor.close_lanes(p_orchestrator, p_queue, p_lanes, p_used, v_touched) o;
+    if cardinality(p_lanes) > 0 or cardinality(v_touched) > 0 or cardinality(v_look) > 0 then
+        v_closed_lanes := conductor.close_lanes(p_orchestrator, p_queue, p_lanes, p_used, v_touched, v_look);
+        v_touched := v_touched || v_closed_lanes.lanes;
+        v_touched_slots := v_touched_slots || v_closed_lanes.slots;
     end if;
     if v_left = p_limit and cardinality(v_limited) > 0 then
         -- One that is due already, or that somebody else has locked, is not for us just now.
-        v_next := least(v_next, greatest(conductor.next_lane(v_limited), v_now + interval '20 ms'),
+        v_found := conductor.next_lane(v_open_limited);
+        v_next := least(v_next, case when v_found is not null then greatest(v_found, v_now + interval '20 ms') end,
                         case when v_busy then v_now + interval '10 ms' end);
     end if;
-    if p_idle and v_left = p_limit or v_lanes is not null then
+    if p_idle and v_left = p_limit or cardinality(v_touched) > 0 then
         return query select null::uuid, null::integer, null::integer, null::integer, null::text, null::text,
-            null::uuid, null::uuid, null::text, v_lanes, v_slots, null::integer,
+            null::uuid, null::uuid, null::text, v_touched, v_touched_slots, null::integer,
             ceil(extract(epoch from v_next - v_now) * 1000)::bigint;
     end if;
 end
@@ -227,14 +281,14 @@ begin
     with gone as (
         delete from conductor.live_executions l where l.id = any (p_ids)
         returning l.id, l.created_at, l.claimed_at, l.parent_id, l.parent_key, l.retry_of, l.task_id,
-                  l.priority, l.claim, l.failures, l.crashes, l.watched, l.trigger, l.payload,
+                  l.priority, l.claim, l.failures, l.crashes, l.watched, l.dedupe_key, l.trigger, l.payload,
                   case when p_state = 'cancelled' then l.cancel_reason else coalesce(p_error, l.error) end as error
     ), kept as (
         insert into conductor.finished_executions (
                id, created_at, claimed_at, finished_at, expires_at, parent_id, retry_of, queue_id, task_id,
-               priority, claim, failures, crashes, state, trigger, payload, error)
+               priority, claim, failures, crashes, state, dedupe_key, trigger, payload, error)
         select g.id, g.created_at, g.claimed_at, v_now, v_now + t.keep_failed, g.parent_id, g.retry_of, t.queue_id,
-               g.task_id, g.priority, g.claim, g.failures, g.crashes, p_state, g.trigger, g.payload,
+               g.task_id, g.priority, g.claim, g.failures, g.crashes, p_state, g.dedupe_key, g.trigger, g.payload,
                g.error
           from gone g
           join conductor.tasks t on t.id = g.task_id
@@ -271,17 +325,17 @@ begin
          using unnest(p_ids, p_claims, p_outputs) as o(id, claim, output)
          where l.id = o.id and l.claim = o.claim and l.state = 'running'
         returning l.id, l.created_at, l.claimed_at, l.parent_id, l.parent_key, l.retry_of, l.task_id,
-                  l.priority, l.claim, l.failures, l.crashes, l.watched, l.cancelled, l.cancel_reason, l.trigger,
-                  l.payload, o.output
+                  l.priority, l.claim, l.failures, l.crashes, l.watched, l.cancelled, l.cancel_reason, l.dedupe_key,
+                  l.trigger, l.payload, o.output
     ), kept as (
         insert into conductor.finished_executions (
                id, created_at, claimed_at, finished_at, expires_at, parent_id, retry_of, queue_id, task_id,
-               priority, claim, failures, crashes, state, trigger, payload, output, error)
+               priority, claim, failures, crashes, state, dedupe_key, trigger, payload, output, error)
         select g.id, g.created_at, g.claimed_at, v_now,
                v_now + case when g.cancelled then t.keep_failed else t.keep_completed end,
                g.parent_id, g.retry_of, t.queue_id, g.task_id, g.priority, g.claim, g.failures, g.crashes,
                case when g.cancelled then 'cancelled' else 'completed' end::conductor.execution_state,
-               g.trigger, g.payload, case when not g.cancelled then g.output::json end,
+               g.dedupe_key, g.trigger, g.payload, case when not g.cancelled then g.output::json end,
                case when g.cancelled then g.cancel_reason end
           from gone g
           join conductor.tasks t on t.id = g.task_id
@@ -391,7 +445,9 @@ as $$
 begin
     perform from conductor.orchestrators o where o.id = p_orchestrator for update;
     -- Slots too: of the lanes that it does know, it says itself how many it uses.
-    update conductor.lanes a set holders = a.holders - p_orchestrator::text, due_at = coalesce(a.due_at, conductor.now())
+    update conductor.lanes a
+       set holders = a.holders - p_orchestrator::text,
+           due_at = coalesce(a.due_at, case when a.parked then conductor.now() end)
       from conductor.tasks t
      where a.holders ? p_orchestrator::text and a.id <> all (p_lanes) and t.id = a.task_id and t.queue_id = p_queue;
     return conductor.give_back(
@@ -440,7 +496,7 @@ begin
     elsif cardinality(p_lanes) > 0 then
         return query select null::uuid, null::integer, null::integer, null::integer, null::text, null::text,
             null::uuid, null::uuid, null::text, o.lanes, o.slots, null::integer, null::bigint
-          from conductor.close_lanes(p_orchestrator, p_queue, p_lanes, p_used, '{}') o;
+          from conductor.close_lanes(p_orchestrator, p_queue, p_lanes, p_used, '{}', '{}') o;
     end if;
 end
 $$;

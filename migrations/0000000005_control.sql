@@ -194,16 +194,19 @@ begin
           join conductor.tasks t on t.id = c.task_id
          where c.task_id = any (p_tasks) and t.queue_id = any (v_queues)
            and (a.holders <> '{}' or a.due_at <= v_now + conductor.rate_horizon())
-           and exists (select from conductor.live_executions l where l.queue_id = -a.id));
+           and (select true from conductor.live_executions l where l.queue_id = -a.id limit 1));
 end
 $$;
 
--- Removes finished executions past their time, a batch at a time; how many were removed.
+-- Removes what is past its time, a batch at a time: finished executions, slots of throttled invokes,
+-- and the notes on repeated ones. How many of the kind of which there were most.
 create function conductor.prune(p_limit integer) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_ids uuid[];
+    v_slots integer;
+    v_notes integer;
 begin
     with expired as (
         select f.id from conductor.finished_executions f
@@ -218,6 +221,23 @@ begin
     delete from conductor.failures f where f.execution_id = any (v_ids);
     delete from conductor.steps s where s.execution_id = any (v_ids);
     delete from conductor.waits w where w.execution_id = any (v_ids);
-    return coalesce(cardinality(v_ids), 0);
+
+    with expired as (
+        select s.task_id, s.key from conductor.throttles s
+         where s.until <= conductor.now()
+         order by s.until
+         limit p_limit
+           for update skip locked
+    )
+    delete from conductor.throttles s using expired e where s.task_id = e.task_id and s.key = e.key;
+    get diagnostics v_slots = row_count;
+    -- The ids are in the order of time, so the oldest notes come first.
+    with oldest as (
+        select r.id, r.replaced_at from conductor.replacements r order by r.id limit p_limit
+    )
+    delete from conductor.replacements r using oldest o
+     where r.id = o.id and o.replaced_at < clock_timestamp() - interval '1 hour';
+    get diagnostics v_notes = row_count;
+    return greatest(coalesce(cardinality(v_ids), 0), v_slots, v_notes);
 end
 $$;

@@ -257,7 +257,7 @@ begin
           from ready r
     ), woken as (
         update conductor.live_executions l
-           set run_at = v_now + d.delay, partial_wakes = l.partial_wakes + 1
+           set run_at = v_now + d.delay, postponed = false, partial_wakes = l.partial_wakes + 1
           from paced p
           join conductor.live_executions o on o.id = p.execution_id
          cross join lateral (

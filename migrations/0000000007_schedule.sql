@@ -7,8 +7,9 @@
 -- row. A schedule whose next_at is null waits for a worker to compute its first tick after
 -- planned_from; so SQL can make schedules too.
 --
--- Static schedules belong to the code that declares them: a row lives as long as some program has
--- it, and only a worker that has it ticks it. Dynamic ones live until somebody removes them.
+-- Static schedules belong to the crate that declares them: a row goes when a program that is made
+-- of this crate starts without it, and only a worker that has it ticks it. Dynamic ones live until
+-- somebody removes them.
 
 set local search_path = pg_catalog, pg_temp;
 
@@ -30,10 +31,34 @@ begin
 end
 $$;
 
--- What a program's code declares, at its start. p_tasks are all tasks that it has: static schedules
--- of theirs that it no longer declares go, as do those of tasks that its packages no longer have and
--- no living process knows. Gives the ids of what it may tick.
-create function conductor.declare_schedules(p_packages text[], p_tasks integer[], p_schedules jsonb)
+-- Where a schedule stands once it has this rule. The same one keeps its beat. Another one counts
+-- from now on; what the old one owes up to now is still to be settled, by the new words on missed
+-- ticks. One that rested begins anew.
+create function conductor.changed_rule(p_was conductor.schedules, p_cron text, p_timezone text, p_now timestamptz)
+returns table (next_at timestamptz, planned_from timestamptz, former_cron text, former_timezone text)
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if p_was.paused or p_was.fault is not null then
+        return query select null::timestamptz, p_now, null::text, null::text;
+    elsif (p_was.cron, p_was.timezone) = (p_cron, p_timezone) then
+        return query select p_was.next_at, p_was.planned_from, p_was.former_cron, p_was.former_timezone;
+    elsif p_was.former_cron is not null then
+        -- Changed twice before any worker has looked: the newest rule counts from the first change.
+        return query select p_was.next_at, p_was.planned_from, p_was.former_cron, p_was.former_timezone;
+    elsif p_was.next_at <= p_now then
+        return query select p_was.next_at, p_now, p_was.cron, p_was.timezone;
+    else
+        return query select null::timestamptz, p_now, null::text, null::text;
+    end if;
+end
+$$;
+
+-- What a program's code declares, at its start. p_owners are the crates that it is made of, each
+-- with its package, p_tasks all its tasks. Static schedules of these crates that the program does not
+-- declare go; where it does not have the task either, a living process that has it keeps them. Gives
+-- the ids of what it may tick.
+create function conductor.declare_schedules(p_owners text[], p_tasks integer[], p_schedules jsonb)
 returns table (id bigint, task text, name text)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -44,30 +69,30 @@ begin
     perform pg_advisory_xact_lock(hashtextextended('conductor.declare_schedules', 0));
     delete from conductor.schedules s
      using conductor.tasks t
-     where t.id = s.task_id and not s.dynamic
-       and case when t.id = any (p_tasks)
-                then not exists (select from jsonb_to_recordset(p_schedules) as d(task text, name text)
-                                  where d.task = t.name and d.name = s.name)
-                else s.package = any (p_packages)
-                     and not exists (select from conductor.orchestrators o
-                                      where t.id = any (o.task_ids) and o.lease_until > clock_timestamp())
-           end;
+     where t.id = s.task_id and not s.dynamic and s.owner = any (p_owners)
+       and not exists (select from jsonb_to_recordset(p_schedules) as d(task text, name text)
+                        where d.task = t.name and d.name = s.name)
+       and (t.id = any (p_tasks)
+            or not exists (select from conductor.orchestrators o
+                            where t.id = any (o.task_ids) and o.lease_until > clock_timestamp()));
 
+    -- A changed rule: see conductor.schedule.
     insert into conductor.schedules as s (
-           task_id, name, dynamic, package, cron, timezone, missed, overlap, planned_from)
-    select t.id, d.name, false, d.package, d.cron, d.timezone, d.missed, d.overlap, v_now
+           task_id, name, dynamic, owner, cron, timezone, missed, overlap, planned_from)
+    select t.id, d.name, false, d.owner, d.cron, d.timezone, d.missed, d.overlap, v_now
       from jsonb_to_recordset(p_schedules) as d(
-           task text, name text, package text, cron text, timezone text, missed text, overlap text)
+           task text, name text, owner text, cron text, timezone text, missed text, overlap text)
       join conductor.tasks t on t.name = d.task
      order by t.id, d.name
         on conflict on constraint schedules_name do update
-       set package = excluded.package, cron = excluded.cron, timezone = excluded.timezone,
-           missed = excluded.missed, overlap = excluded.overlap, version = s.version + 1,
-           planned_from = v_now, fault = null,
-           next_at = case when (s.cron, s.timezone) = (excluded.cron, excluded.timezone) then s.next_at end
-     where (s.package, s.cron, s.timezone, s.missed, s.overlap)
+       set owner = excluded.owner, cron = excluded.cron, timezone = excluded.timezone,
+           missed = excluded.missed, overlap = excluded.overlap, version = s.version + 1, fault = null,
+           (next_at, planned_from, former_cron, former_timezone) = (
+               select r.next_at, r.planned_from, r.former_cron, r.former_timezone
+                 from conductor.changed_rule(s, excluded.cron, excluded.timezone, v_now) r)
+     where (s.owner, s.cron, s.timezone, s.missed, s.overlap)
            is distinct from
-           (excluded.package, excluded.cron, excluded.timezone, excluded.missed, excluded.overlap)
+           (excluded.owner, excluded.cron, excluded.timezone, excluded.missed, excluded.overlap)
         or s.fault is not null;
 
     return query
@@ -80,7 +105,8 @@ $$;
 
 -- Makes a dynamic schedule, or replaces the one of that name:
 --     select conductor.schedule('report', 'daily', '0 9 * * *', '{"kind": "sales"}', 'Europe/Berlin');
--- An unchanged rule keeps its beat. A rule that cannot be read is shown by the command schedules.
+-- An unchanged rule keeps its beat; a paused one goes on. Ticks that the old rule owes are not lost
+-- with it. A rule that cannot be read is shown by the command schedules.
 create function conductor.schedule(
     task text, name text, cron text, payload json default 'null', timezone text default 'UTC',
     missed text default 'once', overlap text default 'allow') returns void
@@ -102,15 +128,16 @@ begin
         raise exception 'unknown task "%"', task using errcode = 'CD001';
     end if;
     insert into conductor.schedules as s (
-           task_id, name, dynamic, package, cron, timezone, missed, overlap, payload, planned_from)
+           task_id, name, dynamic, owner, cron, timezone, missed, overlap, payload, planned_from)
     values (v_task, schedule.name, true, '', schedule.cron, schedule.timezone, schedule.missed,
             schedule.overlap, coalesce(schedule.payload, 'null'), v_now)
         on conflict on constraint schedules_name do update
        set cron = excluded.cron, timezone = excluded.timezone, missed = excluded.missed,
            overlap = excluded.overlap, payload = excluded.payload, version = s.version + 1,
-           planned_from = v_now, fault = null, paused = false,
-           next_at = case when (s.cron, s.timezone) = (excluded.cron, excluded.timezone) and not s.paused
-                          then s.next_at end;
+           fault = null, paused = false,
+           (next_at, planned_from, former_cron, former_timezone) = (
+               select r.next_at, r.planned_from, r.former_cron, r.former_timezone
+                 from conductor.changed_rule(s, excluded.cron, excluded.timezone, v_now) r);
     perform pg_notify('conductor', 'schedules:');
 end
 $$;
@@ -149,7 +176,9 @@ begin
     update conductor.schedules s
        set paused = false, version = s.version + 1,
            planned_from = case when s.paused then v_now else s.planned_from end,
-           next_at = case when not s.paused then s.next_at end
+           next_at = case when not s.paused then s.next_at end,
+           former_cron = case when not s.paused then s.former_cron end,
+           former_timezone = case when not s.paused then s.former_timezone end
       from conductor.tasks t
      where t.id = s.task_id and t.name = resume_schedule.task and s.name = resume_schedule.name;
     if found then
@@ -161,8 +190,10 @@ end
 $$;
 
 -- Invokes now what the schedule would invoke, beside its ticks; the execution's id, or null where
--- there is no such schedule. A payload that the code computes is the code's to give (p_payload).
-create function conductor.trigger_schedule(task text, name text, payload json default null) returns uuid
+-- there is no such schedule. A payload that the code computes is the code's to give, with the time
+-- that it was computed for.
+create function conductor.trigger_schedule(
+    task text, name text, payload json default null, scheduled_at timestamptz default null) returns uuid
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -188,7 +219,8 @@ begin
     insert into conductor.live_executions as l (
            id, run_at, created_at, queue_id, task_id, priority, payload, trigger)
     select v_id, v_now, v_now, t.queue_id, t.id, t.priority, v_payload,
-           json_build_object('kind', 'schedule', 'name', v_found.name, 'scheduled_at', v_now)
+           json_build_object('kind', 'schedule', 'name', v_found.name,
+                             'scheduled_at', coalesce(trigger_schedule.scheduled_at, v_now))
       from conductor.tasks t where t.id = v_found.task_id
     returning l.queue_id into v_queue;
     perform conductor.wake(array[v_queue], true);
@@ -201,8 +233,8 @@ $$;
 -- due.
 create function conductor.due_schedules(p_static bigint[], p_limit integer)
 returns table (
-    id bigint, version bigint, task text, name text, dynamic boolean, cron text, timezone text, missed text,
-    payload text, next_at timestamptz, planned_from timestamptz, now timestamptz,
+    id bigint, version bigint, task text, name text, cron text, timezone text, former_cron text,
+    former_timezone text, missed text, payload text, next_at timestamptz, planned_from timestamptz, now timestamptz,
     shift_ms bigint, next_due_ms bigint)
 language plpgsql stable set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -212,8 +244,8 @@ declare
     v_next timestamptz;
 begin
     return query
-    select s.id, s.version, t.name, s.name, s.dynamic, s.cron, s.timezone, s.missed, s.payload::text,
-           s.next_at, s.planned_from, v_now, null::bigint, null::bigint
+    select s.id, s.version, t.name, s.name, s.cron, s.timezone, s.former_cron, s.former_timezone,
+           s.missed, s.payload::text, s.next_at, s.planned_from, v_now, null::bigint, null::bigint
       from (
             (select d.* from conductor.schedules d
               where not d.paused and d.fault is null and d.next_at is null
@@ -231,8 +263,8 @@ begin
        and (s.dynamic or s.id = any (p_static))
      order by s.next_at limit 1;
     return query
-    select null::bigint, null::bigint, null::text, null::text, null::boolean, null::text, null::text, null::text,
-           null::text, null::timestamptz, null::timestamptz, v_now,
+    select null::bigint, null::bigint, null::text, null::text, null::text, null::text, null::text, null::text,
+           null::text, null::text, null::timestamptz, null::timestamptz, v_now,
            (select floor(extract(epoch from c.shift) * 1000)::bigint from conductor.clock c where c.only_row),
            ceil(extract(epoch from v_next - v_now) * 1000)::bigint;
 end
@@ -240,7 +272,7 @@ $$;
 
 -- Ticks: moves schedules on, and makes the executions of the ticks that are due. One whose version
 -- is not what the worker saw is left to whoever changed it. Without a next time (null) it has had
--- its last tick; a fault says why its rule cannot be read. How many executions were made.
+-- its last tick; a fault says why its rule cannot be read. How many schedules were moved on.
 create function conductor.tick(
     p_ids bigint[], p_versions bigint[], p_next timestamptz[], p_faults text[],
     p_schedules bigint[], p_executions uuid[], p_at timestamptz[], p_payloads text[]) returns integer
@@ -252,7 +284,6 @@ declare
     v_won bigint[];
     v_busy bigint[];
     v_queues integer[];
-    v_count integer;
 begin
     -- In one order, as several workers tick at the same moments; who has the lock has the tick.
     v_won := array(
@@ -265,7 +296,10 @@ begin
         return 0;
     end if;
     update conductor.schedules s
-       set version = s.version + 1, next_at = coalesce(g.next_at, 'infinity'), fault = g.fault
+       set version = s.version + 1, next_at = coalesce(g.next_at, 'infinity'), fault = g.fault,
+           -- Done with once the next tick is of the rule that has replaced it.
+           former_cron = case when g.next_at <= s.planned_from then s.former_cron end,
+           former_timezone = case when g.next_at <= s.planned_from then s.former_timezone end
       from unnest(p_ids, p_next, p_faults) as g(id, next_at, fault)
      where g.id = s.id and s.id = any (v_won);
 
@@ -295,11 +329,11 @@ begin
           from ticks k
          where k.schedule = s.id and k.from_last = 1
     )
-    select count(*), array_agg(distinct m.queue_id) into v_count, v_queues from made m;
+    select array_agg(distinct m.queue_id) into v_queues from made m;
     if v_queues is not null then
         perform conductor.wake(v_queues, false);
     end if;
-    return v_count;
+    return cardinality(v_won);
 end
 $$;
 

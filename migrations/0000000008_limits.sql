@@ -13,12 +13,15 @@
 -- executions has somebody with slots, or due_at.
 --
 -- Nobody waits for a lane's lock while it holds anything else: claims skip lanes that are locked.
+--
+-- Where one row decides, "select true … limit 1" stands for exists, which the planner may turn into a
+-- pass over all that is parked.
 
 set local search_path = pg_catalog, pg_temp;
 
 create table conductor.limits (
     id integer generated always as identity primary key,
-    task_id integer not null references conductor.tasks (id),
+    task_id integer not null references conductor.tasks (id) on delete cascade,
     -- How many at once, or how many starts per interval.
     kind text not null check (kind in ('concurrency', 'rate')),
     -- Where the key stands in the payload; empty for the whole task.
@@ -37,7 +40,9 @@ create table conductor.lanes (
     holders jsonb not null default '{}',
     -- The next start that a rate allows; null where there was none yet.
     next_at timestamptz,
-    due_at timestamptz,
+    -- Something may be parked here.
+    parked boolean not null default false,
+    due_at timestamptz check (parked or due_at is null),
     constraint lanes_key unique (limit_id, key)
 ) with (fillfactor = 50);
 
@@ -45,7 +50,7 @@ create index lanes_due on conductor.lanes (task_id, due_at) where due_at is not 
 
 -- How long before its time an execution is claimed that a rate allows; its worker starts it then.
 create function conductor.rate_horizon() returns interval
-language sql immutable
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select interval '100 ms' $$;
 
 -- Takes over the limits of the tasks that a program declares. What a limit had parked that is gone
@@ -92,9 +97,7 @@ begin
         delete from conductor.lanes a where a.id = any (v_lanes);
     end if;
     if cardinality(v_changed) > 0 then
-        update conductor.lanes a set due_at = v_now
-         where a.limit_id = any (v_changed)
-           and exists (select from conductor.live_executions l where l.queue_id = -a.id);
+        update conductor.lanes a set due_at = v_now where a.limit_id = any (v_changed) and a.parked;
     end if;
     if cardinality(v_gone || v_changed) > 0 then
         select array_agg(distinct t.queue_id) into v_queues
@@ -105,16 +108,19 @@ end
 $$;
 
 -- Lanes of which a worker may claim what is parked there: those in which it has slots, and those that
--- are due; and about how many of each.
+-- are due; and about how many of each. Those of which it can have none are only to be looked at.
 create function conductor.open_lanes(
     p_orchestrator bigint, p_tasks integer[], p_lanes integer[], p_used integer[], p_now timestamptz,
-    p_most integer, p_quick integer[], p_ahead integer[], out lanes integer[], out most integer[])
+    p_most integer, p_quick integer[], p_ahead integer[],
+    out lanes integer[], out most integer[], out look integer[])
 language plpgsql stable set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = on set enable_nestloop = off set jit = off
 as $$
 begin
-    select coalesce(array_agg(k.id), '{}'), coalesce(array_agg(k.most), '{}')
-      into lanes, most
+    select coalesce(array_agg(k.id) filter (where k.most > 0), '{}'),
+           coalesce(array_agg(k.most) filter (where k.most > 0), '{}'), coalesce(array_agg(k.id), '{}')
+      into lanes, most, look
       from (select o.id,
                    case when c.kind = 'concurrency' then
                         least(p_most, c.amount - (select coalesce(sum((h.value ->> 0)::integer), 0)
@@ -122,7 +128,8 @@ begin
                         * coalesce(f.ahead, 1) - coalesce(u.used, 0)
                    else 1 + extract(epoch from conductor.rate_horizon()) / extract(epoch from c.per) * c.amount
                    end::integer as most
-              from (select a.id, a.limit_id, a.task_id, a.holders from conductor.lanes a where a.id = any (p_lanes)
+              from (select a.id, a.limit_id, a.task_id, a.holders from conductor.lanes a
+                     where a.id = any (p_lanes) and a.parked
                     union
                     select d.id, d.limit_id, d.task_id, d.holders
                       from unnest(p_tasks) as t
@@ -132,9 +139,7 @@ begin
                             order by a.due_at limit 200) d) o
               join conductor.limits c on c.id = o.limit_id
               left join unnest(p_lanes, p_used) as u(lane, used) on u.lane = o.id
-              left join unnest(p_quick, p_ahead) as f(task_id, ahead) on f.task_id = o.task_id
-             where exists (select from conductor.live_executions l where l.queue_id = -o.id)) k
-     where k.most > 0;
+              left join unnest(p_quick, p_ahead) as f(task_id, ahead) on f.task_id = o.task_id) k;
 end
 $$;
 
@@ -152,6 +157,35 @@ begin
                 where l.queue_id = -lane and l.priority < coalesce(p_below::bigint, 2147483648)
                 order by l.priority desc limit 1) k
          order by k.priority desc limit 1);
+end
+$$;
+
+-- Gives back to their queue what is parked in the due lanes of tasks whose window is closed: it waits
+-- for the window now.
+create function conductor.unpark(p_tasks integer[], p_limit integer) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+    v_lane record;
+    v_count integer;
+begin
+    for v_lane in
+        select a.id, t.queue_id from conductor.lanes a join conductor.tasks t on t.id = a.task_id
+         where a.task_id = any (p_tasks) and a.due_at is not null
+         limit 100
+           for no key update of a skip locked
+    loop
+        update conductor.live_executions l set queue_id = v_lane.queue_id
+         where l.id = any (array(select k.id from conductor.live_executions k
+                                  where k.queue_id = -v_lane.id and k.state in ('pending', 'suspended')
+                                  limit p_limit
+                                    for no key update skip locked));
+        get diagnostics v_count = row_count;
+        if v_count = 0 then
+            update conductor.lanes a set due_at = null, parked = false where a.id = v_lane.id;
+        end if;
+    end loop;
 end
 $$;
 
@@ -175,15 +209,18 @@ $$;
 -- next by the caller, who has locked them. Of the others those are parked whose lanes are full; those
 -- with a lane that somebody else has locked stay where they are (busy). What runs for this
 -- orchestrator is p_used by p_lanes, where this transaction has not touched the lane yet (p_touched).
+-- Gives the lanes that it has touched and its slots there, and those in which something was parked.
 -- Per slot of a task in p_tasks, p_ahead executions may be claimed; of others one.
 create function conductor.admit(
     p_orchestrator bigint, p_ids uuid[], p_left integer, p_now timestamptz, p_most integer,
     p_lanes integer[], p_used integer[], p_touched integer[], p_tasks integer[], p_ahead integer[],
     out ids uuid[], out lanes text[], out starts integer[], out moved integer, out busy boolean,
-    out touched integer[])
+    out touched integer[], out slots integer[], out full_lanes integer[])
 language plpgsql volatile set search_path = pg_catalog, pg_temp
--- Tables are read by arrays of keys, so that joins of arrays may be hashed.
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+-- The planner takes every array for a short one: its joins must not be nested loops. Tables are read
+-- by arrays of keys.
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = on set enable_nestloop = off set jit = off
 as $$
 declare
     v_me text := p_orchestrator::text;
@@ -206,32 +243,32 @@ declare
 begin
     moved := 0;
     busy := false;
-    touched := p_touched;
-    select array_agg(i.n), array_agg(c.id), array_agg(c.task_id),
-           array_agg(case when cardinality(c.path) = 0 then '' when octet_length(k.key) > 200 then md5(k.key)
-                          else k.key end)
-      into v_rows, v_limits, v_tasks, v_keys
-      from unnest(p_ids) with ordinality as i(id, n)
-      join conductor.live_executions l on l.id = i.id and l.id = any (p_ids)
-      join conductor.limits c on c.task_id = l.task_id
-     cross join lateral (select coalesce(l.payload #>> c.path, 'null') as key) k;
+    select array_agg(k.n), array_agg(k.limit_id), array_agg(k.task_id), array_agg(k.key),
+           array_agg((select a.id from conductor.lanes a where a.limit_id = k.limit_id and a.key = k.key))
+      into v_rows, v_limits, v_tasks, v_keys, v_lanes
+      from (select i.n, c.id as limit_id, c.task_id,
+                   case when cardinality(c.path) = 0 then '' when octet_length(o.key) > 200 then md5(o.key)
+                        else o.key end as key
+              from unnest(p_ids) with ordinality as i(id, n)
+              join conductor.live_executions l on l.id = i.id and l.id = any (p_ids)
+              join conductor.limits c on c.task_id = l.task_id
+             cross join lateral (select coalesce(l.payload #>> c.path, 'null') as key) o) k;
     if v_rows is null then
         ids := p_ids[1:p_left];
         return;
     end if;
 
-    for v_try in 1..3 loop
-        v_lanes := array(
-            select (select a.id from conductor.lanes a where a.limit_id = g.limit_id and a.key = g.key)
-              from unnest(v_limits, v_keys) with ordinality as g(limit_id, key, n) order by g.n);
-        exit when array_position(v_lanes, null) is null;
+    if array_position(v_lanes, null) is not null then
         insert into conductor.lanes (limit_id, task_id, key)
         select distinct g.limit_id, g.task_id, g.key
           from unnest(v_limits, v_tasks, v_keys, v_lanes) as g(limit_id, task_id, key, lane)
          where g.lane is null
          order by g.limit_id, g.key
             on conflict on constraint lanes_key do nothing;
-    end loop;
+        v_lanes := array(
+            select (select a.id from conductor.lanes a where a.limit_id = g.limit_id and a.key = g.key)
+              from unnest(v_limits, v_keys) with ordinality as g(limit_id, key, n) order by g.n);
+    end if;
 
     select array_agg(k.id), array_agg(k.kind), array_agg(k.used), array_agg(k.slots),
            array_agg(k.base), array_agg(k.step),
@@ -253,8 +290,9 @@ begin
               left join unnest(p_lanes, p_used) as u(lane, used) on u.lane = a.id
               left join unnest(p_tasks, p_ahead) as f(task_id, ahead) on f.task_id = a.task_id
              cross join lateral (
-                   select least(p_most, c.amount - coalesce(sum((o.value ->> 0)::integer), 0))::integer as free
-                     from jsonb_each(a.holders - v_me) as o) h) k;
+                   select least(p_most, c.amount - case when a.holders - v_me = '{}' then 0 else
+                          (select sum((o.value ->> 0)::integer) from jsonb_each(a.holders - v_me) as o) end)::integer
+                          as free) h) k;
 
     with place as (
         select g.n, g.lane, k.room, k.kind, k.base, k.step,
@@ -275,37 +313,41 @@ begin
           from unnest(p_ids) with ordinality as i(id, n)
           left join verdict v on v.n = i.n
     )
-    select array_agg(r.id order by r.n) filter (where r.fits and r.rank <= p_left),
-           array_agg(r.lanes::text order by r.n) filter (where r.fits and r.rank <= p_left),
-           array_agg(ceil(extract(epoch from r.start_at - p_now) * 1000)::integer order by r.n)
-               filter (where r.fits and r.rank <= p_left),
-           array_agg(r.fits and r.rank <= p_left order by r.n),
+    select array_agg(r.id) filter (where r.goes), array_agg(r.lanes::text) filter (where r.goes),
+           array_agg(ceil(extract(epoch from r.start_at - p_now) * 1000)::integer) filter (where r.goes),
+           array_agg(r.goes),
            array_agg(r.id) filter (where r.lane is not null and not r.busy),
            array_agg(r.lane) filter (where r.lane is not null and not r.busy),
            coalesce(bool_or(r.busy), false)
       into ids, lanes, starts, v_fits, v_parked, v_full, busy
-      from ranked r;
+      from (select o.id, o.busy, o.lane, o.lanes, o.start_at, o.fits and o.rank <= p_left as goes
+              from ranked o order by o.n) r;
     ids := coalesce(ids, '{}');
     if v_locked is null then
         return;
     end if;
-    touched := array(select t from unnest(p_touched) as t union select t from unnest(v_locked) as t);
 
+    full_lanes := array(select distinct lane from unnest(v_full) as lane);
+    with written as (
     update conductor.lanes a
        set holders = case when g.kind = 'rate' then a.holders
                           when g.used + g.count = 0 then a.holders - v_me
                           else a.holders || jsonb_build_object(v_me, jsonb_build_array(
                                    least(g.slots, g.used + g.count), g.used + g.count)) end,
-           next_at = case when g.kind = 'rate' then g.base + g.last * g.step end
+           next_at = case when g.kind = 'rate' then g.base + g.last * g.step end,
+           parked = a.parked or g.is_full
       from (select k.lane, k.kind, k.used, k.slots, k.base, k.step,
-                   count(*) filter (where v_fits[p.n]) as count, max(p.place) filter (where v_fits[p.n]) as last
+                   count(*) filter (where v_fits[p.n]) as count, max(p.place) filter (where v_fits[p.n]) as last,
+                   k.lane = any (full_lanes) as is_full
               from (select o.lane, o.n, row_number() over (partition by o.lane order by o.n) as place
                       from unnest(v_rows, v_lanes) as o(n, lane)) p
               join unnest(v_locked, v_kinds, v_used, v_slots, v_bases, v_steps)
                    as k(lane, kind, used, slots, base, step) on k.lane = p.lane
              group by k.lane, k.kind, k.used, k.slots, k.base, k.step) g
      where a.id = g.lane and a.id = any (v_locked)
-       and (g.count > 0 or g.kind = 'concurrency' and a.holders ? v_me);
+       and (g.count > 0 or g.kind = 'concurrency' and a.holders ? v_me or g.is_full and not a.parked)
+    returning a.id, coalesce((a.holders -> v_me ->> 0)::integer, 0) as slots)
+    select array_agg(w.id), array_agg(w.slots) into touched, slots from written w;
 
     if v_parked is not null then
         update conductor.live_executions l set queue_id = -g.lane
@@ -318,47 +360,53 @@ $$;
 
 -- The end of a round trip: this orchestrator keeps the slots that its executions use (p_used by
 -- p_lanes, where the trip has not touched the lane), and lanes with parked executions that nobody
--- will bring on become due. Gives the slots that it has now.
+-- will bring on become due; p_look are those that the trip has looked into. Gives the slots that it
+-- has now where the trip has not touched the lane.
 create function conductor.close_lanes(
     p_orchestrator bigint, p_queue integer, p_lanes integer[], p_used integer[], p_touched integer[],
-    out lanes integer[], out slots integer[])
+    p_look integer[], out lanes integer[], out slots integer[])
 language plpgsql volatile set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = on set enable_nestloop = off set jit = off
 as $$
 declare
     v_now timestamptz := conductor.now();
     v_me text := p_orchestrator::text;
-    v_rest integer[];
-    v_all integer[];
+    v_rest integer[] := array(
+        select lane from unnest(p_lanes) as lane except select lane from unnest(p_touched) as lane);
+    v_locked integer[];
     v_due integer;
 begin
-    v_rest := array(select lane from unnest(p_lanes) as lane except select lane from unnest(p_touched) as lane);
-    v_rest := array(
-        select a.id from conductor.lanes a where a.id = any (v_rest) order by a.id for no key update skip locked);
+    v_locked := array(
+        select a.id from conductor.lanes a
+         where a.id = any (v_rest || p_look) order by a.id for no key update skip locked);
     update conductor.lanes a
        set holders = case when g.used = 0 then a.holders - v_me
                           else a.holders || jsonb_build_object(v_me, jsonb_build_array(
                                    least((a.holders -> v_me ->> 0)::integer, g.used, c.amount), g.used)) end
       from unnest(p_lanes, p_used) as g(lane, used), conductor.limits c
-     where a.id = any (v_rest) and g.lane = a.id and c.id = a.limit_id and a.holders ? v_me
+     where a.id = any (v_rest) and a.id = any (v_locked) and g.lane = a.id and c.id = a.limit_id
+       and a.holders ? v_me
        and ((a.holders -> v_me ->> 1)::integer <> g.used or (a.holders -> v_me ->> 0)::integer > c.amount);
 
-    v_all := v_rest || p_touched;
     with seen as (
-        select a.id, a.due_at as old,
-               case when not exists (select from conductor.live_executions l
-                                      where l.queue_id = -a.id and l.state in ('pending', 'suspended')) then null
+        select a.id, a.due_at as old, k.parked,
+               case when not k.parked then null
                     when c.kind = 'rate' then greatest(a.next_at - conductor.rate_horizon() / 2, v_now)
                     when c.amount > (select coalesce(sum((h.value ->> 0)::integer), 0) from jsonb_each(a.holders) as h)
                     then v_now
                end as due
           from conductor.lanes a
           join conductor.limits c on c.id = a.limit_id
-         where a.id = any (v_all)
+         cross join lateral (
+               select coalesce((select true from conductor.live_executions l
+                                 where l.queue_id = -a.id and l.state in ('pending', 'suspended') limit 1), false)
+                      as parked) k
+         where a.id = any (v_locked) and a.parked
     ), noted as (
-        update conductor.lanes a set due_at = s.due
+        update conductor.lanes a set due_at = s.due, parked = s.parked
           from seen s
-         where a.id = s.id and a.id = any (v_all) and s.due is distinct from s.old
+         where a.id = s.id and a.id = any (v_locked) and (s.due is distinct from s.old or not s.parked)
            -- One that was due already stays so at its old time.
            and not coalesce(s.due <= v_now and s.old <= v_now, false)
         returning a.due_at
@@ -370,7 +418,7 @@ begin
     select array_agg(a.id), array_agg(coalesce((a.holders -> v_me ->> 0)::integer, 0))
       into lanes, slots
       from conductor.lanes a
-     where a.id = any (p_lanes || p_touched);
+     where a.id = any (v_rest);
 end
 $$;
 
@@ -389,7 +437,8 @@ begin
     if cardinality(v_lanes) = 0 then
         return;
     end if;
-    update conductor.lanes a set holders = a.holders - v_names, due_at = coalesce(a.due_at, conductor.now())
+    update conductor.lanes a
+       set holders = a.holders - v_names, due_at = coalesce(a.due_at, case when a.parked then conductor.now() end)
      where a.id = any (v_lanes);
     select array_agg(distinct t.queue_id) into v_queues
       from conductor.lanes a
@@ -414,7 +463,7 @@ begin
          order by l.queue_id desc limit 1;
         exit when not found;
         if exists (select from conductor.lanes a join conductor.limits c on c.id = a.limit_id where a.id = -v_queue) then
-            update conductor.lanes a set due_at = conductor.now()
+            update conductor.lanes a set due_at = conductor.now(), parked = true
              where a.id = -v_queue and a.holders = '{}' and a.due_at is null;
         else
             update conductor.live_executions l set queue_id = t.queue_id
@@ -434,13 +483,13 @@ declare
 begin
     v_lanes := array(
         select a.id from conductor.lanes a
-         where a.holders = '{}' and a.due_at is null and a.key <> ''
+         where a.holders = '{}' and not a.parked and a.key <> ''
            and (a.next_at is null or a.next_at < conductor.now())
          limit p_limit
            for update skip locked);
     delete from conductor.lanes a
      where a.id = any (v_lanes)
-       and not exists (select from conductor.live_executions l where l.queue_id = -a.id);
+       and (select true from conductor.live_executions l where l.queue_id = -a.id limit 1) is null;
     return cardinality(v_lanes);
 end
 $$;

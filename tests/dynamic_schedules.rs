@@ -443,7 +443,7 @@ async fn ten_thousand_schedules_cost_an_idle_worker_next_to_nothing(
 ) -> anyhow::Result<()> {
     test.drain().await?;
     sqlx::raw_sql(
-        "insert into conductor.schedules (task_id, name, dynamic, package, cron, timezone, missed, overlap,
+        "insert into conductor.schedules (task_id, name, dynamic, owner, cron, timezone, missed, overlap,
                                           payload, next_at, planned_from)
          select t.id, 'n ' || n, true, '', '0 0 1 1 *', 'UTC', 'once', 'allow', '{\"kind\": \"x\"}',
                 conductor.now() + n * interval '1 hour', conductor.now()

@@ -2,6 +2,25 @@
 //! which one of its workers starts.
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
+#[path = "schedules/backlog.rs"]
+mod backlog;
+#[path = "schedules/changes.rs"]
+mod changes;
+#[path = "schedules/deploys.rs"]
+mod deploys;
+#[path = "schedules/idle.rs"]
+mod idle;
+#[path = "schedules/network.rs"]
+mod network;
+#[path = "schedules/processes.rs"]
+mod processes;
+#[path = "schedules/steering.rs"]
+mod steering;
+#[allow(dead_code, unused_imports)]
+mod support;
+#[path = "schedules/time.rs"]
+mod time;
+
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -65,6 +84,7 @@ async fn outputs(test: &TestConductor, task: &str) -> anyhow::Result<Vec<String>
 
 #[conductor::test]
 async fn ticks_come_with_their_payloads(test: TestConductor) -> anyhow::Result<()> {
+    to_half_past(&test).await?;
     test.drain().await?;
     for _ in 0..24 {
         test.advance(HOUR).await?;
@@ -83,6 +103,7 @@ async fn ticks_come_with_their_payloads(test: TestConductor) -> anyhow::Result<(
 async fn while_nobody_lives_nothing_ticks_and_all_is_made_up_for(
     test: TestConductor,
 ) -> anyhow::Result<()> {
+    to_half_past(&test).await?;
     test.drain().await?;
     test.advance(HOUR * 5).await?;
     assert!(outputs(&test, "from_tick").await?.is_empty());
@@ -91,73 +112,38 @@ async fn while_nobody_lives_nothing_ticks_and_all_is_made_up_for(
     Ok(())
 }
 
-/// Declares what another version, or another service, has.
-async fn deploy(
-    test: &TestConductor,
-    package: &str,
-    tasks: &str,
-    json: &str,
-) -> anyhow::Result<()> {
-    sqlx::query(
-        "select conductor.declare_schedules(array[$1],
-             array(select id from conductor.tasks where name = any (string_to_array($2, ','))), $3::jsonb)",
-    )
-    .bind(package)
-    .bind(tasks)
-    .bind(json)
-    .execute(test.pool())
-    .await?;
-    Ok(())
+/// What dynamic schedules invoke.
+#[task]
+async fn tick(_ctx: &TaskContext, word: String) -> anyhow::Result<String> {
+    Ok(word)
 }
 
-async fn names(test: &TestConductor) -> anyhow::Result<Vec<String>> {
-    let schedules = test.schedules().await?;
-    Ok(schedules
-        .iter()
-        .map(|s| format!("{} {} {}", s.task, s.name, s.cron))
-        .collect())
+fn word() -> Tick {
+    Tick {
+        word: "x".to_owned(),
+    }
 }
 
-#[conductor::test]
-async fn a_deploy_changes_its_own_schedules_and_no_others(
-    test: TestConductor,
-) -> anyhow::Result<()> {
-    test.drain().await?;
-    test.schedule::<Given>(
-        "by hand",
-        "@daily",
-        Given {
-            word: "x".to_owned(),
-        },
+/// The ticks of the schedule of this name that have an execution, in order.
+async fn ticks(test: &TestConductor, name: &str) -> anyhow::Result<Vec<DateTime<Utc>>> {
+    Ok(sqlx::query_scalar(
+        "select (trigger->>'scheduled_at')::timestamptz from conductor.executions
+          where trigger->>'name' = $1 order by 1",
     )
-    .await?;
-    // Another service knows nothing of these tasks, and takes nothing away.
-    deploy(&test, "elsewhere", "", "[]").await?;
-    assert_eq!(test.schedules().await?.len(), 5);
-    // A new version: one rule changed, one removed, one as it was.
-    deploy(
-        &test,
-        env!("CARGO_PKG_NAME"),
-        "from_tick,given,panics",
-        r#"[{"task": "from_tick", "name": "default", "package": "conductor", "cron": "15 * * * *",
-             "timezone": "UTC", "missed": "all", "overlap": "allow"},
-            {"task": "given", "name": "morning", "package": "conductor", "cron": "0 6 * * *",
-             "timezone": "Europe/Berlin", "missed": "once", "overlap": "allow"}]"#,
-    )
-    .await?;
-    assert_eq!(
-        names(&test).await?,
-        [
-            "from_tick default 15 * * * *",
-            "given morning 0 6 * * *",
-            "given by hand @daily"
-        ]
-    );
-    // The old version starts again: the code decides, and the dynamic one stays.
-    test.drain().await?;
-    let names = names(&test).await?;
-    assert_eq!(names.len(), 5, "{names:?}");
-    assert!(names.contains(&"from_tick default 0 * * * *".to_owned()));
-    assert!(names.contains(&"given by hand @daily".to_owned()));
+    .bind(name)
+    .fetch_all(test.pool())
+    .await?)
+}
+
+/// Moves the clock to half past the hour: far from the ticks of hourly rules.
+async fn to_half_past(test: &TestConductor) -> anyhow::Result<()> {
+    let into = test
+        .now()
+        .await?
+        .timestamp()
+        .rem_euclid(3600)
+        .unsigned_abs();
+    test.advance(Duration::from_secs((3600 + 1800 - into) % 3600))
+        .await?;
     Ok(())
 }

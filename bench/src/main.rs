@@ -44,6 +44,8 @@ struct Options {
 enum Scenario {
     /// One call a job from 10 callers, and one call for all jobs.
     Enqueue,
+    /// Enqueue with a dedupe key each, against enqueue without.
+    Dedupe,
     /// All jobs are there; how fast they are run and finished.
     Drain,
     /// An idle worker and one job every 50 ms: from the call to the handler's first line, and to the result.
@@ -72,6 +74,9 @@ async fn main() -> anyhow::Result<()> {
     };
     if wanted(Scenario::Enqueue) {
         enqueue::measure(&server, options.jobs, options.runs, &mut report).await?;
+    }
+    if wanted(Scenario::Dedupe) {
+        enqueue::dedupe(&server, options.jobs, options.runs, &mut report).await?;
     }
     if wanted(Scenario::Drain) {
         drain::measure(&server, options.jobs, options.runs, &mut report).await?;

@@ -11,6 +11,13 @@ const DAY: u32 = 24 * 60;
 /// How many days are looked at for the next opening: some weeks, as a gap may swallow one.
 const LOOKED_AT: usize = 32;
 
+/// How many days back an open one may have begun that is closed now: a zone may have skipped a day, so
+/// that the day before yesterday's is still open.
+const OPEN_FOR: u64 = 3;
+
+/// How many days back one may have begun: six whole days that touch, and some that a zone skips.
+const OPEN_AT_MOST: u64 = 10;
+
 /// Hours of the day in which a task may run, such as `22:00-06:00`.
 ///
 /// It opens at its first time and is closed from its second one on. Where the second is earlier
@@ -78,32 +85,43 @@ impl Window {
 
     /// Whether it is open at an instant.
     pub fn is_open(&self, at: DateTime<Utc>) -> bool {
-        self.stretches(at)
+        self.stretches(at, OPEN_FOR)
             .find(|(_, end)| *end > at)
             .is_some_and(|(start, _)| start <= at)
     }
 
+    /// Since when it has been open at an instant; none where it is closed.
+    pub fn open_since(&self, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let (start, _) = self
+            .stretches(at, OPEN_AT_MOST)
+            .find(|(_, end)| *end > at)?;
+        (start <= at).then_some(start)
+    }
+
     /// The next opening, at the instant or after it.
     pub fn opens_after(&self, at: DateTime<Utc>) -> DateTime<Utc> {
-        let mut starts = self.stretches(at).map(|(start, _)| start);
+        let mut starts = self.stretches(at, OPEN_FOR).map(|(start, _)| start);
         (starts.find(|start| *start >= at)).unwrap_or(DateTime::<Utc>::MAX_UTC)
     }
 
     /// The next closing after the instant: of the time that is open, or else of the next one.
     pub fn closes_after(&self, at: DateTime<Utc>) -> DateTime<Utc> {
-        let mut ends = self.stretches(at).map(|(_, end)| end);
+        let mut ends = self.stretches(at, OPEN_FOR).map(|(_, end)| end);
         (ends.find(|end| *end > at)).unwrap_or(DateTime::<Utc>::MAX_UTC)
     }
 
-    /// The times of being open, in order, from before the instant on. The first may have begun
-    /// earlier than is said.
-    fn stretches(&self, at: DateTime<Utc>) -> impl Iterator<Item = (DateTime<Utc>, DateTime<Utc>)> {
+    /// The times of being open, in order, from so many days before the instant on. The first may have
+    /// begun earlier than is said.
+    fn stretches(
+        &self,
+        at: DateTime<Utc>,
+        back: u64,
+    ) -> impl Iterator<Item = (DateTime<Utc>, DateTime<Utc>)> {
         // Within the years where a clock can be asked for its time.
         let first = DateTime::UNIX_EPOCH - TimeDelta::days(100_000);
         let last = DateTime::UNIX_EPOCH + TimeDelta::days(1_000_000);
         let today = clock::shown(at.clamp(first, last), self.zone).date();
-        // A zone may have skipped a day, so that the day before yesterday's is still open.
-        let days = (today - Days::new(3)).iter_days().take(LOOKED_AT);
+        let days = (today - Days::new(back)).iter_days().take(LOOKED_AT);
         let mut openings = days.filter_map(|day| self.opening(day)).peekable();
         std::iter::from_fn(move || {
             let (start, mut end) = openings.next()?;
@@ -235,6 +253,14 @@ mod tests {
         assert!(window.is_open(utc("2026-01-03T04:59:59.999Z")));
         assert!(!window.is_open(utc("2026-01-03T05:00:00Z")));
         assert!(!window.is_open(utc("2026-01-03T22:00:00Z")));
+        for (at, since) in [
+            ("2026-01-02T20:59:59.999Z", None),
+            ("2026-01-02T21:00:00Z", Some("2026-01-02T21:00:00Z")),
+            ("2026-01-03T04:59:59.999Z", Some("2026-01-02T21:00:00Z")),
+            ("2026-01-03T05:00:00Z", None),
+        ] {
+            assert_eq!(window.open_since(utc(at)), since.map(utc), "{at}");
+        }
         let saturday = utc("2026-01-03T05:00:00Z");
         assert_eq!(window.opens_after(saturday), utc("2026-01-09T21:00:00Z"));
         assert_eq!(window.closes_after(saturday), utc("2026-01-10T05:00:00Z"));
@@ -256,6 +282,10 @@ mod tests {
         assert_eq!(
             six.closes_after(utc("2026-01-10T12:00:00Z")),
             utc("2026-01-10T23:00:00Z")
+        );
+        assert_eq!(
+            six.open_since(utc("2026-01-10T22:59:59Z")),
+            Some(utc("2026-01-04T23:00:00Z"))
         );
     }
 
@@ -281,6 +311,7 @@ mod tests {
         let window = berlin("22:00-06:00", None);
         for at in [DateTime::<Utc>::MAX_UTC, DateTime::<Utc>::MIN_UTC] {
             assert!(!window.is_open(at));
+            assert_eq!(window.open_since(at), None);
             assert!(window.opens_after(at) >= at);
             assert!(window.closes_after(at) >= at);
         }

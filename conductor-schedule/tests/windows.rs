@@ -70,6 +70,20 @@ fn compare(opens: u32, closes: u32, days: &[u32], zone: Tz, from: DateTime<Utc>)
             .filter(move |(_, open)| *open == to_open)
             .map(|(at, _)| at)
     };
+    // Of one that is open, the model knows the opening where it has seen it.
+    for (at, open) in states.iter().step_by(61) {
+        let since = window.open_since(*at);
+        assert_eq!(since.is_some(), *open, "{about} at {at}");
+        let Some(since) = since else { continue };
+        assert!(since <= *at && window.is_open(since), "{about} at {at}");
+        assert!(
+            !window.is_open(since - TimeDelta::milliseconds(1)),
+            "{about} at {at}"
+        );
+        if let Some(expected) = flips(true).rfind(|flip| flip <= at) {
+            assert_eq!(since, expected, "{about} at {at}");
+        }
+    }
     // Each probe lies after the first minute, whose own flip the model cannot see.
     for (at, _) in states.iter().skip(1).step_by(61) {
         let opening = window.opens_after(*at);

@@ -2,9 +2,12 @@
 
 mod bank;
 mod cancellation;
+mod keys;
 mod macro_forms;
 mod program;
 mod queues;
+mod schedules;
+mod scheduling;
 mod story;
 
 use std::ffi::OsString;

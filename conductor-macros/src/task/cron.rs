@@ -197,6 +197,15 @@ mod tests {
     }
 
     #[test]
+    fn a_forgotten_comma_is_named() {
+        let (_, errors) = read(quote!(cron("@daily" name = "a")));
+        assert!(
+            errors.contains("expected a comma before the next key"),
+            "{errors}"
+        );
+    }
+
+    #[test]
     fn names_are_unique() {
         let (_, errors) = read(quote!(
             cron = "@daily",

@@ -7,6 +7,8 @@ use syn::{Expr, ExprLit, Ident, Lit, Token, parenthesized, token};
 
 use crate::errors::Errors;
 
+const NO_COMMA: &str = "expected a comma before the next key";
+
 /// The keys that an attribute or a list in it knows, each with an example of its form.
 pub(crate) struct Keys {
     /// Names the attribute or the list: `#[task]`, `retry(…)`.
@@ -82,7 +84,7 @@ impl Keys {
             return Err(wrong());
         };
         if !input.is_empty() && !input.peek(Token![,]) {
-            return Err(input.error("expected a comma before the next key"));
+            return Err(input.error(NO_COMMA));
         }
         Ok(Entry { key, value, form })
     }
@@ -135,6 +137,9 @@ impl Entry {
                 return Err(syn::Error::new(self.key.span(), message));
             }
             let first = input.parse()?;
+            if !input.is_empty() && !input.peek(Token![,]) {
+                return Err(input.error(NO_COMMA));
+            }
             if !input.is_empty() {
                 input.parse::<Token![,]>()?;
             }

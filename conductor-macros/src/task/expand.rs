@@ -245,6 +245,7 @@ impl Expansion<'_> {
                 #private::TaskDefinition::of::<#subject>(
                     #private::Place { file: ::core::file!(), line: ::core::line!() },
                     ::core::env!("CARGO_PKG_NAME"),
+                    ::core::module_path!(),
                 )
                 #options
                 #crons

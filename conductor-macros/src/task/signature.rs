@@ -2,7 +2,8 @@
 
 use proc_macro2::Span;
 use syn::ext::IdentExt;
-use syn::{FnArg, Ident, PatType, ReturnType, Type};
+use syn::visit::{self, Visit};
+use syn::{FnArg, Ident, PatType, Path, ReturnType, Type};
 
 use super::argument::{Argument, refuse_attrs, refuse_cfg};
 use super::attr::Attr;
@@ -30,6 +31,8 @@ impl Signature {
         refuse_generics(&function.sig.generics, errors);
         let arguments = read_arguments(&function.sig, errors);
         refuse_two_meanings(&arguments, errors);
+        let type_name = type_name(ident, attr, errors)
+            .filter(|name| !takes_a_name_away(name, &arguments, errors));
         Self {
             name: attr.name.clone().unwrap_or_else(|| {
                 let name = ident.unraw().to_string();
@@ -39,7 +42,7 @@ impl Signature {
                 }
                 name
             }),
-            type_name: type_name(ident, attr, errors),
+            type_name,
             arguments,
             result: read_result(&function.sig, errors),
         }
@@ -214,15 +217,17 @@ fn read_result(sig: &syn::Signature, errors: &mut Errors) -> Option<Type> {
 
 /// Whether a type is none that could be a `Result`. For the others the compiler has to say.
 fn is_never_result(ty: &Type) -> bool {
-    const STD: &str = "String bool char u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize f32 f64 \
-                       Option Vec Box HashMap BTreeMap HashSet BTreeSet Duration";
     match peel(ty) {
-        Type::Path(_) => {
-            last_segment(ty).is_some_and(|(name, _)| STD.split_whitespace().any(|std| name == std))
-        }
+        Type::Path(_) => last_segment(ty).is_some_and(|(name, _)| is_standard(name)),
         Type::Tuple(_) | Type::Array(_) => true,
         _ => false,
     }
+}
+
+fn is_standard(name: &Ident) -> bool {
+    const STD: &str = "String bool char u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize f32 f64 \
+                       Option Vec Box HashMap BTreeMap HashSet BTreeSet Duration";
+    STD.split_whitespace().any(|std| name == std)
 }
 
 /// The name of the type; its span is the function's, so that errors on the type point there.
@@ -247,6 +252,60 @@ fn type_name(ident: &Ident, attr: &Attr, errors: &mut Errors) -> Option<Ident> {
     }
     name.set_span(span);
     Some(name)
+}
+
+/// Reports arguments whose type the task's own would hide, as fields of it, or would have to be,
+/// although it is another crate's.
+fn takes_a_name_away(name: &Ident, arguments: &[Argument], errors: &mut Errors) -> bool {
+    let before = errors.count();
+    for argument in arguments {
+        match argument {
+            Argument::Field(field) if mentions(&field.ty, name) => {
+                let message = format!(
+                    "the task's type would be `{name}`, which hides this one: add `marker = Other`"
+                );
+                errors.at(&field.ty, message);
+            }
+            Argument::Payload { ty, .. } if is_foreign(ty, name) => {
+                let message = "the task's type would be this one, which is another crate's: add `marker = Other`";
+                errors.at(ty, message);
+            }
+            _ => {}
+        }
+    }
+    errors.count() > before
+}
+
+/// Whether a type names this one without a module.
+fn mentions(ty: &Type, name: &Ident) -> bool {
+    struct Search<'a>(&'a Ident, bool);
+    impl Visit<'_> for Search<'_> {
+        fn visit_path(&mut self, path: &Path) {
+            self.1 |= path.leading_colon.is_none()
+                && path
+                    .segments
+                    .first()
+                    .is_some_and(|first| first.ident == *self.0);
+            visit::visit_path(self, path);
+        }
+    }
+    let mut search = Search(name, false);
+    search.visit_type(ty);
+    search.1
+}
+
+/// Whether the payload's type has this name and is known to be of another crate. For those that may
+/// be a module's of this crate, the compiler has to say.
+fn is_foreign(ty: &Type, name: &Ident) -> bool {
+    let Type::Path(path) = peel(ty) else {
+        return false;
+    };
+    let path = &path.path;
+    let first = path.segments.first().map(|first| first.ident.to_string());
+    path.segments.last().is_some_and(|last| last.ident == *name)
+        && (path.leading_colon.is_some()
+            || matches!(first.as_deref(), Some("std" | "core" | "alloc"))
+            || path.segments.len() == 1 && is_standard(name))
 }
 
 /// `resize_image` as `ResizeImage`.

@@ -2,16 +2,21 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::Duration;
 
+use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-use super::Conductor;
-use super::insert::{MAX_ROWS, NewExecution, insert};
+use super::insert::{Answer, MAX_ROWS, insert};
+use super::invocation::{Invocation, NewExecution};
 use super::invoke::checked;
-use crate::db::take_message;
+use super::{Conductor, Invoked};
+use crate::db::{is_deadlock, message_length};
 use crate::error::Result;
 use crate::task::{PointInTime, Task};
 
-/// Many invokes of one task, all or none; `.await` makes the executions.
+/// How often a batch begins anew that met a deadlock with others of the same keys.
+const TRIES: usize = 5;
+
+/// Many invokes of one task, all or none; `.await` makes the executions and gives their ids.
 #[must_use = "an invoke does nothing until it is awaited"]
 pub struct InvokeBatch<'c> {
     conductor: &'c Conductor,
@@ -21,14 +26,11 @@ pub struct InvokeBatch<'c> {
 impl<'c> InvokeBatch<'c> {
     pub(super) fn new<T: Task>(
         conductor: &'c Conductor,
-        payloads: impl IntoIterator<Item = T::Payload>,
+        items: impl Iterator<Item = Invocation<T>>,
     ) -> Self {
         Self {
             conductor,
-            rows: payloads
-                .into_iter()
-                .map(|payload| NewExecution::of::<T>(&payload))
-                .collect(),
+            rows: items.map(|item| item.new).collect(),
         }
     }
 
@@ -45,10 +47,35 @@ impl<'c> InvokeBatch<'c> {
 
     /// Instead of the task's own priority; higher is claimed first.
     pub fn priority(self, priority: i32) -> Self {
-        self.set(|new| {
-            new.priority = Some(priority);
-            Ok(())
-        })
+        self.set(|new| new.set_priority(priority))
+    }
+
+    /// One key for all, as [`Invoke::dedupe_key`](super::Invoke::dedupe_key): they come to one
+    /// execution. For a key each, see
+    /// [`invoke_batch_with`](super::Conductor::invoke_batch_with).
+    pub fn dedupe_key(self, key: impl Into<String>) -> Self {
+        let key = key.into();
+        self.set(|new| new.set_dedupe_key(key.clone()))
+    }
+
+    /// As [`Invoke::throttle`](super::Invoke::throttle).
+    pub fn throttle(self, slot: Duration) -> Self {
+        self.set(|new| new.set_throttle(slot))
+    }
+
+    /// As [`Invoke::debounce`](super::Invoke::debounce).
+    pub fn debounce(self, quiet: Duration) -> Self {
+        self.set(|new| new.set_debounce(quiet))
+    }
+
+    /// Makes the executions; gives with each id what came of its item.
+    ///
+    /// # Errors
+    /// An item that cannot be stored, or the database's; then none of them was made. Where the
+    /// connection breaks at the commit, it is not known whether all were made or none.
+    pub async fn came_of(self) -> Result<Vec<(Uuid, Invoked)>> {
+        let answers = self.answers().await?;
+        Ok(answers.into_iter().map(|a| (a.id, a.came_of)).collect())
     }
 
     fn set(mut self, change: impl Fn(&mut NewExecution) -> Result<()>) -> Self {
@@ -58,6 +85,53 @@ impl<'c> InvokeBatch<'c> {
         });
         self
     }
+
+    async fn answers(self) -> Result<Vec<Answer>> {
+        let (places, rows) = in_order_of_keys(self.rows?);
+        let Some(first) = rows.first() else {
+            return Ok(Vec::new());
+        };
+        self.conductor.ensure_declared(&first.task).await?;
+        let mut tries = 1;
+        let answers = loop {
+            match write(self.conductor.pool(), &rows).await {
+                Err(error) if is_deadlock(&error) && tries < TRIES => tries += 1,
+                written => break written?,
+            }
+        };
+        let mut sorted: Vec<(usize, Answer)> = places.into_iter().zip(answers).collect();
+        sorted.sort_unstable_by_key(|(place, _)| *place);
+        Ok(sorted.into_iter().map(|(_, answer)| answer).collect())
+    }
+}
+
+/// In one transaction, a statement for each few thousand.
+async fn write(pool: &PgPool, rows: &[NewExecution]) -> Result<Vec<Answer>, sqlx::Error> {
+    let length = |rows| message_length(rows, MAX_ROWS, NewExecution::bytes);
+    if length(rows) == rows.len() {
+        // A statement is a transaction of its own.
+        return insert(&mut *pool.acquire().await?, rows, false, false).await;
+    }
+    let mut answers = Vec::with_capacity(rows.len());
+    let mut tx = pool.begin().await?;
+    let mut rest = rows;
+    while !rest.is_empty() {
+        let (part, others) = rest.split_at(length(rest));
+        answers.extend(insert(&mut tx, part, true, false).await?);
+        rest = others;
+    }
+    tx.commit().await?;
+    Ok(answers)
+}
+
+/// The rows with the place that each had. Where there are keys, in their order, so that two
+/// transactions of several statements do not wait for one another in a circle.
+fn in_order_of_keys(rows: Vec<NewExecution>) -> (Vec<usize>, Vec<NewExecution>) {
+    let mut placed: Vec<(usize, NewExecution)> = rows.into_iter().enumerate().collect();
+    if placed.iter().any(|(_, row)| row.is_keyed()) {
+        placed.sort_by(|(_, a), (_, b)| a.dedupe_key.cmp(&b.dedupe_key));
+    }
+    placed.into_iter().unzip()
 }
 
 impl<'c> IntoFuture for InvokeBatch<'c> {
@@ -66,27 +140,8 @@ impl<'c> IntoFuture for InvokeBatch<'c> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let mut rows = self.rows?;
-            let Some(first) = rows.first() else {
-                return Ok(Vec::new());
-            };
-            self.conductor.ensure_declared(&first.task).await?;
-            let ids = rows.iter().map(|row| row.id).collect();
-            let pool = self.conductor.pool();
-            let first = take_message(&mut rows, MAX_ROWS, NewExecution::bytes);
-            if rows.is_empty() {
-                // A statement is a transaction of its own.
-                insert(&mut *pool.acquire().await?, &first, false, false).await?;
-            } else {
-                let mut tx = pool.begin().await?;
-                insert(&mut tx, &first, true, false).await?;
-                while !rows.is_empty() {
-                    let next = take_message(&mut rows, MAX_ROWS, NewExecution::bytes);
-                    insert(&mut tx, &next, true, false).await?;
-                }
-                tx.commit().await?;
-            }
-            Ok(ids)
+            let answers = self.answers().await?;
+            Ok(answers.into_iter().map(|answer| answer.id).collect())
         })
     }
 }

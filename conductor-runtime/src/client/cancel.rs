@@ -5,9 +5,8 @@ use uuid::Uuid;
 
 use super::Conductor;
 use crate::context::Memo;
+use crate::db::is_deadlock;
 use crate::error::Result;
-
-const DEADLOCK: &str = "40P01";
 
 /// A cancel that is being said; `.await` does it.
 #[must_use = "a cancel does nothing until it is awaited"]
@@ -60,7 +59,7 @@ impl<'c> IntoFuture for Cancel<'c> {
                     .await;
                 match cancelled {
                     // Parents are locked before their children, but recovery locks whom it finds.
-                    Err(sqlx::Error::Database(db)) if db.code().as_deref() == Some(DEADLOCK) => {}
+                    Err(error) if is_deadlock(&error) => {}
                     cancelled => return Ok(cancelled?),
                 }
             }

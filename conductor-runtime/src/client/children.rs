@@ -39,6 +39,8 @@ pub struct Brief {
     pub created_at: DateTime<Utc>,
     /// When it is due; none once it has ended.
     pub run_at: Option<DateTime<Utc>>,
+    /// It is due when its task's window opens: `run_at` is the opening.
+    pub postponed: bool,
     /// When a worker last took it.
     pub claimed_at: Option<DateTime<Utc>>,
     /// When it ended.
@@ -116,7 +118,7 @@ pub(super) async fn briefs(
         return Ok(HashMap::new());
     }
     sqlx::query(
-        "select id, task, state, created_at, run_at, claimed_at, finished_at, failures,
+        "select id, task, state, created_at, run_at, postponed, claimed_at, finished_at, failures,
                 left(error, 1000) as error,
                 task in (select t.name from conductor.orchestrators o
                            join conductor.tasks t on t.id = any (o.task_ids)
@@ -138,6 +140,7 @@ fn brief(row: &PgRow) -> Result<Brief> {
         state: state.parse()?,
         created_at: row.try_get("created_at")?,
         run_at: row.try_get("run_at")?,
+        postponed: row.try_get("postponed")?,
         claimed_at: row.try_get("claimed_at")?,
         finished_at: row.try_get("finished_at")?,
         failures: row.try_get("failures")?,

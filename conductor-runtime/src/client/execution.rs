@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::Conductor;
+use super::insert::Answer;
+use super::{Conductor, Invoked};
 use crate::db::{Fault, fault};
 use crate::error::{Error, Result};
 use crate::task::Task;
@@ -86,32 +87,38 @@ impl FromStr for Status {
 
 /// A handle to one execution of `T`.
 ///
-/// Holding it costs nothing and dropping it changes nothing; the id is all that it is made of.
+/// Holding it costs nothing and dropping it changes nothing.
 pub struct Execution<T: Task> {
     conductor: Conductor,
-    id: Uuid,
+    answer: Answer,
     task: PhantomData<fn() -> T>,
 }
 
 impl<T: Task> Execution<T> {
-    pub(super) fn new(conductor: Conductor, id: Uuid) -> Self {
+    pub(super) fn invoked(conductor: Conductor, answer: Answer) -> Self {
         Self {
             conductor,
-            id,
+            answer,
             task: PhantomData,
         }
     }
 
     /// The execution's id.
     pub fn id(&self) -> Uuid {
-        self.id
+        self.answer.id
+    }
+
+    /// What came of the invoke that gave this handle; [`Invoked::Existing`] where
+    /// [`Conductor::execution`] gave it.
+    pub fn came_of(&self) -> Invoked {
+        self.answer.came_of
     }
 
     /// Its state now.
     pub async fn status(&self) -> Result<Status> {
-        match self.conductor.find(self.id).await? {
+        match self.conductor.find(self.id()).await? {
             Some(info) => Ok(info.state),
-            None => Err(Error::NotFound(self.id)),
+            None => Err(Error::NotFound(self.id())),
         }
     }
 
@@ -122,7 +129,7 @@ impl<T: Task> Execution<T> {
     /// [`Error::NotFound`] when retention has removed it, [`Error::Output`] when the stored output
     /// is not of the type that this binary expects.
     pub async fn result(&self) -> Result<T::Output> {
-        let output = self.conductor.outcome(self.id).await?;
+        let output = self.conductor.outcome(self.id()).await?;
         serde_json::from_str(&output).map_err(|error| Error::Output {
             task: T::NAME.to_owned(),
             reason: error.to_string(),
@@ -132,7 +139,7 @@ impl<T: Task> Execution<T> {
 
 impl<T: Task> Clone for Execution<T> {
     fn clone(&self) -> Self {
-        Self::new(self.conductor.clone(), self.id)
+        Self::invoked(self.conductor.clone(), self.answer)
     }
 }
 
@@ -140,7 +147,7 @@ impl<T: Task> fmt::Debug for Execution<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Execution")
             .field("task", &T::NAME)
-            .field("id", &self.id)
+            .field("id", &self.id())
             .finish()
     }
 }

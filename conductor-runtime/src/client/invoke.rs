@@ -1,16 +1,15 @@
 use std::future::{Future, IntoFuture};
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::time::Duration;
 
-use chrono::{DateTime, Datelike, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::insert::{NewExecution, insert};
+use super::insert::{Answer, insert};
+use super::invocation::{Invocation, NewExecution};
 use super::{Conductor, Execution};
 use crate::codec;
-use crate::error::{Error, Result, too_long};
+use crate::error::{Error, Result};
 use crate::registry::Registry;
 use crate::task::{PointInTime, Task};
 
@@ -18,8 +17,7 @@ use crate::task::{PointInTime, Task};
 #[must_use = "an invoke does nothing until it is awaited"]
 pub struct Invoke<'c, T: Task> {
     conductor: &'c Conductor,
-    new: Result<NewExecution>,
-    task: PhantomData<fn() -> T>,
+    invocation: Invocation<T>,
 }
 
 /// An [`Invoke`] within the caller's transaction.
@@ -29,70 +27,100 @@ pub struct InvokeInTransaction<'t, T: Task> {
     connection: &'t mut PgConnection,
 }
 
-impl NewExecution {
-    pub(super) fn of<T: Task>(payload: &T::Payload) -> Result<Self> {
-        Ok(Self::encoded(T::NAME, codec::encode_payload::<T>(payload)?))
-    }
-
-    fn encoded(task: &str, payload: String) -> Self {
-        Self {
-            id: Uuid::now_v7(),
-            task: task.to_owned(),
-            payload,
-            run_at: None,
-            delay_ms: None,
-            priority: None,
-        }
-    }
-
-    pub(super) fn set_run_at(&mut self, at: DateTime<Utc>) -> Result<()> {
-        if !(1..=9999).contains(&at.year()) {
-            return Err(Error::Invalid(format!(
-                "run_at {at} lies outside the years 1 to 9999"
-            )));
-        }
-        self.run_at = Some(at);
-        Ok(())
-    }
-
-    pub(super) fn set_delay(&mut self, delay: Duration) -> Result<()> {
-        if let Some(error) = too_long(delay) {
-            return Err(error);
-        }
-        self.delay_ms = Some(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX));
-        Ok(())
-    }
-}
-
 impl<'c, T: Task> Invoke<'c, T> {
     pub(super) fn new(conductor: &'c Conductor, payload: T::Payload) -> Self {
         Self {
             conductor,
-            new: NewExecution::of::<T>(&payload),
-            task: PhantomData,
+            invocation: Invocation::new(payload),
         }
     }
 
     /// Not before this instant, by the database's clock. A past one means now.
-    pub fn run_at(mut self, at: impl PointInTime) -> Self {
-        let at = at.utc();
-        self.set(|new| new.set_run_at(at));
-        self
+    pub fn run_at(self, at: impl PointInTime) -> Self {
+        self.with(|invocation| invocation.run_at(at))
     }
 
     /// Not before this long from now, by the database's clock.
-    pub fn delay(mut self, delay: Duration) -> Self {
-        self.set(|new| new.set_delay(delay));
-        self
+    pub fn delay(self, delay: Duration) -> Self {
+        self.with(|invocation| invocation.delay(delay))
     }
 
     /// Instead of the task's own priority; higher is claimed first.
-    pub fn priority(mut self, priority: i32) -> Self {
-        self.set(|new| {
-            new.priority = Some(priority);
-            Ok(())
-        });
-        self
+    pub fn priority(self, priority: i32) -> Self {
+        self.with(|invocation| invocation.priority(priority))
+    }
+
+    /// The task has one execution of this key (1 to 200 bytes) at a time.
+    ///
+    /// While it has not started, a call replaces its payload, and its time and priority where the
+    /// call says them; the id stays. From its first claim to its end (while it runs, sleeps, or
+    /// waits for its next attempt) it is left as it is and returned. Once it has ended, the next
+    /// call makes a new one. [`Execution::came_of`] tells which it was.
+    ///
+    /// Calls with one key, from whichever process, happen one after the other: one waits for the
+    /// transaction of another that has the key. `retry` repeats what has ended without its key.
+    ///
+    /// ```no_run
+    /// # use conductor::prelude::*;
+    /// # #[task] async fn sync(ctx: &TaskContext, user: i64, version: u32) -> anyhow::Result<()> { Ok(()) }
+    /// # async fn f(conductor: Conductor) -> anyhow::Result<()> {
+    /// let first = conductor.invoke::<Sync>(Sync { user: 7, version: 1 }).dedupe_key("user-7").await?;
+    /// let again = conductor.invoke::<Sync>(Sync { user: 7, version: 2 }).dedupe_key("user-7").await?;
+    /// // Where no worker was quicker, there is one execution, of version 2.
+    /// println!("{}: {}, then {}", first.id() == again.id(), first.came_of(), again.came_of());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// A key that is empty, longer than 200 bytes, or that has the character U+0000.
+    pub fn dedupe_key(self, key: impl Into<String>) -> Self {
+        self.with(|invocation| invocation.dedupe_key(key))
+    }
+
+    /// At most one execution in this long, by the database's clock: the first call makes it, the
+    /// others in its slot get its handle, whatever has become of it; their payloads are dropped.
+    ///
+    /// The slot is the task's, or with a [`dedupe_key`](Self::dedupe_key) the key's, and lasts from
+    /// the call that made the execution. The call after it does as the key says: where the
+    /// execution has not started even then, its payload is replaced and a new slot begins; where
+    /// it has not ended, it is returned and the next call asks again.
+    ///
+    /// # Errors
+    /// Less than a millisecond, more than 1000 years, or together with
+    /// [`debounce`](Self::debounce).
+    pub fn throttle(self, slot: Duration) -> Self {
+        self.with(|invocation| invocation.throttle(slot))
+    }
+
+    /// Runs once the calls have been quiet for this long, by the database's clock, with the last
+    /// call's payload.
+    ///
+    /// Each call moves the execution, which keeps its id, until it has started; the next call then
+    /// makes a new one, so the last payload always runs. Calls are counted together by task, or
+    /// with a [`dedupe_key`](Self::dedupe_key) by key; calls of the same key without `debounce` have
+    /// nothing to do with them. Nothing bounds how long calls that never pause put it off.
+    ///
+    /// ```no_run
+    /// # use conductor::prelude::*;
+    /// # use std::time::Duration;
+    /// # #[task] async fn reindex(ctx: &TaskContext, page: i64) -> anyhow::Result<()> { Ok(()) }
+    /// # async fn f(conductor: Conductor) -> anyhow::Result<()> {
+    /// // After every keystroke; the index is written two seconds after the last one.
+    /// conductor
+    ///     .invoke::<Reindex>(Reindex { page: 7 })
+    ///     .dedupe_key("page-7")
+    ///     .debounce(Duration::from_secs(2))
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Less than a millisecond, more than 1000 years, or together with
+    /// [`throttle`](Self::throttle), [`run_at`](Self::run_at) or [`delay`](Self::delay).
+    pub fn debounce(self, quiet: Duration) -> Self {
+        self.with(|invocation| invocation.debounce(quiet))
     }
 
     /// Commits or vanishes with the caller's transaction. Nobody sees the execution before.
@@ -118,12 +146,9 @@ impl<'c, T: Task> Invoke<'c, T> {
         }
     }
 
-    fn set(&mut self, change: impl FnOnce(&mut NewExecution) -> Result<()>) {
-        if let Ok(new) = &mut self.new
-            && let Err(error) = change(new)
-        {
-            self.new = Err(error);
-        }
+    fn with(mut self, change: impl FnOnce(Invocation<T>) -> Invocation<T>) -> Self {
+        self.invocation = change(self.invocation);
+        self
     }
 }
 
@@ -133,8 +158,8 @@ impl<'c, T: Task> IntoFuture for Invoke<'c, T> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let id = self.conductor.insert(self.new?).await?;
-            Ok(Execution::new(self.conductor.clone(), id))
+            let answer = self.conductor.insert(self.invocation.new?).await?;
+            Ok(Execution::invoked(self.conductor.clone(), answer))
         })
     }
 }
@@ -145,22 +170,21 @@ impl<'t, T: Task> IntoFuture for InvokeInTransaction<'t, T> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let new = self.invoke.new?;
+            let new = self.invoke.invocation.new?;
             let conductor = self.invoke.conductor;
             // On another connection, as a refused statement would end the caller's transaction.
             conductor.ensure_declared(&new.task).await?;
-            insert(self.connection, std::slice::from_ref(&new), true, false).await?;
-            Ok(Execution::new(conductor.clone(), new.id))
+            let answers = insert(self.connection, std::slice::from_ref(&new), true, false).await?;
+            let answer = answers.first().copied().unwrap_or(Answer::created(new.id));
+            Ok(Execution::invoked(conductor.clone(), answer))
         })
     }
 }
 
 impl Conductor {
-    async fn insert(&self, new: NewExecution) -> Result<Uuid> {
+    async fn insert(&self, new: NewExecution) -> Result<Answer> {
         self.ensure_declared(&new.task).await?;
-        let id = new.id;
-        self.inserter().insert(new).await?;
-        Ok(id)
+        self.inserter().insert(new).await
     }
 
     /// Invokes a task by its name with a payload that is JSON already, as the command line does.
@@ -169,7 +193,7 @@ impl Conductor {
     /// The name is unknown to this binary and to the database, or the payload does not fit a task
     /// of this binary. Tasks of other programs check their payloads themselves, when they run.
     pub async fn invoke_json(&self, task: &str, payload: &str) -> Result<Uuid> {
-        self.insert(checked(task, payload)?).await
+        Ok(self.insert(checked(task, payload)?).await?.id)
     }
 }
 

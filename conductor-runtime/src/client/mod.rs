@@ -5,7 +5,9 @@ mod cancel;
 mod children;
 mod execution;
 mod insert;
+mod invocation;
 mod invoke;
+mod invoked;
 mod query;
 mod queues;
 mod schedule;
@@ -29,8 +31,10 @@ pub use batch::InvokeBatch;
 pub use cancel::Cancel;
 pub use children::{Brief, Child};
 pub use execution::{Execution, Status};
-use insert::Inserter;
+use insert::{Answer, Inserter};
+pub use invocation::Invocation;
 pub use invoke::{Invoke, InvokeInTransaction};
+pub use invoked::Invoked;
 pub use query::{ExecutionInfo, Failure, Filter};
 pub use queues::QueueInfo;
 pub(crate) use schedule::{Rule, check_name as check_schedule_name, remove as remove_schedule};
@@ -176,14 +180,15 @@ impl Conductor {
     }
 
     /// Makes an execution of `T`: `.await` it, or say more with `.run_at(…)`, `.delay(…)`,
-    /// `.priority(…)`, `.in_transaction(…)` first.
+    /// `.priority(…)`, `.dedupe_key(…)`, `.throttle(…)`, `.debounce(…)`, `.in_transaction(…)` first.
     ///
     /// When the call returns, the execution is committed and will run, whatever crashes.
     pub fn invoke<T: Task>(&self, payload: T::Payload) -> Invoke<'_, T> {
         Invoke::new(self, payload)
     }
 
-    /// Makes an execution of each payload, all or none, in their order; gives the ids.
+    /// Makes an execution of each payload, all or none, in their order; gives the ids. Any number:
+    /// many go in one transaction, a few thousand a statement.
     ///
     /// ```no_run
     /// # use conductor::prelude::*;
@@ -199,12 +204,41 @@ impl Conductor {
         &self,
         payloads: impl IntoIterator<Item = T::Payload>,
     ) -> InvokeBatch<'_> {
-        InvokeBatch::new::<T>(self, payloads)
+        InvokeBatch::new(self, payloads.into_iter().map(Invocation::<T>::new))
+    }
+
+    /// As [`invoke_batch`](Self::invoke_batch), with options for each; gives the ids in the order
+    /// of the items.
+    ///
+    /// ```no_run
+    /// # use conductor::prelude::*;
+    /// use conductor::Invocation;
+    ///
+    /// #[task]
+    /// async fn square(ctx: &TaskContext, n: i64) -> anyhow::Result<i64> { Ok(n * n) }
+    ///
+    /// # async fn f(conductor: Conductor) -> anyhow::Result<()> {
+    /// let items = (0..1000).map(|n| {
+    ///     Invocation::new(Square { n }).priority(n as i32 % 3).dedupe_key(format!("square-{n}"))
+    /// });
+    /// let ids = conductor.invoke_batch_with::<Square>(items).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Where a key occurs several times in a batch, all these items give the same id: the last one's
+    /// payload stays, or with `throttle` the first one's.
+    pub fn invoke_batch_with<T: Task>(
+        &self,
+        items: impl IntoIterator<Item = Invocation<T>>,
+    ) -> InvokeBatch<'_> {
+        InvokeBatch::new(self, items.into_iter())
     }
 
     /// A handle to an execution that exists.
     pub fn execution<T: Task>(&self, id: Uuid) -> Execution<T> {
-        Execution::new(self.clone(), id)
+        let came_of = Invoked::Existing;
+        Execution::invoked(self.clone(), Answer { id, came_of })
     }
 
     /// Cancels an execution; false where it is unknown or has ended. Add `.reason("…")`.

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{Conductor, Status};
 use crate::error::{Error, Result};
+use crate::task::Trigger;
 
 /// What the database knows of one execution.
 #[derive(Debug, Clone)]
@@ -39,6 +40,12 @@ pub struct ExecutionInfo {
     pub claim: i32,
     /// The execution that this one repeats.
     pub retry_of: Option<Uuid>,
+    /// The key that it was invoked with.
+    pub dedupe_key: Option<String>,
+    /// What started it.
+    pub trigger: Trigger,
+    /// It is due when its task's window opens: `run_at` is the opening.
+    pub postponed: bool,
     /// JSON.
     pub payload: Box<RawValue>,
     /// JSON, of completed ones.
@@ -88,7 +95,8 @@ impl Default for Filter {
 
 const COLUMNS: &str =
     "select id, task, queue, state, priority, created_at, run_at, claimed_at, finished_at,
-       failures, crashes, claim, retry_of, payload::text as payload, output::text as output, error";
+       failures, crashes, claim, retry_of, dedupe_key, postponed, trigger::text as trigger,
+       payload::text as payload, output::text as output, error";
 
 const MATCHES: &str = "where ($1::text is null or task = $1)
    and ($2::text is null or queue = $2)
@@ -203,6 +211,7 @@ pub(super) async fn failures(executor: impl PgExecutor<'_>, id: Uuid) -> Result<
 fn read(row: &PgRow) -> Result<ExecutionInfo> {
     let state: String = row.try_get("state")?;
     let output: Option<String> = row.try_get("output")?;
+    let trigger: Option<String> = row.try_get("trigger")?;
     Ok(ExecutionInfo {
         id: row.try_get("id")?,
         task: row.try_get("task")?,
@@ -217,6 +226,9 @@ fn read(row: &PgRow) -> Result<ExecutionInfo> {
         crashes: row.try_get("crashes")?,
         claim: row.try_get("claim")?,
         retry_of: row.try_get("retry_of")?,
+        dedupe_key: row.try_get("dedupe_key")?,
+        trigger: Trigger::read(trigger.as_deref()),
+        postponed: row.try_get("postponed")?,
         payload: raw(row.try_get("payload")?)?,
         output: output.map(raw).transpose()?,
         error: row.try_get("error")?,

@@ -123,10 +123,11 @@ impl Conductor {
             _ => None,
         };
         Ok(
-            sqlx::query_scalar("select conductor.trigger_schedule($1, $2, $3::json)")
+            sqlx::query_scalar("select conductor.trigger_schedule($1, $2, $3::json, $4)")
                 .bind(task)
                 .bind(name)
                 .bind(payload)
+                .bind(now)
                 .fetch_one(self.pool())
                 .await?,
         )

@@ -14,6 +14,7 @@ use std::any::type_name;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use conductor_schedule::Window;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -80,6 +81,18 @@ pub(crate) struct Durable {
     pub(crate) recorder: Recorder,
     pub(crate) control: watch::Receiver<Control>,
     pub(crate) clock: Clock,
+}
+
+impl Durable {
+    /// The database's time, for what an estimate that runs behind would do again and again. Where the
+    /// database does not answer, the estimate.
+    async fn exact_now(&self) -> DateTime<Utc> {
+        match self.conductor.clock().await {
+            Ok((now, shift_ms)) => self.clock.set(now, shift_ms),
+            Err(error) => tracing::debug!(%error, "the database's clock cannot be read"),
+        }
+        self.clock.now()
+    }
 }
 
 impl TaskContext {
@@ -232,8 +245,13 @@ impl TaskContext {
             self.memo.stop(Stop::Released);
             std::future::pending::<()>().await;
         }
-        if let (Some(window), Some(durable)) = (&self.window, &self.durable) {
-            let now = durable.clock.now();
+        if let (Some(window), Some(durable)) = (&self.window, &self.durable)
+            && !window.is_open(durable.clock.now())
+        {
+            // Nothing that waits beside this may suspend the execution meanwhile.
+            let busy = self.memo.busy();
+            let now = durable.exact_now().await;
+            drop(busy);
             if !window.is_open(now) {
                 self.memo.stop(Stop::Closed(window.opens_after(now)));
                 std::future::pending::<()>().await;

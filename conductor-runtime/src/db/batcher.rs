@@ -47,15 +47,25 @@ impl<T> Clone for Batcher<T> {
     }
 }
 
-/// Takes from the front what one statement may bring: at most so many items, and at most 32 MiB
-/// unless a single one is larger. Postgres refuses a message of a gigabyte.
+/// Takes from the front what one statement may bring, as [`message_length`] says.
 pub(crate) fn take_message<T>(
     waiting: &mut Vec<T>,
     most: usize,
     bytes_of: impl Fn(&T) -> usize,
 ) -> Vec<T> {
+    let rest = waiting.split_off(message_length(waiting, most, bytes_of));
+    mem::replace(waiting, rest)
+}
+
+/// How many of these one statement may bring: at most so many items, and at most 32 MiB unless a
+/// single one is larger. Postgres refuses a message of a gigabyte.
+pub(crate) fn message_length<T>(
+    waiting: &[T],
+    most: usize,
+    bytes_of: impl Fn(&T) -> usize,
+) -> usize {
     let mut bytes = 0;
-    let fits = waiting
+    waiting
         .iter()
         .take(most)
         .take_while(|item| {
@@ -64,9 +74,7 @@ pub(crate) fn take_message<T>(
         })
         .count()
         .max(1)
-        .min(waiting.len());
-    let rest = waiting.split_off(fits);
-    mem::replace(waiting, rest)
+        .min(waiting.len())
 }
 
 /// While it lives somebody writes. Should the writer end before its work, by a panic or with the

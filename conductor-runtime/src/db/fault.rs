@@ -33,3 +33,9 @@ pub(crate) fn fault(error: &sqlx::Error) -> Fault {
         _ => Fault::Passing,
     }
 }
+
+/// Whether the statement's transaction was ended because it and another waited for one another.
+pub(crate) fn is_deadlock(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|db| db.code());
+    code.as_deref() == Some("40P01")
+}

@@ -8,8 +8,8 @@ mod migrate;
 mod notifier;
 
 pub(crate) use address::{Address, open};
-pub(crate) use batcher::{Batcher, take_message};
+pub(crate) use batcher::{Batcher, message_length, take_message};
 pub(crate) use clock::Clock;
-pub(crate) use fault::{Fault, fault};
+pub(crate) use fault::{Fault, fault, is_deadlock};
 pub use migrate::{Migration, applied_version, latest_version, migrate, migrations};
 pub(crate) use notifier::Notifier;

@@ -54,9 +54,9 @@ pub(super) async fn start(
     identity: &Identity,
     times: LeaseTimes,
 ) -> Result<i64, sqlx::Error> {
-    let host = std::env::var("HOSTNAME").unwrap_or_default();
+    let host = nix::unistd::gethostname().unwrap_or_default();
     sqlx::query_scalar("select conductor.start_orchestrator($1, $2, $3, $4, $5)")
-        .bind(host)
+        .bind(host.to_string_lossy())
         .bind(i32::try_from(std::process::id()).unwrap_or_default())
         .bind(&identity.queue_ids)
         .bind(&identity.task_ids)

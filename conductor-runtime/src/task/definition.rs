@@ -88,6 +88,8 @@ pub struct TaskDefinition {
     pub place: Place,
     /// The package that declares the task.
     pub package: &'static str,
+    /// The module that declares the task, from its crate's name on.
+    pub module: &'static str,
     /// Values that the handler wants injected.
     pub states: &'static [StateNeed],
     pub(crate) payload_schema: fn() -> schemars::Schema,
@@ -98,7 +100,7 @@ pub struct TaskDefinition {
 
 impl TaskDefinition {
     /// The definition of `T` with every option at its default.
-    pub const fn of<T: Handler>(place: Place, package: &'static str) -> Self {
+    pub const fn of<T: Handler>(place: Place, package: &'static str, module: &'static str) -> Self {
         Self {
             name: T::NAME,
             queue: "default",
@@ -112,6 +114,7 @@ impl TaskDefinition {
             docs: "",
             place,
             package,
+            module,
             states: &[],
             payload_schema: codec::schema_of::<T::Payload>,
             output_schema: codec::schema_of::<T::Output>,
@@ -216,6 +219,13 @@ impl TaskDefinition {
     pub const fn states(mut self, states: &'static [StateNeed]) -> Self {
         self.states = states;
         self
+    }
+
+    /// Whose code it is: the package and the crate. Binaries and examples of one package are crates of
+    /// their own.
+    pub(crate) fn owner(&self) -> String {
+        let krate = self.module.split("::").next().unwrap_or_default();
+        format!("{}/{krate}", self.package)
     }
 
     /// The JSON Schema of the payload.

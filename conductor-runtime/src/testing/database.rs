@@ -83,7 +83,7 @@ impl Drop for Database {
 
 /// Many tests that end at once may take all of the server's connections for a moment.
 async fn drop_patiently(server: &str, name: &str) -> std::io::Result<()> {
-    const TRIES: u32 = 40;
+    const TRIES: u32 = 120;
     let mut tries = 0;
     loop {
         let dropped = async {

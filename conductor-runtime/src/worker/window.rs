@@ -36,12 +36,11 @@ impl Windows {
         let mut columns = WindowColumns::default();
         for (task, window) in self.0.iter() {
             columns.tasks.push(*task);
-            // The beginning of an open one does not matter, but that it is over.
-            columns.opens.push(if window.is_open(now) {
-                DateTime::UNIX_EPOCH
-            } else {
-                window.opens_after(now)
-            });
+            // This clock may be ahead of the database's, for which the window is closed yet.
+            let opens = window.open_since(now);
+            columns
+                .opens
+                .push(opens.unwrap_or_else(|| window.opens_after(now)));
             columns.closes.push(window.closes_after(now));
         }
         columns

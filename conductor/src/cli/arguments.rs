@@ -1,12 +1,14 @@
 //! The command line's grammar and its help.
 
 use std::ffi::OsString;
+use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use conductor_runtime::client::Status;
+use conductor_schedule::{Cron, Missed, Overlap, UnknownWord, zone};
 use uuid::Uuid;
 
 /// Runs this program's durable tasks on Postgres, and talks to them.
@@ -42,6 +44,12 @@ pub(super) enum Command {
     Tasks(Tasks),
     /// List the queues; or pause or resume one
     Queues(Queues),
+    /// Make a schedule that invokes a task by a cron rule, or replace it
+    Schedule(Schedule),
+    /// Remove a schedule that was made at run time
+    Unschedule(Named),
+    /// List all schedules; or pause, resume or trigger one
+    Schedules(Schedules),
     /// Bring the database's schema up to date
     Migrate,
     /// Run what is due until nothing is, then end
@@ -61,18 +69,8 @@ pub(super) struct Serve {
 pub(super) struct Invoke {
     /// The task's name; `tasks` lists them
     pub(super) task: String,
-    /// The payload: name=Alice is read as the field's type wants it, list:=[1,2] is JSON. A
-    /// payload without fields is one bare value
-    #[arg(value_name = "FIELD=VALUE", allow_negative_numbers = true)]
-    pub(super) fields: Vec<OsString>,
-    /// The whole payload as JSON; - reads it from standard input
-    #[arg(
-        long,
-        value_name = "PAYLOAD",
-        conflicts_with = "fields",
-        allow_hyphen_values = true
-    )]
-    pub(super) json: Option<OsString>,
+    #[command(flatten)]
+    pub(super) payload: PayloadArguments,
     /// Wait for the end and print the result as JSON
     #[arg(long)]
     pub(super) wait: bool,
@@ -88,6 +86,87 @@ pub(super) struct Invoke {
     /// Instead of the task's own priority; higher is claimed first
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(super) priority: Option<i32>,
+    /// At most one execution of this key at a time: one that has not started takes the new
+    /// payload, one that has started is left as it is
+    #[arg(long, value_name = "KEY")]
+    pub(super) dedupe_key: Option<String>,
+    /// At most one execution in this long, of the task or of the key; the first call counts
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(super) throttle: Option<Duration>,
+    /// Once no call has come for this long, of the task or of the key; the last call counts
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = humantime::parse_duration,
+        conflicts_with_all = ["throttle", "delay", "run_at"]
+    )]
+    pub(super) debounce: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PayloadArguments {
+    /// The payload: name=Alice is read as the field's type wants it, list:=[1,2] is JSON. A
+    /// payload without fields is one bare value
+    #[arg(value_name = "FIELD=VALUE", allow_negative_numbers = true)]
+    pub(super) fields: Vec<OsString>,
+    /// The whole payload as JSON; - reads it from standard input
+    #[arg(
+        long,
+        value_name = "PAYLOAD",
+        conflicts_with = "fields",
+        allow_hyphen_values = true
+    )]
+    pub(super) json: Option<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Schedule {
+    /// The task's name; `tasks` lists them
+    pub(super) task: String,
+    /// The schedule's name: the same name of a task again replaces the schedule
+    pub(super) name: String,
+    /// When it ticks, such as "0 9 * * Mon-Fri", "*/10 * * * * *" (with seconds) or @daily
+    #[arg(value_parser = cron)]
+    pub(super) cron: String,
+    #[command(flatten)]
+    pub(super) payload: PayloadArguments,
+    /// The zone whose clock the rule means, such as Europe/Berlin
+    #[arg(long, value_name = "ZONE", default_value = "UTC", value_parser = timezone)]
+    pub(super) timezone: String,
+    /// What runs of the ticks that came while nothing could run them: none, one for all, or all
+    #[arg(long, default_value = "once", value_parser = word::<Missed>(&["skip", "once", "all"]))]
+    pub(super) missed: Missed,
+    /// Whether a tick makes an execution while the one of the tick before has not ended
+    #[arg(long, default_value = "allow", value_parser = word::<Overlap>(&["allow", "skip"]))]
+    pub(super) overlap: Overlap,
+}
+
+/// A schedule by its names.
+#[derive(Debug, Args)]
+pub(super) struct Named {
+    /// The task's name
+    pub(super) task: String,
+    /// The schedule's name; `schedules` lists them
+    pub(super) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Schedules {
+    /// One JSON object a line, with all there is
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(subcommand)]
+    pub(super) command: Option<Steer>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Steer {
+    /// Stop the ticks of a schedule until it is resumed
+    Pause(Named),
+    /// Let a paused schedule tick again, from now on
+    Resume(Named),
+    /// Invoke now what a schedule invokes, beside its ticks
+    Trigger(Named),
 }
 
 #[derive(Debug, Args)]
@@ -180,6 +259,23 @@ fn rfc3339(text: &str) -> Result<DateTime<Utc>, String> {
         .map_err(|error| format!("{error}; a time looks like 2026-05-01T12:00:00Z"))
 }
 
+fn cron(text: &str) -> Result<String, String> {
+    let rule = Cron::parse(text).map_err(|error| error.to_string())?;
+    Ok(rule.as_str().to_owned())
+}
+
+fn timezone(text: &str) -> Result<String, String> {
+    let zone = zone(text).map_err(|error| error.to_string())?;
+    Ok(zone.name().to_owned())
+}
+
+fn word<T>(words: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err = UnknownWord> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(words).try_map(|text| text.parse::<T>())
+}
+
 fn state() -> impl TypedValueParser<Value = Status> {
     PossibleValuesParser::new(Status::ALL.map(Status::as_str))
         .try_map(|text| text.parse::<Status>())
@@ -228,14 +324,46 @@ Examples:
             command.after_help(format!(
                 "\
 The execution's id is printed, or with --wait its result as one line of JSON; everything else goes
-to standard error. With --wait the exit code is 1 when the execution failed or was cancelled.
+to standard error: with --dedupe-key, --throttle or --debounce, what came of the call (created,
+replaced, existing or throttled). With --wait the exit code is 1 when the execution failed or was cancelled.
 
 Examples:
   {program} invoke greet name=Alice times=3
   {program} invoke greet name=Alice --wait
   {program} invoke resize 'sizes:=[64,128]' --delay 5m --priority 10
+  {program} invoke sync user=7 --dedupe-key user-7
   {program} invoke greet --json '{{\"name\":\"Alice\"}}'
   {program} invoke import --json - < payload.json"
+            ))
+        })
+        .mut_subcommand("schedule", |command| {
+            command.after_help(format!(
+                "\
+The schedule is in the database until it is removed, whatever is deployed. A rule has 5 fields
+(minute, hour, day of month, month, weekday), 6 (second first) or 7 (year last); weekdays are
+written by name.
+
+Examples:
+  {program} schedule report daily '0 9 * * Mon-Fri' kind=sales --timezone Europe/Berlin
+  {program} schedule report often '*/10 * * * * *' kind=sales --overlap skip
+  {program} unschedule report daily"
+            ))
+        })
+        .mut_subcommand("unschedule", |command| {
+            command.after_help(
+                "\
+What the schedule has started goes on. A schedule that the code declares stays: pause it instead.",
+            )
+        })
+        .mut_subcommand("schedules", |command| {
+            command.after_help(format!(
+                "\
+What came while a schedule was paused was not missed. `trigger` prints the execution's id.
+
+Examples:
+  {program} schedules
+  {program} schedules pause report daily
+  {program} schedules --json | jq -r 'select(.paused) | .name'"
             ))
         })
         .mut_subcommand("list", |command| {

@@ -145,20 +145,23 @@ impl Family {
         if let Some(error) = &brief.error {
             notes.push(output::line(error, 60));
         }
-        if brief.state == Status::Pending {
-            notes.push(pending(brief, self.now));
-        }
+        notes.extend(waiting(brief, self.now));
         notes.join(", ")
     }
 }
 
-/// What one that is not claimed waits for.
-pub(super) fn pending(brief: &Brief, now: DateTime<Utc>) -> String {
-    match brief.run_at.filter(|at| *at > now) {
-        Some(at) if brief.failures > 0 => format!("next attempt {}", output::relative(at, now)),
-        Some(at) => format!("due {}", output::relative(at, now)),
-        None if brief.served => "for a free worker".to_owned(),
-        None => "none of the running workers has this task".to_owned(),
+/// What one waits for that is not claimed, where it does not wait for its own waits alone.
+pub(super) fn waiting(brief: &Brief, now: DateTime<Utc>) -> Option<String> {
+    let due = brief.run_at.filter(|at| *at > now);
+    match (brief.state, due) {
+        (_, Some(at)) if brief.postponed => Some(output::window(at, now)),
+        (Status::Pending, Some(at)) if brief.failures > 0 => {
+            Some(format!("next attempt {}", output::relative(at, now)))
+        }
+        (Status::Pending, Some(at)) => Some(format!("due {}", output::relative(at, now))),
+        (Status::Pending, None) if brief.served => Some("for a free worker".to_owned()),
+        (Status::Pending, None) => Some("none of the running workers has this task".to_owned()),
+        _ => None,
     }
 }
 

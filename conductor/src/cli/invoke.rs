@@ -1,48 +1,27 @@
 //! `invoke`: makes executions, and waits for them.
 
-use std::ffi::{OsStr, OsString};
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-use conductor_runtime::client::{Conductor, Status};
+use conductor_runtime::client::{Conductor, Invoked, Status};
 use conductor_runtime::error::Error;
-use conductor_runtime::registry::Registry;
 use uuid::Uuid;
 
 use super::arguments::Invoke;
-use super::fault::{Done, FAILED, Fault, USAGE};
+use super::fault::{Done, FAILED, Fault};
 use super::output::{self, FAINT, styled};
-use super::{Program, connect, fields, json, tasks};
+use super::payload::Payload;
+use super::{Program, connect, fields, json};
 
 /// How long a wait is silent, and how often it then looks for news.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 pub(super) async fn invoke(command: Invoke, url: Option<&str>, program: &Program) -> Done {
     let task = command.task.as_str();
-    let given = match &command.json {
-        Some(json) => Some(whole(json)?),
-        None => None,
-    };
-    // What this program can tell by itself, it tells without a database.
-    let schema = Registry::global()
-        .get(task)
-        .map(|task| task.payload_schema());
-    let early = match (&given, &schema) {
-        (None, Some(schema)) => Some(read(task, schema, &command.fields, program)?),
-        _ => None,
-    };
+    let call = format!("{} invoke {}", program.name(), fields::shell(task));
+    let payload = Payload::of(task, &command.payload, &call)?;
     let conductor = connect(url).await?;
-    let schema = match schema {
-        Some(schema) => schema,
-        None => match conductor.payload_schema(task).await? {
-            Some(schema) => schema,
-            None => return Err(tasks::unknown(&conductor, task).await?.into()),
-        },
-    };
-    let payload = match given.or(early) {
-        Some(payload) => payload,
-        None => read(task, &schema, &command.fields, program)?,
-    };
+    let payload = payload.json(&conductor).await?;
 
     let copies = command.batch.unwrap_or(1) as usize;
     let mut batch =
@@ -56,7 +35,22 @@ pub(super) async fn invoke(command: Invoke, url: Option<&str>, program: &Program
     if let Some(priority) = command.priority {
         batch = batch.priority(priority);
     }
-    let ids = batch.await?;
+    let keyed =
+        command.dedupe_key.is_some() || command.throttle.is_some() || command.debounce.is_some();
+    if let Some(key) = command.dedupe_key {
+        batch = batch.dedupe_key(key);
+    }
+    if let Some(slot) = command.throttle {
+        batch = batch.throttle(slot);
+    }
+    if let Some(quiet) = command.debounce {
+        batch = batch.debounce(quiet);
+    }
+    let answers = batch.came_of().await?;
+    if let (true, Some((_, came_of))) = (keyed, answers.first()) {
+        output::note(meaning(*came_of));
+    }
+    let ids: Vec<Uuid> = answers.into_iter().map(|(id, _)| id).collect();
     if let (Some(_), Some(first), Some(last)) = (command.batch, ids.first(), ids.last()) {
         output::note(&format!("invoked {task} {copies} times: {first} to {last}"));
     }
@@ -65,6 +59,12 @@ pub(super) async fn invoke(command: Invoke, url: Option<&str>, program: &Program
     }
     let lines: Vec<String> = ids.iter().map(Uuid::to_string).collect();
     output::print(&lines.join("\n"))?;
+    warn_unserved(&conductor, task, program).await;
+    Ok(())
+}
+
+/// Tells a person that nobody is there to do it.
+pub(super) async fn warn_unserved(conductor: &Conductor, task: &str, program: &Program) {
     if io::stderr().is_terminal() && matches!(conductor.is_served(task).await, Ok(false)) {
         let text = format!(
             "no worker that has this task is running; start one: {}",
@@ -72,43 +72,16 @@ pub(super) async fn invoke(command: Invoke, url: Option<&str>, program: &Program
         );
         output::note(&styled(FAINT, &text));
     }
-    Ok(())
 }
 
-/// The payload from the fields, or all that is wrong with them.
-fn read(
-    task: &str,
-    schema: &serde_json::Value,
-    given: &[OsString],
-    program: &Program,
-) -> Done<String> {
-    fields::payload(schema, given).map_err(|problems| {
-        let problems: Vec<String> = problems.iter().map(|p| format!("\n  - {p}")).collect();
-        Fault::new(
-            USAGE,
-            format!(
-                "the payload does not fit task {task:?}:{}\n  Usage: {} invoke {} {}",
-                problems.concat(),
-                program.name(),
-                fields::shell(task),
-                fields::usage(schema)
-            ),
-        )
-    })
-}
-
-/// The payload of `--json`.
-fn whole(json: &OsStr) -> Done<String> {
-    let not_text = || Fault::new(USAGE, "the payload of --json is not valid UTF-8");
-    if json != "-" {
-        return Ok(json.to_str().ok_or_else(not_text)?.to_owned());
+/// What came of an invoke with a key, said to a person.
+fn meaning(came_of: Invoked) -> &'static str {
+    match came_of {
+        Invoked::Created => "created: a new execution",
+        Invoked::Replaced => "replaced: an execution that had not started has the new payload",
+        Invoked::Existing => "existing: the execution has started and was left as it is",
+        Invoked::Throttled => "throttled: the slot's execution is an earlier one",
     }
-    let mut bytes = Vec::new();
-    io::stdin()
-        .lock()
-        .read_to_end(&mut bytes)
-        .map_err(|error| Fault::new(FAILED, format!("cannot read standard input: {error}")))?;
-    String::from_utf8(bytes).map_err(|_| not_text())
 }
 
 async fn results(conductor: &Conductor, task: &str, ids: &[Uuid], program: &Program) -> Done {
@@ -170,6 +143,10 @@ async fn news(
     let Some(info) = conductor.find(id).await? else {
         return Ok("it is gone".to_owned());
     };
+    if let Some(at) = info.run_at.filter(|_| info.postponed) {
+        let opens = at.format("%Y-%m-%d %H:%M:%S UTC");
+        return Ok(format!("{}: for its window, opens {opens}", info.state));
+    }
     let attempt = info.failures + info.crashes + 1;
     if info.state != Status::Pending {
         return Ok(match attempt {

@@ -3,7 +3,6 @@
 use anstyle::Style;
 use chrono::{DateTime, Utc};
 use conductor_runtime::client::{Conductor, ExecutionInfo, Filter, Status};
-use conductor_runtime::registry::Registry;
 use serde_json::value::RawValue;
 
 use super::arguments::List;
@@ -22,7 +21,7 @@ pub(super) async fn list(command: List, conductor: &Conductor) -> Done {
     let found = conductor.list(&filter).await?;
     if found.is_empty() {
         if let Some(task) = &filter.task {
-            refuse_unknown(conductor, task).await?;
+            tasks::refuse_unknown(conductor, task).await?;
         }
         output::note("no executions");
         return Ok(());
@@ -57,18 +56,11 @@ pub(super) async fn list(command: List, conductor: &Conductor) -> Done {
     Ok(())
 }
 
-async fn refuse_unknown(conductor: &Conductor, task: &str) -> Done {
-    let declared = conductor.task_names().await?;
-    if Registry::global().get(task).is_some() || declared.iter().any(|name| name == task) {
-        return Ok(());
-    }
-    Err(tasks::unknown(conductor, task).await?.into())
-}
-
 /// What else one wants to know at a glance.
 fn note(info: &ExecutionInfo, now: DateTime<Utc>) -> String {
     let due = info.run_at.filter(|at| *at > now);
     match (info.state, due, &info.error) {
+        (_, Some(at), _) if info.postponed => output::window(at, now),
         (Status::Pending, Some(at), None) => format!("due {}", output::relative(at, now)),
         (Status::Pending, Some(at), Some(error)) => {
             format!(
@@ -106,6 +98,9 @@ pub(super) fn members(info: &ExecutionInfo, more: Vec<(&str, String)>) -> String
         ("crashes", info.crashes.to_string()),
         ("claim", info.claim.to_string()),
         ("retry_of", text(serde_json::json!(info.retry_of))),
+        ("dedupe_key", text(serde_json::json!(info.dedupe_key))),
+        ("trigger", text(serde_json::json!(info.trigger))),
+        ("postponed", info.postponed.to_string()),
         ("payload", raw(Some(&info.payload))),
         ("output", raw(info.output.as_deref())),
         ("error", text(serde_json::json!(info.error))),

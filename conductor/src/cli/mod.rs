@@ -29,8 +29,11 @@ mod json;
 mod list;
 mod options;
 mod output;
+mod payload;
 mod program;
 mod queues;
+mod schedule;
+mod schedules;
 mod schema;
 mod serve;
 mod show;
@@ -112,6 +115,11 @@ async fn execute(mut options: Options) -> Done {
         Command::Why(command) => why::why(command, &connect(url).await?).await,
         Command::Queues(command) => queues::queues(command, &connect(url).await?).await,
         Command::Tasks(command) => tasks::tasks(command),
+        Command::Schedule(command) => schedule::schedule(command, url, &program).await,
+        Command::Unschedule(command) => {
+            schedule::unschedule(command, &connect(url).await?, &program).await
+        }
+        Command::Schedules(command) => schedules::schedules(command, &connect(url).await?).await,
         Command::Migrate => db::migrate(url).await,
         Command::Db(command) => db::db(command, url).await,
     }

@@ -124,6 +124,11 @@ pub(super) fn moment(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
     format!("{} {ago}", at.format("%Y-%m-%d %H:%M:%S UTC"))
 }
 
+/// "for its window, opens in 2h": why one that was put off waits.
+pub(super) fn window(opens: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    format!("for its window, opens {}", relative(opens, now))
+}
+
 /// A row of a table.
 pub(super) type Cells = Vec<(String, Style)>;
 

@@ -94,6 +94,8 @@ fn child(child: &Child) -> Value {
 fn relative(mut members: Value, brief: Option<&Brief>) -> Value {
     members["task"] = json!(brief.map(|brief| &brief.task));
     members["state"] = json!(brief.map(|brief| brief.state.as_str()));
+    members["run_at"] = json!(brief.map(|brief| brief.run_at));
+    members["postponed"] = json!(brief.map(|brief| brief.postponed));
     members["created_at"] = json!(brief.map(|brief| brief.created_at));
     members["finished_at"] = json!(brief.map(|brief| brief.finished_at));
     members["error"] = json!(brief.map(|brief| &brief.error));

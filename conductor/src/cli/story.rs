@@ -1,6 +1,7 @@
 //! An execution's story as a tree: whence it came, what it did, what it waits for, how it ended.
 
 use conductor_runtime::client::{Process, Reason, Status, Story};
+use conductor_runtime::task::Trigger;
 use serde_json::value::RawValue;
 
 use super::children::Family;
@@ -111,7 +112,18 @@ fn rows(told: &Story) -> Vec<(&'static str, String)> {
     if let Some(before) = info.retry_of {
         rows.push(("repeats", before.to_string()));
     }
-    rows.push(("invoked", moment(info.created_at, now)));
+    if let Some(key) = &info.dedupe_key {
+        rows.push(("key", output::line(key, 100)));
+    }
+    let by = match &info.trigger {
+        Trigger::Schedule { name, scheduled_at } => format!(
+            " by schedule {} for {}",
+            output::line(name, 100),
+            scheduled_at.format("%Y-%m-%d %H:%M:%S UTC")
+        ),
+        _ => String::new(),
+    };
+    rows.push(("invoked", format!("{}{by}", moment(info.created_at, now))));
     if let Some(at) = info.claimed_at {
         rows.push((
             "claimed",

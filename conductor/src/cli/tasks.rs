@@ -6,7 +6,9 @@ use anstyle::Style;
 use conductor_runtime::client::Conductor;
 use conductor_runtime::error::Error;
 use conductor_runtime::registry::{Registry, nearest};
-use conductor_runtime::task::{LimitDefinition, LimitKind, TaskDefinition};
+use conductor_runtime::task::{
+    CronDefinition, LimitDefinition, LimitKind, TaskDefinition, WindowDefinition,
+};
 use serde_json::{Value, json};
 
 use super::arguments::Tasks;
@@ -27,9 +29,16 @@ pub(super) fn tasks(command: Tasks) -> Done {
         );
         return Ok(());
     }
-    let mut table = Table::new(&[
-        "TASK", "QUEUE", "PRIORITY", "RETRIES", "TIMEOUT", "LIMITS", "PLACE", "ABOUT",
-    ]);
+    // Most programs have none of these.
+    let has_limits = tasks.iter().any(|task| !task.limits.is_empty());
+    let has_crons = tasks.iter().any(|task| !task.crons.is_empty());
+    let has_windows = tasks.iter().any(|task| task.window.is_some());
+    let mut header = vec!["TASK", "QUEUE", "PRIORITY", "RETRIES", "TIMEOUT"];
+    header.extend(has_limits.then_some("LIMITS"));
+    header.extend(has_crons.then_some("CRON"));
+    header.extend(has_windows.then_some("WINDOW"));
+    header.extend(["PLACE", "ABOUT"]);
+    let mut table = Table::new(&header);
     for task in tasks {
         let plain = |text: String| (text, Style::new());
         let retry = &task.retry;
@@ -45,19 +54,27 @@ pub(super) fn tasks(command: Tasks) -> Done {
         let timeout = task
             .timeout
             .map(|time| humantime::format_duration(time).to_string());
-        table.row(vec![
+        let mut row = vec![
             (output::line(task.name, 100), STRONG),
             plain(output::line(task.queue, 100)),
             plain(task.priority.to_string()),
             plain(retries),
             plain(timeout.unwrap_or_else(|| "none".to_owned())),
-            plain(limits(task.limits)),
-            (task.place.to_string(), FAINT),
-            plain(output::line(
-                task.docs.trim().lines().next().unwrap_or_default(),
-                80,
-            )),
-        ]);
+        ];
+        if has_limits {
+            row.push(plain(limits(task.limits)));
+        }
+        if has_crons {
+            let rules: Vec<String> = task.crons.iter().map(rule).collect();
+            row.push(plain(rules.join("; ")));
+        }
+        if has_windows {
+            row.push(plain(task.window.as_ref().map(hours).unwrap_or_default()));
+        }
+        let about = task.docs.trim().lines().next().unwrap_or_default();
+        row.push((task.place.to_string(), FAINT));
+        row.push(plain(output::line(about, 80)));
+        table.row(row);
     }
     output::print(&table.render())?;
     Ok(())
@@ -78,9 +95,6 @@ fn limits(of: &[LimitDefinition]) -> String {
         }
     });
     let limits: Vec<String> = limits.collect();
-    if limits.is_empty() {
-        return "none".to_owned();
-    }
     output::line(&limits.join(", "), 100)
 }
 
@@ -93,7 +107,42 @@ fn limit(limit: &LimitDefinition) -> Value {
     json!({ "kind": kind, "amount": limit.amount, "per": per, "key": key })
 }
 
+/// "0 9 * * Mon-Fri Europe/Berlin".
+fn rule(cron: &CronDefinition) -> String {
+    in_zone(cron.cron.to_owned(), cron.timezone)
+}
+
+/// "22:00-06:00 Mon-Fri Europe/Berlin".
+fn hours(window: &WindowDefinition) -> String {
+    let days = window.days.map(|days| format!(" {days}"));
+    let hours = format!("{}{}", window.times, days.unwrap_or_default());
+    in_zone(hours, window.timezone)
+}
+
+fn in_zone(text: String, zone: &str) -> String {
+    match zone {
+        "UTC" => text,
+        zone => format!("{text} {zone}"),
+    }
+}
+
 fn object(task: &TaskDefinition) -> Value {
+    let crons: Value = task
+        .crons
+        .iter()
+        .map(|cron| {
+            json!({
+                "name": cron.name,
+                "cron": cron.cron,
+                "timezone": cron.timezone,
+                "missed": cron.missed.as_str(),
+                "overlap": cron.overlap.as_str(),
+            })
+        })
+        .collect();
+    let window = task.window.map(
+        |window| json!({ "hours": window.times, "days": window.days, "timezone": window.timezone }),
+    );
     let time = |time| humantime::format_duration(time).to_string();
     json!({
         "name": task.name,
@@ -107,6 +156,8 @@ fn object(task: &TaskDefinition) -> Value {
         },
         "timeout": task.timeout.map(time),
         "limits": task.limits.iter().map(limit).collect::<Value>(),
+        "crons": crons,
+        "window": window,
         "keep": {
             "completed": time(task.keep.completed),
             "failed": time(task.keep.failed),
@@ -118,6 +169,15 @@ fn object(task: &TaskDefinition) -> Value {
         "payload_schema": task.payload_schema(),
         "output_schema": task.output_schema(),
     })
+}
+
+/// Refuses a task that neither this program nor the database knows.
+pub(super) async fn refuse_unknown(conductor: &Conductor, task: &str) -> Done {
+    let declared = conductor.task_names().await?;
+    if Registry::global().get(task).is_some() || declared.iter().any(|name| name == task) {
+        return Ok(());
+    }
+    Err(unknown(conductor, task).await?.into())
 }
 
 /// The error for a task that neither this program nor the database knows.
@@ -152,7 +212,7 @@ mod tests {
             LimitDefinition::concurrency(2),
             LimitDefinition::rate(100, 60_000).key(&["tenant", "id"]),
         ];
-        assert_eq!(limits(&[]), "none");
+        assert_eq!(limits(&[]), "");
         assert_eq!(limits(&all), "2 at once, 100/1m by tenant.id");
         assert_eq!(
             all.iter().map(limit).collect::<Value>(),
@@ -161,5 +221,13 @@ mod tests {
                 {"kind": "rate", "amount": 100, "per": "1m", "key": "tenant.id"},
             ])
         );
+    }
+
+    #[test]
+    fn a_window_tells_its_days_and_a_zone_that_is_not_utc() {
+        let window = WindowDefinition::new("22:00-06:00");
+        assert_eq!(hours(&window), "22:00-06:00");
+        let window = window.days("Mon-Fri").timezone("Europe/Berlin");
+        assert_eq!(hours(&window), "22:00-06:00 Mon-Fri Europe/Berlin");
     }
 }

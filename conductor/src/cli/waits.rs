@@ -3,7 +3,7 @@
 use anstyle::Style;
 use conductor_runtime::client::{Status, Story, WaitInfo};
 
-use super::children::{Family, pending};
+use super::children::{Family, waiting};
 use super::output::{self, Cells, FAINT, STRONG, moment, of_state, styled};
 use super::story::row;
 use super::tree::{self, Tree};
@@ -45,6 +45,9 @@ pub(super) fn branch(told: &Story, family: &Family) -> Option<Tree> {
         }
     }
     let itself = match (info.state, due) {
+        (_, Some(at)) if info.postponed => {
+            Some(format!("for its window, opens {}", moment(at, now)))
+        }
         (Status::Pending, Some(at)) if info.failures > 0 => Some(format!(
             "for its next attempt, due {}",
             output::relative(at, now)
@@ -79,11 +82,7 @@ fn awaited(wait: &WaitInfo, told: &Story, family: &Family) -> String {
     let what = match family.find(told.info.id, child) {
         Some(brief) => {
             let state = styled(of_state(brief.state), brief.state.as_str());
-            let detail = if brief.state == Status::Pending {
-                format!(": {}", pending(brief, now))
-            } else {
-                String::new()
-            };
+            let detail = waiting(brief, now).map_or_else(String::new, |why| format!(": {why}"));
             format!("{}, {state}{detail}", output::line(&brief.task, KEY))
         }
         None => child.to_string(),

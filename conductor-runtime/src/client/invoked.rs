@@ -1,0 +1,61 @@
+use std::fmt;
+
+/// What came of an invoke.
+///
+/// ```no_run
+/// use conductor::Invoked;
+/// use conductor::prelude::*;
+///
+/// #[task]
+/// async fn sync(ctx: &TaskContext, user: i64) -> anyhow::Result<()> { Ok(()) }
+///
+/// # async fn f(conductor: Conductor) -> anyhow::Result<()> {
+/// let run = conductor.invoke::<Sync>(Sync { user: 7 }).dedupe_key("user-7").await?;
+/// if run.came_of() == Invoked::Existing {
+///     println!("{} is at it already", run.id());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Invoked {
+    /// A new execution. Without `dedupe_key`, `throttle` or `debounce`, always this.
+    Created,
+    /// An execution that had not started took the new payload, and kept its id.
+    Replaced,
+    /// The execution had started and was left as it is.
+    Existing,
+    /// The throttle's slot was taken; the execution is the one that has it, ended or not.
+    Throttled,
+}
+
+impl Invoked {
+    /// In lower case, as the command line prints it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Invoked::Created => "created",
+            Invoked::Replaced => "replaced",
+            Invoked::Existing => "existing",
+            Invoked::Throttled => "throttled",
+        }
+    }
+
+    /// By the word that the database uses.
+    pub(super) fn read(word: &str) -> Result<Self, sqlx::Error> {
+        [
+            Invoked::Created,
+            Invoked::Replaced,
+            Invoked::Existing,
+            Invoked::Throttled,
+        ]
+        .into_iter()
+        .find(|invoked| invoked.as_str() == word)
+        .ok_or_else(|| sqlx::Error::Decode(format!("an invoke came to {word:?}").into()))
+    }
+}
+
+impl fmt::Display for Invoked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}

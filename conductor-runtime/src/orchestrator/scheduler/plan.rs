@@ -1,0 +1,157 @@
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use conductor_schedule::{Cron, Due, Missed, Tz, zone};
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::Statics;
+use crate::task::{CronDefinition, CronTick};
+
+/// Most executions in one statement; further ticks that were missed come with the next looks.
+const MOST_EXECUTIONS: usize = 5000;
+/// Most of them for one schedule.
+const MOST_OF_ONE: usize = 500;
+/// How late a tick of a rule that has been replaced may be where missed ones are left out.
+const GRACE: TimeDelta = TimeDelta::seconds(5);
+
+/// A schedule that is due, or, without an id, the time.
+#[derive(Debug, FromRow)]
+pub(super) struct Row {
+    pub(super) id: Option<i64>,
+    version: Option<i64>,
+    task: Option<String>,
+    name: Option<String>,
+    cron: Option<String>,
+    timezone: Option<String>,
+    former_cron: Option<String>,
+    former_timezone: Option<String>,
+    missed: Option<String>,
+    payload: Option<String>,
+    next_at: Option<DateTime<Utc>>,
+    planned_from: Option<DateTime<Utc>>,
+    pub(super) now: DateTime<Utc>,
+    pub(super) shift_ms: Option<i64>,
+    pub(super) next_due_ms: Option<i64>,
+}
+
+/// What is to be written of the schedules that were due, as the arrays that travel.
+#[derive(Debug, Default)]
+pub(super) struct Ticks {
+    pub(super) ids: Vec<i64>,
+    pub(super) versions: Vec<i64>,
+    pub(super) next: Vec<Option<DateTime<Utc>>>,
+    pub(super) faults: Vec<Option<String>>,
+    pub(super) schedules: Vec<i64>,
+    pub(super) executions: Vec<Uuid>,
+    pub(super) at: Vec<DateTime<Utc>>,
+    pub(super) payloads: Vec<String>,
+}
+
+impl Ticks {
+    pub(super) fn of(rows: Vec<Row>, statics: &Statics) -> Self {
+        // A fair share for each, so that a long backlog delays nobody else's ticks.
+        let limit = (MOST_EXECUTIONS / rows.len().max(1)).clamp(1, MOST_OF_ONE);
+        let mut ticks = Self::default();
+        for row in rows {
+            if let Some(id) = row.id {
+                ticks.plan(id, row, statics.get(&id).copied(), limit);
+            }
+        }
+        ticks
+    }
+
+    fn plan(&mut self, id: i64, row: Row, declared: Option<&CronDefinition>, limit: usize) {
+        let (due, fault) = match due(&row, limit) {
+            Ok(due) => (due, None),
+            Err(fault) => {
+                tracing::error!(
+                    task = row.task,
+                    schedule = row.name,
+                    fault,
+                    "a schedule cannot be read"
+                );
+                (Due::default(), Some(fault))
+            }
+        };
+        if due.skipped > 0 {
+            tracing::warn!(
+                task = row.task,
+                schedule = row.name,
+                ticks = due.skipped,
+                missed = row.missed,
+                "ticks were missed"
+            );
+        }
+        self.ids.push(id);
+        self.versions.push(row.version.unwrap_or_default());
+        self.next.push(due.next);
+        self.faults.push(fault);
+        let name = row.name.unwrap_or_default();
+        for at in due.run {
+            let payload = match (row.payload.clone(), declared) {
+                (Some(payload), _) => payload,
+                (None, Some(declared)) => match computed(declared, CronTick::new(&name, at)) {
+                    Ok(payload) => payload,
+                    Err(reason) => {
+                        tracing::error!(task = row.task, schedule = name, tick = %at, reason,
+                            "the payload of a tick cannot be made; the tick is left out");
+                        continue;
+                    }
+                },
+                (None, None) => continue,
+            };
+            self.schedules.push(id);
+            self.executions.push(Uuid::now_v7());
+            self.at.push(at);
+            self.payloads.push(payload);
+        }
+    }
+}
+
+/// Which ticks of a schedule are due, and when the next one is.
+fn due(row: &Row, limit: usize) -> Result<Due, String> {
+    let (cron, zone) = rule(&row.cron, &row.timezone)?;
+    let missed: Missed = (row.missed.as_deref().unwrap_or_default())
+        .parse()
+        .map_err(|error: conductor_schedule::UnknownWord| error.to_string())?;
+    let planned_from = row.planned_from.unwrap_or(row.now);
+    if let (Some(_), Some(first)) = (&row.former_cron, row.next_at) {
+        let mut owed = match rule(&row.former_cron, &row.former_timezone) {
+            Ok((former, of)) => Due::of(&former, of, missed, first, planned_from, limit),
+            Err(_) => Due::default(),
+        };
+        if missed == Missed::Skip {
+            owed.run.retain(|tick| row.now - tick <= GRACE);
+        }
+        // All settled: the new rule's turn, whose ticks may be due already in the next look.
+        if owed.next.is_none_or(|next| next > planned_from) {
+            owed.next = cron.next_after(planned_from, zone);
+        }
+        return Ok(owed);
+    }
+    let first = match row.next_at {
+        Some(next) => Some(next),
+        None => cron.next_after(planned_from, zone),
+    };
+    Ok(first.map_or_else(Due::default, |first| {
+        Due::of(&cron, zone, missed, first, row.now, limit)
+    }))
+}
+
+fn rule(cron: &Option<String>, timezone: &Option<String>) -> Result<(Cron, Tz), String> {
+    let cron = Cron::parse(cron.as_deref().unwrap_or_default());
+    let zone = zone(timezone.as_deref().unwrap_or_default());
+    Ok((
+        cron.map_err(|error| error.to_string())?,
+        zone.map_err(|error| error.to_string())?,
+    ))
+}
+
+/// The user's code makes the payload; its panic must not stop all other schedules.
+pub(crate) fn computed(cron: &CronDefinition, tick: CronTick) -> Result<String, String> {
+    match catch_unwind(AssertUnwindSafe(|| (cron.payload)(&tick))) {
+        Ok(payload) => payload.map_err(|error| format!("{error:#}")),
+        Err(_) => Err("its code panicked".to_owned()),
+    }
+}

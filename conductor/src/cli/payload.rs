@@ -1,0 +1,82 @@
+//! The payload that a command line gives, as fields or as JSON.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read};
+
+use conductor_runtime::client::Conductor;
+use conductor_runtime::registry::Registry;
+
+use super::arguments::PayloadArguments;
+use super::fault::{Done, FAILED, Fault, USAGE};
+use super::{fields, tasks};
+
+/// A payload, as far as it is known without a database.
+pub(super) struct Payload<'a> {
+    task: &'a str,
+    /// What stands before the fields in the usage line.
+    call: &'a str,
+    fields: &'a [OsString],
+    json: Option<String>,
+}
+
+impl<'a> Payload<'a> {
+    /// What this program can tell by itself, it tells here.
+    pub(super) fn of(task: &'a str, given: &'a PayloadArguments, call: &'a str) -> Done<Self> {
+        let mut payload = Self {
+            task,
+            call,
+            fields: &given.fields,
+            json: given.json.as_deref().map(whole).transpose()?,
+        };
+        if payload.json.is_none()
+            && let Some(task) = Registry::global().get(task)
+        {
+            payload.json = Some(payload.read(&task.payload_schema())?);
+        }
+        Ok(payload)
+    }
+
+    /// The JSON, where need be by the schema that is stored with the task.
+    pub(super) async fn json(self, conductor: &Conductor) -> Done<String> {
+        let known = Registry::global().get(self.task).is_some();
+        match self.json {
+            Some(json) if known => Ok(json),
+            given => match (conductor.payload_schema(self.task).await?, given) {
+                (None, _) => Err(tasks::unknown(conductor, self.task).await?.into()),
+                (Some(_), Some(json)) => Ok(json),
+                (Some(schema), None) => Self { json: None, ..self }.read(&schema),
+            },
+        }
+    }
+
+    /// The fields as JSON, or all that is wrong with them.
+    fn read(&self, schema: &serde_json::Value) -> Done<String> {
+        fields::payload(schema, self.fields).map_err(|problems| {
+            let problems: Vec<String> = problems.iter().map(|p| format!("\n  - {p}")).collect();
+            Fault::new(
+                USAGE,
+                format!(
+                    "the payload does not fit task {:?}:{}\n  Usage: {} {}",
+                    self.task,
+                    problems.concat(),
+                    self.call,
+                    fields::usage(schema)
+                ),
+            )
+        })
+    }
+}
+
+/// The payload of `--json`.
+fn whole(json: &OsStr) -> Done<String> {
+    let not_text = || Fault::new(USAGE, "the payload of --json is not valid UTF-8");
+    if json != "-" {
+        return Ok(json.to_str().ok_or_else(not_text)?.to_owned());
+    }
+    let mut bytes = Vec::new();
+    io::stdin()
+        .lock()
+        .read_to_end(&mut bytes)
+        .map_err(|error| Fault::new(FAILED, format!("cannot read standard input: {error}")))?;
+    String::from_utf8(bytes).map_err(|_| not_text())
+}
