@@ -93,7 +93,8 @@ declare
     v_look integer[] := '{}';
     v_opened record;
     v_admitted record;
-    v_id_lanes text[];
+    v_lane integer[];
+    v_lanes text[];
     v_starts integer[];
     v_touched integer[] := '{}';
     v_touched_slots integer[] := '{}';
@@ -177,7 +178,8 @@ begin
                 v_admitted := conductor.admit(
                     p_orchestrator, v_ids, v_left, v_now, p_most, p_lanes, p_used, v_touched, p_quick, p_ahead);
                 v_ids := v_admitted.ids;
-                v_id_lanes := v_admitted.lanes;
+                v_lane := v_admitted.one_lane;
+                v_lanes := v_admitted.lanes;
                 v_starts := v_admitted.starts;
                 v_touched := v_touched || v_admitted.touched;
                 v_touched_slots := v_touched_slots || v_admitted.slots;
@@ -187,7 +189,8 @@ begin
                 v_parks := v_parks + v_parked;
             else
                 v_ids := v_ids[1:v_left];
-                v_id_lanes := null;
+                v_lane := null;
+                v_lanes := null;
                 v_starts := null;
             end if;
             -- Whoever was claimed before may have a memo, and deadlines that are over.
@@ -200,12 +203,14 @@ begin
                 update conductor.live_executions l
                    set state = 'running', claim = l.claim + 1, orchestrator_id = p_orchestrator, claimed_at = v_now,
                        postponed = false, holds_key = l.holds_key and not l.debounced
-                  from unnest(v_ids, v_id_lanes, v_starts) as g(id, lanes, start_ms)
+                  from unnest(v_ids, v_lane, v_lanes, v_starts) as g(id, lane, lanes, start_ms)
                  where l.id = g.id
                 returning l.id, l.task_id, l.claim, l.failures + l.crashes + 1 as attempt, l.payload::text as payload,
                           l.run_at, coalesce(l.retry_of, l.id) as origin,
                           case when l.parent_key is not null then l.parent_id end as parent,
-                          l.trigger::text as trigger, g.lanes::integer[] as lanes, g.start_ms
+                          l.trigger::text as trigger,
+                          coalesce(g.lanes::integer[], case when g.lane is not null then array[g.lane] end) as lanes,
+                          g.start_ms
             )
             select c.id, c.task_id, c.claim, c.attempt, c.payload,
                    case when c.claim > 1 then conductor.memo(c.id, v_now) end, c.origin,

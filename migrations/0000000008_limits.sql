@@ -214,7 +214,7 @@ $$;
 create function conductor.admit(
     p_orchestrator bigint, p_ids uuid[], p_left integer, p_now timestamptz, p_most integer,
     p_lanes integer[], p_used integer[], p_touched integer[], p_tasks integer[], p_ahead integer[],
-    out ids uuid[], out lanes text[], out starts integer[], out moved integer, out busy boolean,
+    out ids uuid[], out one_lane integer[], out lanes text[], out starts integer[], out moved integer, out busy boolean,
     out touched integer[], out slots integer[], out full_lanes integer[])
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 -- The planner takes every array for a short one: its joins must not be nested loops. Tables are read
@@ -240,35 +240,44 @@ declare
     v_fits boolean[];
     v_parked uuid[];
     v_full integer[];
+    v_all_fit boolean;
 begin
     moved := 0;
     busy := false;
-    select array_agg(k.n), array_agg(k.limit_id), array_agg(k.task_id), array_agg(k.key),
-           array_agg((select a.id from conductor.lanes a where a.limit_id = k.limit_id and a.key = k.key))
-      into v_rows, v_limits, v_tasks, v_keys, v_lanes
+    select array_agg(k.n), array_agg(k.limit_id), array_agg(k.task_id), array_agg(k.key)
+      into v_rows, v_limits, v_tasks, v_keys
       from (select i.n, c.id as limit_id, c.task_id,
-                   case when cardinality(c.path) = 0 then '' when octet_length(o.key) > 200 then md5(o.key)
-                        else o.key end as key
+                   case when o.key is null then '' when octet_length(o.key) > 200 then md5(o.key) else o.key end as key
               from unnest(p_ids) with ordinality as i(id, n)
               join conductor.live_executions l on l.id = i.id and l.id = any (p_ids)
               join conductor.limits c on c.task_id = l.task_id
-             cross join lateral (select coalesce(l.payload #>> c.path, 'null') as key) o) k;
+             cross join lateral (
+                   select case when cardinality(c.path) > 0 then coalesce(l.payload #>> c.path, 'null') end as key) o
+             order by i.n) k;
     if v_rows is null then
         ids := p_ids[1:p_left];
         return;
     end if;
 
-    if array_position(v_lanes, null) is not null then
+    for v_try in 1..2 loop
+        with known as materialized (
+            select d.limit_id, d.key,
+                   (select a.id from conductor.lanes a where a.limit_id = d.limit_id and a.key = d.key) as lane
+              from (select distinct g.limit_id, g.key from unnest(v_limits, v_keys) as g(limit_id, key)) d
+        )
+        select array_agg(s.lane) into v_lanes
+          from (select k.lane
+                  from unnest(v_limits, v_keys) with ordinality as g(limit_id, key, n)
+                  join known k on k.limit_id = g.limit_id and k.key = g.key
+                 order by g.n) s;
+        exit when array_position(v_lanes, null) is null;
         insert into conductor.lanes (limit_id, task_id, key)
         select distinct g.limit_id, g.task_id, g.key
           from unnest(v_limits, v_tasks, v_keys, v_lanes) as g(limit_id, task_id, key, lane)
          where g.lane is null
          order by g.limit_id, g.key
             on conflict on constraint lanes_key do nothing;
-        v_lanes := array(
-            select (select a.id from conductor.lanes a where a.limit_id = g.limit_id and a.key = g.key)
-              from unnest(v_limits, v_keys) with ordinality as g(limit_id, key, n) order by g.n);
-    end if;
+    end loop;
 
     select array_agg(k.id), array_agg(k.kind), array_agg(k.used), array_agg(k.slots),
            array_agg(k.base), array_agg(k.step),
@@ -294,6 +303,21 @@ begin
                           (select sum((o.value ->> 0)::integer) from jsonb_each(a.holders - v_me) as o) end)::integer
                           as free) h) k;
 
+    -- Most often all fit, by one limit each; else each one's place in its lanes decides.
+    v_all_fit := cardinality(p_ids) <= p_left and 'rate' <> all (v_kinds) and not exists (
+        select from unnest(v_lanes) as g(lane)
+          left join unnest(v_locked, v_rooms) as k(lane, room) on k.lane = g.lane
+         group by g.lane, k.room
+        having count(*) > coalesce(k.room, 0))
+        and not exists (select from unnest(v_rows) as n group by n having count(*) > 1);
+    if v_all_fit then
+        ids := p_ids;
+        v_fits := array_fill(true, array[cardinality(p_ids)]);
+        one_lane := case when cardinality(v_rows) = cardinality(p_ids) then v_lanes else array(
+            select g.lane from unnest(p_ids) with ordinality as i(id, n)
+              left join unnest(v_rows, v_lanes) as g(n, lane) on g.n = i.n
+             order by i.n) end;
+    else
     with place as (
         select g.n, g.lane, k.room, k.kind, k.base, k.step,
                row_number() over (partition by g.lane order by g.n) as place
@@ -323,6 +347,7 @@ begin
       from (select o.id, o.busy, o.lane, o.lanes, o.start_at, o.fits and o.rank <= p_left as goes
               from ranked o order by o.n) r;
     ids := coalesce(ids, '{}');
+    end if;
     if v_locked is null then
         return;
     end if;
@@ -339,7 +364,8 @@ begin
       from (select k.lane, k.kind, k.used, k.slots, k.base, k.step,
                    count(*) filter (where v_fits[p.n]) as count, max(p.place) filter (where v_fits[p.n]) as last,
                    k.lane = any (full_lanes) as is_full
-              from (select o.lane, o.n, row_number() over (partition by o.lane order by o.n) as place
+              from (select o.lane, o.n, case when v_all_fit then 0
+                                             else row_number() over (partition by o.lane order by o.n) end as place
                       from unnest(v_rows, v_lanes) as o(n, lane)) p
               join unnest(v_locked, v_kinds, v_used, v_slots, v_bases, v_steps)
                    as k(lane, kind, used, slots, base, step) on k.lane = p.lane
