@@ -359,7 +359,8 @@ begin
                           when g.used + g.count = 0 then a.holders - v_me
                           else a.holders || jsonb_build_object(v_me, jsonb_build_array(
                                    least(g.slots, g.used + g.count), g.used + g.count)) end,
-           next_at = case when g.kind = 'rate' then g.base + g.last * g.step end,
+           -- Where it is only parked in, nothing starts.
+           next_at = case when g.kind = 'rate' then coalesce(g.base + g.last * g.step, a.next_at) end,
            parked = a.parked or g.is_full
       from (select k.lane, k.kind, k.used, k.slots, k.base, k.step,
                    count(*) filter (where v_fits[p.n]) as count, max(p.place) filter (where v_fits[p.n]) as last,
