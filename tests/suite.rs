@@ -31,6 +31,7 @@ mod g17_names;
 mod g18_unknown;
 
 mod attempts;
+mod batches;
 mod cancel;
 mod order;
 mod pause;

@@ -487,7 +487,7 @@ async fn a_closed_window_makes_no_worker_busy(test: TestConductor) -> anyhow::Re
     let closed = claims(&test).await? - idle;
     assert_eq!(count(&test, "postponed").await?, 50);
     assert!(
-        (3..20).contains(&idle) && closed <= idle + 3,
+        (2..25).contains(&idle) && closed <= idle + 10,
         "{idle} and {closed}"
     );
     Ok(())

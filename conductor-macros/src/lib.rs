@@ -108,6 +108,7 @@ use proc_macro::TokenStream;
 /// | `keep(failed = "30d")` | The same for failed and cancelled ones. | 30 days |
 /// | `concurrency = 5` | How many executions run at once, in all workers, see below. May be given several times. | any |
 /// | `rate_limit = "100/1m"` | How many start in an interval, in all workers, see below. May be given several times. | any |
+/// | `batch(max_size = 100, max_wait = "500ms")` | Executions run together, see below; 1 to 10000 of them, and at most `"1h"`. | each runs for itself |
 /// | `cron = "0 9 * * Mon-Fri"` | Runs the task by a schedule, see below. May be given several times. | none |
 /// | `window = "22:00-06:00"` | The hours in which the task may run, see below. | any |
 /// | `marker = Other` | The name of the generated type, where it would clash with another. | the function's name in UpperCamelCase |
@@ -192,6 +193,39 @@ use proc_macro::TokenStream;
 ///
 /// The key must be a field of the payload type, which the compiler checks, and stand under the same name
 /// in its JSON, which is checked at start.
+///
+/// # Batches
+///
+/// With `batch`, executions that are due run together: a worker calls the function when `max_size`
+/// of them have come to it, or when the first one has waited there for `max_wait`. The arguments
+/// are a `&BatchContext`, the payloads as `items: Vec<P>`, and `State<T>`s. Each item is an execution
+/// of its own, with its own retries, cancel and result. The type that is written chooses what the
+/// function gives:
+///
+/// | result | meaning |
+/// | --- | --- |
+/// | `anyhow::Result<Vec<anyhow::Result<T>>>` | a result of each item, in their order |
+/// | `anyhow::Result<Vec<T>>` | all completed, with an output of each |
+/// | `anyhow::Result<()>` | all completed |
+///
+/// An error, a panic and a timeout of the whole are one of each item. Limits cannot be combined with
+/// `batch`; how many batches run at once is the concurrency of the queue's worker.
+///
+/// ```
+/// use conductor::prelude::*;
+///
+/// #[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+/// struct Mail { to: String, text: String }
+///
+/// #[task(batch(max_size = 50, max_wait = "2s"))]
+/// async fn send_mail(
+///     ctx: &BatchContext,
+///     items: Vec<Mail>,
+/// ) -> anyhow::Result<Vec<anyhow::Result<()>>> {
+///     Ok(items.iter().map(|mail| deliver(mail)).collect())
+/// }
+/// # fn deliver(_: &Mail) -> anyhow::Result<()> { Ok(()) }
+/// ```
 ///
 /// # What is generated
 ///

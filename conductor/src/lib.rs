@@ -13,7 +13,7 @@ pub use conductor_runtime::codec::{MAX_JSON_BYTES, MAX_JSON_DEPTH};
 #[doc(hidden)]
 pub use conductor_runtime::context::TransactionBody;
 pub use conductor_runtime::context::{
-    InvokeChild, InvokeChildren, Race, ScheduleStep, Step, TaskContext, Tx,
+    BatchContext, BatchItem, InvokeChild, InvokeChildren, Race, ScheduleStep, Step, TaskContext, Tx,
 };
 #[cfg(feature = "embedded")]
 pub use conductor_runtime::embedded;
@@ -23,8 +23,8 @@ pub use conductor_runtime::orchestrator::{
 };
 pub use conductor_runtime::registry::Registry;
 pub use conductor_runtime::task::{
-    CronDefinition, CronTick, Keep, LimitDefinition, LimitKind, Output, Payload, PointInTime,
-    RetryPolicy, State, Task, TaskDefinition, Trigger, WindowDefinition,
+    BatchDefinition, CronDefinition, CronTick, Keep, LimitDefinition, LimitKind, Output, Payload,
+    PointInTime, RetryPolicy, State, Task, TaskDefinition, Trigger, WindowDefinition,
 };
 #[cfg(feature = "testing")]
 pub use conductor_runtime::testing;
@@ -42,8 +42,8 @@ pub mod guide;
 pub mod __private {
     pub use conductor_runtime::inventory;
     pub use conductor_runtime::task::{
-        CronDefinition, Handler, LimitDefinition, Place, StateNeed, TaskDefinition, TaskResult,
-        WindowDefinition,
+        BatchHandler, CronDefinition, Handler, LimitDefinition, Place, StateNeed, TaskDefinition,
+        TaskResult, WindowDefinition, batch_results,
     };
     pub use {anyhow, schemars, serde};
 }

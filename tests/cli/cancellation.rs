@@ -70,9 +70,23 @@ fn an_album_without_one_track_is_incomplete() {
         let program = Program::example("08_cancellation", &test);
         let worker = program.worker();
         let album = program.ok(&["invoke", "album", "title=B", r#"tracks:=["x"]"#]);
-        let running = || lines(&program.ok(&["list", "--json", "--state", "running"]));
-        until(|| running().len() == 1, || "a track".to_owned());
-        let track = running()[0]["id"].as_str().unwrap().to_owned();
+        let of = |task, state| {
+            let list = ["list", "--json", "--task", task, "--state", state];
+            lines(&program.ok(&list))
+        };
+        until(
+            || of("encode", "running").len() == 1,
+            || "a track".to_owned(),
+        );
+        // Else its ten seconds begin after the clock is moved.
+        until(
+            || of("invoice", "suspended").len() == 1,
+            || "the invoice".to_owned(),
+        );
+        let track = of("encode", "running")[0]["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         let said = program.ok(&["cancel", &track]);
         assert!(said.starts_with(&track), "{said}");
         worker.says("x: cancelled at part ");

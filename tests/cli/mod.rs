@@ -1,6 +1,7 @@
 //! The command line, as a person or a script uses it.
 
 mod bank;
+mod batches;
 mod cancellation;
 mod keys;
 mod macro_forms;

@@ -13,6 +13,8 @@ pub(crate) enum Argument {
     Payload { ident: Ident, ty: Type },
     /// A field of the generated payload.
     Field(Field),
+    /// `items: Vec<P>`, the payloads of a batch, with `P`.
+    Items(Type),
     /// `State<T>`, injected.
     State(Type),
 }

@@ -4,6 +4,7 @@ use proc_macro2::TokenStream;
 use quote::quote;
 use syn::{Ident, Path};
 
+use super::batch::Batch;
 use super::cron::{self, Cron};
 use super::entry::{Entry, Keys};
 use super::limit::{self, Limit};
@@ -25,6 +26,7 @@ const TASK: Keys = Keys {
             "concurrency(limit = 5, key = payload.tenant_id)",
         ),
         ("rate_limit", "rate_limit = \"100/1m\""),
+        ("batch", "batch(max_size = 100, max_wait = \"500ms\")"),
         ("cron", "cron(\"0 9 * * Mon-Fri\", tz = \"Europe/Berlin\")"),
         ("window", "window(\"22:00-06:00\", tz = \"Europe/Berlin\")"),
         ("marker", "marker = Other"),
@@ -59,6 +61,7 @@ pub(crate) struct Attr {
     pub(crate) marker: Option<Ident>,
     pub(crate) crons: Vec<Cron>,
     pub(crate) limits: Vec<Limit>,
+    pub(crate) batch: Option<Batch>,
     krate: Option<Path>,
     queue: Option<String>,
     priority: Option<i32>,
@@ -80,6 +83,9 @@ impl Attr {
         }
         cron::refuse_same_names(&attr.crons, errors);
         limit::refuse_same(&attr.limits, errors);
+        if attr.batch.is_some() {
+            limit::refuse_in_batch(&attr.limits, errors);
+        }
         attr
     }
 
@@ -96,6 +102,7 @@ impl Attr {
             "cron" => self.crons.extend(Cron::read(entry, errors)?),
             "concurrency" => self.limits.extend(Limit::concurrency(entry, errors)?),
             "rate_limit" => self.limits.extend(Limit::rate(entry, errors)?),
+            "batch" => self.batch = Some(Batch::read(entry, errors)),
             "window" => self.window = Window::read(entry, errors)?,
             "retry" => {
                 for entry in RETRY.read(entry.list(Some("max_attempts"))?, errors) {

@@ -152,6 +152,15 @@ impl Entry {
         }
     }
 
+    /// As [`list`](Self::list), where all may be left out.
+    pub(crate) fn options(&self, number: Option<&str>) -> syn::Result<TokenStream> {
+        match &self.value {
+            Value::Flag => Ok(TokenStream::new()),
+            Value::List(tokens) => Ok(tokens.clone()),
+            Value::Single(_) => self.list(number),
+        }
+    }
+
     /// The tokens in `key(…)`. For `key = 5` the error shows where the number goes: under `number`.
     pub(crate) fn list(&self, number: Option<&str>) -> syn::Result<TokenStream> {
         match (&self.value, number) {

@@ -6,6 +6,7 @@ use syn::{LitStr, Path, Type, Visibility};
 
 use super::argument::{Argument, Field};
 use super::attr::Attr;
+use super::batch::{Batch, Results};
 use super::function::Function;
 use super::ownership::last_segment;
 use super::signature::Signature;
@@ -30,8 +31,11 @@ impl Expansion<'_> {
     pub(crate) fn items(&self, result: &Type) -> TokenStream {
         let krate = self.attr.krate();
         let declaration = self.declaration(&krate);
-        let task = self.task_impl(&krate, &output(&krate, result));
-        let handler = self.handler_impl(&krate, result);
+        let task = self.task_impl(&krate, &self.output(&krate, result));
+        let handler = match &self.signature.results {
+            None => self.handler_impl(&krate, result),
+            Some(results) => self.batch_handler_impl(&krate, result, results),
+        };
         let registration = self.registration(&krate);
         let limits = self.limit_checks();
         quote!(#declaration #task #handler #registration #limits)
@@ -41,16 +45,23 @@ impl Expansion<'_> {
     pub(crate) fn stub(&self, result: Option<&Type>) -> TokenStream {
         let krate = self.attr.krate();
         let declaration = self.declaration(&krate);
-        let output = result.map_or_else(|| quote!(()), |result| output(&krate, result));
+        let output = result.map_or_else(|| quote!(()), |result| self.output(&krate, result));
         let task = self.task_impl(&krate, &output);
         quote!(#declaration #task)
+    }
+
+    fn output(&self, krate: &Path, result: &Type) -> TokenStream {
+        match &self.signature.results {
+            None => output(krate, result),
+            Some(results) => results.output(|each| output(krate, each)),
+        }
     }
 
     fn payload(&self) -> Payload<'_> {
         let mut fields = Vec::new();
         for argument in &self.signature.arguments {
             match argument {
-                Argument::Payload { ty, .. } => return Payload::Whole(ty),
+                Argument::Payload { ty, .. } | Argument::Items(ty) => return Payload::Whole(ty),
                 Argument::Field(field) => fields.push(field),
                 Argument::State(_) => {}
             }
@@ -172,7 +183,7 @@ impl Expansion<'_> {
         for (index, argument) in self.signature.arguments.iter().enumerate() {
             let value = local(&format!("argument{index}"));
             match argument {
-                Argument::Payload { .. } => values.push(payload.clone()),
+                Argument::Payload { .. } | Argument::Items(_) => values.push(payload.clone()),
                 Argument::Field(field) => {
                     let ident = &field.ident;
                     fields.push(quote!(#ident: #value));
@@ -216,6 +227,48 @@ impl Expansion<'_> {
         }
     }
 
+    fn batch_handler_impl(&self, krate: &Path, result: &Type, results: &Results) -> TokenStream {
+        let shared = self.function.shared_attrs();
+        let subject = self.subject();
+        let private = quote!(#krate::__private);
+        let (ctx, items) = (local("ctx"), local("items"));
+        let (mut takes, mut values) = (Vec::new(), Vec::new());
+        for (index, argument) in self.signature.arguments.iter().enumerate() {
+            if let Argument::State(ty) = argument {
+                let value = local(&format!("argument{index}"));
+                takes.push(quote!(let #value = #krate::BatchContext::argument::<#ty>(#ctx)?;));
+                values.push(value);
+            } else {
+                values.push(items.clone());
+            }
+        }
+        let function = &self.function.sig.ident;
+        let (first, last) = ends(result);
+        let form = results.function();
+        let into_results = spread(quote!(#private::batch_results::#form), first, last);
+        // At the function's name, where a future that is not `Send` is to be reported.
+        let head = quote! {
+            async fn call_batch(
+                #ctx: &#krate::BatchContext,
+                #items: ::std::vec::Vec<<Self as #krate::Task>::Payload>,
+            ) -> #private::anyhow::Result<
+                ::std::vec::Vec<#private::anyhow::Result<<Self as #krate::Task>::Output>>
+            >
+        };
+        let head = place_at(head, function.span().resolved_at(Span::call_site()));
+        quote! {
+            #(#shared)*
+            #[automatically_derived]
+            impl #private::BatchHandler for #subject {
+                #[allow(deprecated)]
+                #head {
+                    #(#takes)*
+                    #into_results(#function(#ctx, #(#values),*).await, #ctx.len())
+                }
+            }
+        }
+    }
+
     fn registration(&self, krate: &Path) -> TokenStream {
         let private = quote!(#krate::__private);
         // A lint's level on a macro's invocation is ignored, with a warning.
@@ -239,13 +292,20 @@ impl Expansion<'_> {
             });
         let states: Vec<_> = states.collect();
         let states = (!states.is_empty()).then(|| quote!(.states(&[#(#states),*])));
+        let (of, sizes) = match &self.attr.batch {
+            None => (quote!(of), None),
+            Some(Batch { max_size, max_wait }) => {
+                (quote!(of_batch), Some(quote!(, #max_size, #max_wait)))
+            }
+        };
         quote! {
             #(#conditions)*
             #private::inventory::submit! {
-                #private::TaskDefinition::of::<#subject>(
+                #private::TaskDefinition::#of::<#subject>(
                     #private::Place { file: ::core::file!(), line: ::core::line!() },
                     ::core::env!("CARGO_PKG_NAME"),
-                    ::core::module_path!(),
+                    ::core::module_path!()
+                    #sizes
                 )
                 #options
                 #crons

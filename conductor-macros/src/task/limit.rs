@@ -175,6 +175,17 @@ impl Key {
     }
 }
 
+/// A limit lets executions go one by one, and a batch takes what it has gathered.
+pub(crate) fn refuse_in_batch(limits: &[Limit], errors: &mut Errors) {
+    for limit in limits {
+        errors.add(syn::Error::new(
+            limit.place,
+            "a limit counts executions, and a batch is many: remove it, and bound the batches that run \
+             at once by the concurrency of the queue's worker",
+        ));
+    }
+}
+
 /// Two limits of one kind and key would contradict one another.
 pub(crate) fn refuse_same(limits: &[Limit], errors: &mut Errors) {
     for (index, limit) in limits.iter().enumerate() {

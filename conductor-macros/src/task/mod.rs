@@ -1,6 +1,7 @@
 //! The attribute `#[task]`: keys and head are read, then printed as a type, impls and registration.
 
 mod attr;
+mod batch;
 mod cron;
 mod entry;
 mod function;

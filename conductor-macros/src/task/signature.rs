@@ -7,6 +7,7 @@ use syn::{FnArg, Ident, PatType, Path, ReturnType, Type};
 
 use super::argument::{Argument, refuse_attrs, refuse_cfg};
 use super::attr::Attr;
+use super::batch::{self, Results};
 use super::function::Function;
 use super::ownership::{self, last_segment, peel, show};
 use crate::errors::Errors;
@@ -22,6 +23,8 @@ pub(crate) struct Signature {
     pub(crate) arguments: Vec<Argument>,
     /// The type after the arrow, where it can be used.
     pub(crate) result: Option<Type>,
+    /// What the result of a batch is; none where each execution runs for itself.
+    pub(crate) results: Option<Results>,
 }
 
 impl Signature {
@@ -29,8 +32,17 @@ impl Signature {
         let ident = &function.sig.ident;
         refuse_qualifiers(&function.sig, errors);
         refuse_generics(&function.sig.generics, errors);
-        let arguments = read_arguments(&function.sig, errors);
+        let kind = Kind::of(attr);
+        let arguments = read_arguments(&function.sig, kind, errors);
         refuse_two_meanings(&arguments, errors);
+        let mut result = read_result(&function.sig, errors);
+        let mut results = None;
+        if kind == Kind::Batch {
+            results = result
+                .as_ref()
+                .and_then(|result| Results::read(result, errors));
+            result = result.filter(|_| results.is_some());
+        }
         let type_name = type_name(ident, attr, errors)
             .filter(|name| !takes_a_name_away(name, &arguments, errors));
         Self {
@@ -44,7 +56,31 @@ impl Signature {
             }),
             type_name,
             arguments,
-            result: read_result(&function.sig, errors),
+            result,
+            results,
+        }
+    }
+}
+
+/// How executions run, which the type of the context has to say too.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Single,
+    Batch,
+}
+
+impl Kind {
+    fn of(attr: &Attr) -> Self {
+        match attr.batch {
+            Some(_) => Self::Batch,
+            None => Self::Single,
+        }
+    }
+
+    fn context(self) -> &'static str {
+        match self {
+            Self::Single => "TaskContext",
+            Self::Batch => "BatchContext",
         }
     }
 }
@@ -90,7 +126,7 @@ fn refuse_generics(generics: &syn::Generics, errors: &mut Errors) {
     }
 }
 
-fn read_arguments(sig: &syn::Signature, errors: &mut Errors) -> Vec<Argument> {
+fn read_arguments(sig: &syn::Signature, kind: Kind, errors: &mut Errors) -> Vec<Argument> {
     let mut typed = Vec::new();
     for input in &sig.inputs {
         match input {
@@ -103,27 +139,30 @@ fn read_arguments(sig: &syn::Signature, errors: &mut Errors) -> Vec<Argument> {
     }
     let payload = match typed.as_slice() {
         [first, rest @ ..] if is_context(&first.ty) => {
-            check_context(first, errors);
+            check_context(first, kind, errors);
             rest
         }
         all => {
-            report_missing_context(sig, all, errors);
+            report_missing_context(sig, all, kind, errors);
             all
         }
     };
     let has_context = payload.len() < typed.len();
-    let mut arguments = Vec::new();
-    for argument in payload {
-        if !is_context(&argument.ty) {
-            arguments.extend(Argument::read(argument, errors));
-        } else if has_context {
-            errors.at(
-                argument,
-                "a task takes its context once, as its first argument",
-            );
+    let (contexts, payload): (Vec<_>, Vec<_>) = payload
+        .iter()
+        .partition(|argument| is_context(&argument.ty));
+    if has_context {
+        for context in contexts {
+            let message = "a task takes its context once, as its first argument";
+            errors.at(context, message);
         }
     }
-    arguments
+    match kind {
+        Kind::Single => (payload.into_iter())
+            .filter_map(|argument| Argument::read(argument, errors))
+            .collect(),
+        Kind::Batch => batch::read_arguments(sig, &payload, errors),
+    }
 }
 
 fn is_context(ty: &Type) -> bool {
@@ -131,29 +170,53 @@ fn is_context(ty: &Type) -> bool {
         Type::Reference(reference) => &reference.elem,
         other => other,
     };
-    last_segment(ty).is_some_and(|(name, _)| name == "TaskContext")
+    last_segment(ty).is_some_and(|(name, _)| name == "TaskContext" || name == "BatchContext")
 }
 
-fn check_context(argument: &PatType, errors: &mut Errors) {
+fn check_context(argument: &PatType, kind: Kind, errors: &mut Errors) {
     refuse_cfg(&argument.attrs, errors);
     refuse_attrs(&argument.attrs, "the context", errors);
     let ty = peel(&argument.ty);
+    let context = kind.context();
     match ty {
         Type::Reference(reference) => {
-            if reference.mutability.is_some() {
-                errors.at(ty, "the context is shared: write `ctx: &TaskContext`");
+            if last_segment(&reference.elem).is_none_or(|(name, _)| name != context) {
+                errors.at(
+                    ty,
+                    match kind {
+                        Kind::Single => {
+                            "this is the context of a batch: write `ctx: &TaskContext`, or add \
+                                     `batch(max_size = 100)` to the attribute"
+                        }
+                        Kind::Batch => "a batch has several executions: write `ctx: &BatchContext`",
+                    },
+                );
+            } else if reference.mutability.is_some() {
+                errors.at(
+                    ty,
+                    format!("the context is shared: write `ctx: &{context}`"),
+                );
             } else if let Some(lifetime) = &reference.lifetime
                 && lifetime.ident == "static"
             {
-                let message = "the context lives as long as the attempt: write `ctx: &TaskContext`";
+                let message =
+                    format!("the context lives as long as the attempt: write `ctx: &{context}`");
                 errors.at(lifetime, message);
             }
         }
-        _ => errors.at(ty, "the context is borrowed: write `ctx: &TaskContext`"),
+        _ => errors.at(
+            ty,
+            format!("the context is borrowed: write `ctx: &{context}`"),
+        ),
     }
 }
 
-fn report_missing_context(sig: &syn::Signature, arguments: &[&PatType], errors: &mut Errors) {
+fn report_missing_context(
+    sig: &syn::Signature,
+    arguments: &[&PatType],
+    kind: Kind,
+    errors: &mut Errors,
+) {
     if let Some(late) = arguments.iter().find(|late| is_context(&late.ty)) {
         errors.at(
             late,
@@ -161,7 +224,8 @@ fn report_missing_context(sig: &syn::Signature, arguments: &[&PatType], errors: 
         );
         return;
     }
-    let message = "a task takes its context first: add `ctx: &TaskContext`";
+    let context = kind.context();
+    let message = format!("a task takes its context first: add `ctx: &{context}`");
     match arguments.first() {
         Some(first) => errors.at(first, message),
         None if sig.inputs.is_empty() => {
@@ -266,7 +330,7 @@ fn takes_a_name_away(name: &Ident, arguments: &[Argument], errors: &mut Errors) 
                 );
                 errors.at(&field.ty, message);
             }
-            Argument::Payload { ty, .. } if is_foreign(ty, name) => {
+            Argument::Payload { ty, .. } | Argument::Items(ty) if is_foreign(ty, name) => {
                 let message = "the task's type would be this one, which is another crate's: add `marker = Other`";
                 errors.at(ty, message);
             }

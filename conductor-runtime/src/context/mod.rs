@@ -1,5 +1,6 @@
 //! What a handler sees of its execution, and what it does durably.
 
+mod batch;
 mod block;
 mod invoke;
 mod lazy;
@@ -26,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::task::{FromStates, States, Task, Trigger};
 use crate::worker::{Control, Phase, Recorder};
 
+pub use batch::{BatchContext, BatchItem};
 pub use invoke::{InvokeChild, InvokeChildren};
 pub(crate) use memo::{Blocked, Memo, PART, Stop, Wait, Wake};
 pub use race::Race;

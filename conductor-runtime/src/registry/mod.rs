@@ -91,9 +91,13 @@ fn timing_faults(task: &TaskDefinition) -> Vec<String> {
         let schema = schema.as_ref().unwrap_or(&serde_json::Value::Null);
         ("limit", limit.check(schema))
     });
+    // Limits count executions one by one, and a batch takes what it has gathered.
+    let batch = (task.batch().is_some() && !task.limits.is_empty())
+        .then(|| ("batch", Err("a batch cannot have limits".to_owned())));
     crons
         .chain(window)
         .chain(limits)
+        .chain(batch)
         .filter_map(|(what, checked)| {
             let reason = checked.err()?;
             Some(format!(

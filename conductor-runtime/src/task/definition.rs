@@ -4,7 +4,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use super::{CronDefinition, Handler, Keep, LimitDefinition, RetryPolicy, State, WindowDefinition};
+use super::{
+    BatchDefinition, BatchHandler, CronDefinition, Handler, Keep, LimitDefinition, RetryPolicy,
+    State, Task, WindowDefinition,
+};
 use crate::codec;
 use crate::context::TaskContext;
 
@@ -95,12 +98,54 @@ pub struct TaskDefinition {
     pub(crate) payload_schema: fn() -> schemars::Schema,
     pub(crate) output_schema: fn() -> schemars::Schema,
     pub(crate) check_payload: fn(&str) -> Result<(), serde_json::Error>,
-    pub(crate) run: for<'a> fn(&'a TaskContext, &'a str) -> ErasedFuture<'a>,
+    pub(crate) runner: Runner,
+}
+
+pub(crate) type RunSingle = for<'a> fn(&'a TaskContext, &'a str) -> ErasedFuture<'a>;
+
+/// How executions are run: each for itself, or several together.
+#[derive(Clone, Copy)]
+pub(crate) enum Runner {
+    Single(RunSingle),
+    Batch(BatchDefinition),
 }
 
 impl TaskDefinition {
     /// The definition of `T` with every option at its default.
     pub const fn of<T: Handler>(place: Place, package: &'static str, module: &'static str) -> Self {
+        Self::new::<T>(
+            place,
+            package,
+            module,
+            Runner::Single(|ctx, payload| {
+                Box::pin(async move {
+                    let payload = codec::decode_payload::<T>(payload)?;
+                    let output = T::call(ctx, payload).await?;
+                    codec::encode_output::<T>(&output)
+                })
+            }),
+        )
+    }
+
+    /// The definition of a `T` whose executions run in batches of at most `max_size` items, for
+    /// which the first one waits at most `max_wait_ms`.
+    pub const fn of_batch<T: BatchHandler>(
+        place: Place,
+        package: &'static str,
+        module: &'static str,
+        max_size: u32,
+        max_wait_ms: u64,
+    ) -> Self {
+        let batch = BatchDefinition::of::<T>(max_size, max_wait_ms);
+        Self::new::<T>(place, package, module, Runner::Batch(batch))
+    }
+
+    const fn new<T: Task>(
+        place: Place,
+        package: &'static str,
+        module: &'static str,
+        runner: Runner,
+    ) -> Self {
         Self {
             name: T::NAME,
             queue: "default",
@@ -119,13 +164,7 @@ impl TaskDefinition {
             payload_schema: codec::schema_of::<T::Payload>,
             output_schema: codec::schema_of::<T::Output>,
             check_payload: |json| codec::decode::<T::Payload>(json).map(drop),
-            run: |ctx, payload| {
-                Box::pin(async move {
-                    let payload = codec::decode_payload::<T>(payload)?;
-                    let output = T::call(ctx, payload).await?;
-                    codec::encode_output::<T>(&output)
-                })
-            },
+            runner,
         }
     }
 
@@ -221,6 +260,14 @@ impl TaskDefinition {
         self
     }
 
+    /// How its executions run together; none where each runs for itself.
+    pub const fn batch(&self) -> Option<&BatchDefinition> {
+        match &self.runner {
+            Runner::Batch(batch) => Some(batch),
+            Runner::Single(_) => None,
+        }
+    }
+
     /// Whose code it is: the package and the crate. Binaries and examples of one package are crates of
     /// their own.
     pub(crate) fn owner(&self) -> String {
@@ -256,6 +303,7 @@ impl fmt::Debug for TaskDefinition {
             .field("crons", &self.crons)
             .field("window", &self.window)
             .field("limits", &self.limits)
+            .field("batch", &self.batch())
             .field("place", &self.place)
             .finish_non_exhaustive()
     }

@@ -1,5 +1,6 @@
 //! What a task is to the runtime: a type that names its payload, its output and its handler.
 
+mod batch;
 mod definition;
 mod instant;
 mod limit;
@@ -18,7 +19,9 @@ use serde::de::DeserializeOwned;
 
 use crate::context::TaskContext;
 
+pub use batch::{BatchDefinition, BatchHandler, batch_results};
 pub use definition::{ErasedFuture, Place, StateArgument, StateNeed, TaskDefinition};
+pub(crate) use definition::{RunSingle, Runner};
 pub use instant::PointInTime;
 pub use limit::{LimitDefinition, LimitKind};
 pub use policy::{Keep, RetryPolicy};

@@ -35,7 +35,7 @@ use uuid::Uuid;
 pub use run::{FromTest, run};
 
 use crate::client::Conductor;
-use crate::context::{Memo, TaskContext};
+use crate::context::{BatchContext, BatchItem, Memo, TaskContext};
 use crate::error::{Error, Result};
 use crate::orchestrator::{Builder, Orchestrator};
 use crate::task::{States, Trigger};
@@ -94,7 +94,14 @@ impl TestConductor {
         detached(states.clone())
     }
 
+    /// As [`context`](Self::context), for a batch handler that is called with so many items.
+    pub fn batch_context(&self, items: usize) -> BatchContext {
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        detached_batch(states.clone(), items)
+    }
+
     /// Runs everything that is due, and what comes of it, until nothing is due and nothing runs.
+    /// Items that wait for a batch to fill do so in real time.
     pub async fn drain(&self) -> Result<()> {
         self.orchestrator().build()?.drain().await
     }
@@ -133,6 +140,43 @@ impl TestConductor {
 /// ```
 pub fn context() -> TaskContext {
     detached(States::default())
+}
+
+/// A context for calling a batch handler with so many items, without any database.
+///
+/// ```
+/// use conductor::prelude::*;
+///
+/// #[task(batch)]
+/// async fn double(ctx: &BatchContext, items: Vec<i64>) -> anyhow::Result<Vec<i64>> {
+///     Ok(items.iter().map(|n| n * 2).collect())
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> anyhow::Result<()> {
+/// let ctx = conductor::testing::batch_context(2);
+/// assert_eq!(double(&ctx, vec![1, 2]).await?, [2, 4]);
+/// # Ok(())
+/// # }
+/// ```
+pub fn batch_context(items: usize) -> BatchContext {
+    detached_batch(States::default(), items)
+}
+
+fn detached_batch(states: States, items: usize) -> BatchContext {
+    let item = || {
+        let id = Uuid::now_v7();
+        BatchItem {
+            execution_id: id,
+            attempt: 1,
+            origin: id,
+            cancel: CancellationToken::new(),
+        }
+    };
+    BatchContext {
+        items: std::iter::repeat_with(item).take(items).collect(),
+        states: Arc::new(states),
+    }
 }
 
 fn detached(states: States) -> TaskContext {

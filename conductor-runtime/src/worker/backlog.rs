@@ -4,10 +4,15 @@ use std::time::Instant;
 use uuid::Uuid;
 
 use super::fetch::Claimed;
+use super::gathering::Gathering;
+use crate::task::TaskDefinition;
 
-/// What was claimed and waits for a handler: its turn, a slot of its lanes, or its time.
+/// What was claimed and waits for a handler: its turn, a slot of its lanes, its time, or others for
+/// a batch.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
+    /// By task, for those that run in batches.
+    gatherings: HashMap<i32, Gathering>,
     ready: VecDeque<Claimed>,
     /// By the time of the start that a rate allows; the number keeps the order.
     later: BTreeMap<(Instant, u64), Claimed>,
@@ -36,15 +41,39 @@ impl Lane {
     }
 }
 
+/// What one handler is to run.
+#[derive(Debug)]
+pub(super) enum Turn {
+    Single(Claimed),
+    /// Of one task, in the order of their claims.
+    Batch(Vec<Claimed>),
+}
+
 impl Backlog {
+    pub(super) fn of(tasks: &HashMap<i32, &'static TaskDefinition>) -> Self {
+        let gatherings = tasks.iter().filter_map(|(id, task)| {
+            let batch = task.batch()?;
+            Some((*id, Gathering::new(batch.max_size, batch.max_wait)))
+        });
+        Self {
+            gatherings: gatherings.collect(),
+            ..Self::default()
+        }
+    }
+
     /// Takes in what a claim has brought.
     pub(super) fn extend(&mut self, claimed: Vec<Claimed>) {
+        let now = Instant::now();
         for claimed in claimed {
             for lane in &claimed.lanes {
                 self.lanes.entry(*lane).or_default().claimed += 1;
             }
+            if let Some(gathering) = self.gatherings.get_mut(&claimed.task_id) {
+                gathering.add(now, claimed);
+                continue;
+            }
             match claimed.start_at {
-                Some(at) if at > Instant::now() => {
+                Some(at) if at > now => {
                     self.number += 1;
                     self.later.insert((at, self.number), claimed);
                 }
@@ -53,8 +82,31 @@ impl Backlog {
         }
     }
 
-    /// The next one that may start; its lanes count it as running until it has [ended](Self::ended).
-    pub(super) fn next(&mut self) -> Option<Claimed> {
+    /// What may start next; its lanes count it as running until it has [ended](Self::ended).
+    /// A batch that is ready has waited longer than what came alone.
+    pub(super) fn next(&mut self) -> Option<Turn> {
+        self.next_batch()
+            .map(Turn::Batch)
+            .or_else(|| self.next_single().map(Turn::Single))
+    }
+
+    fn next_batch(&mut self) -> Option<Vec<Claimed>> {
+        let now = Instant::now();
+        let ready = self.gatherings.values_mut();
+        let oldest = ready
+            .filter(|gathering| gathering.is_ready(now))
+            .min_by_key(|gathering| gathering.since())?;
+        let batch = oldest.take();
+        for lane in batch.iter().flat_map(|claimed| &claimed.lanes) {
+            // Where another program limits the task: it does not know of the batch.
+            if let Some(lane) = self.lanes.get_mut(lane) {
+                lane.running += 1;
+            }
+        }
+        Some(batch)
+    }
+
+    fn next_single(&mut self) -> Option<Claimed> {
         while let Some(entry) = self.later.first_entry() {
             if entry.key().0 > Instant::now() {
                 break;
@@ -121,6 +173,18 @@ impl Backlog {
 
     /// All that waits, to be given back.
     pub(super) fn drain(&mut self) -> Vec<Claimed> {
+        let mut all = self.drain_singles();
+        let gatherings = self.gatherings.values_mut();
+        let gathered: Vec<Claimed> = gatherings.flat_map(Gathering::drain).collect();
+        for claimed in &gathered {
+            self.left(&claimed.lanes);
+        }
+        all.extend(gathered);
+        all
+    }
+
+    /// What waits for its turn, a slot or its time, and for no batch.
+    pub(super) fn drain_singles(&mut self) -> Vec<Claimed> {
         let mut all: Vec<Claimed> = self.ready.drain(..).collect();
         all.extend(std::mem::take(&mut self.later).into_values());
         for lane in self.lanes.values_mut() {
@@ -149,6 +213,10 @@ impl Backlog {
                 let blocked = lanes.find_map(|lane| take(&mut lane.blocked, id));
                 self.blocked -= usize::from(blocked.is_some());
                 blocked
+            })
+            .or_else(|| {
+                let mut gatherings = self.gatherings.values_mut();
+                gatherings.find_map(|gathering| gathering.remove(id))
             })?;
         self.left(&claimed.lanes);
         Some(claimed)
@@ -207,14 +275,29 @@ impl Backlog {
         self.unsettled = false;
     }
 
-    /// When something that waits for its time may start.
+    /// When something that waits for its time, or for its batch, may start.
     pub(super) fn next_start(&self) -> Option<Instant> {
-        self.later.first_key_value().map(|((at, _), _)| *at)
+        let later = self.later.first_key_value().map(|((at, _), _)| *at);
+        let batches = self.gatherings.values().filter_map(Gathering::ready_at);
+        later.into_iter().chain(batches).min()
     }
 
     /// Whether something waits for a handler or a slot.
     pub(super) fn is_waiting(&self) -> bool {
-        !self.ready.is_empty() || self.blocked > 0
+        let now = Instant::now();
+        let is_ready = |gathering: &Gathering| gathering.is_ready(now);
+        !self.ready.is_empty() || self.blocked > 0 || self.gatherings.values().any(is_ready)
+    }
+
+    /// The tasks that run in batches.
+    pub(super) fn batched(&self) -> impl Iterator<Item = i32> {
+        self.gatherings.keys().copied()
+    }
+
+    /// How many items fill so many more batches, of the task that lacks most.
+    pub(super) fn batch_room(&self, batches: usize) -> usize {
+        let rooms = self.gatherings.values().map(|of| of.room(batches));
+        rooms.max().unwrap_or(0)
     }
 
     fn blocked(&self) -> impl Iterator<Item = &Claimed> {
@@ -223,15 +306,18 @@ impl Backlog {
 
     pub(super) fn ids(&self) -> impl Iterator<Item = Uuid> {
         let waiting = self.ready.iter().chain(self.later.values());
-        waiting.chain(self.blocked()).map(|claimed| claimed.id)
+        let gathered = self.gatherings.values().flat_map(Gathering::ids);
+        let waiting = waiting.chain(self.blocked()).map(|claimed| claimed.id);
+        waiting.chain(gathered)
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// How many wait, those for a batch not counted.
+    pub(super) fn singles(&self) -> usize {
         self.ready.len() + self.later.len() + self.blocked
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.singles() == 0 && self.gatherings.values().all(Gathering::is_empty)
     }
 }
 
@@ -258,7 +344,7 @@ mod tests {
     }
 
     fn started(backlog: &mut Backlog) -> Vec<u128> {
-        std::iter::from_fn(|| backlog.next().map(|claimed| claimed.id.as_u128())).collect()
+        std::iter::from_fn(|| backlog.next_single().map(|claimed| claimed.id.as_u128())).collect()
     }
 
     #[test]
@@ -268,7 +354,7 @@ mod tests {
         backlog.extend(lanes.iter().zip(1..).map(|(l, n)| claimed(n, l)).collect());
         backlog.granted(&[], &[1, 2], &[2, 1]);
         assert_eq!(started(&mut backlog), [1, 2, 4, 5]);
-        assert_eq!(backlog.len(), 1);
+        assert_eq!(backlog.singles(), 1);
         backlog.ended(&[1]);
         assert!(backlog.is_unsettled());
         assert_eq!(started(&mut backlog), [3]);
@@ -318,6 +404,35 @@ mod tests {
         assert!(backlog.next_start().is_some());
         assert!(!backlog.is_waiting());
         assert!(backlog.remove(Uuid::from_u128(1)).is_some());
+        assert!(backlog.is_empty());
+    }
+
+    #[test]
+    fn what_is_gathered_is_known_and_comes_as_a_batch() {
+        let long = Duration::from_secs(3600);
+        let mut backlog = Backlog {
+            gatherings: HashMap::from([(1, Gathering::new(3, long))]),
+            ..Backlog::default()
+        };
+        backlog.extend((1..=2).map(|n| claimed(n, &[])).collect());
+        assert_eq!(backlog.ids().count(), 2);
+        assert_eq!((backlog.singles(), backlog.is_empty()), (0, false));
+        // It waits for nothing but time, so no stall gives it back.
+        assert!(!backlog.is_waiting());
+        assert!(backlog.drain_singles().is_empty());
+        assert!(backlog.next().is_none());
+        assert!(backlog.next_start().is_some());
+        assert_eq!((backlog.batch_room(1), backlog.batch_room(2)), (1, 4));
+
+        assert!(backlog.remove(Uuid::from_u128(2)).is_some());
+        backlog.extend((3..=6).map(|n| claimed(n, &[])).collect());
+        let Some(Turn::Batch(batch)) = backlog.next() else {
+            panic!("no batch");
+        };
+        let batch: Vec<u128> = batch.iter().map(|one| one.id.as_u128()).collect();
+        assert_eq!(batch, [1, 3, 4]);
+        assert!(backlog.next().is_none());
+        assert_eq!(backlog.drain().len(), 2);
         assert!(backlog.is_empty());
     }
 }

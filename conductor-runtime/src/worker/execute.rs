@@ -11,7 +11,7 @@ use super::outcome::End;
 use super::window::Windows;
 use crate::context::{Blocked, Durable, Memo, Stop, TaskContext};
 use crate::error::{Verdict, verdict};
-use crate::task::{ErasedFuture, States, TaskDefinition, Trigger};
+use crate::task::{ErasedFuture, RunSingle, States, TaskDefinition, Trigger};
 
 /// What every attempt of a worker is given.
 #[derive(Debug, Clone)]
@@ -25,6 +25,7 @@ pub(super) struct Surroundings {
 /// by the task that it spawns.
 pub(super) async fn attempt(
     task: &'static TaskDefinition,
+    run_single: RunSingle,
     claimed: Claimed,
     cancel: CancellationToken,
     surroundings: Surroundings,
@@ -51,17 +52,14 @@ pub(super) async fn attempt(
         memo,
         durable: Some(surroundings.durable),
     };
-    let handler = (task.run)(&context, &claimed.payload);
+    let handler = run_single(&context, &claimed.payload);
     let handler = run(handler, &context.memo);
     let end = match task.timeout {
         None => handler.await,
         Some(timeout) => tokio::select! {
             biased;
             end = handler => end,
-            () = clock.pass(timeout) => Some(End::failed(&format!(
-                "timed out after {}",
-                humantime::format_duration(timeout)
-            ))),
+            () = clock.pass(timeout) => Some(End::timed_out(timeout)),
         },
     };
     (end, started.elapsed())

@@ -47,6 +47,10 @@ pub(super) struct Ask {
     pub(super) ahead: Vec<i32>,
     /// How many at most; 0 where only outcomes are brought.
     pub(super) want: usize,
+    /// Those of the tasks that run in batches, where others do not, and how many executions of them
+    /// have a place: more than `want`, as one slot is enough for a batch.
+    pub(super) batched: Vec<i32>,
+    pub(super) batch_want: usize,
     /// The worker will sleep if this brings nothing, and wants to be woken.
     pub(super) idle: bool,
     /// The worker holds what it has not started, and wants to know whether its queue is paused.
@@ -63,6 +67,35 @@ pub(super) struct Answer {
     pub(super) lanes: Vec<i32>,
     pub(super) slots: Vec<i32>,
 }
+
+const FINISH_CLAIM: &str =
+    "select id, task_id, claim, attempt, payload, memo, origin, parent, trigger, lanes, slots,
+            start_ms, next_due_ms
+       from conductor.finish_and_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
+                                       $15, $16, $17, $18, $19, $20, $21, $22)";
+
+/// Claims in the order of all tasks first. Where that brought all it was asked for, and batches are
+/// half of it or more, another claim fills them. Where they are fewer, it might walk past a deep
+/// backlog of other tasks; then batches fill as their items come.
+const FINISH_CLAIM_FILL: &str = "with first as materialized (
+         select f.* from conductor.finish_and_claim(
+             $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
+             $20, $21, $22) f
+     ), got as (
+         select count(f.id) as claimed, count(f.id) filter (where f.task_id = any ($23)) as batched
+           from first f
+     )
+     select id, task_id, claim, attempt, payload, memo, origin, parent, trigger, lanes, slots,
+            start_ms, next_due_ms
+       from first
+     union all
+     select c.id, c.task_id, c.claim, c.attempt, c.payload, c.memo, c.origin, c.parent, c.trigger,
+            c.lanes, c.slots, c.start_ms, c.next_due_ms
+       from got g
+      cross join lateral conductor.claim(
+            $10, $11, $23, ($24 - g.batched)::integer, false, $13, $14, $15) c
+      where g.claimed >= $16 and g.batched * 2 >= g.claimed and g.batched < $24
+        and c.id is not null";
 
 /// The leased claim: brings outcomes in and claims back, in one statement and transaction.
 pub(super) async fn finish_and_claim(
@@ -89,12 +122,12 @@ pub(super) async fn finish_and_claim(
     if !columns.suspended.ids.is_empty() {
         columns.suspended.write(connection).await?;
     }
-    let rows = sqlx::query(
-        "select id, task_id, claim, attempt, payload, memo, origin, parent, trigger, lanes, slots,
-                start_ms, next_due_ms
-           from conductor.finish_and_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
-                                           $14, $15, $16, $17, $18, $19, $20, $21, $22)",
-    )
+    let fills = ask.want > 0 && !ask.batched.is_empty();
+    let query = sqlx::query(if fills {
+        FINISH_CLAIM_FILL
+    } else {
+        FINISH_CLAIM
+    })
     .bind(columns.ids)
     .bind(columns.claims)
     .bind(columns.outputs)
@@ -116,9 +149,15 @@ pub(super) async fn finish_and_claim(
     .bind(&ask.used)
     .bind(i32::try_from(ask.most).unwrap_or(i32::MAX))
     .bind(&ask.quick)
-    .bind(&ask.ahead)
-    .fetch_all(&mut *connection)
-    .await?;
+    .bind(&ask.ahead);
+    let query = if fills {
+        query
+            .bind(&ask.batched)
+            .bind(i32::try_from(ask.batch_want).unwrap_or(i32::MAX))
+    } else {
+        query
+    };
+    let rows = query.fetch_all(&mut *connection).await?;
     let mut answer = Answer::default();
     for row in rows {
         match claimed(&row)? {

@@ -4,11 +4,13 @@
 //! trips to the database are under way at once, each bringing outcomes in and claims back.
 
 mod backlog;
+mod batch;
 mod config;
 mod control;
 mod execute;
 mod fetch;
 mod flush;
+mod gathering;
 mod outcome;
 mod pace;
 mod pipeline;

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -55,6 +56,11 @@ impl End {
             error: storable(text),
             verdict: Verdict::Policy,
         }
+    }
+
+    pub(super) fn timed_out(timeout: Duration) -> Self {
+        let timeout = humantime::format_duration(timeout);
+        Self::failed(&format!("timed out after {timeout}"))
     }
 
     pub(super) fn permanent(text: &str) -> Self {

@@ -10,7 +10,8 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::backlog::Backlog;
+use super::backlog::{Backlog, Turn};
+use super::batch::batch_attempt;
 use super::config::Worker;
 use super::control::{Control, Phase, Signals};
 use super::execute::{Surroundings, attempt, panic_text};
@@ -21,7 +22,7 @@ use super::pace::Pace;
 use super::window::Windows;
 use crate::context::Durable;
 use crate::error::Verdict;
-use crate::task::{States, TaskDefinition};
+use crate::task::{Runner, States, TaskDefinition};
 
 /// The safety net under the notifications.
 const POLL: Duration = Duration::from_secs(1);
@@ -53,7 +54,7 @@ pub(crate) struct Pipeline {
     waiting: Backlog,
     /// Cancelled while a claim was under way, which may be about to bring them.
     cancelled_early: HashSet<Uuid>,
-    handlers: JoinSet<(Option<End>, Duration)>,
+    handlers: JoinSet<Ended>,
     running: HashMap<Id, Running>,
     outcomes: Vec<Outcome>,
     trips: JoinSet<Returned>,
@@ -96,15 +97,62 @@ async fn start(at: Option<Instant>) {
     }
 }
 
+/// What a handler runs: one execution, or the items of a batch.
 #[derive(Debug)]
 struct Running {
     task: &'static str,
     task_id: i32,
+    members: Vec<Member>,
+}
+
+#[derive(Debug)]
+struct Member {
     id: Uuid,
     claim: i32,
     parent: Option<Uuid>,
     lanes: Vec<i32>,
     cancel: CancellationToken,
+}
+
+impl Member {
+    fn of(claimed: &Claimed) -> Self {
+        Self {
+            id: claimed.id,
+            claim: claimed.claim,
+            parent: claimed.parent,
+            lanes: claimed.lanes.clone(),
+            cancel: CancellationToken::new(),
+        }
+    }
+}
+
+/// How a handler ended.
+enum Ended {
+    /// No end where the claim was lost.
+    Single(Option<End>, Duration),
+    /// In the order of the members.
+    Batch(Vec<End>),
+}
+
+/// One line a handler: a batch may have thousands of failures.
+fn warn_of_failures(running: &Running, ends: &[Option<End>]) {
+    let failures = running.members.iter().zip(ends);
+    let mut failures = failures.filter_map(|(member, end)| match end {
+        Some(End::Failed { error, verdict }) => Some((member, error, verdict)),
+        _ => None,
+    });
+    if let Some((member, error, verdict)) = failures.next() {
+        let (task, last) = (running.task, *verdict == Verdict::Permanent);
+        match failures.count() {
+            0 => {
+                tracing::warn!(task, execution = %member.id, %error, permanent = last, "attempt failed");
+            }
+            more => {
+                tracing::warn!(task, execution = %member.id, %error, permanent = last, more,
+                    "attempts of a batch failed");
+            }
+        }
+    }
 }
 
 impl Pipeline {
@@ -135,13 +183,13 @@ impl Pipeline {
                 .filter(|(_, task)| !task.limits.is_empty())
                 .map(|(id, _)| (*id, Pace::new(1)))
                 .collect(),
+            waiting: Backlog::of(&tasks),
             tasks,
             wake: conductor.notifier().queue(queue_id),
             cancels: conductor.notifier().cancels(),
             busy: signals.busy,
             counted_busy: false,
             pace: Pace::new(worker.concurrency),
-            waiting: Backlog::default(),
             cancelled_early: HashSet::new(),
             handlers: JoinSet::new(),
             running: HashMap::new(),
@@ -204,7 +252,8 @@ impl Pipeline {
                 }
                 cancelled = self.cancels.recv() => self.cancelled(cancelled),
                 () = tokio::time::sleep_until(self.next_look.into()) => self.tick(),
-                () = start(self.waiting.next_start()) => {}
+                // Without a free slot nothing starts, however long it has been due.
+                () = start(self.waiting.next_start()), if self.has_free_slot() => {}
                 () = start(pause_look) => {}
             }
         }
@@ -264,80 +313,117 @@ impl Pipeline {
     }
 
     fn start_handlers(&mut self) {
-        while self.running.len() < self.concurrency {
-            let Some(claimed) = self.waiting.next() else {
+        while self.has_free_slot() {
+            let Some(turn) = self.waiting.next() else {
                 return;
             };
             self.last_start = Instant::now();
-            let Some(task) = self.tasks.get(&claimed.task_id) else {
-                // The claim names our tasks, so this is a claim of a task that we do not have.
-                self.waiting.ended(&claimed.lanes);
-                self.outcomes.push(Outcome {
-                    id: claimed.id,
-                    claim: claimed.claim,
-                    parent: claimed.parent,
-                    end: End::Released,
-                });
-                continue;
-            };
-            let running = Running {
-                task: task.name,
-                task_id: claimed.task_id,
-                id: claimed.id,
-                claim: claimed.claim,
-                parent: claimed.parent,
-                lanes: claimed.lanes.clone(),
-                cancel: CancellationToken::new(),
-            };
-            let handle = self.handlers.spawn(attempt(
-                task,
-                claimed,
-                running.cancel.clone(),
-                self.surroundings.clone(),
-            ));
-            self.running.insert(handle.id(), running);
+            match turn {
+                Turn::Single(claimed) => self.start_single(claimed),
+                Turn::Batch(claimed) => self.start_batch(claimed),
+            }
         }
     }
 
-    fn ended(&mut self, ended: Result<(Id, (Option<End>, Duration)), JoinError>) {
-        let (task, end) = match ended {
-            Ok((task, (end, took))) => {
+    fn has_free_slot(&self) -> bool {
+        self.running.len() < self.concurrency
+    }
+
+    fn start_single(&mut self, claimed: Claimed) {
+        let task_id = claimed.task_id;
+        let task = self.tasks.get(&task_id).copied();
+        let Some((task, Runner::Single(run))) = task.map(|task| (task, &task.runner)) else {
+            // The claim names our tasks, so this is a claim of a task that we do not have.
+            self.waiting.ended(&claimed.lanes);
+            self.release(vec![claimed]);
+            return;
+        };
+        let member = Member::of(&claimed);
+        let surroundings = self.surroundings.clone();
+        let attempt = attempt(task, *run, claimed, member.cancel.clone(), surroundings);
+        let handle = self.handlers.spawn(async move {
+            let (end, took) = attempt.await;
+            Ended::Single(end, took)
+        });
+        let running = Running {
+            task: task.name,
+            task_id,
+            members: vec![member],
+        };
+        self.running.insert(handle.id(), running);
+    }
+
+    fn start_batch(&mut self, claimed: Vec<Claimed>) {
+        let of = claimed.first().and_then(|claimed| {
+            let task = *self.tasks.get(&claimed.task_id)?;
+            Some((claimed.task_id, task, task.batch()?))
+        });
+        let Some((task_id, task, batch)) = of else {
+            self.release(claimed);
+            return;
+        };
+        let members: Vec<Member> = claimed.iter().map(Member::of).collect();
+        let cancels = members.iter().map(|member| member.cancel.clone()).collect();
+        let attempt = batch_attempt(task, batch, claimed, cancels, self.surroundings.clone());
+        let handle = self
+            .handlers
+            .spawn(async move { Ended::Batch(attempt.await) });
+        let running = Running {
+            task: task.name,
+            task_id,
+            members,
+        };
+        self.running.insert(handle.id(), running);
+    }
+
+    fn ended(&mut self, ended: Result<(Id, Ended), JoinError>) {
+        let handler = match &ended {
+            Ok((handler, _)) => *handler,
+            Err(error) => error.id(),
+        };
+        let Some(running) = self.running.remove(&handler) else {
+            return;
+        };
+        let ends = match ended {
+            Ok((_, Ended::Single(end, took))) => {
                 self.pace.measured(took);
-                let of = self.running.get(&task).map(|running| running.task_id);
-                if let Some(pace) = of.and_then(|task_id| self.limited.get_mut(&task_id)) {
+                if let Some(pace) = self.limited.get_mut(&running.task_id) {
                     pace.measured(took);
                 }
-                (task, end)
+                vec![end]
             }
+            // How long a batch takes says nothing of how many to claim ahead.
+            Ok((_, Ended::Batch(ends))) => ends.into_iter().map(Some).collect(),
             Err(error) => {
-                let task = error.id();
-                match error.try_into_panic() {
-                    Ok(panic) => (task, Some(End::failed(&panic_text(panic.as_ref())))),
+                let end = match error.try_into_panic() {
+                    Ok(panic) => End::failed(&panic_text(panic.as_ref())),
                     // Dropped by abort_all.
-                    Err(_) => (task, Some(End::Released)),
-                }
+                    Err(_) => End::Released,
+                };
+                vec![Some(end); running.members.len()]
             }
         };
-        if let Some(running) = self.running.remove(&task) {
-            self.waiting.ended(&running.lanes);
-            let Some(end) = end else {
-                tracing::warn!(task = running.task, execution = %running.id, claim = running.claim,
-                    "the claim was lost; the handler was dropped");
-                // Its slot is free.
-                self.look();
-                return;
-            };
-            if let End::Failed { error, verdict } = &end {
-                let last = *verdict == Verdict::Permanent;
-                tracing::warn!(task = running.task, execution = %running.id, %error, permanent = last, "attempt failed");
-            }
-            self.outcomes.push(Outcome {
-                id: running.id,
-                claim: running.claim,
-                parent: running.parent,
-                end,
-            });
+        warn_of_failures(&running, &ends);
+        for (member, end) in running.members.into_iter().zip(ends) {
+            self.ended_member(running.task, member, end);
         }
+    }
+
+    fn ended_member(&mut self, task: &'static str, member: Member, end: Option<End>) {
+        self.waiting.ended(&member.lanes);
+        let Some(end) = end else {
+            tracing::warn!(task, execution = %member.id, claim = member.claim,
+                "the claim was lost; the handler was dropped");
+            // Its slot is free.
+            self.look();
+            return;
+        };
+        self.outcomes.push(Outcome {
+            id: member.id,
+            claim: member.claim,
+            parent: member.parent,
+            end,
+        });
     }
 
     /// Something may be due.
@@ -358,7 +444,13 @@ impl Pipeline {
             for pace in self.limited.values_mut() {
                 pace.stalled();
             }
-            self.release_waiting();
+            // With a free slot they wait for one of a limit, and batches for nothing but time.
+            let waiting = if self.has_free_slot() {
+                self.waiting.drain_singles()
+            } else {
+                self.waiting.drain()
+            };
+            self.release(waiting);
         }
     }
 
@@ -369,10 +461,11 @@ impl Pipeline {
     }
 
     fn cancel(&mut self, id: Uuid) {
-        if let Some(running) = self.running.values().find(|running| running.id == id) {
-            running.cancel.cancel();
+        let mut running = self.running.values().flat_map(|running| &running.members);
+        if let Some(member) = running.find(|member| member.id == id) {
+            member.cancel.cancel();
         } else if let Some(claimed) = self.waiting.remove(id) {
-            // One that waits for a slot is given back, which ends it as cancelled.
+            // One that waits for a slot or a batch is given back, which ends it as cancelled.
             self.outcomes.push(Outcome {
                 id,
                 claim: claimed.claim,

@@ -90,6 +90,12 @@ impl Pipeline {
             quick,
             ahead,
             want,
+            batched: if self.all_batched() {
+                Vec::new()
+            } else {
+                self.waiting.batched().collect()
+            },
+            batch_want: self.batch_want(),
             idle: !self.more,
             paused,
         };
@@ -120,13 +126,34 @@ impl Pipeline {
         {
             return 0;
         }
-        let held = self.running.len() + self.waiting.len();
-        self.pace.most_held().saturating_sub(held).min(MOST_CLAIMS)
+        let batch_want = self.batch_want();
+        if self.all_batched() {
+            return batch_want;
+        }
+        let held = self.running.len() + self.waiting.singles();
+        let want = self.pace.most_held().saturating_sub(held).min(MOST_CLAIMS);
+        if self.waiting.batched().next().is_some() {
+            // Any of them may belong to a batch, which needs a free slot.
+            want.min(batch_want)
+        } else {
+            want
+        }
+    }
+
+    /// How many items of batches have a place in the slots that are free.
+    fn batch_want(&self) -> usize {
+        let free = self.concurrency.saturating_sub(self.running.len());
+        self.waiting.batch_room(free).min(MOST_CLAIMS)
+    }
+
+    fn all_batched(&self) -> bool {
+        self.tasks.len() == self.waiting.batched().count()
     }
 
     /// All that the worker knows to be its own.
     fn held(&self) -> Vec<Uuid> {
-        let running = self.running.values().map(|running| running.id);
+        let running = self.running.values().flat_map(|running| &running.members);
+        let running = running.map(|member| member.id);
         let waiting = self.waiting.ids();
         let outcomes = self.outcomes.iter().map(|outcome| outcome.id);
         let refused = self.refused.iter().map(|outcome| outcome.id);

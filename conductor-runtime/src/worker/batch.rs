@@ -1,0 +1,99 @@
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::Poll;
+
+use tokio_util::sync::CancellationToken;
+
+use super::execute::{Surroundings, panic_text};
+use super::fetch::Claimed;
+use super::outcome::End;
+use crate::context::{BatchContext, BatchItem};
+use crate::task::{BatchDefinition, TaskDefinition};
+
+/// Runs one attempt of each execution, together; gives their ends in their order. The tokens are
+/// theirs.
+pub(super) async fn batch_attempt(
+    task: &'static TaskDefinition,
+    batch: &'static BatchDefinition,
+    claimed: Vec<Claimed>,
+    cancels: Vec<CancellationToken>,
+    surroundings: Surroundings,
+) -> Vec<End> {
+    let mut payloads = Vec::with_capacity(claimed.len());
+    let mut items = Vec::with_capacity(claimed.len());
+    for (claimed, cancel) in claimed.into_iter().zip(cancels) {
+        payloads.push(claimed.payload);
+        items.push(BatchItem {
+            execution_id: claimed.id,
+            attempt: u32::try_from(claimed.attempt).unwrap_or(1),
+            origin: claimed.origin,
+            cancel,
+        });
+    }
+    let decoded = (batch.decode)(&payloads);
+    drop(payloads);
+    let items = items.into_iter().zip(&decoded.refused);
+    let context = BatchContext {
+        items: items
+            .filter_map(|(item, refused)| refused.is_none().then_some(item))
+            .collect(),
+        states: surroundings.states,
+    };
+    let mut ends = Vec::new();
+    if !context.items.is_empty() {
+        let handler = caught(decoded.items.run(&context));
+        let handler = async {
+            match handler.await {
+                Ok(results) => ends_of(results, context.items.len()),
+                Err(panic) => vec![End::failed(&panic); context.items.len()],
+            }
+        };
+        ends = match task.timeout {
+            None => handler.await,
+            Some(timeout) => tokio::select! {
+                biased;
+                ends = handler => ends,
+                () = surroundings.durable.clock.pass(timeout) => {
+                    vec![End::timed_out(timeout); context.items.len()]
+                }
+            },
+        };
+    }
+    let mut ends = ends.into_iter();
+    let refused = decoded.refused.into_iter();
+    refused
+        .filter_map(|refused| match refused {
+            Some(error) => Some(End::of(Err(error))),
+            None => ends.next(),
+        })
+        .collect()
+}
+
+fn ends_of(results: anyhow::Result<Vec<anyhow::Result<String>>>, items: usize) -> Vec<End> {
+    match results {
+        Ok(results) if results.len() == items => results.into_iter().map(End::of).collect(),
+        Ok(results) => {
+            let end = End::permanent(&format!(
+                "the batch handler gave {} results for {items} items: it has to give one for each, \
+                 in their order",
+                results.len()
+            ));
+            vec![end; items]
+        }
+        Err(error) => vec![End::of(Err(error)); items],
+    }
+}
+
+/// The future's value, or the text of its panic: what is known of other items is not lost by it.
+async fn caught<T>(future: impl Future<Output = T>) -> Result<T, String> {
+    let mut future = pin!(future);
+    poll_fn(
+        |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(value)) => Poll::Ready(Ok(value)),
+            Err(panic) => Poll::Ready(Err(panic_text(panic.as_ref()))),
+        },
+    )
+    .await
+}

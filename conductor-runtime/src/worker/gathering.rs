@@ -1,0 +1,120 @@
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use super::fetch::Claimed;
+
+/// The claimed executions of one task that wait for others, to run as a batch.
+#[derive(Debug)]
+pub(super) struct Gathering {
+    max_size: usize,
+    max_wait: Duration,
+    /// Each with the time at which it came to this worker.
+    items: VecDeque<(Instant, Claimed)>,
+}
+
+impl Gathering {
+    pub(super) fn new(max_size: u32, max_wait: Duration) -> Self {
+        Self {
+            max_size: usize::try_from(max_size).unwrap_or(usize::MAX).max(1),
+            max_wait,
+            items: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, now: Instant, claimed: Claimed) {
+        self.items.push_back((now, claimed));
+    }
+
+    /// Since when the first one waits.
+    pub(super) fn since(&self) -> Option<Instant> {
+        self.items.front().map(|(at, _)| *at)
+    }
+
+    /// When the first one has waited long enough.
+    pub(super) fn ready_at(&self) -> Option<Instant> {
+        let since = self.since()?;
+        Some(since.checked_add(self.max_wait).unwrap_or(since))
+    }
+
+    pub(super) fn is_ready(&self, now: Instant) -> bool {
+        self.items.len() >= self.max_size || self.ready_at().is_some_and(|at| at <= now)
+    }
+
+    /// One batch.
+    pub(super) fn take(&mut self) -> Vec<Claimed> {
+        let size = self.items.len().min(self.max_size);
+        self.items.drain(..size).map(|(_, item)| item).collect()
+    }
+
+    /// How many more make it so many batches.
+    pub(super) fn room(&self, batches: usize) -> usize {
+        let most = batches.saturating_mul(self.max_size);
+        most.saturating_sub(self.items.len())
+    }
+
+    pub(super) fn remove(&mut self, id: Uuid) -> Option<Claimed> {
+        let at = self.items.iter().position(|(_, item)| item.id == id)?;
+        self.items.remove(at).map(|(_, item)| item)
+    }
+
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Claimed> {
+        self.items.drain(..).map(|(_, item)| item)
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = Uuid> {
+        self.items.iter().map(|(_, item)| item.id)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn claimed(n: u128) -> Claimed {
+        Claimed {
+            id: Uuid::from_u128(n),
+            task_id: 1,
+            claim: 1,
+            attempt: 1,
+            payload: String::new(),
+            memo: None,
+            origin: Uuid::from_u128(n),
+            parent: None,
+            trigger: None,
+            lanes: Vec::new(),
+            start_at: None,
+        }
+    }
+
+    #[test]
+    fn a_batch_is_ready_when_it_is_full_or_its_first_item_has_waited() {
+        let wait = Duration::from_secs(1);
+        let mut gathering = Gathering::new(3, wait);
+        let began = Instant::now();
+        assert!(!gathering.is_ready(began + wait));
+        gathering.add(began, claimed(1));
+        let later = began + wait / 2;
+        gathering.add(later, claimed(2));
+        assert!(!gathering.is_ready(later));
+        assert!(gathering.is_ready(began + wait));
+        assert_eq!((gathering.room(1), gathering.room(2)), (1, 4));
+
+        for n in 3..=5 {
+            gathering.add(later, claimed(n));
+        }
+        assert!(gathering.is_ready(later));
+        assert!(gathering.remove(Uuid::from_u128(2)).is_some());
+        let batch: Vec<u128> = gathering.take().iter().map(|c| c.id.as_u128()).collect();
+        assert_eq!(batch, [1, 3, 4]);
+        // What is left waits since it came itself.
+        assert_eq!(gathering.ready_at().unwrap(), later + wait);
+        assert_eq!(gathering.ids().count(), 1);
+    }
+}
