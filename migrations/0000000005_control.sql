@@ -104,13 +104,20 @@ begin
 end
 $$;
 
--- Keeps a queue from being claimed, until it is resumed; what runs goes on. False where there is none.
+-- Keeps a queue from being claimed, until it is resumed; what runs goes on, and what was claimed and
+-- has not started is given back by the workers, who are told. False where there is none.
 create function conductor.pause_queue(queue text) returns boolean
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_queue integer;
 begin
-    update conductor.queues q set paused = true where q.name = queue;
-    return found;
+    update conductor.queues q set paused = true where q.name = queue returning q.id into v_queue;
+    if not found then
+        return false;
+    end if;
+    perform conductor.wake(array[v_queue], true);
+    return true;
 end
 $$;
 
@@ -163,13 +170,15 @@ declare
     v_now timestamptz := conductor.now();
     -- The longest of the intervals in conductor.report.
     v_pace interval := '5 s';
+    -- What is due in a paused queue may stay so for days.
+    v_queues integer[] := array(select q.id from conductor.queues q where q.id = any (p_queues) and not q.paused);
 begin
     return exists (
         select from conductor.schedules s
          where not s.paused and s.fault is null and (s.next_at is null or s.next_at <= v_now)
            and (s.dynamic or s.id = any (p_static)))
     or exists (
-        select from unnest(p_queues) as q, conductor.priorities(q) as p,
+        select from unnest(v_queues) as q, conductor.priorities(q) as p,
                lateral (select from conductor.live_executions l
                          where l.queue_id = q and l.priority = p and l.run_at <= v_now + v_pace
                            and l.task_id = any (p_tasks)
@@ -182,7 +191,8 @@ begin
     or exists (
         select from conductor.limits c
           join conductor.lanes a on a.limit_id = c.id
-         where c.task_id = any (p_tasks)
+          join conductor.tasks t on t.id = c.task_id
+         where c.task_id = any (p_tasks) and t.queue_id = any (v_queues)
            and (a.holders <> '{}' or a.due_at <= v_now + conductor.rate_horizon())
            and (select true from conductor.live_executions l where l.queue_id = -a.id limit 1));
 end

@@ -369,6 +369,7 @@ begin
         update conductor.lanes a
            set holders = case when t.kind = 'rate' then a.holders when t.used = 0 then a.holders - v_me
                               else a.holders || jsonb_build_object(v_me, jsonb_build_array(t.slots, t.used)) end,
+               -- Where it is only parked in, nothing starts.
                next_at = case when t.kind = 'rate' then coalesce(t.base + t.last * t.step, a.next_at) end,
                parked = a.parked or t.is_full
           from told t

@@ -503,3 +503,150 @@ async fn a_lane_that_nobody_looks_after_is_found(test: TestConductor) -> anyhow:
     worker.stop().await?;
     Ok(())
 }
+
+#[conductor::test]
+async fn a_rate_holds_for_those_that_come_one_by_one(test: TestConductor) -> anyhow::Result<()> {
+    let worker = start_with(&test, 10, Log::default()).await?;
+    for n in 0..4 {
+        let tenant = "a".to_owned();
+        test.invoke::<G11RatedKey>(G11RatedKey { tenant }).await?;
+        // Each finds the lane as the one before has left it.
+        parked(&test, n).await;
+        worker.drained().await?;
+    }
+    const DONE: &str = "select count(*) from conductor.finished_executions";
+    assert_eq!(number(&test, DONE).await, 1);
+    for done in [2, 3, 4] {
+        test.advance(Duration::from_secs(3600)).await?;
+        eventually("the next start", || async {
+            number(&test, DONE).await == done
+        })
+        .await;
+        worker.drained().await?;
+        assert_eq!(number(&test, DONE).await, done);
+    }
+    worker.stop().await?;
+    Ok(())
+}
+
+/// How many run now for each user and team, and how many did at most.
+type Held = Arc<Mutex<BTreeMap<String, (i32, i32)>>>;
+
+#[task(
+    name = "g11-both",
+    concurrency(limit = 1, key = payload.user),
+    concurrency(limit = 2, key = payload.team)
+)]
+async fn g11_both(ctx: &TaskContext, user: String, team: String, ms: u64) -> anyhow::Result<()> {
+    let count = |by: i32| {
+        let mut held = ctx.state::<Held>().lock().unwrap();
+        for key in [&user, &team] {
+            let (now, most) = held.entry(key.clone()).or_default();
+            *now += by;
+            *most = (*most).max(*now);
+        }
+    };
+    count(1);
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+    count(-1);
+    Ok(())
+}
+
+#[conductor::test]
+async fn several_keyed_limits_hold_together(test: TestConductor) -> anyhow::Result<()> {
+    let held = Held::default();
+    let jobs = (0..120_u64).map(|n| G11Both {
+        user: format!("user {}", n * 31 % 5),
+        team: format!("team {}", n * 17 % 3),
+        ms: n * 7919 % 13,
+    });
+    test.invoke_batch::<G11Both>(jobs).await?;
+    let first = start_with(&test, 10, Arc::clone(&held)).await?;
+    let second = start_with(&test, 10, Arc::clone(&held)).await?;
+    soon("all ends", first.drained()).await?;
+    soon("all ends", second.drained()).await?;
+    assert_eq!(
+        crate::support::count(&test, "state = 'completed'").await?,
+        120
+    );
+    let most: Vec<(String, i32)> = (held.lock().unwrap().iter())
+        .map(|(key, (_, most))| (key.clone(), *most))
+        .collect();
+    assert_eq!(most.len(), 8);
+    for (key, most) in &most {
+        let limit = if key.starts_with("user") { 1 } else { 2 };
+        assert!(*most <= limit, "{key}: {most}");
+    }
+    assert!(most.iter().any(|(_, most)| *most == 2), "{most:?}");
+    first.stop().await?;
+    second.stop().await?;
+    Ok(())
+}
+
+/// Says that it has started, and waits for the test's word.
+#[task(name = "g11-frozen", concurrency = 2)]
+async fn g11_frozen(ctx: &TaskContext, n: i32) -> anyhow::Result<()> {
+    let pool = ctx.state::<Conductor>().pool();
+    sqlx::query("insert into g11_starts (n, pid) values ($1, $2)")
+        .bind(n)
+        .bind(i32::try_from(std::process::id())?)
+        .execute(pool)
+        .await?;
+    loop {
+        let open: bool = sqlx::query_scalar("select exists (select from g11_open)")
+            .fetch_one(pool)
+            .await?;
+        if open {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[conductor::test]
+async fn a_process_that_was_frozen_for_longer_than_its_lease_has_lost_its_slots(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    run_sql(
+        &test,
+        "create table g11_starts (n int, pid int); create table g11_open (yes bool)",
+    )
+    .await?;
+    let starts = "select count(*) from g11_starts";
+    let slots = "select coalesce(sum((h.value ->> 0)::int), 0) from conductor.lanes a, jsonb_each(a.holders) h";
+    let frozen = Process::start(&test)?;
+    let runs = invoke_each::<G11Frozen>(&test, (0..4).map(|n| G11Frozen { n })).await?;
+    eventually("two starts", || async { number(&test, starts).await == 2 }).await;
+    frozen.freeze()?;
+    let other = test
+        .orchestrator()
+        .worker(narrow(10))
+        .allow_unserved_queues()
+        .heartbeat(Duration::from_millis(200), Process::LEASE)
+        .state((*test).clone())
+        .build()?
+        .start()
+        .await?;
+    eventually("two more", || async { number(&test, starts).await == 4 }).await;
+    assert_eq!(number(&test, slots).await, 2);
+
+    // It finds that it has lost them, and stops what it ran for them.
+    frozen.go_on()?;
+    eventually("a new identity", || async {
+        orchestrators(&test).await.unwrap() == 2
+    })
+    .await;
+    parked(&test, 2).await;
+    assert_eq!(number(&test, slots).await, 2);
+    assert_eq!(number(&test, starts).await, 4);
+
+    run_sql(&test, "insert into g11_open (yes) values (true)").await?;
+    for run in runs {
+        soon("its end", run.result()).await?;
+    }
+    assert_eq!(number(&test, starts).await, 6);
+    eventually("free lanes", || async { number(&test, slots).await == 0 }).await;
+    other.stop().await?;
+    frozen.terminate()?;
+    Ok(())
+}

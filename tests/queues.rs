@@ -83,6 +83,32 @@ async fn a_worker_serves_its_queue_and_not_the_one_that_looks_alike(
 }
 
 #[conductor::test]
+async fn a_pause_is_of_one_queue_and_of_none_that_looks_alike(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    test.drain().await?;
+    for (task, name) in QUEUES {
+        assert!(test.pause_queue(name).await?, "{name}");
+        let paused: Vec<String> = test
+            .queues()
+            .await?
+            .into_iter()
+            .filter(|queue| queue.paused)
+            .map(|queue| queue.name)
+            .collect();
+        assert_eq!(paused, [*name]);
+        let run = test.invoke_json(task, "null").await?;
+        test.drain().await?;
+        assert_eq!(test.find(run).await?.unwrap().state, Status::Pending);
+        assert!(test.resume_queue(name).await?);
+        test.drain().await?;
+        assert_eq!(test.find(run).await?.unwrap().state, Status::Completed);
+    }
+    assert!(!test.pause_queue("A-B").await?);
+    Ok(())
+}
+
+#[conductor::test]
 async fn a_queue_that_nobody_serves_is_named(test: TestConductor) -> anyhow::Result<()> {
     let served = QUEUES.iter().filter(|(task, _)| *task != "double");
     let refused = test

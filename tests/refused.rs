@@ -30,6 +30,14 @@ async fn sends(_ctx: &TaskContext, _mailer: State<Mailer>) -> anyhow::Result<()>
     Ok(())
 }
 
+#[task(concurrency(limit = 2, key = payload.tenant_id))]
+async fn renames(
+    _ctx: &TaskContext,
+    #[serde(rename = "tenantId")] tenant_id: i64,
+) -> anyhow::Result<i64> {
+    Ok(tenant_id)
+}
+
 fn lines_of(text: &str) -> Vec<String> {
     include_str!("refused.rs")
         .lines()
@@ -49,8 +57,8 @@ async fn two_tasks_of_one_name_and_a_missing_state_are_refused_with_their_places
     let Err(Error::Refused(faults)) = Orchestrator::builder(unconnected()).build() else {
         panic!("not refused");
     };
-    assert_eq!(faults.len(), 2, "{faults:?}");
-    let clash = &faults[0];
+    assert_eq!(faults.len(), 3, "{faults:?}");
+    let clash = &faults[1];
     assert!(
         clash.contains("two tasks have the name \"same\""),
         "{clash}"
@@ -60,7 +68,14 @@ async fn two_tasks_of_one_name_and_a_missing_state_are_refused_with_their_places
     for place in places {
         assert!(clash.contains(&place), "{clash} {place}");
     }
-    let need = &faults[1];
+    let renamed = &faults[0];
+    assert!(
+        renamed.contains("the key `payload.tenant_id` of a limit is not in the payload's JSON"),
+        "{renamed}"
+    );
+    let place = lines_of("#[task(concurrency(limit = 2, key = payload.tenant_id))]");
+    assert!(renamed.contains(&place[0]), "{renamed}");
+    let need = &faults[2];
     assert!(need.contains("State<refused::Mailer>"), "{need}");
     assert!(need.contains(&lines_of("#[task]")[0]), "{need}");
 }
@@ -71,5 +86,6 @@ async fn a_state_that_is_given_is_not_missed() {
     let Err(Error::Refused(faults)) = built else {
         panic!("not refused");
     };
-    assert_eq!(faults.len(), 1, "{faults:?}");
+    // The clash and the limit.
+    assert_eq!(faults.len(), 2, "{faults:?}");
 }

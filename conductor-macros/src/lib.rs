@@ -106,6 +106,8 @@ use proc_macro::TokenStream;
 /// | `priority = 10` | Higher is claimed first; may be negative. | 0 |
 /// | `keep(completed = "7d")` | How long completed executions are kept; `"0s"` is not at all. | 7 days |
 /// | `keep(failed = "30d")` | The same for failed and cancelled ones. | 30 days |
+/// | `concurrency = 5` | How many executions run at once, in all workers, see below. May be given several times. | any |
+/// | `rate_limit = "100/1m"` | How many start in an interval, in all workers, see below. May be given several times. | any |
 /// | `batch(max_size = 100, max_wait = "500ms")` | Executions run together, see below; 1 to 10000 of them, and at most `"1h"`. | each runs for itself |
 /// | `cron = "0 9 * * Mon-Fri"` | Runs the task by a schedule, see below. May be given several times. | none |
 /// | `window = "22:00-06:00"` | The hours in which the task may run, see below. | any |
@@ -171,6 +173,26 @@ use proc_macro::TokenStream;
 ///     Ok(())
 /// }
 /// ```
+///
+/// # Limits
+///
+/// `concurrency = 5` and `rate_limit = "100/1m"` are limits of the whole task.
+/// `concurrency(limit = 2, key = payload.tenant_id)` and `rate_limit("10/s", key = payload.tenant_id)`
+/// count for each value of a field of the payload, or of a field of a field. Several hold together; two of
+/// one kind and key are refused. Whatever waits or sleeps does not count as running. A rate lets
+/// executions start one by one at even distances, and saves nothing up.
+///
+/// ```
+/// use conductor::prelude::*;
+///
+/// #[task(concurrency = 50, concurrency(limit = 2, key = payload.tenant_id), rate_limit = "100/1m")]
+/// async fn sync_tenant(ctx: &TaskContext, tenant_id: i64) -> anyhow::Result<()> {
+///     Ok(())
+/// }
+/// ```
+///
+/// The key must be a field of the payload type, which the compiler checks, and stand under the same name
+/// in its JSON, which is checked at start.
 ///
 /// # Batches
 ///

@@ -12,6 +12,9 @@ pub mod steps {}
 #[doc = include_str!("../guide/scheduling.md")]
 pub mod scheduling {}
 
+#[doc = include_str!("../guide/flow_control.md")]
+pub mod flow_control {}
+
 #[doc = include_str!("../guide/running.md")]
 pub mod running {}
 

@@ -4,9 +4,10 @@ pub use conductor_macros::task;
 #[cfg(feature = "testing")]
 pub use conductor_macros::test;
 pub use conductor_runtime::client::{
-    Brief, Cancel, Child, Conductor, Execution, ExecutionInfo, Failure, Filter, Invocation, Invoke,
-    InvokeBatch, InvokeInTransaction, Invoked, Parent, Process, Runner, Schedule, ScheduleInfo,
-    Status, StepInfo, StepKey, Story, Unschedule, WaitInfo,
+    Awaited, Brief, Cancel, Child, Conductor, Execution, ExecutionInfo, Failure, Filter,
+    Invocation, Invoke, InvokeBatch, InvokeInTransaction, Invoked, LimitKey, Parent, Process,
+    QueueInfo, Reason, Runner, Schedule, ScheduleInfo, Status, StepInfo, StepKey, Story,
+    Unschedule, WaitInfo, Why,
 };
 pub use conductor_runtime::codec::{MAX_JSON_BYTES, MAX_JSON_DEPTH};
 #[doc(hidden)]

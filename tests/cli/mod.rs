@@ -6,6 +6,7 @@ mod cancellation;
 mod keys;
 mod macro_forms;
 mod program;
+mod queues;
 mod schedules;
 mod scheduling;
 mod story;

@@ -172,7 +172,9 @@ async fn a_story_is_told_from_the_invoke_to_the_end(test: TestConductor) -> anyh
 async fn a_child_that_nobody_serves_is_named(test: TestConductor) -> anyhow::Result<()> {
     let program = Program::on(&test);
     let run = test.invoke::<StoryParent>(()).await?;
-    assert!(shown(&program, run.id()).contains("for a worker: none that has this task is running"));
+    let nobody =
+        "why      no living worker has the task \"story.parent\" and serves its queue \"default\"";
+    assert!(shown(&program, run.id()).contains(nobody));
     let worker = test
         .orchestrator()
         .only_workers([narrow(1)])

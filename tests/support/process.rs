@@ -38,13 +38,21 @@ impl Process {
     }
 
     pub fn terminate(&self) -> anyhow::Result<()> {
+        self.signal("-TERM")
+    }
+
+    /// SIGSTOP, as when a machine is suspended; `go_on` is SIGCONT.
+    pub fn freeze(&self) -> anyhow::Result<()> {
+        self.signal("-STOP")
+    }
+
+    pub fn go_on(&self) -> anyhow::Result<()> {
+        self.signal("-CONT")
+    }
+
+    fn signal(&self, signal: &str) -> anyhow::Result<()> {
         let id = self.0.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &id])
-                .status()?
-                .success()
-        );
+        assert!(Command::new("kill").args([signal, &id]).status()?.success());
         Ok(())
     }
 

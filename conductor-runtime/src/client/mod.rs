@@ -9,9 +9,11 @@ mod invocation;
 mod invoke;
 mod invoked;
 mod query;
+mod queues;
 mod schedule;
 mod schedules;
 mod story;
+mod why;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,10 +36,12 @@ pub use invocation::Invocation;
 pub use invoke::{Invoke, InvokeInTransaction};
 pub use invoked::Invoked;
 pub use query::{ExecutionInfo, Failure, Filter};
+pub use queues::QueueInfo;
 pub(crate) use schedule::{Rule, check_name as check_schedule_name, remove as remove_schedule};
 pub use schedule::{Schedule, Unschedule};
 pub use schedules::ScheduleInfo;
 pub use story::{Parent, Process, Runner, StepInfo, StepKey, Story, WaitInfo};
+pub use why::{Awaited, LimitKey, Reason, Why};
 
 /// The client: one per process, cheap to clone.
 ///

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::children::{Brief, Child, briefs, children};
 use super::query::{self, ExecutionInfo, Failure, raw};
+use super::why::{Why, why};
 use super::{Conductor, Status};
 use crate::context::PART;
 use crate::error::Result;
@@ -19,6 +20,8 @@ pub struct Story {
     pub info: ExecutionInfo,
     /// The moment, by the database's clock.
     pub now: DateTime<Utc>,
+    /// Why it does not run, or that it does.
+    pub why: Why,
     /// Whether a living process serves the task.
     pub served: bool,
     /// How many attempts may fail.
@@ -197,6 +200,7 @@ async fn read(
     let cancelled: Option<bool> = row.try_get("cancelled")?;
     Ok(Story {
         now: row.try_get("now")?,
+        why: why(&mut *connection, info.id).await?,
         served: row.try_get("served")?,
         max_attempts: row.try_get("max_attempts")?,
         timeout: row.try_get::<Option<i64>, _>("timeout_ms")?.map(millis),

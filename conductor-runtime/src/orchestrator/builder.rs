@@ -94,7 +94,9 @@ impl Builder {
         self
     }
 
-    /// Starts although some task's queue has no worker here or elsewhere; its executions wait.
+    /// Starts although some task's queue has no worker here, nor in another living process; its
+    /// executions wait until somebody serves the queue. Without this, to start is refused with the
+    /// task's place in the source.
     #[must_use]
     pub fn allow_unserved_queues(mut self) -> Self {
         self.allow_unserved = true;

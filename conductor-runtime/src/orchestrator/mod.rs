@@ -254,7 +254,7 @@ async fn refuse_unserved(
         })
         .map(|task| {
             format!(
-                "task {:?} at {} has the queue {:?}, which no worker serves; add `Worker::queue({:?})`",
+                "task {:?} at {} has the queue {:?}, which no worker serves, here or elsewhere; add `Worker::queue({:?})`, or let it wait by `.allow_unserved_queues()`",
                 task.name, task.place, task.queue, task.queue
             )
         })

@@ -15,7 +15,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Serves this queue with 50 handlers at once.
+    /// Serves this queue with 50 handlers at once. A name has 1 to 100 bytes, no control character,
+    /// and no white space at its ends; `a-b`, `a_b` and `A-B` are three queues.
     pub fn queue(name: impl Into<String>) -> Self {
         Self {
             queue: name.into(),

@@ -53,6 +53,8 @@ pub(super) struct Ask {
     pub(super) batch_want: usize,
     /// The worker will sleep if this brings nothing, and wants to be woken.
     pub(super) idle: bool,
+    /// The worker holds what it has not started, and wants to know whether its queue is paused.
+    pub(super) paused: bool,
 }
 
 /// What comes back.
@@ -195,6 +197,17 @@ fn claimed(row: &PgRow) -> Result<Option<Claimed>, sqlx::Error> {
 fn start_at(millis: i32) -> Option<Instant> {
     let millis = u64::try_from(millis).ok().filter(|millis| *millis > 0)?;
     Some(Instant::now() + Duration::from_millis(millis))
+}
+
+/// Whether somebody has paused the queue.
+pub(super) async fn is_paused(
+    connection: &mut PgConnection,
+    queue: i32,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("select paused from conductor.queues where id = $1")
+        .bind(queue)
+        .fetch_one(connection)
+        .await
 }
 
 /// Gives back what the database has claimed for this worker and the worker never heard of.

@@ -6,7 +6,7 @@ use sqlx::postgres::PgPool;
 use sqlx::{Connection, Postgres};
 use uuid::Uuid;
 
-use super::fetch::{Ask, Claimed, disown, finish_and_claim};
+use super::fetch::{Ask, Claimed, disown, finish_and_claim, is_paused};
 use super::outcome::{End, Outcome};
 use super::suspend::Suspensions;
 use crate::db::{Fault, fault};
@@ -93,6 +93,8 @@ pub(super) struct Returned {
     /// The slots that the worker has, by lane.
     pub(super) lanes: Vec<i32>,
     pub(super) slots: Vec<i32>,
+    /// The queue is paused, as far as was asked.
+    pub(super) paused: bool,
     /// Outcomes that are not known to be written; to be brought again.
     pub(super) unwritten: Vec<Outcome>,
     /// Outcomes that the database refuses, and refuses as failures too.
@@ -119,6 +121,7 @@ pub(super) async fn round_trip(
         next_due: None,
         lanes: Vec::new(),
         slots: Vec::new(),
+        paused: false,
         unwritten: Vec::new(),
         refused: Vec::new(),
         fault: None,
@@ -149,7 +152,12 @@ pub(super) async fn round_trip(
             }
         }
     }
-    let answer = finish_and_claim(&mut connection, &outcomes, ask);
+    // After the claim, so that a pause which the claim did not see is seen now.
+    let answer = async {
+        let answer = finish_and_claim(&mut connection, &outcomes, ask).await?;
+        let paused = ask.paused && is_paused(&mut connection, ask.queue).await.unwrap_or(false);
+        Ok((answer, paused))
+    };
     let answer = match tokio::time::timeout(PATIENCE, answer).await {
         Ok(answer) => answer,
         Err(_) => {
@@ -161,7 +169,8 @@ pub(super) async fn round_trip(
         }
     };
     match answer {
-        Ok(answer) => {
+        Ok((answer, paused)) => {
+            returned.paused = paused;
             returned.claimed = answer.claimed;
             returned.next_due = answer.next_due;
             returned.lanes = answer.lanes;
@@ -187,6 +196,7 @@ pub(super) async fn round_trip(
                     let ask = Ask {
                         want: 0,
                         idle: false,
+                        paused: false,
                         lanes: Vec::new(),
                         ..returned.ask.clone()
                     };

@@ -71,6 +71,8 @@ pub(crate) struct Pipeline {
     /// After a fault nothing is sent before this.
     patient_until: Instant,
     next_look: Instant,
+    /// When to look whether the queue is paused, while claims wait for a handler.
+    next_pause_look: Instant,
     last_start: Instant,
     /// The database may have claimed for this worker what it never heard of.
     /// The identity under which a claim may have committed without our knowing.
@@ -201,6 +203,7 @@ impl Pipeline {
             faults: 0,
             patient_until: now,
             next_look: now,
+            next_pause_look: now,
             last_start: now,
             suspect: None,
             disowning: false,
@@ -228,6 +231,7 @@ impl Pipeline {
             if self.is_over() {
                 break;
             }
+            let pause_look = self.pause_look();
             tokio::select! {
                 changed = self.control.changed() => {
                     if changed.is_err() {
@@ -242,11 +246,15 @@ impl Pipeline {
                         self.ended(ended);
                     }
                 }
-                () = self.wake.notified() => self.look(),
+                () = self.wake.notified() => {
+                    self.next_pause_look = Instant::now();
+                    self.look();
+                }
                 cancelled = self.cancels.recv() => self.cancelled(cancelled),
                 () = tokio::time::sleep_until(self.next_look.into()) => self.tick(),
                 // Without a free slot nothing starts, however long it has been due.
                 () = start(self.waiting.next_start()), if self.has_free_slot() => {}
+                () = start(pause_look) => {}
             }
         }
         self.count_busy();

@@ -36,10 +36,14 @@ pub(super) enum Command {
     List(List),
     /// Show all that is known of one execution
     Show(Show),
+    /// Say why an execution does not run
+    Why(Show),
     /// Run a failed or cancelled execution again, or a waiting one now
     Retry(Retry),
     /// List this program's tasks
     Tasks(Tasks),
+    /// List the queues; or pause or resume one
+    Queues(Queues),
     /// Make a schedule that invokes a task by a cron rule, or replace it
     Schedule(Schedule),
     /// Remove a schedule that was made at run time
@@ -219,6 +223,30 @@ pub(super) struct Tasks {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Queues {
+    /// One JSON object a line
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(subcommand)]
+    pub(super) command: Option<SteerQueue>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SteerQueue {
+    /// Let nothing more of a queue start, until it is resumed
+    Pause(Queue),
+    /// Let a paused queue be worked on again
+    Resume(Queue),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Queue {
+    /// The queue's name; `queues` lists them
+    pub(super) name: String,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct Db {
     /// Print the address and do nothing else
     #[arg(long)]
@@ -264,6 +292,7 @@ Examples:
   {program} invoke TASK name=Alice --wait     run one and print its result
   {program} list --state failed --newer-than 1d
   {program} show ID                           what happened to it
+  {program} why ID                            why it does not run
 
 Database:
   DATABASE_URL, or --database-url; without either, a private PostgreSQL of this project is
@@ -352,6 +381,21 @@ A final state never changes: what failed or was cancelled is repeated under a ne
 same payload and the recorded steps. What waits for its next attempt keeps its id and is due now.
 The id is printed.",
             )
+        })
+        .mut_subcommand("queues", |command| {
+            command.after_help(format!(
+                "\
+WAITING are due, RUNNING are with a worker, PARKED wait for a limit of their task; counts end at
+10,000. WORKERS are the living processes that serve the queue.
+
+A pause holds in all processes and survives restarts and deploys. What runs goes on; what a worker
+has taken and not started is given back within a second.
+
+Examples:
+  {program} queues
+  {program} queues pause fast
+  {program} queues resume fast"
+            ))
         })
         .mut_subcommand("drain", |command| {
             command.after_help(

@@ -31,6 +31,7 @@ mod options;
 mod output;
 mod payload;
 mod program;
+mod queues;
 mod schedule;
 mod schedules;
 mod schema;
@@ -42,6 +43,7 @@ mod story;
 mod tasks;
 mod tree;
 mod waits;
+mod why;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -110,6 +112,8 @@ async fn execute(mut options: Options) -> Done {
         Command::Retry(command) => steer::retry(command, &connect(url).await?).await,
         Command::List(command) => list::list(command, &connect(url).await?).await,
         Command::Show(command) => show::show(command, &connect(url).await?).await,
+        Command::Why(command) => why::why(command, &connect(url).await?).await,
+        Command::Queues(command) => queues::queues(command, &connect(url).await?).await,
         Command::Tasks(command) => tasks::tasks(command),
         Command::Schedule(command) => schedule::schedule(command, url, &program).await,
         Command::Unschedule(command) => {

@@ -1,6 +1,6 @@
 //! An execution's story as a tree: whence it came, what it did, what it waits for, how it ended.
 
-use conductor_runtime::client::{Process, Status, Story};
+use conductor_runtime::client::{Process, Reason, Status, Story};
 use conductor_runtime::task::Trigger;
 use serde_json::value::RawValue;
 
@@ -142,6 +142,11 @@ fn rows(told: &Story) -> Vec<(&'static str, String)> {
             "cancel",
             format!("asked for, ends with this attempt{reason}"),
         ));
+    }
+    // What a suspended one waits for stands in a place of its own.
+    let waits = matches!(told.why.reason, Reason::Waits { .. });
+    if matches!(info.state, Status::Pending | Status::Suspended) && !waits {
+        rows.push(("why", output::line(&told.why.text, COLUMNS)));
     }
     if let Some(at) = info.finished_at {
         let took = info.claimed_at.map(|start| output::short(at - start));

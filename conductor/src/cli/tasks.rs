@@ -6,7 +6,9 @@ use anstyle::Style;
 use conductor_runtime::client::Conductor;
 use conductor_runtime::error::Error;
 use conductor_runtime::registry::{Registry, nearest};
-use conductor_runtime::task::{CronDefinition, TaskDefinition, WindowDefinition};
+use conductor_runtime::task::{
+    CronDefinition, LimitDefinition, LimitKind, TaskDefinition, WindowDefinition,
+};
 use serde_json::{Value, json};
 
 use super::arguments::Tasks;
@@ -27,10 +29,12 @@ pub(super) fn tasks(command: Tasks) -> Done {
         );
         return Ok(());
     }
-    // Most programs have neither.
+    // Most programs have none of these.
+    let has_limits = tasks.iter().any(|task| !task.limits.is_empty());
     let has_crons = tasks.iter().any(|task| !task.crons.is_empty());
     let has_windows = tasks.iter().any(|task| task.window.is_some());
     let mut header = vec!["TASK", "QUEUE", "PRIORITY", "RETRIES", "TIMEOUT"];
+    header.extend(has_limits.then_some("LIMITS"));
     header.extend(has_crons.then_some("CRON"));
     header.extend(has_windows.then_some("WINDOW"));
     header.extend(["PLACE", "ABOUT"]);
@@ -57,6 +61,9 @@ pub(super) fn tasks(command: Tasks) -> Done {
             plain(retries),
             plain(timeout.unwrap_or_else(|| "none".to_owned())),
         ];
+        if has_limits {
+            row.push(plain(limits(task.limits)));
+        }
         if has_crons {
             let rules: Vec<String> = task.crons.iter().map(rule).collect();
             row.push(plain(rules.join("; ")));
@@ -71,6 +78,33 @@ pub(super) fn tasks(command: Tasks) -> Done {
     }
     output::print(&table.render())?;
     Ok(())
+}
+
+/// "2 at once, 100/1m by tenant.id"
+fn limits(of: &[LimitDefinition]) -> String {
+    let limits = of.iter().map(|limit| {
+        let amount = match limit.kind {
+            LimitKind::Concurrency => format!("{} at once", limit.amount),
+            LimitKind::Rate { per } => {
+                format!("{}/{}", limit.amount, humantime::format_duration(per))
+            }
+        };
+        match limit.path {
+            [] => amount,
+            path => format!("{amount} by {}", path.join(".")),
+        }
+    });
+    let limits: Vec<String> = limits.collect();
+    output::line(&limits.join(", "), 100)
+}
+
+fn limit(limit: &LimitDefinition) -> Value {
+    let (kind, per) = match limit.kind {
+        LimitKind::Concurrency => ("concurrency", None),
+        LimitKind::Rate { per } => ("rate", Some(humantime::format_duration(per).to_string())),
+    };
+    let key = (!limit.path.is_empty()).then(|| limit.path.join("."));
+    json!({ "kind": kind, "amount": limit.amount, "per": per, "key": key })
 }
 
 /// "0 9 * * Mon-Fri Europe/Berlin".
@@ -121,6 +155,7 @@ fn object(task: &TaskDefinition) -> Value {
             "jitter": task.retry.jitter,
         },
         "timeout": task.timeout.map(time),
+        "limits": task.limits.iter().map(limit).collect::<Value>(),
         "crons": crons,
         "window": window,
         "keep": {
@@ -170,6 +205,23 @@ pub(super) async fn unknown(conductor: &Conductor, name: &str) -> Done<Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_are_told_in_few_words_and_as_json() {
+        let all = [
+            LimitDefinition::concurrency(2),
+            LimitDefinition::rate(100, 60_000).key(&["tenant", "id"]),
+        ];
+        assert_eq!(limits(&[]), "");
+        assert_eq!(limits(&all), "2 at once, 100/1m by tenant.id");
+        assert_eq!(
+            all.iter().map(limit).collect::<Value>(),
+            json!([
+                {"kind": "concurrency", "amount": 2, "per": null, "key": null},
+                {"kind": "rate", "amount": 100, "per": "1m", "key": "tenant.id"},
+            ])
+        );
+    }
 
     #[test]
     fn a_window_tells_its_days_and_a_zone_that_is_not_utc() {

@@ -53,7 +53,6 @@ pub(super) fn branch(told: &Story, family: &Family) -> Option<Tree> {
             output::relative(at, now)
         )),
         (Status::Pending, Some(at)) => Some(format!("for its time, {}", moment(at, now))),
-        (Status::Pending, None) => Some(worker.to_owned()),
         // Without a due time it waits for ever, or for a child.
         (Status::Suspended, None) if info.run_at.is_some() => Some(worker.to_owned()),
         (Status::Suspended, _) if !told.served => {

@@ -30,6 +30,8 @@ const PATIENCE: [Duration; 4] = [
 /// Round trips that may be under way at once, and from how much work on a second one pays.
 const MOST_TRIPS: usize = 2;
 const WORTH_A_SECOND_TRIP: usize = 500;
+/// How often a worker that holds what it has not started looks whether its queue is paused.
+const PAUSE_LOOK: Duration = Duration::from_millis(500);
 /// Most claims in one statement.
 const MOST_CLAIMS: usize = 2000;
 
@@ -41,11 +43,13 @@ impl Pipeline {
         }
         let want = self.want();
         let disown = self.suspect.is_some() && self.suspect == self.orchestrator;
+        let paused = !self.waiting.is_empty() && Instant::now() >= self.next_pause_look;
         let reason = match self.trips.len() {
             0 => {
                 !self.outcomes.is_empty()
                     || want > 0 && (self.more || !self.idle)
                     || disown
+                    || paused
                     || self.waiting.is_unsettled() && self.orchestrator.is_some()
             }
             trips if trips < MOST_TRIPS && self.suspect.is_none() && !self.disowning => {
@@ -59,6 +63,9 @@ impl Pipeline {
         }
         let known = (disown && self.trips.is_empty()).then(|| self.held());
         self.disowning = known.is_some();
+        if paused {
+            self.next_pause_look = Instant::now() + PAUSE_LOOK;
+        }
         if self.disowning {
             self.suspect = None;
         }
@@ -90,6 +97,7 @@ impl Pipeline {
             },
             batch_want: self.batch_want(),
             idle: !self.more,
+            paused,
         };
         self.asked += want;
         let outcomes = take_message(&mut self.outcomes, usize::MAX, Outcome::bytes);
@@ -100,6 +108,12 @@ impl Pipeline {
             known,
             self.faults > 0,
         ));
+    }
+
+    /// When to look whether the queue is paused, where nothing else leads to the database before.
+    pub(super) fn pause_look(&self) -> Option<Instant> {
+        let look = !self.waiting.is_empty() && self.trips.is_empty();
+        look.then(|| self.next_pause_look.max(self.patient_until))
     }
 
     /// How many more executions the worker can hold. One claim at a time, as the answers of two
@@ -210,6 +224,9 @@ impl Pipeline {
             }
         } else {
             self.release(returned.claimed);
+        }
+        if returned.paused {
+            self.release_waiting();
         }
         if returned.ask.want == 0 {
             return;

@@ -1,0 +1,78 @@
+#![allow(unused)]
+use conductor::prelude::*;
+
+#[task(concurrency(limit = 5, key = tenant_id))]
+async fn no_payload(ctx: &TaskContext, tenant_id: i64) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[task(concurrency(limit = 5, key = payload.tenant().id))]
+async fn computed(ctx: &TaskContext, tenant_id: i64) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[task(concurrency(limit = 5, key = payload))]
+async fn all_of_it(ctx: &TaskContext, tenant_id: i64) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[task(concurrency(limit = 5, key = "tenant_id"))]
+async fn a_text(ctx: &TaskContext, tenant_id: i64) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[task(concurrency = 0)]
+async fn none(ctx: &TaskContext) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[task(concurrency(limit = -1), rate_limit = "0/1m")]
+async fn less(ctx: &TaskContext) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[task(concurrency(key = payload.tenant_id))]
+async fn no_limit(ctx: &TaskContext, tenant_id: i64) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[task(concurrency(limit = 5, by = payload.tenant_id))]
+async fn unknown_key(ctx: &TaskContext, tenant_id: i64) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[task(rate_limit = "100")]
+async fn no_interval(ctx: &TaskContext) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[task(rate_limit = "100/60")]
+async fn no_unit(ctx: &TaskContext) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[task(rate_limit = 100)]
+async fn a_number(ctx: &TaskContext) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[task(rate_limit(key = payload.tenant_id))]
+async fn no_rate(ctx: &TaskContext, tenant_id: i64) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[task(concurrency = 5, concurrency(limit = 6))]
+async fn the_same_twice(ctx: &TaskContext) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[task(
+    rate_limit("1/1s", key = payload.tenant_id),
+    concurrency(limit = 5, key = payload.tenant_id),
+    rate_limit("2/1s", key = payload.tenant_id),
+)]
+async fn the_same_key_twice(ctx: &TaskContext, tenant_id: i64) -> anyhow::Result<()> {
+    Ok(())
+}
+
+fn main() {}
