@@ -104,15 +104,13 @@ begin
 end
 $$;
 
--- Keeps a queue from being claimed, until it is resumed; what runs goes on, and what was claimed and
--- has not started is given back by the workers, who are told. False where there is none.
-create function conductor.pause_queue(queue text) returns boolean
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+create function conductor.set_paused(p_queue text, p_paused boolean) returns boolean
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_queue integer;
 begin
-    update conductor.queues q set paused = true where q.name = queue returning q.id into v_queue;
+    update conductor.queues q set paused = p_paused where q.name = p_queue returning q.id into v_queue;
     if not found then
         return false;
     end if;
@@ -121,20 +119,15 @@ begin
 end
 $$;
 
+-- Keeps a queue from being claimed, until it is resumed; what runs goes on, and what was claimed and
+-- has not started is given back by the workers, who are told. False where there is none.
+create function conductor.pause_queue(queue text) returns boolean
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$ select conductor.set_paused(queue, true) $$;
+
 create function conductor.resume_queue(queue text) returns boolean
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_queue integer;
-begin
-    update conductor.queues q set paused = false where q.name = queue returning q.id into v_queue;
-    if not found then
-        return false;
-    end if;
-    perform conductor.wake(array[v_queue], true);
-    return true;
-end
-$$;
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$ select conductor.set_paused(queue, false) $$;
 
 -- The outcome of an execution; while it lives, its end will be notified.
 create function conductor.watch(p_id uuid)

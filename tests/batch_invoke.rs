@@ -150,3 +150,26 @@ async fn each_has_its_own_options(test: TestConductor) -> anyhow::Result<()> {
     assert!(test.invoke_batch_with(none).await?.is_empty());
     Ok(())
 }
+
+#[conductor::test]
+async fn a_batch_comes_with_the_callers_commit(test: TestConductor) -> anyhow::Result<()> {
+    let mut tx = test.pool().begin().await?;
+    test.invoke_batch::<BatchItem>(0..5000)
+        .in_transaction(&mut tx)
+        .await?;
+    tx.rollback().await?;
+    assert_eq!(number(&test, ROWS).await, 0);
+
+    let mut tx = test.pool().begin().await?;
+    let ids = test
+        .invoke_batch::<BatchItem>(0..5000)
+        .in_transaction(&mut tx)
+        .await?;
+    assert_eq!(number(&test, ROWS).await, 0);
+    tx.commit().await?;
+    assert_eq!(
+        payloads(&test, &ids).await?,
+        (0..5000).collect::<Vec<i64>>()
+    );
+    Ok(())
+}

@@ -2,6 +2,7 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::Duration;
 
+use sqlx::PgConnection;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
@@ -78,6 +79,24 @@ impl<'c> InvokeBatch<'c> {
         Ok(answers.into_iter().map(|a| (a.id, a.came_of)).collect())
     }
 
+    /// Makes the executions in a transaction of the caller's: they come to be with its commit, and
+    /// vanish with its rollback. Gives the ids in the order of the items.
+    ///
+    /// # Errors
+    /// An item that cannot be stored, or the database's; after the latter the transaction can only
+    /// be rolled back.
+    pub async fn in_transaction(self, connection: &mut PgConnection) -> Result<Vec<Uuid>> {
+        let (places, rows) = in_order_of_keys(self.rows?);
+        let Some(first) = rows.first() else {
+            return Ok(Vec::new());
+        };
+        self.conductor.ensure_declared(&first.task).await?;
+        let answers = in_parts(connection, &rows).await?;
+        Ok(in_order_of_items(places, answers)
+            .map(|answer| answer.id)
+            .collect())
+    }
+
     fn set(mut self, change: impl Fn(&mut NewExecution) -> Result<()>) -> Self {
         self.rows = self.rows.and_then(|mut rows| {
             rows.iter_mut().try_for_each(change)?;
@@ -99,28 +118,38 @@ impl<'c> InvokeBatch<'c> {
                 written => break written?,
             }
         };
-        let mut sorted: Vec<(usize, Answer)> = places.into_iter().zip(answers).collect();
-        sorted.sort_unstable_by_key(|(place, _)| *place);
-        Ok(sorted.into_iter().map(|(_, answer)| answer).collect())
+        Ok(in_order_of_items(places, answers).collect())
     }
 }
 
 /// In one transaction, a statement for each few thousand.
 async fn write(pool: &PgPool, rows: &[NewExecution]) -> Result<Vec<Answer>, sqlx::Error> {
-    let length = |rows| message_length(rows, MAX_ROWS, NewExecution::bytes);
     if length(rows) == rows.len() {
         // A statement is a transaction of its own.
         return insert(&mut *pool.acquire().await?, rows, false, false).await;
     }
-    let mut answers = Vec::with_capacity(rows.len());
     let mut tx = pool.begin().await?;
+    let answers = in_parts(&mut tx, rows).await?;
+    tx.commit().await?;
+    Ok(answers)
+}
+
+/// How many of the first rows go into one statement.
+fn length(rows: &[NewExecution]) -> usize {
+    message_length(rows, MAX_ROWS, NewExecution::bytes)
+}
+
+async fn in_parts(
+    connection: &mut PgConnection,
+    rows: &[NewExecution],
+) -> Result<Vec<Answer>, sqlx::Error> {
+    let mut answers = Vec::with_capacity(rows.len());
     let mut rest = rows;
     while !rest.is_empty() {
         let (part, others) = rest.split_at(length(rest));
-        answers.extend(insert(&mut tx, part, true, false).await?);
+        answers.extend(insert(&mut *connection, part, true, false).await?);
         rest = others;
     }
-    tx.commit().await?;
     Ok(answers)
 }
 
@@ -132,6 +161,12 @@ fn in_order_of_keys(rows: Vec<NewExecution>) -> (Vec<usize>, Vec<NewExecution>) 
         placed.sort_by(|(_, a), (_, b)| a.dedupe_key.cmp(&b.dedupe_key));
     }
     placed.into_iter().unzip()
+}
+
+fn in_order_of_items(places: Vec<usize>, answers: Vec<Answer>) -> impl Iterator<Item = Answer> {
+    let mut sorted: Vec<(usize, Answer)> = places.into_iter().zip(answers).collect();
+    sorted.sort_unstable_by_key(|(place, _)| *place);
+    sorted.into_iter().map(|(_, answer)| answer)
 }
 
 impl<'c> IntoFuture for InvokeBatch<'c> {
