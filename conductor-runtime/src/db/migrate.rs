@@ -54,6 +54,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "limits",
         sql: include_str!("../../migrations/0000000008_limits.sql"),
     },
+    Migration {
+        id: 10,
+        name: "events",
+        sql: include_str!("../../migrations/0000000010_events.sql"),
+    },
 ];
 
 /// Serialises all migrations of a database; the number is arbitrary and must never change.
