@@ -12,13 +12,14 @@ pub use conductor_runtime::codec::{MAX_JSON_BYTES, MAX_JSON_DEPTH};
 #[doc(hidden)]
 pub use conductor_runtime::context::TransactionBody;
 pub use conductor_runtime::context::{
-    InvokeChild, InvokeChildren, Race, ScheduleStep, Step, TaskContext, Tx,
+    InvokeChild, InvokeChildren, Race, ScheduleStep, Step, TaskContext, Tx, WaitForEvent,
 };
 #[cfg(feature = "embedded")]
 pub use conductor_runtime::embedded;
 pub use conductor_runtime::error::{Error, Result, RetryExt};
 pub use conductor_runtime::event::{
-    Event, EventDefinition, Field, Filter as EventFilter, Operand, Ordered, SubscriptionDefinition,
+    Emit, EmitInTransaction, Event, EventDefinition, Field, Filter as EventFilter, Operand,
+    Ordered, SubscriptionDefinition,
 };
 pub use conductor_runtime::orchestrator::{
     Builder, DEFAULT_CONCURRENCY, Handle, Orchestrator, Worker,
@@ -43,7 +44,7 @@ pub mod guide;
 #[doc(hidden)]
 pub mod __private {
     pub use conductor_runtime::event::{
-        Event, EventDefinition, Field, Filter, SubscriptionDefinition,
+        Emit, EmitInTransaction, Event, EventDefinition, Field, Filter, SubscriptionDefinition,
     };
     pub use conductor_runtime::inventory;
     pub use conductor_runtime::task::{

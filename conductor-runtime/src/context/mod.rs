@@ -1,6 +1,7 @@
 //! What a handler sees of its execution, and what it does durably.
 
 mod block;
+mod event;
 mod invoke;
 mod lazy;
 mod memo;
@@ -26,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::task::{FromStates, States, Task, Trigger};
 use crate::worker::{Control, Phase, Recorder};
 
+pub use event::WaitForEvent;
 pub use invoke::{InvokeChild, InvokeChildren};
 pub(crate) use memo::{Blocked, Memo, PART, Stop, Wait, Wake};
 pub use race::Race;
@@ -113,7 +115,7 @@ impl TaskContext {
         self.attempt
     }
 
-    /// What started this execution: an invoke, or a tick of a schedule.
+    /// What started this execution: an invoke, a tick of a schedule, or an event.
     ///
     /// ```
     /// # use conductor::prelude::*;

@@ -21,6 +21,7 @@ pub struct EventDefinition {
     /// The package that declares the event.
     pub package: &'static str,
     pub(crate) schema: fn() -> schemars::Schema,
+    pub(crate) check: fn(&str) -> serde_json::Result<()>,
 }
 
 impl EventDefinition {
@@ -33,6 +34,7 @@ impl EventDefinition {
             place,
             package,
             schema: codec::schema_of::<E>,
+            check: |json| serde_json::from_str::<E>(json).map(drop),
         }
     }
 
@@ -41,6 +43,11 @@ impl EventDefinition {
     pub const fn docs(mut self, docs: &'static str) -> Self {
         self.docs = docs;
         self
+    }
+
+    /// The events that are linked into this binary, in no order.
+    pub fn all() -> impl Iterator<Item = &'static EventDefinition> {
+        inventory::iter::<EventDefinition>().into_iter()
     }
 
     /// The JSON Schema of the event.
@@ -98,6 +105,11 @@ impl SubscriptionDefinition {
     pub const fn when(mut self, filter: fn() -> Value) -> Self {
         self.filter = Some(filter);
         self
+    }
+
+    /// The one that makes the payload of an event of this name.
+    pub(crate) fn of_event<'s>(subscriptions: &'s [Self], name: &str) -> Option<&'s Self> {
+        subscriptions.iter().find(|s| s.event == name)
     }
 
     /// The filter's JSON.

@@ -1,6 +1,7 @@
 //! Events: typed facts that start executions and end waits.
 
 mod definition;
+mod emit;
 mod field;
 mod filter;
 mod operand;
@@ -10,6 +11,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use definition::{EventDefinition, SubscriptionDefinition};
+pub use emit::{Emit, EmitInTransaction};
+pub(crate) use emit::{Emitter, NewEvent, write_events};
 pub use field::Field;
 pub use filter::Filter;
 pub use operand::{Operand, Ordered};
