@@ -12,6 +12,9 @@ pub mod steps {}
 #[doc = include_str!("../guide/scheduling.md")]
 pub mod scheduling {}
 
+#[doc = include_str!("../guide/events.md")]
+pub mod events {}
+
 #[doc = include_str!("../guide/running.md")]
 pub mod running {}
 

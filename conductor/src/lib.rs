@@ -18,8 +18,8 @@ pub use conductor_runtime::context::{
 pub use conductor_runtime::embedded;
 pub use conductor_runtime::error::{Error, Result, RetryExt};
 pub use conductor_runtime::event::{
-    Emit, EmitInTransaction, Event, EventDefinition, Field, Filter as EventFilter, Operand,
-    Ordered, SubscriptionDefinition,
+    Emit, EmitInTransaction, Event, EventDefinition, EventInfo, Field, Filter as EventFilter,
+    Operand, Ordered, SubscriptionDefinition,
 };
 pub use conductor_runtime::orchestrator::{
     Builder, DEFAULT_CONCURRENCY, Handle, Orchestrator, Worker,

@@ -2,6 +2,7 @@
 
 mod bank;
 mod cancellation;
+mod events;
 mod keys;
 mod macro_forms;
 mod program;

@@ -4,6 +4,7 @@ mod definition;
 mod emit;
 mod field;
 mod filter;
+mod log;
 mod operand;
 
 use schemars::JsonSchema;
@@ -15,6 +16,7 @@ pub use emit::{Emit, EmitInTransaction};
 pub(crate) use emit::{Emitter, NewEvent, write_events};
 pub use field::Field;
 pub use filter::Filter;
+pub use log::EventInfo;
 pub use operand::{Operand, Ordered};
 
 /// A typed fact that is emitted: implemented by `#[event]`.
