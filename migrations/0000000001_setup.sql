@@ -22,9 +22,9 @@
 --   * pg_notify takes a lock on the whole server, so nothing notifies once per execution. A worker
 --     that runs out of work sets queues.idle; the next invoke clears it and notifies, once.
 --     Messages on the channel "conductor":
---         queue:ID  done:EXECUTION  cancel:EXECUTION  clock:MILLISECONDS  schedules:
+--         queue:ID  done:EXECUTION  cancel:EXECUTION  clock:MILLISECONDS  schedules:  events:
 --
--- Public functions: invoke, cancel, retry, schedule, unschedule, pause_schedule, resume_schedule,
+-- Public functions: invoke, emit, cancel, retry, schedule, unschedule, pause_schedule, resume_schedule,
 -- trigger_schedule, pause_queue, resume_queue, why_not_running. A role that may only invoke:
 --     grant usage on schema conductor to app;
 --     grant execute on function conductor.invoke to app;
@@ -227,20 +227,16 @@ create table conductor.waits (
     kind text not null,
     -- Waits of one group are of use only together: the execution is woken when none is left.
     group_key text not null,
-    -- The end of a sleep, or the deadline of a child.
+    -- The end of a sleep, or the deadline of a child or an event.
     wake_at timestamptz,
     child_id uuid,
+    -- The event, and which of that name; null: any.
+    event_name text collate "C",
+    event_filter jsonb,
     primary key (execution_id, key)
 );
 
-create table conductor.events (
-    id uuid primary key,
-    name text not null,
-    payload json not null,
-    emitted_at timestamptz not null
-);
-
-create index events_name on conductor.events (name, emitted_at);
+create index waits_event on conductor.waits (event_name, execution_id, key) where event_name is not null;
 
 -- The rules of 0000000007_schedule.sql.
 create table conductor.schedules (

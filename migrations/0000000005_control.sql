@@ -153,8 +153,8 @@ begin
 end
 $$;
 
--- Whether any of these tasks has an execution that runs or is due, or a schedule has a tick to make;
--- what drain waits for.
+-- Whether any of these tasks has an execution that runs or is due, an event is to be dispatched, or a
+-- schedule has a tick to make; what drain waits for.
 create function conductor.has_work(p_queues integer[], p_tasks integer[], p_static bigint[]) returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -166,7 +166,9 @@ declare
     -- What is due in a paused queue may stay so for days.
     v_queues integer[] := array(select q.id from conductor.queues q where q.id = any (p_queues) and not q.paused);
 begin
-    return exists (
+    return exists (select from conductor.event_inbox i)
+    or exists (select from conductor.event_deliveries d)
+    or exists (
         select from conductor.schedules s
          where not s.paused and s.fault is null and (s.next_at is null or s.next_at <= v_now)
            and (s.dynamic or s.id = any (p_static)))
@@ -192,7 +194,7 @@ end
 $$;
 
 -- Removes what is past its time, a batch at a time: finished executions, slots of throttled invokes,
--- and the notes on repeated ones. How many of the kind of which there were most.
+-- the notes on repeated ones, and events. How many of the kind of which there were most.
 create function conductor.prune(p_limit integer) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -231,6 +233,6 @@ begin
     delete from conductor.replacements r using oldest o
      where r.id = o.id and o.replaced_at < clock_timestamp() - interval '1 hour';
     get diagnostics v_notes = row_count;
-    return greatest(coalesce(cardinality(v_ids), 0), v_slots, v_notes);
+    return greatest(coalesce(cardinality(v_ids), 0), v_slots, v_notes, conductor.prune_events(p_limit));
 end
 $$;

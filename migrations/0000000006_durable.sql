@@ -15,7 +15,7 @@ begin
           from (select json_build_array(s.key, s.kind, s.value) as entry
                   from conductor.steps s where s.execution_id = p_id
                 union all
-                select case when w.child_id is null and w.wake_at <= p_now
+                select case when w.child_id is null and w.event_name is null and w.wake_at <= p_now
                             then json_build_array(w.key, w.kind, null)
                             else json_build_array(w.key, w.kind) end
                   from conductor.waits w where w.execution_id = p_id) m);
@@ -34,7 +34,8 @@ declare
 begin
     with late as (
         delete from conductor.waits w
-         where w.execution_id = any (p_ids) and w.child_id is not null and w.wake_at <= p_now
+         where w.execution_id = any (p_ids) and w.wake_at <= p_now
+           and (w.child_id is not null or w.event_name is not null)
         returning w.execution_id, w.key, w.kind, w.child_id
     ), recorded as (
         insert into conductor.steps (execution_id, key, kind, value, recorded_at)
@@ -42,7 +43,7 @@ begin
           from late l
             on conflict (execution_id, key) do nothing
     )
-    select array_agg(l.child_id) into v_late from late l;
+    select array_agg(l.child_id) filter (where l.child_id is not null) into v_late from late l;
     perform conductor.cancel(c.id, 'its parent did not wait any longer')
        from conductor.live_executions c where c.id = any (v_late) and not c.detached;
 end
@@ -120,7 +121,8 @@ $$;
 create function conductor.suspend(
     p_ids uuid[], p_claims integer[],
     p_executions uuid[], p_keys text[], p_kinds text[], p_groups text[], p_wake_ms bigint[],
-    p_wake_at timestamptz[], p_children uuid[], p_tasks text[], p_payloads text[], p_detached boolean[])
+    p_wake_at timestamptz[], p_children uuid[], p_tasks text[], p_payloads text[], p_detached boolean[],
+    p_events text[], p_filters text[])
 returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
@@ -130,6 +132,7 @@ declare
     v_held uuid[];
     v_cancelled uuid[];
     v_fresh uuid[];
+    v_expecting uuid[];
     v_queues integer[];
 begin
     -- A child of a task that nobody has declared yet stays pending until somebody does.
@@ -146,6 +149,8 @@ begin
          order by g.task
             on conflict on constraint tasks_name_key do nothing;
     end if;
+    -- Before the executions, as whoever emits does.
+    perform conductor.lock_events(p_events, false);
     -- Locked before anything is looked at: a child that ends now waits for us, or is seen below.
     select array_agg(h.id) filter (where not h.cancelled), array_agg(h.id) filter (where h.cancelled)
       into v_held, v_cancelled
@@ -165,16 +170,19 @@ begin
     with given as materialized (
         select distinct on (g.execution_id, g.key) g.execution_id, g.key, g.kind, g.group_key,
                coalesce(g.wake_at, v_now + g.wake_ms * interval '1 ms') as wake_at,
-               g.child_id, g.task, g.payload, g.detached
+               g.child_id, g.task, g.payload, g.detached, g.event, g.filter
           from unnest(p_executions, p_keys, p_kinds, p_groups, p_wake_ms, p_wake_at, p_children, p_tasks,
-                      p_payloads, p_detached)
-               as g(execution_id, key, kind, group_key, wake_ms, wake_at, child_id, task, payload, detached)
+                      p_payloads, p_detached, p_events, p_filters)
+               as g(execution_id, key, kind, group_key, wake_ms, wake_at, child_id, task, payload, detached, event,
+                    filter)
          where g.execution_id = any (v_held)
            and not exists (select from conductor.steps s where s.execution_id = g.execution_id and s.key = g.key)
            and not exists (select from conductor.waits w where w.execution_id = g.execution_id and w.key = g.key)
     ), fresh as (
-        insert into conductor.waits (execution_id, key, kind, group_key, wake_at, child_id)
-        select g.execution_id, g.key, g.kind, g.group_key, g.wake_at, g.child_id from given g
+        insert into conductor.waits (
+               execution_id, key, kind, group_key, wake_at, child_id, event_name, event_filter)
+        select g.execution_id, g.key, g.kind, g.group_key, g.wake_at, g.child_id, g.event, g.filter::jsonb
+          from given g
     ), children as (
         insert into conductor.live_executions as l (
                id, run_at, created_at, parent_id, parent_key, queue_id, task_id, priority, detached, payload)
@@ -186,8 +194,13 @@ begin
         returning l.queue_id
     )
     select (select array_agg(distinct g.execution_id) from given g),
-           (select array_agg(distinct c.queue_id) from children c)
-      into v_fresh, v_queues;
+           (select array_agg(distinct c.queue_id) from children c),
+           (select array_agg(distinct g.execution_id) from given g where g.event is not null)
+      into v_fresh, v_queues, v_expecting;
+    -- In statements of their own, which see what was emitted up to the lock of the names.
+    if v_expecting is not null then
+        perform conductor.catch_up(v_expecting, p_events, v_now);
+    end if;
 
     -- Due at once where something has come already, else at the first time that it waits for.
     with due as (

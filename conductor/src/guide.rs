@@ -14,6 +14,8 @@ pub mod scheduling {}
 
 #[doc = include_str!("../guide/flow_control.md")]
 pub mod flow_control {}
+#[doc = include_str!("../guide/events.md")]
+pub mod events {}
 
 #[doc = include_str!("../guide/running.md")]
 pub mod running {}

@@ -14,10 +14,15 @@ pub use conductor_runtime::codec::{MAX_JSON_BYTES, MAX_JSON_DEPTH};
 pub use conductor_runtime::context::TransactionBody;
 pub use conductor_runtime::context::{
     BatchContext, BatchItem, InvokeChild, InvokeChildren, Race, ScheduleStep, Step, TaskContext, Tx,
+    WaitForEvent,
 };
 #[cfg(feature = "embedded")]
 pub use conductor_runtime::embedded;
 pub use conductor_runtime::error::{Error, Result, RetryExt};
+pub use conductor_runtime::event::{
+    Emit, EmitInTransaction, Event, EventDefinition, EventInfo, Field, Filter as EventFilter,
+    Operand, Ordered, SubscriptionDefinition,
+};
 pub use conductor_runtime::orchestrator::{
     Builder, DEFAULT_CONCURRENCY, Handle, Orchestrator, Worker,
 };
@@ -40,6 +45,9 @@ pub mod guide;
 /// What generated code names; no part of the public surface.
 #[doc(hidden)]
 pub mod __private {
+    pub use conductor_runtime::event::{
+        Emit, EmitInTransaction, Event, EventDefinition, Field, Filter, SubscriptionDefinition,
+    };
     pub use conductor_runtime::inventory;
     pub use conductor_runtime::task::{
         BatchHandler, CronDefinition, Handler, LimitDefinition, Place, StateNeed, TaskDefinition,

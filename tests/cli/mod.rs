@@ -3,6 +3,7 @@
 mod bank;
 mod batches;
 mod cancellation;
+mod events;
 mod keys;
 mod macro_forms;
 mod program;

@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use crate::db::{self, Address, Notifier};
 use crate::error::{Error, Result};
+use crate::event::Emitter;
 use crate::registry::{Registry, declaration};
 use crate::task::{Task, TaskDefinition};
 
@@ -70,6 +71,7 @@ struct Shared {
     pool: PgPool,
     notifier: Notifier,
     inserter: Inserter,
+    emitter: Emitter,
     ready: OnceCell<()>,
     declared: Mutex<HashSet<&'static str>>,
     #[cfg(feature = "embedded")]
@@ -149,6 +151,7 @@ impl Conductor {
         Self {
             shared: Arc::new(Shared {
                 inserter: Inserter::new(pool.clone()),
+                emitter: Emitter::new(pool.clone()),
                 pool,
                 notifier: Notifier::new(),
                 ready: OnceCell::new(),
@@ -298,6 +301,10 @@ impl Conductor {
 
     fn inserter(&self) -> &Inserter {
         &self.shared.inserter
+    }
+
+    pub(crate) fn emitter(&self) -> &Emitter {
+        &self.shared.emitter
     }
 
     /// Makes tasks known to the database, with the options that they have here; gives

@@ -100,10 +100,14 @@ pub struct WaitInfo {
     pub key: StepKey,
     /// `sleep`, `invoke` …
     pub kind: String,
-    /// The end of a sleep, or the deadline of a child.
+    /// The end of a sleep, or the deadline of a child or an event.
     pub wake_at: Option<DateTime<Utc>>,
     /// The child.
     pub child_id: Option<Uuid>,
+    /// The event's name.
+    pub event: Option<String>,
+    /// Whether a filter says which events of the name.
+    pub filtered: bool,
 }
 
 /// The execution that invoked another one.
@@ -242,20 +246,30 @@ async fn steps(connection: &mut PgConnection, id: Uuid) -> Result<Vec<StepInfo>>
 }
 
 async fn waits(connection: &mut PgConnection, id: Uuid) -> Result<Vec<WaitInfo>> {
-    type Columns = (String, String, Option<DateTime<Utc>>, Option<Uuid>);
+    type Columns = (
+        String,
+        String,
+        Option<DateTime<Utc>>,
+        Option<Uuid>,
+        Option<String>,
+        bool,
+    );
     let rows: Vec<Columns> = sqlx::query_as(
-        "select key, kind, wake_at, child_id from conductor.waits where execution_id = $1",
+        "select key, kind, wake_at, child_id, event_name, event_filter is not null
+           from conductor.waits where execution_id = $1",
     )
     .bind(id)
     .fetch_all(connection)
     .await?;
     let mut waits: Vec<_> = rows
         .into_iter()
-        .map(|(key, kind, wake_at, child_id)| WaitInfo {
+        .map(|(key, kind, wake_at, child_id, event, filtered)| WaitInfo {
             key: StepKey::read(&key),
             kind,
             wake_at,
             child_id,
+            event,
+            filtered,
         })
         .collect();
     waits.sort_by(|a, b| a.key.cmp(&b.key));

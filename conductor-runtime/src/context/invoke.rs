@@ -189,6 +189,7 @@ fn wait<T: Task>(group: String, payload: String, terms: Terms) -> Result<Wait> {
             payload,
             detached: terms.detached,
         }),
+        event: None,
     })
 }
 

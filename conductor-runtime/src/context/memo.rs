@@ -57,12 +57,15 @@ pub(crate) struct Wait {
     pub(crate) group: String,
     pub(crate) wake: Option<Wake>,
     pub(crate) child: Option<Child>,
+    pub(crate) event: Option<Awaited>,
 }
 
 impl Wait {
     /// About how much it adds to a message.
     pub(crate) fn bytes(&self) -> usize {
-        64 + self.group.len() + self.child.as_ref().map_or(0, |child| child.payload.len())
+        let child = self.child.as_ref().map_or(0, |child| child.payload.len());
+        let filter = self.event.as_ref().and_then(|event| event.filter.as_ref());
+        64 + self.group.len() + child + filter.map_or(0, String::len)
     }
 }
 
@@ -80,6 +83,14 @@ pub(crate) struct Child {
     pub(crate) task: &'static str,
     pub(crate) payload: String,
     pub(crate) detached: bool,
+}
+
+/// An event that is to come.
+#[derive(Debug, Clone)]
+pub(crate) struct Awaited {
+    pub(crate) name: &'static str,
+    /// JSON, as `conductor.matches` reads it; none for every event of the name.
+    pub(crate) filter: Option<String>,
 }
 
 /// Why a run ends although its handler has not.

@@ -2,6 +2,7 @@
 
 mod batch;
 mod block;
+mod event;
 mod invoke;
 mod lazy;
 mod memo;
@@ -28,6 +29,7 @@ use crate::task::{FromStates, States, Task, Trigger};
 use crate::worker::{Control, Phase, Recorder};
 
 pub use batch::{BatchContext, BatchItem};
+pub use event::WaitForEvent;
 pub use invoke::{InvokeChild, InvokeChildren};
 pub(crate) use memo::{Blocked, Memo, PART, Stop, Wait, Wake};
 pub use race::Race;
@@ -115,7 +117,7 @@ impl TaskContext {
         self.attempt
     }
 
-    /// What started this execution: an invoke, or a tick of a schedule.
+    /// What started this execution: an invoke, a tick of a schedule, or an event.
     ///
     /// ```
     /// # use conductor::prelude::*;

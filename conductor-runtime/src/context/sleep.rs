@@ -68,6 +68,7 @@ impl TaskContext {
                 group: key.clone(),
                 wake: Some(wake?),
                 child: None,
+                event: None,
             };
             self.durable()?;
             self.go_on().await?;

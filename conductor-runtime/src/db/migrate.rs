@@ -59,6 +59,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "why",
         sql: include_str!("../../migrations/0000000009_why.sql"),
     },
+    Migration {
+        id: 10,
+        name: "events",
+        sql: include_str!("../../migrations/0000000010_events.sql"),
+    },
 ];
 
 /// Serialises all migrations of a database; the number is arbitrary and must never change.

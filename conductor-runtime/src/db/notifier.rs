@@ -24,6 +24,7 @@ struct Interests {
     cancels: broadcast::Sender<Uuid>,
     clock_shift_ms: watch::Sender<i64>,
     schedules: Arc<Notify>,
+    events: Arc<Notify>,
 }
 
 /// Tells of one execution's end for as long as it is held.
@@ -43,6 +44,7 @@ impl Notifier {
                 cancels: broadcast::channel(1024).0,
                 clock_shift_ms: watch::channel(0).0,
                 schedules: Arc::default(),
+                events: Arc::default(),
             }),
             started: OnceCell::new(),
         }
@@ -113,6 +115,11 @@ impl Notifier {
         Arc::clone(&self.interests.schedules)
     }
 
+    /// Is notified when events may have to be dispatched.
+    pub(crate) fn events(&self) -> Arc<Notify> {
+        Arc::clone(&self.interests.events)
+    }
+
     /// How far tests have moved the virtual clock, in milliseconds.
     pub(crate) fn clock_shift_ms(&self) -> watch::Receiver<i64> {
         self.interests.clock_shift_ms.subscribe()
@@ -172,6 +179,7 @@ impl Interests {
                 }
             }
             "schedules" => self.schedules.notify_one(),
+            "events" => self.events.notify_one(),
             "clock" => {
                 if let Ok(shift) = value.parse() {
                     self.set_clock(shift);
@@ -188,6 +196,7 @@ impl Interests {
 
     fn tell_all(&self) {
         self.schedules.notify_one();
+        self.events.notify_one();
         for notify in lock(&self.queues).values() {
             notify.notify_one();
         }

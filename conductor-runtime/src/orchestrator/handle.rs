@@ -16,7 +16,7 @@ pub struct Handle {
     pub(super) control: watch::Sender<Control>,
     pub(super) busy: watch::Receiver<usize>,
     pub(super) pipelines: JoinSet<()>,
-    /// The heartbeat, the chores and the scheduler.
+    /// The heartbeat, the chores, the scheduler and the dispatcher of events.
     pub(super) keepers: JoinSet<()>,
     pub(super) identity: Identity,
     pub(super) static_ids: Vec<i64>,
@@ -38,8 +38,8 @@ impl Handle {
         Error::Broken(reason)
     }
 
-    /// Waits until nothing is due and nothing runs, of the tasks that have a worker here, and no
-    /// schedule has a tick to make.
+    /// Waits until nothing is due and nothing runs, of the tasks that have a worker here, no
+    /// schedule has a tick to make, and no event is to be dispatched.
     pub async fn drained(&self) -> Result<()> {
         let mut busy = self.busy.clone();
         let mut pause = Duration::from_millis(2);

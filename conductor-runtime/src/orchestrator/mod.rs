@@ -2,6 +2,7 @@
 
 mod builder;
 mod chores;
+mod dispatcher;
 mod handle;
 mod lease;
 mod scheduler;
@@ -148,7 +149,9 @@ impl Orchestrator {
         };
         let all_tasks: Vec<i32> = declared.iter().map(|(task_id, _, _)| *task_id).collect();
         let statics = scheduler::declare(&conductor, &all_tasks).await?;
+        dispatcher::declare(&conductor, &all_tasks).await?;
         conductor.notifier().start(conductor.pool()).await;
+        dispatcher::catch_up(&conductor).await?;
         let clock = Clock::new(conductor.notifier().clock_shift_ms());
         let (now, shift_ms) = conductor.clock().await?;
         clock.set(now, shift_ms);
@@ -204,6 +207,7 @@ impl Orchestrator {
             clock,
             signals.control.clone(),
         ));
+        keepers.spawn(dispatcher::keep(conductor.clone(), signals.control.clone()));
         let busy = signals.busy.subscribe();
         keepers.spawn(lease::keep(
             conductor.clone(),

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use serde_json::json;
 
 use crate::error::{Error, Result};
+use crate::event::EventDefinition;
 use crate::task::{LimitDefinition, TaskDefinition};
 
 pub use names::{check_name, nearest};
@@ -23,7 +24,11 @@ impl Registry {
     /// What `#[task]` registered; collected once.
     pub fn global() -> &'static Registry {
         static GLOBAL: OnceLock<Registry> = OnceLock::new();
-        GLOBAL.get_or_init(|| Registry::of(inventory::iter::<TaskDefinition>()))
+        GLOBAL.get_or_init(|| {
+            let mut registry = Registry::of(inventory::iter::<TaskDefinition>());
+            registry.faults.extend(event_faults(EventDefinition::all()));
+            registry
+        })
     }
 
     fn of(definitions: impl IntoIterator<Item = &'static TaskDefinition>) -> Registry {
@@ -78,6 +83,20 @@ impl Registry {
             Err(Error::Refused(self.faults.clone()))
         }
     }
+}
+
+/// Two events with one name.
+fn event_faults(definitions: impl Iterator<Item = &'static EventDefinition>) -> Vec<String> {
+    let mut events: BTreeMap<&str, &EventDefinition> = BTreeMap::new();
+    definitions
+        .filter_map(|event| {
+            let first = events.insert(event.name, event)?;
+            Some(format!(
+                "two events have the name {:?}: {} and {}; give one of them `name = \"…\"`",
+                event.name, first.place, event.place
+            ))
+        })
+        .collect()
 }
 
 /// Rules that no macro has checked.

@@ -11,6 +11,7 @@ use super::outcome::End;
 use super::window::Windows;
 use crate::context::{Blocked, Durable, Memo, Stop, TaskContext};
 use crate::error::{Verdict, verdict};
+use crate::event::SubscriptionDefinition;
 use crate::task::{ErasedFuture, RunSingle, States, TaskDefinition, Trigger};
 
 /// What every attempt of a worker is given.
@@ -39,6 +40,11 @@ pub(super) async fn attempt(
             return (Some(end), started.elapsed());
         }
     };
+    let trigger = Trigger::read(claimed.trigger.as_deref());
+    let payload = match payload(task, &trigger, claimed.payload) {
+        Ok(payload) => payload,
+        Err(error) => return (Some(End::of(Err(error))), started.elapsed()),
+    };
     let context = TaskContext {
         execution_id: claimed.id,
         task: task.name,
@@ -46,13 +52,13 @@ pub(super) async fn attempt(
         attempt: u32::try_from(claimed.attempt).unwrap_or(1),
         origin: claimed.origin,
         states: surroundings.states,
-        trigger: Trigger::read(claimed.trigger.as_deref()),
+        trigger,
         window: surroundings.windows.get(claimed.task_id),
         cancel,
         memo,
         durable: Some(surroundings.durable),
     };
-    let handler = run_single(&context, &claimed.payload);
+    let handler = run_single(&context, &payload);
     let handler = run(handler, &context.memo);
     let end = match task.timeout {
         None => handler.await,
@@ -63,6 +69,18 @@ pub(super) async fn attempt(
         },
     };
     (end, started.elapsed())
+}
+
+/// What the handler is to read: of an execution that an event started, what the task makes of it.
+fn payload(task: &TaskDefinition, trigger: &Trigger, stored: String) -> anyhow::Result<String> {
+    let Trigger::Event { name, .. } = trigger else {
+        return Ok(stored);
+    };
+    match SubscriptionDefinition::of_event(task.subscriptions, name) {
+        Some(subscription) => (subscription.convert)(&stored),
+        // Since removed from the code; the event itself may be what the task reads.
+        None => Ok(stored),
+    }
 }
 
 /// Polls the handler until it ends, until each of its branches waits, or until it must not go on.

@@ -22,6 +22,8 @@ pub(super) struct Suspensions<'o> {
     tasks: Vec<Option<&'o str>>,
     payloads: Vec<Option<&'o str>>,
     detached: Vec<bool>,
+    events: Vec<Option<&'o str>>,
+    filters: Vec<Option<&'o str>>,
 }
 
 impl<'o> Suspensions<'o> {
@@ -47,26 +49,34 @@ impl<'o> Suspensions<'o> {
                 .push(child.map(|child| child.payload.as_str()));
             self.detached
                 .push(child.is_some_and(|child| child.detached));
+            let event = wait.event.as_ref();
+            self.events.push(event.map(|event| event.name));
+            self.filters
+                .push(event.and_then(|event| event.filter.as_deref()));
         }
     }
 
     /// Sent twice, it matches nothing the second time.
     pub(super) async fn write(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        sqlx::query("select conductor.suspend($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)")
-            .bind(&self.ids)
-            .bind(&self.claims)
-            .bind(&self.executions)
-            .bind(&self.keys)
-            .bind(&self.kinds)
-            .bind(&self.groups)
-            .bind(&self.wake_ms)
-            .bind(&self.wake_at)
-            .bind(&self.children)
-            .bind(&self.tasks)
-            .bind(&self.payloads)
-            .bind(&self.detached)
-            .execute(connection)
-            .await
-            .map(drop)
+        sqlx::query(
+            "select conductor.suspend($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+        )
+        .bind(&self.ids)
+        .bind(&self.claims)
+        .bind(&self.executions)
+        .bind(&self.keys)
+        .bind(&self.kinds)
+        .bind(&self.groups)
+        .bind(&self.wake_ms)
+        .bind(&self.wake_at)
+        .bind(&self.children)
+        .bind(&self.tasks)
+        .bind(&self.payloads)
+        .bind(&self.detached)
+        .bind(&self.events)
+        .bind(&self.filters)
+        .execute(connection)
+        .await
+        .map(drop)
     }
 }

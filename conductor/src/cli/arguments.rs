@@ -30,6 +30,10 @@ pub(super) enum Command {
     Worker(Serve),
     /// Invoke a task, and on request wait for its result
     Invoke(Invoke),
+    /// Emit an event: starts the tasks that are subscribed to it, wakes who waits for it
+    Emit(Emit),
+    /// List the last events, the newest first
+    Events(Events),
     /// Cancel an execution that has not ended
     Cancel(Cancel),
     /// List executions, the newest first
@@ -117,6 +121,26 @@ pub(super) struct PayloadArguments {
         allow_hyphen_values = true
     )]
     pub(super) json: Option<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Emit {
+    /// The event's name
+    pub(super) event: String,
+    #[command(flatten)]
+    pub(super) payload: PayloadArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Events {
+    /// Only of this name
+    pub(super) event: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub(super) limit: u32,
+    /// One JSON object a line
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -334,6 +358,16 @@ Examples:
   {program} invoke sync user=7 --dedupe-key user-7
   {program} invoke greet --json '{{\"name\":\"Alice\"}}'
   {program} invoke import --json - < payload.json"
+            ))
+        })
+        .mut_subcommand("emit", |command| {
+            command.after_help(format!(
+                "\
+The event's id is printed. It is kept for seven days.
+
+Examples:
+  {program} emit announcement message=\"Hello World\"
+  {program} emit announcement --json '{{\"message\":\"Hello World\"}}'"
             ))
         })
         .mut_subcommand("schedule", |command| {

@@ -51,7 +51,10 @@ impl From<Error> for Fault {
             Error::Connect { .. } | Error::Schema(_) | Error::Embedded(_) | Error::Database(_) => {
                 DATABASE
             }
-            Error::UnknownTask { .. } | Error::Payload { .. } | Error::Invalid(_) => USAGE,
+            Error::UnknownTask { .. }
+            | Error::Payload { .. }
+            | Error::Event { .. }
+            | Error::Invalid(_) => USAGE,
             _ => FAILED,
         };
         Self::new(code, error.to_string())

@@ -22,6 +22,7 @@
 mod arguments;
 mod children;
 mod db;
+mod emit;
 mod fault;
 mod fields;
 mod invoke;
@@ -108,6 +109,8 @@ async fn execute(mut options: Options) -> Done {
         Command::Worker(command) => serve::worker(options, command, url, &program).await,
         Command::Drain(command) => serve::drain(options, command, url).await,
         Command::Invoke(command) => invoke::invoke(command, url, &program).await,
+        Command::Emit(command) => emit::emit(command, url, &program).await,
+        Command::Events(command) => emit::events(command, &connect(url).await?).await,
         Command::Cancel(command) => steer::cancel(command, &connect(url).await?).await,
         Command::Retry(command) => steer::retry(command, &connect(url).await?).await,
         Command::List(command) => list::list(command, &connect(url).await?).await,

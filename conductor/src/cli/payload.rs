@@ -68,7 +68,7 @@ impl<'a> Payload<'a> {
 }
 
 /// The payload of `--json`.
-fn whole(json: &OsStr) -> Done<String> {
+pub(super) fn whole(json: &OsStr) -> Done<String> {
     let not_text = || Fault::new(USAGE, "the payload of --json is not valid UTF-8");
     if json != "-" {
         return Ok(json.to_str().ok_or_else(not_text)?.to_owned());

@@ -45,7 +45,7 @@ fn object(told: &Story) -> String {
         .iter()
         .map(|wait| {
             json!({
-                "key": wait.key.name, "part": wait.key.part, "kind": wait.kind,
+                "key": wait.key.name, "part": wait.key.part, "kind": wait.kind, "event": wait.event,
                 "wake_at": wait.wake_at, "child_id": wait.child_id,
             })
         })

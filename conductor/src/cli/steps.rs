@@ -24,7 +24,7 @@ const PARTS: usize = 5;
 pub(super) fn branches(told: &Story) -> Vec<Tree> {
     let mut lines: Vec<Line<'_>> = told.steps.iter().map(Line::of).collect();
     let until = told.info.finished_at.unwrap_or(told.now);
-    for wait in told.waits.iter().filter(|wait| wait.child_id.is_none()) {
+    for wait in (told.waits.iter()).filter(|wait| wait.child_id.is_none() && wait.event.is_none()) {
         let (Some(at), key) = (wait.wake_at, output::line(&wait.key.to_string(), KEY)) else {
             continue;
         };

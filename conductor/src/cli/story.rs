@@ -121,6 +121,9 @@ fn rows(told: &Story) -> Vec<(&'static str, String)> {
             output::line(name, 100),
             scheduled_at.format("%Y-%m-%d %H:%M:%S UTC")
         ),
+        Trigger::Event { name, event_id, .. } => {
+            format!(" by event {} {event_id}", output::line(name, 100))
+        }
         _ => String::new(),
     };
     rows.push(("invoked", format!("{}{by}", moment(info.created_at, now))));

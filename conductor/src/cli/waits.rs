@@ -72,7 +72,17 @@ fn awaited(wait: &WaitInfo, told: &Story, family: &Family) -> String {
     let now = told.now;
     let deadline = wait.wake_at.map(|at| moment(at, now));
     let Some(child) = wait.child_id else {
+        let event = wait.event.as_deref().map(|name| output::line(name, KEY));
         return match (wait.kind.as_str(), deadline) {
+            ("event", deadline) => {
+                let limit = deadline.map_or_else(String::new, |at| format!("; at most until {at}"));
+                let which = if wait.filtered {
+                    "a matching event"
+                } else {
+                    "an event"
+                };
+                format!("for {which} {}{limit}", event.unwrap_or_default())
+            }
             ("sleep", Some(at)) => format!("asleep until {at}"),
             (kind, Some(at)) => format!("{}, at most until {at}", output::line(kind, KEY)),
             (kind, None) => output::line(kind, KEY),

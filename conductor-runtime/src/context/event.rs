@@ -1,0 +1,188 @@
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::TaskContext;
+use super::block::Block;
+use super::lazy::Lazy;
+use super::memo::{Awaited, Met, Wait, Wake};
+use crate::error::{Error, Result, too_long};
+use crate::event::{Event, Filter, NewEvent, write_events};
+
+const KIND: &str = "event";
+const KIND_EMIT: &str = "emit";
+
+/// A wait for an event that is being said; `.await` gives the event.
+#[must_use = "a wait does nothing until it is awaited"]
+pub struct WaitForEvent<'c, E> {
+    ctx: &'c TaskContext,
+    lazy: Lazy<'c, Options, Result<E>>,
+    of: PhantomData<fn() -> E>,
+}
+
+struct Options {
+    key: String,
+    met: Met,
+    filter: Option<serde_json::Value>,
+    timeout: Option<Duration>,
+}
+
+impl TaskContext {
+    /// Waits for an event; the worker's slot is free meanwhile, and a wait costs nothing. Say more
+    /// with `.when(…)` and `.timeout(…)` first.
+    ///
+    /// The wait sees every event of this type that was emitted since the execution was created, so
+    /// also those that came before the handler got here, or while no worker lived (within the seven
+    /// days for which events are kept). Further waits of the same execution give the events that
+    /// follow, one by one, in the order in which they were emitted. Any number of executions may
+    /// wait for the same event. What came is recorded.
+    ///
+    /// ```
+    /// # use conductor::prelude::*;
+    /// # use conductor::Field;
+    /// # use std::time::Duration;
+    /// #[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+    /// struct Paid { order: i64, cents: i64 }
+    /// impl Event for Paid { const NAME: &'static str = "paid"; }
+    /// const ORDER: Field<Paid, i64> = Field::new(&["order"]);
+    ///
+    /// #[task]
+    /// async fn ship(ctx: &TaskContext, order: i64) -> anyhow::Result<i64> {
+    ///     let paid = ctx
+    ///         .wait_for_event::<Paid>("payment")
+    ///         .when(ORDER.eq(order))
+    ///         .timeout(Duration::from_secs(24 * 60 * 60))
+    ///         .await?;
+    ///     Ok(paid.cents)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NoEvent`] where none came within the timeout, which is recorded as well;
+    /// [`Error::Event`] where its JSON is not what the struct wants.
+    pub fn wait_for_event<E: Event>(&self, key: impl Into<String>) -> WaitForEvent<'_, E> {
+        let key = key.into();
+        WaitForEvent {
+            ctx: self,
+            lazy: Lazy::new(Options {
+                met: self.memo.meet(&key, KIND),
+                key,
+                filter: None,
+                timeout: None,
+            }),
+            of: PhantomData,
+        }
+    }
+
+    /// Emits an event, once: the event and the step's record commit together, so that a replay does
+    /// not emit it again. Gives its id.
+    ///
+    /// ```
+    /// # use conductor::prelude::*;
+    /// #[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+    /// struct Shipped { order: i64 }
+    /// impl Event for Shipped { const NAME: &'static str = "shipped"; }
+    ///
+    /// #[task]
+    /// async fn ship(ctx: &TaskContext, order: i64) -> anyhow::Result<()> {
+    ///     ctx.emit("announce", Shipped { order }).await?;
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Event`] where it cannot be stored.
+    pub fn emit<E: Event>(
+        &self,
+        key: impl Into<String>,
+        event: E,
+    ) -> impl Future<Output = anyhow::Result<Uuid>> + Send {
+        let key = key.into();
+        let met = self.memo.meet(&key, KIND_EMIT);
+        let new = NewEvent::of(&event);
+        self.transact(key, KIND_EMIT, met, async move |tx| {
+            let new = new?;
+            write_events(tx, std::slice::from_ref(&new), true).await?;
+            Ok::<_, Error>(new.id)
+        })
+    }
+}
+
+impl<E: Event> WaitForEvent<'_, E> {
+    /// Only an event that the filter lets through. Said twice, both must.
+    pub fn when(mut self, filter: Filter<E>) -> Self {
+        self.lazy.change(|options| {
+            let filter = filter.to_json();
+            options.filter = Some(match options.filter.take() {
+                Some(first) => serde_json::json!({"op": "and", "of": [first, filter]}),
+                None => filter,
+            });
+        });
+        self
+    }
+
+    /// How long to wait, by the database's clock, from when the handler first waits. None by
+    /// default.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.lazy.change(|options| options.timeout = Some(timeout));
+        self
+    }
+}
+
+impl<E> Unpin for WaitForEvent<'_, E> {}
+
+impl<E: Event> Future for WaitForEvent<'_, E> {
+    type Output = Result<E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let ctx = this.ctx;
+        this.lazy.poll_with(cx, |options| async move {
+            if let Some(recorded) = options.met? {
+                return came::<E>(options.key, &recorded);
+            }
+            if let Some(error) = options.timeout.and_then(too_long) {
+                return Err(error);
+            }
+            let wait = Wait {
+                kind: KIND,
+                group: options.key.clone(),
+                wake: options.timeout.map(Wake::In),
+                child: None,
+                event: Some(Awaited {
+                    name: E::NAME,
+                    filter: options.filter.map(|filter| filter.to_string()),
+                }),
+            };
+            ctx.durable()?;
+            ctx.go_on().await?;
+            match Block::on(&ctx.memo, vec![(options.key, wait)]).await {}
+        })
+    }
+}
+
+/// An event as its record has it; without one where none came in time.
+#[derive(Deserialize)]
+struct Came<'r> {
+    event: Option<Uuid>,
+    #[serde(borrow)]
+    payload: Option<&'r RawValue>,
+}
+
+fn came<E: Event>(key: String, recorded: &RawValue) -> Result<E> {
+    let unreadable = |error: serde_json::Error| Error::event(E::NAME, error);
+    let came: Came<'_> = serde_json::from_str(recorded.get()).map_err(unreadable)?;
+    if came.event.is_none() {
+        return Err(Error::NoEvent {
+            event: E::NAME.to_owned(),
+            key,
+        });
+    }
+    serde_json::from_str(came.payload.map_or("null", RawValue::get)).map_err(unreadable)
+}

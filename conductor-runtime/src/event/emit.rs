@@ -1,0 +1,259 @@
+use std::future::{Future, IntoFuture};
+use std::marker::PhantomData;
+use std::pin::Pin;
+
+use sqlx::PgConnection;
+use sqlx::postgres::PgPool;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::Event;
+use crate::client::Conductor;
+use crate::codec;
+use crate::db::{Batcher, Fault, fault, take_message};
+use crate::error::{Error, Result};
+use crate::registry::check_name;
+
+/// Most events in one statement.
+const MAX_ROWS: usize = 1000;
+
+/// An event that is being said; `.await` emits it and gives its id.
+#[must_use = "an emit does nothing until it is awaited"]
+pub struct Emit<'c, E> {
+    conductor: &'c Conductor,
+    new: Result<NewEvent>,
+    of: PhantomData<fn() -> E>,
+}
+
+/// An [`Emit`] within the caller's transaction.
+#[must_use = "an emit does nothing until it is awaited"]
+pub struct EmitInTransaction<'t> {
+    conductor: &'t Conductor,
+    new: Result<NewEvent>,
+    connection: &'t mut PgConnection,
+}
+
+/// An event, encoded.
+#[derive(Debug, Clone)]
+pub(crate) struct NewEvent {
+    pub(crate) id: Uuid,
+    name: String,
+    payload: String,
+}
+
+impl NewEvent {
+    pub(crate) fn of<E: Event>(event: &E) -> Result<Self> {
+        let payload = codec::encode(event).map_err(|reason| Error::event(E::NAME, reason))?;
+        Self::encoded(E::NAME, payload)
+    }
+
+    fn encoded(name: &str, payload: String) -> Result<Self> {
+        check_name(name).map_err(|reason| Error::event(name, reason))?;
+        Ok(Self {
+            id: Uuid::now_v7(),
+            name: name.to_owned(),
+            payload,
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        64 + self.name.len() + self.payload.len()
+    }
+}
+
+impl Conductor {
+    /// Emits an event: starts an execution of each task that is subscribed to it, and wakes the
+    /// executions that wait for it. `.await` gives its id; or say `.in_transaction(…)` first.
+    ///
+    /// When the call returns, the event is committed and will be acted on, whatever crashes. Calls
+    /// that are made at the same time travel together. It is kept for seven days.
+    ///
+    /// ```no_run
+    /// # use conductor::prelude::*;
+    /// #[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+    /// struct UserSignedUp { user_id: i64 }
+    /// impl Event for UserSignedUp { const NAME: &'static str = "user_signed_up"; }
+    ///
+    /// # async fn f(conductor: Conductor) -> anyhow::Result<()> {
+    /// let id = conductor.emit(UserSignedUp { user_id: 7 }).await?;
+    ///
+    /// let mut tx = conductor.pool().begin().await?;
+    /// sqlx::query("insert into users (id) values (8)").execute(&mut *tx).await?;
+    /// conductor.emit(UserSignedUp { user_id: 8 }).in_transaction(&mut tx).await?;
+    /// tx.commit().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Event`] where it cannot be stored: too large, too deep, or with U+0000 in a text.
+    pub fn emit<E: Event>(&self, event: E) -> Emit<'_, E> {
+        Emit {
+            conductor: self,
+            new: NewEvent::of(&event),
+            of: PhantomData,
+        }
+    }
+
+    /// Emits an event by its name, with JSON that is there already, as the command line does.
+    ///
+    /// # Errors
+    /// [`Error::Event`] where an event of this binary has the name and its struct cannot be read
+    /// from the JSON, or where it cannot be stored.
+    pub async fn emit_json(&self, name: &str, payload: &str) -> Result<Uuid> {
+        let refuse = |reason: String| Error::event(name, reason);
+        codec::check_storable(payload).map_err(refuse)?;
+        let known = super::EventDefinition::all().find(|event| event.name == name);
+        match known {
+            Some(event) => (event.check)(payload),
+            None => serde_json::from_str::<serde::de::IgnoredAny>(payload).map(drop),
+        }
+        .map_err(|error| refuse(error.to_string()))?;
+        self.emit_new(NewEvent::encoded(name, payload.to_owned())?)
+            .await
+    }
+
+    async fn emit_new(&self, new: NewEvent) -> Result<Uuid> {
+        self.migrate().await?;
+        self.emitter().emit(new).await
+    }
+}
+
+impl<'c, E: Event> Emit<'c, E> {
+    /// Commits or vanishes with the caller's transaction. The event counts as emitted from the
+    /// commit on; an orchestrator acts on it then.
+    pub fn in_transaction<'t>(self, connection: &'t mut PgConnection) -> EmitInTransaction<'t>
+    where
+        'c: 't,
+    {
+        EmitInTransaction {
+            conductor: self.conductor,
+            new: self.new,
+            connection,
+        }
+    }
+}
+
+impl<'c, E: Event> IntoFuture for Emit<'c, E> {
+    type Output = Result<Uuid>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'c>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { self.conductor.emit_new(self.new?).await })
+    }
+}
+
+impl<'t> IntoFuture for EmitInTransaction<'t> {
+    type Output = Result<Uuid>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 't>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let new = self.new?;
+            self.conductor.migrate().await?;
+            write_events(self.connection, std::slice::from_ref(&new), true).await?;
+            Ok(new.id)
+        })
+    }
+}
+
+/// Writes the events of concurrent `emit` calls together.
+#[derive(Debug)]
+pub(crate) struct Emitter {
+    pool: PgPool,
+    batcher: Batcher<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    new: NewEvent,
+    done: oneshot::Sender<Result<()>>,
+}
+
+impl Emitter {
+    pub(crate) fn new(pool: PgPool) -> Self {
+        Self {
+            pool,
+            batcher: Batcher::new(),
+        }
+    }
+
+    async fn emit(&self, new: NewEvent) -> Result<Uuid> {
+        let id = new.id;
+        let (done, outcome) = oneshot::channel();
+        let pool = self.pool.clone();
+        self.batcher
+            .add(Waiting { new, done }, take_batch, move |batch| {
+                write(pool.clone(), batch)
+            });
+        outcome
+            .await
+            .unwrap_or_else(|_| Err(Error::Database(sqlx::Error::WorkerCrashed)))?;
+        Ok(id)
+    }
+}
+
+fn take_batch(waiting: &mut Vec<Waiting>) -> Vec<Waiting> {
+    take_message(waiting, MAX_ROWS, |waiting| waiting.new.bytes())
+}
+
+/// One statement for all; where it is refused, one for each, so that a bad one is refused alone.
+async fn write(pool: PgPool, batch: Vec<Waiting>) {
+    let (events, callers): (Vec<_>, Vec<_>) = batch.into_iter().map(|w| (w.new, w.done)).unzip();
+    match emit_again(&pool, &events).await {
+        Ok(()) => callers.into_iter().for_each(|caller| {
+            let _ = caller.send(Ok(()));
+        }),
+        Err(error) if events.len() == 1 || fault(&error) == Fault::Passing => {
+            let text = error.to_string();
+            let mut first = Some(error);
+            for caller in callers {
+                let error = first
+                    .take()
+                    .unwrap_or_else(|| sqlx::Error::Protocol(text.clone()));
+                let _ = caller.send(Err(error.into()));
+            }
+        }
+        Err(_) => {
+            for (event, caller) in events.iter().zip(callers) {
+                let emitted = emit_again(&pool, std::slice::from_ref(event)).await;
+                let _ = caller.send(emitted.map_err(Error::from));
+            }
+        }
+    }
+}
+
+/// Emits, and again where the connection broke and nobody knows whether it committed: the ids are
+/// ours, so nothing is emitted twice.
+async fn emit_again(pool: &PgPool, events: &[NewEvent]) -> Result<(), sqlx::Error> {
+    for _ in 0..pool.options().get_max_connections() {
+        let emitted = async { write_events(&mut *pool.acquire().await?, events, false).await };
+        match emitted.await {
+            Err(error @ sqlx::Error::PoolTimedOut) => return Err(error),
+            Err(error) if fault(&error) == Fault::Passing => {
+                tracing::debug!(%error, "emit is sent again");
+            }
+            other => return other,
+        }
+    }
+    write_events(&mut *pool.acquire().await?, events, false).await
+}
+
+/// The statement itself, on any connection.
+pub(crate) async fn write_events(
+    connection: &mut PgConnection,
+    events: &[NewEvent],
+    in_transaction: bool,
+) -> Result<(), sqlx::Error> {
+    let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
+    let names: Vec<&str> = events.iter().map(|event| event.name.as_str()).collect();
+    let payloads: Vec<&str> = events.iter().map(|event| event.payload.as_str()).collect();
+    sqlx::query("select conductor.emit_many($1, $2, $3, $4)")
+        .bind(ids)
+        .bind(names)
+        .bind(payloads)
+        .bind(in_transaction)
+        .execute(connection)
+        .await
+        .map(drop)
+}

@@ -1,0 +1,84 @@
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::EventDefinition;
+use crate::client::Conductor;
+use crate::error::{Error, Result};
+use crate::registry::nearest;
+
+/// An event of the log.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct EventInfo {
+    /// As `emit` gave it.
+    pub id: Uuid,
+    /// The event's name.
+    pub name: String,
+    /// JSON.
+    pub payload: Box<RawValue>,
+    /// When it was emitted; of one that was emitted in a transaction, when that had committed.
+    pub emitted_at: DateTime<Utc>,
+}
+
+impl Conductor {
+    /// The last events, the newest first, of one name or of all. Those that are older than seven
+    /// days are gone.
+    pub async fn events(&self, name: Option<&str>, limit: u32) -> Result<Vec<EventInfo>> {
+        self.migrate().await?;
+        let rows: Vec<(Uuid, String, String, DateTime<Utc>)> = sqlx::query_as(
+            "select e.id, e.name, e.payload::text, e.emitted_at
+               from conductor.events e
+              where $1::text is null or e.name = $1
+              order by e.emitted_at desc, e.seq desc
+              limit $2",
+        )
+        .bind(name)
+        .bind(i64::from(limit))
+        .fetch_all(self.pool())
+        .await?;
+        rows.into_iter()
+            .map(|(id, name, payload, emitted_at)| {
+                let payload =
+                    RawValue::from_string(payload).map_err(|error| Error::event(&name, error))?;
+                Ok(EventInfo {
+                    id,
+                    name,
+                    payload,
+                    emitted_at,
+                })
+            })
+            .collect()
+    }
+
+    /// The JSON Schema of an event of this binary, or of another program's that the database knows.
+    ///
+    /// # Errors
+    /// [`Error::Event`] with the nearest name that is known, where this one is not.
+    pub async fn event_schema(&self, name: &str) -> Result<Value> {
+        if let Some(event) = EventDefinition::all().find(|event| event.name == name) {
+            return Ok(event.schema());
+        }
+        self.migrate().await?;
+        let known: Vec<(String, Value)> =
+            sqlx::query_as("select name, schema from conductor.event_types order by name")
+                .fetch_all(self.pool())
+                .await?;
+        let names = || {
+            let stored = known.iter().map(|(name, _)| name.as_str());
+            EventDefinition::all().map(|event| event.name).chain(stored)
+        };
+        if let Some((_, schema)) = known.iter().find(|(stored, _)| stored == name) {
+            return Ok(schema.clone());
+        }
+        let hint = match nearest(name, names()) {
+            Some(near) => format!("; did you mean {near:?}?"),
+            None => String::new(),
+        };
+        Err(Error::event(
+            name,
+            format!("no program has declared it{hint}"),
+        ))
+    }
+}

@@ -1,0 +1,129 @@
+//! Events: declares the subscriptions of this binary, and brings what was emitted in transactions to
+//! those who wait for it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::sync::watch;
+
+use crate::client::Conductor;
+use crate::error::Result;
+use crate::event::EventDefinition;
+use crate::registry::Registry;
+use crate::worker::{Control, Phase};
+
+/// Where notifications do not come, an event is found after this time.
+const POLL: Duration = Duration::from_secs(1);
+/// Most events, and most waits of each name, in one transaction.
+const PORTION: i32 = 1000;
+/// How long one transaction may take before its connection is given up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Declares which events start tasks of this binary, and takes away what no longer does.
+pub(super) async fn declare(conductor: &Conductor, task_ids: &[i32]) -> Result<()> {
+    let registry = Registry::global();
+    let owners: BTreeSet<String> = registry.tasks().map(|task| task.owner()).collect();
+    let owners: Vec<String> = owners.into_iter().collect();
+    let subscriptions: serde_json::Value = registry
+        .tasks()
+        .flat_map(|task| {
+            task.subscriptions
+                .iter()
+                .enumerate()
+                .map(move |s| (task, s))
+        })
+        .map(|(task, (n, subscription))| {
+            json!({
+                "task": task.name,
+                "event": subscription.event,
+                "n": n,
+                "filter": subscription.filter_json(),
+                "event_version": subscription.event_version,
+                "owner": task.owner(),
+            })
+        })
+        .collect();
+    let events: serde_json::Value = EventDefinition::all()
+        .map(|event| {
+            json!({
+                "name": event.name,
+                "version": event.version,
+                "package": event.package,
+                "place": event.place.to_string(),
+                "docs": event.docs,
+                "schema": event.schema(),
+            })
+        })
+        .collect();
+    sqlx::query("select conductor.declare_subscriptions($1, $2, $3, $4)")
+        .bind(owners)
+        .bind(task_ids)
+        .bind(subscriptions)
+        .bind(events)
+        .execute(conductor.pool())
+        .await?;
+    Ok(())
+}
+
+/// Brings into the log what was emitted while no orchestrator was there, before the first deadline of a
+/// wait is looked at.
+pub(super) async fn catch_up(conductor: &Conductor) -> Result<()> {
+    while !dispatch(conductor).await? {}
+    Ok(())
+}
+
+/// Dispatches when it is told to, and looks each second. Every orchestrator does; the database hands
+/// out each event once.
+pub(super) async fn keep(conductor: Conductor, mut control: watch::Receiver<Control>) {
+    let told = conductor.notifier().events();
+    let mut failed = false;
+    loop {
+        let pause = match dispatch(&conductor).await {
+            Ok(done) => {
+                failed = false;
+                if done { POLL } else { Duration::ZERO }
+            }
+            Err(error) => {
+                if !failed {
+                    tracing::warn!(%error, "events cannot be dispatched; trying again");
+                }
+                failed = true;
+                POLL
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = told.notified() => {}
+            () = stopping(&mut control) => {
+                // What comes now is for those who stay.
+                return std::future::pending().await;
+            }
+        }
+    }
+}
+
+async fn stopping(control: &mut watch::Receiver<Control>) {
+    // Without a sender the orchestrator is gone, and this with it.
+    let _ = control
+        .wait_for(|control| control.phase != Phase::Working)
+        .await;
+}
+
+/// Whether nothing is left.
+async fn dispatch(conductor: &Conductor) -> std::result::Result<bool, sqlx::Error> {
+    let mut connection = conductor.pool().acquire().await?;
+    let dispatched = sqlx::query_scalar("select conductor.dispatch($1)")
+        .bind(PORTION)
+        .fetch_one(&mut *connection);
+    match tokio::time::timeout(PATIENCE, dispatched).await {
+        Ok(done) => done,
+        Err(_) => {
+            // The statement may still be under way; nobody else must get this connection.
+            connection.close_on_drop();
+            Err(sqlx::Error::Protocol(format!(
+                "no answer within {PATIENCE:?}"
+            )))
+        }
+    }
+}

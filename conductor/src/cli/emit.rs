@@ -1,0 +1,79 @@
+//! `emit` and `events`: says that something has happened, and lists what has.
+
+use anstyle::Style;
+use conductor_runtime::client::Conductor;
+use serde_json::json;
+
+use super::arguments::{Emit, Events};
+use super::fault::{Done, Fault, USAGE};
+use super::output::{self, FAINT, Table};
+use super::payload::whole;
+use super::{Program, connect, fields, json};
+
+/// Columns of a payload.
+const PAYLOAD: usize = 100;
+
+pub(super) async fn emit(command: Emit, url: Option<&str>, program: &Program) -> Done {
+    let name = command.event.as_str();
+    let conductor = connect(url).await?;
+    let schema = conductor.event_schema(name).await?;
+    let payload = match command.payload.json.as_deref() {
+        Some(json) => whole(json)?,
+        None => fields::payload(&schema, &command.payload.fields).map_err(|problems| {
+            let problems: Vec<String> = problems.iter().map(|p| format!("\n  - {p}")).collect();
+            Fault::new(
+                USAGE,
+                format!(
+                    "the fields do not fit event {name:?}:{}\n  Usage: {} emit {} {}",
+                    problems.concat(),
+                    program.name(),
+                    fields::shell(name),
+                    fields::usage(&schema)
+                ),
+            )
+        })?,
+    };
+    let id = conductor.emit_json(name, &payload).await?;
+    output::print(&id.to_string())?;
+    Ok(())
+}
+
+pub(super) async fn events(command: Events, conductor: &Conductor) -> Done {
+    let found = conductor
+        .events(command.event.as_deref(), command.limit)
+        .await?;
+    if found.is_empty() {
+        output::note("no events");
+        return Ok(());
+    }
+    if command.json {
+        let lines: Vec<String> = found
+            .iter()
+            .map(|event| {
+                let text = |value: serde_json::Value| value.to_string();
+                json::compact(&json::object([
+                    ("id", text(json!(event.id.to_string()))),
+                    ("name", text(json!(event.name))),
+                    ("emitted_at", text(json!(event.emitted_at))),
+                    ("payload", event.payload.get().to_owned()),
+                ]))
+            })
+            .collect();
+        output::print(&lines.join("\n"))?;
+        return Ok(());
+    }
+    let now = conductor.now().await?;
+    let mut table = Table::new(&["ID", "EVENT", "AGE", "PAYLOAD"]);
+    for event in &found {
+        let plain = |text: String| (text, Style::new());
+        let payload = json::compact(event.payload.get());
+        table.row(vec![
+            plain(event.id.to_string()),
+            plain(output::line(&event.name, 40)),
+            plain(output::short(now - event.emitted_at)),
+            (output::line(&payload, PAYLOAD), FAINT),
+        ]);
+    }
+    output::print(&table.render())?;
+    Ok(())
+}

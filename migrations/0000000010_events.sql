@@ -1,0 +1,593 @@
+-- Events: facts that start executions and end waits.
+--
+-- The log is the truth. An event enters it under the lock of its name, which orders all events of one
+-- name, and with it the executions of the tasks that are subscribed. Whoever is about to wait takes the
+-- same lock, shared, and then looks into the log in a statement of its own: so an event and a wait
+-- cannot miss one another. The lock is held by short transactions alone. What is emitted in a
+-- transaction of the user's lies in the inbox until it commits, and is brought into the log
+-- (conductor.dispatch) by whichever orchestrator hears of it: an event counts as emitted from then on.
+--
+-- Waits that are there already are ended in portions. A row in event_deliveries says which event has
+-- waits that nobody has looked at yet, and how far it has come; the next event of the name comes after.
+-- An execution has an event once, for the first of its waits, in the order of keys, that wants it.
+--
+-- Locks are taken in this order: names by number, executions by id, waits.
+
+set local search_path = pg_catalog, pg_temp;
+
+create table conductor.events (
+    id uuid primary key,
+    -- The order in which events of one name were emitted.
+    seq bigint not null generated always as identity,
+    name text collate "C" not null,
+    payload json not null,
+    -- Never less than that of the event before of this name.
+    emitted_at timestamptz not null
+);
+
+create index events_name on conductor.events (name, emitted_at, seq);
+-- In the order of time, for those who look at the last ones and for the pruner.
+create index events_emitted on conductor.events (emitted_at, seq);
+
+-- Emitted in transactions that have committed, and not in the log yet.
+create table conductor.event_inbox (
+    n bigint primary key generated always as identity,
+    id uuid not null,
+    name text collate "C" not null,
+    payload json not null
+);
+
+create index event_inbox_name on conductor.event_inbox (name, n);
+
+-- Events whose waits have not all been looked at, and the last wait that was.
+create table conductor.event_deliveries (
+    seq bigint primary key,
+    name text collate "C" not null,
+    event_id uuid not null,
+    after_execution uuid not null default '00000000-0000-0000-0000-000000000000',
+    after_key text not null default ''
+);
+
+create index event_deliveries_name on conductor.event_deliveries (name, seq);
+
+-- Which events start executions of which tasks. Of several filters one is enough.
+create table conductor.subscriptions (
+    task_id integer not null references conductor.tasks (id),
+    event text collate "C" not null,
+    n integer not null,
+    -- Null: all of them.
+    filter jsonb,
+    event_version integer not null,
+    -- Whose code declares it, as with schedules.
+    owner text not null,
+    primary key (task_id, event, n)
+);
+
+create index subscriptions_event on conductor.subscriptions (event);
+
+-- What programs know of events, for the command line.
+create table conductor.event_types (
+    name text collate "C" primary key,
+    version integer not null,
+    package text not null,
+    place text not null,
+    docs text not null,
+    schema jsonb not null
+);
+
+-- A text as a point in time; null where it is none.
+create function conductor.as_time(p_text text) returns timestamptz
+language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if p_text !~ '^\d{4,6}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$' then
+        return null;
+    end if;
+    return p_text::timestamptz;
+exception when data_exception then
+    return null;
+end
+$$;
+
+-- Whether a comparison of a filter holds. Values of different types are never equal, different, less
+-- or greater.
+create function conductor.compares(p_op text, p_value jsonb, p_with jsonb, p_as text) returns boolean
+language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_type text := jsonb_typeof(p_value);
+    v_text text collate "C";
+    v_with text collate "C";
+    -- Less (-1), equal, greater.
+    v_sign integer;
+begin
+    if v_type is distinct from jsonb_typeof(p_with) then
+        return false;
+    elsif v_type = 'boolean' then
+        return case p_op when 'eq' then p_value = p_with when 'ne' then p_value <> p_with else false end;
+    elsif v_type = 'number' then
+        v_sign := sign(p_value::numeric - p_with::numeric);
+    elsif v_type = 'string' and p_as = 'time' then
+        v_sign := sign(extract(epoch from conductor.as_time(p_value #>> '{}'))
+                       - extract(epoch from conductor.as_time(p_with #>> '{}')));
+    elsif v_type = 'string' then
+        v_text := p_value #>> '{}';
+        v_with := p_with #>> '{}';
+        v_sign := case when v_text < v_with then -1 when v_text = v_with then 0 else 1 end;
+    else
+        return false;
+    end if;
+    return coalesce(
+        case p_op when 'eq' then v_sign = 0 when 'ne' then v_sign <> 0
+                  when 'lt' then v_sign < 0 when 'le' then v_sign <= 0
+                  when 'gt' then v_sign > 0 when 'ge' then v_sign >= 0 end, false);
+end
+$$;
+
+-- Whether a filter lets an event through; null lets all through. What it does not understand is false,
+-- and nothing is an error.
+create function conductor.matches(p_filter jsonb, p_payload jsonb) returns boolean
+language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_op text := p_filter->>'op';
+    v_value jsonb;
+    v_part jsonb;
+begin
+    if p_filter is null or p_filter = 'null' then
+        return true;
+    end if;
+    if v_op in ('and', 'or') then
+        if jsonb_typeof(p_filter->'of') is distinct from 'array' then
+            return false;
+        end if;
+        for v_part in select e from jsonb_array_elements(p_filter->'of') as e loop
+            if conductor.matches(v_part, p_payload) <> (v_op = 'and') then
+                return v_op = 'or';
+            end if;
+        end loop;
+        return v_op = 'and';
+    elsif v_op = 'not' then
+        return jsonb_typeof(p_filter->'of') = 'object' and not conductor.matches(p_filter->'of', p_payload);
+    end if;
+    if jsonb_typeof(p_filter->'path') is distinct from 'array' then
+        return false;
+    end if;
+    v_value := p_payload #> array(select jsonb_array_elements_text(p_filter->'path'));
+    if v_op = 'null' then
+        return v_value is null or v_value = 'null';
+    elsif v_op = 'in' then
+        if jsonb_typeof(p_filter->'values') is distinct from 'array' then
+            return false;
+        end if;
+        for v_part in select e from jsonb_array_elements(p_filter->'values') as e loop
+            if conductor.compares('eq', v_value, v_part, p_filter->>'as') then
+                return true;
+            end if;
+        end loop;
+        return false;
+    end if;
+    return conductor.compares(v_op, v_value, p_filter->'value', p_filter->>'as');
+end
+$$;
+
+-- Takes the locks of these names until the transaction ends; exclusive for those who write the log.
+create function conductor.lock_events(p_names text[], p_exclusive boolean) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_lock bigint;
+begin
+    for v_lock in
+        select distinct hashtextextended('conductor.event ' || n, 0) from unnest(p_names) as n
+         where n is not null
+         order by 1
+    loop
+        if p_exclusive then
+            perform pg_advisory_xact_lock(v_lock);
+        else
+            perform pg_advisory_xact_lock_shared(v_lock);
+        end if;
+    end loop;
+end
+$$;
+
+-- Writes events into the log, in their order, and makes the executions of the tasks that are subscribed
+-- to them. The caller holds the locks of the names. One that is in the log already is left alone.
+create function conductor.publish(p_ids uuid[], p_names text[], p_payloads text[]) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_last timestamptz;
+    v_name text;
+    v_written uuid[];
+    v_subscribed text[];
+    v_waited text[];
+    v_queues integer[];
+begin
+    -- A clock that was set back must not change the order.
+    for v_name in select distinct n from unnest(p_names) as n loop
+        select e.emitted_at into v_last from conductor.events e
+         where e.name = v_name order by e.emitted_at desc, e.seq desc limit 1;
+        v_now := greatest(v_now, v_last);
+    end loop;
+    with written as (
+        insert into conductor.events as e (id, name, payload, emitted_at)
+        select g.id, g.name, g.payload::json, v_now
+          from unnest(p_ids, p_names, p_payloads) with ordinality as g(id, name, payload, n)
+         order by g.n
+            on conflict (id) do nothing
+        returning e.id
+    )
+    select array_agg(w.id) into v_written from written w;
+    if v_written is null then
+        return;
+    end if;
+
+    v_subscribed := array(
+        select d.name from (select distinct g.name from unnest(p_names) as g(name)) d
+         where exists (select from conductor.subscriptions s where s.event = d.name));
+    if cardinality(v_subscribed) > 0 then
+        with made as (
+            insert into conductor.live_executions as l (
+                   id, run_at, created_at, queue_id, task_id, priority, trigger, payload)
+            select conductor.uuid7(), v_now, v_now, t.queue_id, t.id, t.priority,
+                   json_build_object('kind', 'event', 'name', g.name, 'event_id', g.id, 'emitted_at', v_now),
+                   g.payload::json
+              from unnest(p_ids, p_names, p_payloads) with ordinality as g(id, name, payload, n)
+             cross join lateral (
+                   select distinct s.task_id from conductor.subscriptions s
+                    where s.event = g.name and conductor.matches(s.filter, g.payload::jsonb)) s
+              join conductor.tasks t on t.id = s.task_id
+             where g.id = any (v_written) and g.name = any (v_subscribed)
+             order by g.n, t.id
+            returning l.queue_id
+        )
+        select array_agg(distinct m.queue_id) into v_queues from made m;
+        if v_queues is not null then
+            perform conductor.wake(v_queues, false);
+        end if;
+    end if;
+
+    v_waited := array(
+        select d.name from (select distinct g.name from unnest(p_names) as g(name)) d
+         where exists (select from conductor.waits w where w.event_name = d.name));
+    if cardinality(v_waited) > 0 then
+        insert into conductor.event_deliveries (seq, name, event_id)
+        select e.seq, e.name, e.id from conductor.events e
+         where e.id = any (v_written) and e.name = any (v_waited);
+    end if;
+end
+$$;
+
+-- Hands events of a name to the waits that are there, in the order of events, until so many waits were
+-- looked at. True where nothing is left. The caller holds the lock of the name.
+create function conductor.deliver(p_name text, p_limit integer) returns boolean
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_left integer := p_limit;
+    v_event record;
+    v_executions uuid[];
+    v_keys text[];
+    v_wanted uuid[];
+    v_alive uuid[];
+    v_woken uuid[];
+    v_queues integer[];
+begin
+    loop
+        select d.seq, d.event_id, d.after_execution, d.after_key, e.payload, e.emitted_at into v_event
+          from conductor.event_deliveries d
+          left join conductor.events e on e.id = d.event_id
+         where d.name = p_name
+         order by d.seq limit 1;
+        if not found then
+            return true;
+        end if;
+        if v_left <= 0 then
+            return false;
+        end if;
+        if v_event.emitted_at is null then
+            -- Removed meanwhile, as it was too old.
+            delete from conductor.event_deliveries d where d.seq = v_event.seq;
+            continue;
+        end if;
+        select array_agg(w.execution_id order by w.execution_id, w.key),
+               array_agg(w.key order by w.execution_id, w.key),
+               array_agg(distinct w.execution_id)
+                   filter (where conductor.matches(w.event_filter, v_event.payload::jsonb))
+          into v_executions, v_keys, v_wanted
+          from (select o.execution_id, o.key, o.event_filter from conductor.waits o
+                 where o.event_name = p_name
+                   and (o.execution_id, o.key) > (v_event.after_execution, v_event.after_key)
+                 order by o.execution_id, o.key
+                 limit v_left) w;
+        if v_executions is not null then
+            -- Whoever ends, suspends or times out one of them now is waited for, and seen below.
+            perform from conductor.live_executions l where l.id = any (v_wanted) order by l.id for no key update;
+            v_alive := array(select l.id from conductor.live_executions l where l.id = any (v_wanted));
+            with taken as (
+                delete from conductor.waits w
+                 using (select distinct on (o.execution_id) o.execution_id, o.key
+                          from unnest(v_executions, v_keys) as g(execution_id, key)
+                          join conductor.waits o on o.execution_id = g.execution_id and o.key = g.key
+                         where o.execution_id = any (v_alive) and o.event_name = p_name
+                           and conductor.matches(o.event_filter, v_event.payload::jsonb)
+                           and not exists (
+                               select from conductor.steps s
+                                where s.execution_id = o.execution_id and s.kind = 'event'
+                                  and s.value->>'event' = v_event.event_id::text)
+                         order by o.execution_id, o.key) f
+                 where w.execution_id = f.execution_id and w.key = f.key
+                returning w.execution_id, w.key
+            ), recorded as (
+                insert into conductor.steps (execution_id, key, kind, value, recorded_at)
+                select t.execution_id, t.key, 'event',
+                       json_build_object('event', v_event.event_id, 'emitted_at', v_event.emitted_at,
+                                         'payload', v_event.payload), v_now
+                  from taken t
+                    on conflict (execution_id, key) do nothing
+            )
+            select array_agg(t.execution_id) into v_woken from taken t;
+            with due as (
+                update conductor.live_executions l set run_at = v_now, postponed = false
+                 where l.id = any (v_woken) and l.state = 'suspended' and l.run_at > v_now
+                returning l.queue_id
+            )
+            select array_agg(distinct d.queue_id) into v_queues from due d;
+            if v_queues is not null then
+                perform conductor.wake(v_queues, false);
+            end if;
+            -- Waits of executions that have ended are met once.
+            delete from conductor.waits w
+             using unnest(v_executions, v_keys) as g(execution_id, key)
+             where w.execution_id = g.execution_id and w.key = g.key
+               and not exists (select from conductor.live_executions l where l.id = g.execution_id);
+        end if;
+        if coalesce(cardinality(v_executions), 0) < v_left then
+            delete from conductor.event_deliveries d where d.seq = v_event.seq;
+        else
+            update conductor.event_deliveries d
+               set after_execution = v_executions[cardinality(v_executions)],
+                   after_key = v_keys[cardinality(v_keys)]
+             where d.seq = v_event.seq;
+        end if;
+        v_left := v_left - greatest(coalesce(cardinality(v_executions), 0), 1);
+    end loop;
+end
+$$;
+
+-- Brings what was emitted in transactions into the log, and goes on with what waits for delivery: so
+-- many events and so many waits of each of a few names. True where nothing is left.
+create function conductor.dispatch(p_limit integer) returns boolean
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_names text[];
+    v_name text;
+    v_ids uuid[];
+    v_of text[];
+    v_payloads text[];
+    v_done boolean := true;
+begin
+    v_names := array(
+        select distinct f.name
+          from ((select i.name from conductor.event_inbox i order by i.n limit p_limit)
+                union all
+                (select d.name from conductor.event_deliveries d order by d.seq limit p_limit)) f
+         limit 16);
+    if cardinality(v_names) = 0 then
+        return true;
+    end if;
+    perform conductor.lock_events(v_names, true);
+    with taken as (
+        delete from conductor.event_inbox i
+         using (select o.n
+                  from unnest(v_names) as g(name)
+                 cross join lateral (select b.n from conductor.event_inbox b
+                                      where b.name = g.name order by b.n limit p_limit) o) t
+         where i.n = t.n
+        returning i.n, i.id, i.name, i.payload
+    )
+    select array_agg(t.id order by t.n), array_agg(t.name order by t.n), array_agg(t.payload::text order by t.n)
+      into v_ids, v_of, v_payloads
+      from taken t;
+    if v_ids is not null then
+        perform conductor.publish(v_ids, v_of, v_payloads);
+    end if;
+    foreach v_name in array v_names loop
+        v_done := conductor.deliver(v_name, p_limit) and v_done;
+    end loop;
+    return v_done
+       and not exists (select from conductor.event_inbox i)
+       and not exists (select from conductor.event_deliveries d);
+end
+$$;
+
+-- Emits events: in a transaction of the user's they are put into the inbox, and no lock is taken; else
+-- they are mostly in the log when this returns. One that is sent again (its id is the client's) is emitted once.
+create function conductor.emit_many(p_ids uuid[], p_names text[], p_payloads text[], p_in_transaction boolean)
+returns void
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+as $$
+declare
+    v_names text[];
+    v_name text;
+    v_left boolean := false;
+    v_earlier record;
+begin
+    for v_name in select distinct n from unnest(p_names) as n loop
+        if v_name is null or octet_length(v_name) not between 1 and 100 then
+            raise exception 'the name of an event has 1 to 100 bytes' using errcode = 'CD002';
+        end if;
+    end loop;
+    -- What filters could not read is refused here, and not when it is dispatched.
+    perform count(g.payload::jsonb) from unnest(p_payloads) as g(payload);
+    v_names := array(select distinct n from unnest(p_names) as n);
+    -- Where much has gathered while no orchestrator was there, nobody has to work it off here.
+    if p_in_transaction or exists (
+           select from unnest(v_names) as g(name)
+            where (select true from conductor.event_inbox i where i.name = g.name
+                    order by i.n offset 500 limit 1)) then
+        insert into conductor.event_inbox (id, name, payload)
+        select g.id, g.name, g.payload::json
+          from unnest(p_ids, p_names, p_payloads) with ordinality as g(id, name, payload, n)
+         order by g.n;
+        perform pg_notify('conductor', 'events:');
+        return;
+    end if;
+    perform conductor.lock_events(v_names, true);
+    -- What committed before comes before.
+    with taken as (
+        delete from conductor.event_inbox i where i.name = any (v_names)
+        returning i.n, i.id, i.name, i.payload
+    )
+    select array_agg(t.id order by t.n) as ids, array_agg(t.name order by t.n) as names,
+           array_agg(t.payload::text order by t.n) as payloads
+      into v_earlier
+      from taken t;
+    if v_earlier.ids is not null then
+        perform conductor.publish(v_earlier.ids, v_earlier.names, v_earlier.payloads);
+    end if;
+    perform conductor.publish(p_ids, p_names, p_payloads);
+    foreach v_name in array v_names loop
+        v_left := not conductor.deliver(v_name, 500) or v_left;
+    end loop;
+    if v_left then
+        perform pg_notify('conductor', 'events:');
+    end if;
+end
+$$;
+
+-- For psql, triggers and other languages:  select conductor.emit('user_signed_up', '{"user_id": 7}');
+-- Counts as emitted from the commit on, and is dispatched by an orchestrator. Gives the event's id.
+create function conductor.emit(event text, payload jsonb default '{}') returns uuid
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_id uuid := conductor.uuid7();
+begin
+    perform conductor.emit_many(array[v_id], array[event], array[coalesce(payload, 'null')::text], true);
+    return v_id;
+end
+$$;
+
+-- Gives executions that are about to wait what is in the log already: of each name the events since the
+-- execution was created, in their order, to its waits in the order of keys. The caller holds the
+-- executions, and before them the locks of the names.
+create function conductor.catch_up(p_executions uuid[], p_names text[], p_now timestamptz) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_wait record;
+    v_event record;
+    v_of uuid;
+    v_had uuid[];
+begin
+    for v_wait in
+        select w.execution_id, w.key, w.event_name, w.event_filter, l.created_at
+          from conductor.waits w
+          join conductor.live_executions l on l.id = w.execution_id
+         where w.execution_id = any (p_executions) and w.event_name = any (p_names)
+         order by w.execution_id, w.key
+    loop
+        if v_of is distinct from v_wait.execution_id then
+            v_of := v_wait.execution_id;
+            v_had := array(
+                select (s.value->>'event')::uuid from conductor.steps s
+                 where s.execution_id = v_of and s.kind = 'event' and s.value->>'event' is not null);
+        end if;
+        select e.id, e.payload, e.emitted_at into v_event
+          from conductor.events e
+         where e.name = v_wait.event_name and e.emitted_at >= v_wait.created_at
+           and e.id <> all (v_had)
+           and (v_wait.event_filter is null or conductor.matches(v_wait.event_filter, e.payload::jsonb))
+         order by e.emitted_at, e.seq limit 1;
+        if found then
+            v_had := v_had || v_event.id;
+            delete from conductor.waits w where w.execution_id = v_of and w.key = v_wait.key;
+            insert into conductor.steps (execution_id, key, kind, value, recorded_at)
+            values (v_of, v_wait.key, 'event',
+                    json_build_object('event', v_event.id, 'emitted_at', v_event.emitted_at,
+                                      'payload', v_event.payload), p_now)
+                on conflict (execution_id, key) do nothing;
+        end if;
+    end loop;
+end
+$$;
+
+-- What a program's code subscribes to, at its start, and the events that it knows. As with
+-- conductor.declare_schedules: the subscriptions of these crates that it does not declare go, unless the
+-- task is not its own and a living process has it.
+create function conductor.declare_subscriptions(
+    p_owners text[], p_tasks integer[], p_subscriptions jsonb, p_events jsonb) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform pg_advisory_xact_lock(hashtextextended('conductor.declare_subscriptions', 0));
+    delete from conductor.subscriptions s
+     using conductor.tasks t
+     where t.id = s.task_id and s.owner = any (p_owners)
+       and not exists (select from jsonb_to_recordset(p_subscriptions) as d(task text, event text, n integer)
+                        where d.task = t.name and d.event = s.event and d.n = s.n)
+       and (t.id = any (p_tasks)
+            or not exists (select from conductor.orchestrators o
+                            where t.id = any (o.task_ids) and o.lease_until > clock_timestamp()));
+    insert into conductor.subscriptions as s (task_id, event, n, filter, event_version, owner)
+    select t.id, d.event, d.n, nullif(d.filter, 'null'), d.event_version, d.owner
+      from jsonb_to_recordset(p_subscriptions) as d(
+           task text, event text, n integer, filter jsonb, event_version integer, owner text)
+      join conductor.tasks t on t.name = d.task
+     order by t.id, d.event, d.n
+        on conflict (task_id, event, n) do update
+       set filter = excluded.filter, event_version = excluded.event_version, owner = excluded.owner
+     where (s.filter, s.event_version, s.owner)
+           is distinct from (excluded.filter, excluded.event_version, excluded.owner);
+
+    insert into conductor.event_types as e (name, version, package, place, docs, schema)
+    select d.name, d.version, d.package, d.place, d.docs, d.schema
+      from jsonb_to_recordset(p_events) as d(
+           name text, version integer, package text, place text, docs text, schema jsonb)
+     order by d.name
+        on conflict (name) do update
+       set version = excluded.version, package = excluded.package, place = excluded.place,
+           docs = excluded.docs, schema = excluded.schema
+     where (e.version, e.package, e.place, e.docs, e.schema)
+           is distinct from
+           (excluded.version, excluded.package, excluded.place, excluded.docs, excluded.schema);
+end
+$$;
+
+-- Removes events that are older than seven days, the oldest first; how many.
+create function conductor.prune_events(p_limit integer) returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set jit = off
+as $$
+declare
+    v_count integer;
+begin
+    with old as (
+        select e.id from conductor.events e
+         where e.emitted_at < conductor.now() - interval '7 days'
+         order by e.emitted_at, e.seq
+         limit p_limit
+           for update skip locked
+    )
+    delete from conductor.events e using old o where e.id = o.id;
+    get diagnostics v_count = row_count;
+    return v_count;
+end
+$$;
+
+revoke execute on all functions in schema conductor from public;
