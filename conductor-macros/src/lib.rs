@@ -1,6 +1,7 @@
 //! The attribute macros of the crate `conductor`, which is the one to depend on.
 
 mod errors;
+mod event;
 mod literal;
 mod task;
 mod test;
@@ -204,4 +205,10 @@ pub fn task(args: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn test(args: TokenStream, item: TokenStream) -> TokenStream {
     test::expand(args.into(), item.into()).into()
+}
+
+/// Makes a typed event of a struct.
+#[proc_macro_attribute]
+pub fn event(args: TokenStream, item: TokenStream) -> TokenStream {
+    event::expand(args.into(), item.into()).into()
 }

@@ -6,6 +6,7 @@ use syn::{Ident, Path};
 
 use super::cron::{self, Cron};
 use super::entry::{Entry, Keys};
+use super::event::{self, Subscription};
 use super::limit::{self, Limit};
 use super::window::Window;
 use crate::errors::Errors;
@@ -26,11 +27,12 @@ const TASK: Keys = Keys {
         ),
         ("rate_limit", "rate_limit = \"100/1m\""),
         ("cron", "cron(\"0 9 * * Mon-Fri\", tz = \"Europe/Berlin\")"),
+        ("event", "event(UserSignedUp, when = plan == \"pro\")"),
         ("window", "window(\"22:00-06:00\", tz = \"Europe/Berlin\")"),
         ("marker", "marker = Other"),
         ("crate", "crate = \"::my_crate::conductor\""),
     ],
-    repeatable: &["cron", "concurrency", "rate_limit"],
+    repeatable: &["cron", "event", "concurrency", "rate_limit"],
 };
 
 const RETRY: Keys = Keys {
@@ -58,6 +60,7 @@ pub(crate) struct Attr {
     pub(crate) name: Option<String>,
     pub(crate) marker: Option<Ident>,
     pub(crate) crons: Vec<Cron>,
+    pub(crate) events: Vec<Subscription>,
     pub(crate) limits: Vec<Limit>,
     krate: Option<Path>,
     queue: Option<String>,
@@ -79,6 +82,7 @@ impl Attr {
             errors.keep(set);
         }
         cron::refuse_same_names(&attr.crons, errors);
+        event::refuse_same(&attr.events, errors);
         limit::refuse_same(&attr.limits, errors);
         attr
     }
@@ -94,6 +98,7 @@ impl Attr {
             "marker" => self.marker = Some(literal::type_name(entry.single()?)?),
             "crate" => self.krate = Some(literal::path(entry.single()?)?),
             "cron" => self.crons.extend(Cron::read(entry, errors)?),
+            "event" => self.events.extend(Subscription::read(entry, errors)?),
             "concurrency" => self.limits.extend(Limit::concurrency(entry, errors)?),
             "rate_limit" => self.limits.extend(Limit::rate(entry, errors)?),
             "window" => self.window = Window::read(entry, errors)?,
