@@ -77,6 +77,22 @@ pub enum Error {
         /// What the canceller gave as reason.
         reason: Option<String>,
     },
+    /// An event whose JSON is not what its struct wants, or that cannot be stored.
+    #[error("event {name:?}: {reason}")]
+    Event {
+        /// The event's name.
+        name: String,
+        /// Why it was refused.
+        reason: String,
+    },
+    /// No event came within the wait's timeout.
+    #[error("no event {event:?} came in time for the wait {key:?}")]
+    NoEvent {
+        /// The event's name.
+        event: String,
+        /// The wait's key.
+        key: String,
+    },
     /// A child did not end within the wait's timeout.
     #[error("execution {id} of task {task:?} did not end in time")]
     TimedOut {
@@ -149,6 +165,15 @@ pub enum Error {
     /// An option has a value that cannot be used.
     #[error("{0}")]
     Invalid(String),
+}
+
+impl Error {
+    pub(crate) fn event(name: &str, reason: impl ToString) -> Self {
+        Self::Event {
+            name: name.to_owned(),
+            reason: reason.to_string(),
+        }
+    }
 }
 
 /// The error for a duration that the database's clock could not follow.

@@ -5,6 +5,7 @@
 //! of them use.
 
 pub mod task;
+pub mod event;
 pub mod registry;
 pub mod client;
 pub mod orchestrator;

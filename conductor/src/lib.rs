@@ -17,6 +17,9 @@ pub use conductor_runtime::context::{
 #[cfg(feature = "embedded")]
 pub use conductor_runtime::embedded;
 pub use conductor_runtime::error::{Error, Result, RetryExt};
+pub use conductor_runtime::event::{
+    Event, EventDefinition, Field, Filter as EventFilter, Operand, Ordered, SubscriptionDefinition,
+};
 pub use conductor_runtime::orchestrator::{
     Builder, DEFAULT_CONCURRENCY, Handle, Orchestrator, Worker,
 };
@@ -39,6 +42,9 @@ pub mod guide;
 /// What generated code names; no part of the public surface.
 #[doc(hidden)]
 pub mod __private {
+    pub use conductor_runtime::event::{
+        Event, EventDefinition, Field, Filter, SubscriptionDefinition,
+    };
     pub use conductor_runtime::inventory;
     pub use conductor_runtime::task::{
         CronDefinition, Handler, LimitDefinition, Place, StateNeed, TaskDefinition, TaskResult,

@@ -1,6 +1,6 @@
 //! The names that a file with tasks wants: `use conductor::prelude::*;`.
 
 pub use crate::{
-    Conductor, CronTick, Execution, Orchestrator, RetryExt, RetryPolicy, State, Task, TaskContext,
-    Worker, task,
+    Conductor, CronTick, Event, Execution, Orchestrator, RetryExt, RetryPolicy, State, Task,
+    TaskContext, Worker, task,
 };

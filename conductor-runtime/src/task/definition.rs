@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{CronDefinition, Handler, Keep, LimitDefinition, RetryPolicy, State, WindowDefinition};
 use crate::codec;
 use crate::context::TaskContext;
+use crate::event::SubscriptionDefinition;
 
 /// A running attempt with its output already encoded.
 pub type ErasedFuture<'a> = Pin<Box<dyn Future<Output = anyhow::Result<String>> + Send + 'a>>;
@@ -82,6 +83,8 @@ pub struct TaskDefinition {
     pub window: Option<WindowDefinition>,
     /// How many may run at once, or start in an interval.
     pub limits: &'static [LimitDefinition],
+    /// The events that start it.
+    pub subscriptions: &'static [SubscriptionDefinition],
     /// The doc comment.
     pub docs: &'static str,
     /// Where the task stands in the source.
@@ -111,6 +114,7 @@ impl TaskDefinition {
             crons: &[],
             window: None,
             limits: &[],
+            subscriptions: &[],
             docs: "",
             place,
             package,
@@ -207,6 +211,13 @@ impl TaskDefinition {
         self
     }
 
+    /// Sets the events that start it.
+    #[must_use]
+    pub const fn subscriptions(mut self, subscriptions: &'static [SubscriptionDefinition]) -> Self {
+        self.subscriptions = subscriptions;
+        self
+    }
+
     /// Sets the doc comment.
     #[must_use]
     pub const fn docs(mut self, docs: &'static str) -> Self {
@@ -256,6 +267,7 @@ impl fmt::Debug for TaskDefinition {
             .field("crons", &self.crons)
             .field("window", &self.window)
             .field("limits", &self.limits)
+            .field("subscriptions", &self.subscriptions)
             .field("place", &self.place)
             .finish_non_exhaustive()
     }

@@ -1,5 +1,6 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// What started an execution; given by `ctx.trigger()`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -15,6 +16,15 @@ pub enum Trigger {
         name: String,
         /// The time that the schedule names; the execution starts at or after it.
         scheduled_at: DateTime<Utc>,
+    },
+    /// An event that the task is subscribed to.
+    Event {
+        /// The event's name.
+        name: String,
+        /// The event's id, as `emit` gave it.
+        event_id: Uuid,
+        /// When it was emitted.
+        emitted_at: DateTime<Utc>,
     },
     /// Something that this build does not know yet.
     #[serde(other)]

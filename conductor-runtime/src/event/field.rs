@@ -1,0 +1,167 @@
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde_json::{Value, json};
+
+use super::{Filter, Operand, Ordered};
+
+/// Deepest nesting of a field that a filter reaches.
+const MAX_DEPTH: usize = 8;
+
+/// A field of an event, of the type `T`, for filters; `#[event]` makes one for each.
+///
+/// A value that is missing is null. Numbers compare as numbers, texts byte by byte, times as points
+/// in time. A value of another type than the field's makes a comparison false, [`ne`](Self::ne) too.
+///
+/// ```
+/// # use conductor::{Event, Field};
+/// # #[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+/// # struct UserSignedUp { plan: String, visits: i64 }
+/// # impl Event for UserSignedUp { const NAME: &'static str = "user_signed_up"; }
+/// impl UserSignedUp {
+///     // What #[event] writes.
+///     #![allow(non_upper_case_globals)]
+///     pub const plan: Field<Self, String> = Field::new(&["plan"]);
+///     pub const visits: Field<Self, i64> = Field::new(&["visits"]);
+/// }
+///
+/// let filter = UserSignedUp::plan.eq("pro").and(UserSignedUp::visits.gt(3));
+/// # assert_eq!(filter.to_json()["op"], "and");
+/// ```
+pub struct Field<E, T> {
+    path: [&'static str; MAX_DEPTH],
+    depth: usize,
+    of: PhantomData<fn() -> (E, T)>,
+}
+
+impl<E, T> Clone for Field<E, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<E, T> Copy for Field<E, T> {}
+
+impl<E, T> Field<E, T> {
+    /// The field to which these names lead, as they are in the event's JSON.
+    ///
+    /// # Panics
+    /// Where there are more than eight; in a constant, when it is compiled.
+    pub const fn new(names: &[&'static str]) -> Self {
+        assert!(
+            names.len() <= MAX_DEPTH,
+            "a filter reaches eight levels deep"
+        );
+        let mut path = [""; MAX_DEPTH];
+        let mut at = 0;
+        while at < names.len() {
+            path[at] = names[at];
+            at += 1;
+        }
+        Self {
+            path,
+            depth: names.len(),
+            of: PhantomData,
+        }
+    }
+
+    /// A field of this field's value. The compiler does not check its name, nor that it has the
+    /// type `U`; where it is wrong, the filter is false.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    #[must_use]
+    pub const fn then<U>(self, name: &'static str) -> Field<E, U> {
+        assert!(self.depth < MAX_DEPTH, "a filter reaches eight levels deep");
+        let mut path = self.path;
+        path[self.depth] = name;
+        Field {
+            path,
+            depth: self.depth + 1,
+            of: PhantomData,
+        }
+    }
+
+    /// Where the field equals the value.
+    pub fn eq(self, value: impl Operand<T>) -> Filter<E> {
+        self.compare("eq", value)
+    }
+
+    /// Where the field has another value of its type. Null has none.
+    pub fn ne(self, value: impl Operand<T>) -> Filter<E> {
+        self.compare("ne", value)
+    }
+
+    /// Where the field is less than the value.
+    pub fn lt(self, value: impl Operand<T>) -> Filter<E>
+    where
+        T: Ordered,
+    {
+        self.compare("lt", value)
+    }
+
+    /// Where the field is at most the value.
+    pub fn le(self, value: impl Operand<T>) -> Filter<E>
+    where
+        T: Ordered,
+    {
+        self.compare("le", value)
+    }
+
+    /// Where the field is greater than the value.
+    pub fn gt(self, value: impl Operand<T>) -> Filter<E>
+    where
+        T: Ordered,
+    {
+        self.compare("gt", value)
+    }
+
+    /// Where the field is at least the value.
+    pub fn ge(self, value: impl Operand<T>) -> Filter<E>
+    where
+        T: Ordered,
+    {
+        self.compare("ge", value)
+    }
+
+    /// Where the field equals one of the values.
+    pub fn is_in<V: Operand<T>>(self, values: impl IntoIterator<Item = V>) -> Filter<E> {
+        let values: Vec<Value> = values.into_iter().map(Operand::json).collect();
+        let mut json = json!({"op": "in", "path": self.path(), "values": values});
+        mark::<T, V>(&mut json);
+        Filter::from_json(json)
+    }
+
+    /// Where the field is null or missing.
+    pub fn is_null(self) -> Filter<E> {
+        Filter::from_json(json!({"op": "null", "path": self.path()}))
+    }
+
+    /// Where the field has a value.
+    pub fn is_not_null(self) -> Filter<E> {
+        !self.is_null()
+    }
+
+    fn compare<V: Operand<T>>(self, op: &str, value: V) -> Filter<E> {
+        let mut json = json!({"op": op, "path": self.path(), "value": value.json()});
+        mark::<T, V>(&mut json);
+        Filter::from_json(json)
+    }
+
+    fn path(&self) -> &[&'static str] {
+        &self.path[..self.depth]
+    }
+}
+
+/// Says that texts are to be read as times.
+fn mark<T, V: Operand<T>>(json: &mut Value) {
+    if V::IS_TIME {
+        json["as"] = "time".into();
+    }
+}
+
+impl<E, T> fmt::Debug for Field<E, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Field({})", self.path().join("."))
+    }
+}

@@ -1,0 +1,42 @@
+//! Events: typed facts that start executions and end waits.
+
+mod definition;
+mod field;
+mod filter;
+mod operand;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use definition::{EventDefinition, SubscriptionDefinition};
+pub use field::Field;
+pub use filter::Filter;
+pub use operand::{Operand, Ordered};
+
+/// A typed fact that is emitted: implemented by `#[event]`.
+///
+/// By hand it is an `impl` beside the derives of serde and schemars; only `#[event]` makes it known
+/// to the command line as well.
+///
+/// ```
+/// use conductor::Event;
+///
+/// #[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+/// struct UserSignedUp { user_id: i64, plan: String }
+///
+/// impl Event for UserSignedUp {
+///     const NAME: &'static str = "user_signed_up";
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event",
+    label = "not an event",
+    note = "write `#[event]` on the struct"
+)]
+pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
+    /// The name by which the database knows it.
+    const NAME: &'static str;
+    /// Grows with changes of the struct that old readers would not understand. Default 1.
+    const VERSION: u32 = 1;
+}
