@@ -32,7 +32,7 @@ impl Reader<'_> {
             Expr::Binary(binary) => self.binary(binary),
             Expr::Unary(unary) if matches!(unary.op, UnOp::Not(_)) => {
                 let inner = self.condition(&unary.expr);
-                quote_spanned!(unary.op.span()=> (!#inner))
+                quote_spanned!(unary.op.span()=> ::core::ops::Not::not(#inner))
             }
             Expr::MethodCall(call) => self.method(call),
             // A field of type `bool`.
@@ -157,7 +157,7 @@ impl Reader<'_> {
             }
             call @ (Expr::Call(_) | Expr::Macro(_)) => self.wrong(call, NO_CALL),
             Expr::Binary(binary) if is_comparison(&binary.op) => self.wrong(
-                &binary.op,
+                binary.op,
                 "comparisons cannot be chained: join two with `&&`",
             ),
             other => self.wrong(other, "expected a field of the event, by its bare name"),
@@ -262,10 +262,13 @@ mod tests {
             ),
             (
                 parse_quote!(a != 1 && (b <= LIMIT || !(c >= -1))),
-                "<E>::a.ne(1).and(<E>::b.le(LIMIT).or((!<E>::c.ge(-1))))",
+                "<E>::a.ne(1).and(<E>::b.le(LIMIT).or(::core::ops::Not::not(<E>::c.ge(-1))))",
             ),
             (parse_quote!(3 < visits), "<E>::visits.gt(3)"),
-            (parse_quote!(!active), "(!<E>::active.eq(true))"),
+            (
+                parse_quote!(!active),
+                "::core::ops::Not::not(<E>::active.eq(true))",
+            ),
             (parse_quote!(a.is_none()), "<E>::a.is_null()"),
             (parse_quote!(a != None), "<E>::a.is_not_null()"),
             (parse_quote!(a == Some(5)), "<E>::a.eq(5)"),
