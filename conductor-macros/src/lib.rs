@@ -1,6 +1,7 @@
 //! The attribute macros of the crate `conductor`, which is the one to depend on.
 
 mod errors;
+mod event;
 mod literal;
 mod task;
 mod test;
@@ -110,6 +111,7 @@ use proc_macro::TokenStream;
 /// | `rate_limit = "100/1m"` | How many start in an interval, in all workers, see below. May be given several times. | any |
 /// | `batch(max_size = 100, max_wait = "500ms")` | Executions run together, see below; 1 to 10000 of them, and at most `"1h"`. | each runs for itself |
 /// | `cron = "0 9 * * Mon-Fri"` | Runs the task by a schedule, see below. May be given several times. | none |
+/// | `event(UserSignedUp)` | Runs the task for an event, see below. May be given several times. | none |
 /// | `window = "22:00-06:00"` | The hours in which the task may run, see below. | any |
 /// | `marker = Other` | The name of the generated type, where it would clash with another. | the function's name in UpperCamelCase |
 /// | `crate = "::my_crate::conductor"` | The path to this crate, for macros that re-export it. | `::conductor` |
@@ -227,6 +229,51 @@ use proc_macro::TokenStream;
 /// # fn deliver(_: &Mail) -> anyhow::Result<()> { Ok(()) }
 /// ```
 ///
+/// # Events
+///
+/// `event(UserSignedUp)` starts one execution for each event of this type, and
+/// `event(UserSignedUp, when = …)` only for those that fulfil a condition. The payload is the event
+/// itself or made of it by its `From`; `()` needs none.
+///
+/// A condition is written in Rust, checked by the compiler and evaluated by the database. It compares
+/// fields, by their bare names, with literals or constants: `==`, `!=`, `<`, `<=`, `>`, `>=`, joined by
+/// `&&`, `||` and `!`. There are also `field.is_some()`, `field.is_none()` and
+/// `["a", "b"].contains(&field)`. `address.city` is a field of a nested struct, under its name in
+/// Rust, whatever serde makes of it.
+///
+/// ```
+/// use conductor::prelude::*;
+///
+/// #[event]
+/// struct UserSignedUp { user_id: i64, plan: String, visits: u32, invited_by: Option<i64> }
+///
+/// #[event]
+/// struct UserCameBack { user_id: i64 }
+///
+/// #[task(event(UserSignedUp, when = plan == "pro" && (visits > 3 || invited_by.is_some())))]
+/// async fn welcome(ctx: &TaskContext, payload: UserSignedUp) -> anyhow::Result<()> {
+///     println!("Welcome, {}!", payload.user_id);
+///     Ok(())
+/// }
+///
+/// #[task(event(UserSignedUp), event(UserCameBack))]
+/// async fn count(ctx: &TaskContext, user_id: i64) -> anyhow::Result<()> {
+///     Ok(())
+/// }
+///
+/// impl From<UserSignedUp> for Count {
+///     fn from(event: UserSignedUp) -> Self {
+///         Self { user_id: event.user_id }
+///     }
+/// }
+///
+/// impl From<UserCameBack> for Count {
+///     fn from(event: UserCameBack) -> Self {
+///         Self { user_id: event.user_id }
+///     }
+/// }
+/// ```
+///
 /// # What is generated
 ///
 /// The type, with the function's visibility, docs, `#[cfg]`s and `#[allow]`s; its impl of `Task`;
@@ -260,4 +307,65 @@ pub fn task(args: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn test(args: TokenStream, item: TokenStream) -> TokenStream {
     test::expand(args.into(), item.into()).into()
+}
+
+/// Makes a typed event of a struct.
+///
+/// ```
+/// use conductor::prelude::*;
+///
+/// /// Somebody has an account now.
+/// #[event]
+/// struct UserSignedUp { user_id: i64, email: String, plan: String }
+///
+/// assert_eq!(UserSignedUp::NAME, "user_signed_up");
+///
+/// let paying = UserSignedUp::plan.is_in(["pro", "team"]).and(UserSignedUp::user_id.gt(1000));
+/// # assert_eq!(paying.to_json()["op"], "and");
+/// ```
+///
+/// The struct has named fields or none, owns its data and is not generic. It stays as it is written,
+/// and gets those of the derives `Serialize`, `Deserialize`, `JsonSchema`, `Debug` and `Clone` that it
+/// lacks. `#[event]` stands above other `#[derive]`s, as it does not see those before it.
+///
+/// # Keys
+///
+/// | key | meaning | default |
+/// | --- | --- | --- |
+/// | `name = "user.signed_up"` | The name in the database: 1 to 100 bytes without control characters. Keep it when the struct is renamed. | the struct's name in snake_case |
+/// | `version = 2` | Grows with changes that old readers would not understand. | 1 |
+/// | `crate = "::my_crate::conductor"` | The path to this crate, for macros that re-export it. | `::conductor` |
+///
+/// ```
+/// use conductor::prelude::*;
+///
+/// #[event(name = "user.signed_up", version = 2)]
+/// #[derive(PartialEq)]
+/// #[serde(rename_all = "camelCase")]
+/// pub struct Signup {
+///     pub user_id: i64,
+///     #[serde(rename = "tier")]
+///     pub plan: String,
+/// }
+///
+/// assert_eq!((Signup::NAME, Signup::VERSION), ("user.signed_up", 2));
+/// assert_eq!(Signup::user_id.gt(3).to_json()["path"][0], "userId");
+/// assert_eq!(Signup::plan.eq("pro").to_json()["path"][0], "tier");
+/// ```
+///
+/// # Handles
+///
+/// Each field becomes an associated constant of its name and visibility, by which filters name it.
+/// Where serde does not store the field's own value under a name of its own (`flatten`, `skip`,
+/// `skip_serializing`, `with`, `serialize_with`), there is none. A method of the struct cannot have
+/// a field's name.
+///
+/// # What is generated
+///
+/// The derives, the impl of `Event`, the handles, the registration by which the command line knows
+/// the event, and a `From` for `()`, so that tasks without a payload can be started by it. Mistakes
+/// are reported together, each at its place.
+#[proc_macro_attribute]
+pub fn event(args: TokenStream, item: TokenStream) -> TokenStream {
+    event::expand(args.into(), item.into()).into()
 }

@@ -54,9 +54,29 @@ pub async fn outdated(ctx: &TaskContext) -> anyhow::Result<()> {
     Ok(())
 }
 
+#[event]
+struct Seen {
+    id: i64,
+    place: Option<String>,
+}
+
+#[task(event(Seen, when = id > 3 && !place.is_none()))]
+async fn look(ctx: &TaskContext, payload: Seen) -> anyhow::Result<()> {
+    drop(payload);
+    Ok(())
+}
+
 /// Public tasks in a module.
 pub mod public {
     use conductor::prelude::*;
+
+    /// A public event.
+    #[event]
+    #[derive(Copy)]
+    pub struct Announced {
+        /// Which.
+        pub id: u64,
+    }
 
     /// The function's docs go to the type, and an argument needs none.
     ///
@@ -76,7 +96,7 @@ pub mod public {
 
 #[test]
 fn all_are_registered() {
-    assert_eq!(inventory::iter::<TaskDefinition>().count(), 7);
+    assert_eq!(inventory::iter::<TaskDefinition>().count(), 8);
 }
 
 #[test]

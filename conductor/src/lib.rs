@@ -1,8 +1,8 @@
 //! Durable tasks for Rust on nothing but Postgres.
 
-pub use conductor_macros::task;
 #[cfg(feature = "testing")]
 pub use conductor_macros::test;
+pub use conductor_macros::{event, task};
 pub use conductor_runtime::client::{
     Awaited, Brief, Cancel, Child, Conductor, Execution, ExecutionInfo, Failure, Filter,
     Invocation, Invoke, InvokeBatch, InvokeInTransaction, Invoked, LimitKey, Parent, Process,

@@ -2,5 +2,5 @@
 
 pub use crate::{
     BatchContext, Conductor, CronTick, Event, Execution, Orchestrator, RetryExt, RetryPolicy, State, Task,
-    TaskContext, Worker, task,
+    TaskContext, Worker, event, task,
 };

@@ -7,6 +7,7 @@ use syn::{Ident, Path};
 use super::batch::Batch;
 use super::cron::{self, Cron};
 use super::entry::{Entry, Keys};
+use super::event::{self, Subscription};
 use super::limit::{self, Limit};
 use super::window::Window;
 use crate::errors::Errors;
@@ -28,11 +29,12 @@ const TASK: Keys = Keys {
         ("rate_limit", "rate_limit = \"100/1m\""),
         ("batch", "batch(max_size = 100, max_wait = \"500ms\")"),
         ("cron", "cron(\"0 9 * * Mon-Fri\", tz = \"Europe/Berlin\")"),
+        ("event", "event(UserSignedUp, when = plan == \"pro\")"),
         ("window", "window(\"22:00-06:00\", tz = \"Europe/Berlin\")"),
         ("marker", "marker = Other"),
         ("crate", "crate = \"::my_crate::conductor\""),
     ],
-    repeatable: &["cron", "concurrency", "rate_limit"],
+    repeatable: &["cron", "event", "concurrency", "rate_limit"],
 };
 
 const RETRY: Keys = Keys {
@@ -60,6 +62,7 @@ pub(crate) struct Attr {
     pub(crate) name: Option<String>,
     pub(crate) marker: Option<Ident>,
     pub(crate) crons: Vec<Cron>,
+    pub(crate) events: Vec<Subscription>,
     pub(crate) limits: Vec<Limit>,
     pub(crate) batch: Option<Batch>,
     krate: Option<Path>,
@@ -82,6 +85,7 @@ impl Attr {
             errors.keep(set);
         }
         cron::refuse_same_names(&attr.crons, errors);
+        event::refuse_same(&attr.events, errors);
         limit::refuse_same(&attr.limits, errors);
         if attr.batch.is_some() {
             limit::refuse_in_batch(&attr.limits, errors);
@@ -100,6 +104,7 @@ impl Attr {
             "marker" => self.marker = Some(literal::type_name(entry.single()?)?),
             "crate" => self.krate = Some(literal::path(entry.single()?)?),
             "cron" => self.crons.extend(Cron::read(entry, errors)?),
+            "event" => self.events.extend(Subscription::read(entry, errors)?),
             "concurrency" => self.limits.extend(Limit::concurrency(entry, errors)?),
             "rate_limit" => self.limits.extend(Limit::rate(entry, errors)?),
             "batch" => self.batch = Some(Batch::read(entry, errors)),

@@ -278,6 +278,9 @@ impl Expansion<'_> {
         let crons = self.attr.crons.iter();
         let crons: Vec<_> = crons.map(|cron| cron.definition(krate, &subject)).collect();
         let crons = (!crons.is_empty()).then(|| quote!(.crons(&[#(#crons),*])));
+        let events = self.attr.events.iter();
+        let events: Vec<_> = (events.map(|event| event.definition(krate, &subject))).collect();
+        let events = (!events.is_empty()).then(|| quote!(.subscriptions(&[#(#events),*])));
         let limits = self.attr.limits.iter();
         let limits: Vec<_> = limits.map(|limit| limit.definition(krate)).collect();
         let limits = (!limits.is_empty()).then(|| quote!(.limits(&[#(#limits),*])));
@@ -309,6 +312,7 @@ impl Expansion<'_> {
                 )
                 #options
                 #crons
+                #events
                 #limits
                 #docs
                 #states
@@ -342,7 +346,7 @@ fn spread(tokens: TokenStream, first: Span, last: Span) -> TokenStream {
 }
 
 /// The same tokens for an error to point elsewhere; what they mean does not change.
-pub(super) fn place_at(tokens: TokenStream, place: Span) -> TokenStream {
+pub(crate) fn place_at(tokens: TokenStream, place: Span) -> TokenStream {
     let moved = |token: TokenTree| match token {
         TokenTree::Group(group) => {
             let inner = place_at(group.stream(), place);
@@ -359,7 +363,7 @@ pub(super) fn place_at(tokens: TokenStream, place: Span) -> TokenStream {
 }
 
 /// A variable out of the way of the user's names; hygiene does not keep constants out.
-pub(super) fn local(name: &str) -> Ident {
+pub(crate) fn local(name: &str) -> Ident {
     format_ident!("__conductor_{name}", span = Span::mixed_site())
 }
 
@@ -368,7 +372,8 @@ fn stand_in_doc(text: &str) -> TokenStream {
     quote!(#[doc = #text] #[schemars(description = "")])
 }
 
-fn path_literal(krate: &Path, module: &str) -> LitStr {
+/// The path of a module of `__private`, as serde's `crate` wants it.
+pub(crate) fn path_literal(krate: &Path, module: &str) -> LitStr {
     let mut path = String::new();
     for (index, segment) in krate.segments.iter().enumerate() {
         if index > 0 || krate.leading_colon.is_some() {

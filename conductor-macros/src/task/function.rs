@@ -37,27 +37,7 @@ impl Parse for Function {
 impl Function {
     /// The lines of the doc comment as one expression.
     pub(crate) fn docs(&self) -> Option<TokenStream> {
-        let mut pieces = Vec::new();
-        for value in self.attrs.iter().filter_map(doc_value) {
-            match value {
-                Expr::Lit(ExprLit {
-                    lit: Lit::Str(text),
-                    ..
-                }) => {
-                    let text = text.value();
-                    let lines = text
-                        .lines()
-                        .map(|line| line.strip_prefix(' ').unwrap_or(line));
-                    let text = lines.collect::<Vec<_>>().join("\n");
-                    pieces.push(text.into_token_stream());
-                }
-                included => pieces.push(included.to_token_stream()),
-            }
-        }
-        match pieces.as_slice() {
-            [] => None,
-            [first, rest @ ..] => Some(quote!(::core::concat!(#first #(, "\n", #rest)*))),
-        }
+        docs(&self.attrs)
     }
 
     /// The attributes that the generated type shares with the function: its documentation.
@@ -114,6 +94,31 @@ pub(crate) fn is_lint(attr: &Attribute) -> bool {
     ["allow", "expect", "warn", "deny", "forbid"]
         .iter()
         .any(|level| attr.path().is_ident(level))
+}
+
+/// The lines of a doc comment as one expression.
+pub(crate) fn docs(attrs: &[Attribute]) -> Option<TokenStream> {
+    let mut pieces = Vec::new();
+    for value in attrs.iter().filter_map(doc_value) {
+        match value {
+            Expr::Lit(ExprLit {
+                lit: Lit::Str(text),
+                ..
+            }) => {
+                let text = text.value();
+                let lines = text
+                    .lines()
+                    .map(|line| line.strip_prefix(' ').unwrap_or(line));
+                let text = lines.collect::<Vec<_>>().join("\n");
+                pieces.push(text.into_token_stream());
+            }
+            included => pieces.push(included.to_token_stream()),
+        }
+    }
+    match pieces.as_slice() {
+        [] => None,
+        [first, rest @ ..] => Some(quote!(::core::concat!(#first #(, "\n", #rest)*))),
+    }
 }
 
 fn doc_value(attr: &Attribute) -> Option<&Expr> {

@@ -3,16 +3,18 @@
 mod attr;
 mod batch;
 mod cron;
-mod entry;
-mod function;
+pub(crate) mod entry;
+mod event;
+mod filter;
+pub(crate) mod function;
 mod limit;
-mod ownership;
+pub(crate) mod ownership;
 mod window;
 
 mod argument;
 mod signature;
 
-mod expand;
+pub(crate) mod expand;
 mod fallback;
 
 use proc_macro2::TokenStream;

@@ -2,7 +2,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::Event;
+use super::{Event, FromEvent};
 use crate::codec;
 use crate::error::{Error, permanent};
 use crate::task::{Place, Task};
@@ -85,7 +85,7 @@ impl SubscriptionDefinition {
     /// Every event of type `E`.
     pub const fn of<T: Task, E: Event>() -> Self
     where
-        T::Payload: From<E>,
+        T::Payload: FromEvent<E>,
     {
         Self {
             event: E::NAME,
@@ -94,7 +94,7 @@ impl SubscriptionDefinition {
             convert: |json| {
                 let event: E = serde_json::from_str(json)
                     .map_err(|error| permanent(Error::event(E::NAME, error).into()))?;
-                codec::encode_payload::<T>(&T::Payload::from(event))
+                codec::encode_payload::<T>(&T::Payload::from_event(event))
                     .map_err(|error| permanent(error.into()))
             },
         }

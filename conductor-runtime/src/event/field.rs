@@ -82,6 +82,14 @@ impl<E, T> Field<E, T> {
         }
     }
 
+    /// As [`then`](Self::then), for a field that the compiler finds in the struct `T`; called by what
+    /// `#[task]` makes of `address.city`.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn nested<U>(self, name: &'static str, _: fn(&T) -> &U) -> Field<E, U> {
+        self.then(name)
+    }
+
     /// Where the field equals the value.
     pub fn eq(self, value: impl Operand<T>) -> Filter<E> {
         self.compare("eq", value)

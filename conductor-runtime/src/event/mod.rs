@@ -45,3 +45,21 @@ pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
     /// Grows with changes of the struct that old readers would not understand. Default 1.
     const VERSION: u32 = 1;
 }
+
+/// What can be made of an event; implemented through `From`.
+#[diagnostic::on_unimplemented(
+    message = "this task is started by `{E}`, so its payload `{Self}` must come from it",
+    label = "it makes no `{Self}`",
+    note = "write `impl From<{E}> for {Self}`, or take the event itself as `payload: {E}`"
+)]
+pub trait FromEvent<E> {
+    /// Makes the payload.
+    fn from_event(event: E) -> Self;
+}
+
+#[diagnostic::do_not_recommend]
+impl<E: Event, T: From<E>> FromEvent<E> for T {
+    fn from_event(event: E) -> Self {
+        Self::from(event)
+    }
+}

@@ -5,11 +5,11 @@ use std::task::Poll;
 
 use tokio_util::sync::CancellationToken;
 
-use super::execute::{Surroundings, panic_text};
+use super::execute::{Surroundings, converted, panic_text};
 use super::fetch::Claimed;
 use super::outcome::End;
 use crate::context::{BatchContext, BatchItem};
-use crate::task::{BatchDefinition, TaskDefinition};
+use crate::task::{BatchDefinition, TaskDefinition, Trigger};
 
 /// Runs one attempt of each execution, together; gives their ends in their order. The tokens are
 /// theirs.
@@ -23,7 +23,10 @@ pub(super) async fn batch_attempt(
     let mut payloads = Vec::with_capacity(claimed.len());
     let mut items = Vec::with_capacity(claimed.len());
     for (claimed, cancel) in claimed.into_iter().zip(cancels) {
-        payloads.push(claimed.payload);
+        let trigger = Trigger::read(claimed.trigger.as_deref());
+        // One that cannot be converted is refused as it is, with the reason.
+        let payload = converted(task, &trigger, &claimed.payload);
+        payloads.push(payload.ok().flatten().unwrap_or(claimed.payload));
         items.push(BatchItem {
             execution_id: claimed.id,
             attempt: u32::try_from(claimed.attempt).unwrap_or(1),

@@ -41,8 +41,8 @@ pub(super) async fn attempt(
         }
     };
     let trigger = Trigger::read(claimed.trigger.as_deref());
-    let payload = match payload(task, &trigger, claimed.payload) {
-        Ok(payload) => payload,
+    let payload = match converted(task, &trigger, &claimed.payload) {
+        Ok(payload) => payload.unwrap_or(claimed.payload),
         Err(error) => return (Some(End::of(Err(error))), started.elapsed()),
     };
     let context = TaskContext {
@@ -71,16 +71,19 @@ pub(super) async fn attempt(
     (end, started.elapsed())
 }
 
-/// What the handler is to read: of an execution that an event started, what the task makes of it.
-fn payload(task: &TaskDefinition, trigger: &Trigger, stored: String) -> anyhow::Result<String> {
+/// What the handler is to read instead of the stored payload: of an execution that an event started,
+/// what the task makes of it. Where the code no longer subscribes, it reads the event itself.
+pub(super) fn converted(
+    task: &TaskDefinition,
+    trigger: &Trigger,
+    stored: &str,
+) -> anyhow::Result<Option<String>> {
     let Trigger::Event { name, .. } = trigger else {
-        return Ok(stored);
+        return Ok(None);
     };
-    match SubscriptionDefinition::of_event(task.subscriptions, name) {
-        Some(subscription) => (subscription.convert)(&stored),
-        // Since removed from the code; the event itself may be what the task reads.
-        None => Ok(stored),
-    }
+    SubscriptionDefinition::of_event(task.subscriptions, name)
+        .map(|subscription| (subscription.convert)(stored))
+        .transpose()
 }
 
 /// Polls the handler until it ends, until each of its branches waits, or until it must not go on.

@@ -1,0 +1,317 @@
+//! The condition of `event(…, when = …)`: a Rust expression, printed as calls on the event's handles,
+//! so that the compiler checks fields and types under their own tokens.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::ext::IdentExt;
+use syn::spanned::Spanned;
+use syn::{BinOp, Expr, ExprBinary, ExprMethodCall, Ident, Member, Type, UnOp};
+
+use super::expand::local;
+use crate::errors::Errors;
+use crate::literal::peel;
+
+const NO_CALL: &str = "the database evaluates this condition, so it cannot call Rust code: \
+                       compare fields with literals or constants";
+const NO_CONDITION: &str = "a condition compares fields of the event with values, \
+                            as in `plan == \"pro\" && visits > 3`";
+
+/// The filter's expression. Where mistakes were reported, it means nothing.
+pub(crate) fn read(condition: &Expr, event: &Type, errors: &mut Errors) -> TokenStream {
+    Reader { event, errors }.condition(condition)
+}
+
+struct Reader<'a> {
+    event: &'a Type,
+    errors: &'a mut Errors,
+}
+
+impl Reader<'_> {
+    fn condition(&mut self, expr: &Expr) -> TokenStream {
+        match peel(expr) {
+            Expr::Binary(binary) => self.binary(binary),
+            Expr::Unary(unary) if matches!(unary.op, UnOp::Not(_)) => {
+                let inner = self.condition(&unary.expr);
+                quote_spanned!(unary.op.span()=> ::core::ops::Not::not(#inner))
+            }
+            Expr::MethodCall(call) => self.method(call),
+            // A field of type `bool`.
+            field @ (Expr::Path(_) | Expr::Field(_)) => {
+                let place = field.span();
+                let field = self.field(field);
+                let yes = quote_spanned!(place=> true);
+                quote_spanned!(place=> #field.eq(#yes))
+            }
+            call @ (Expr::Call(_) | Expr::Macro(_) | Expr::Closure(_)) => self.wrong(call, NO_CALL),
+            other => self.wrong(other, NO_CONDITION),
+        }
+    }
+
+    fn binary(&mut self, binary: &ExprBinary) -> TokenStream {
+        let place = binary.op.span();
+        let method = match &binary.op {
+            BinOp::And(_) | BinOp::Or(_) => {
+                let (left, right) = (self.condition(&binary.left), self.condition(&binary.right));
+                return match binary.op {
+                    BinOp::And(_) => quote_spanned!(place=> #left.and(#right)),
+                    _ => quote_spanned!(place=> #left.or(#right)),
+                };
+            }
+            BinOp::Eq(_) => "eq",
+            BinOp::Ne(_) => "ne",
+            BinOp::Lt(_) => "lt",
+            BinOp::Le(_) => "le",
+            BinOp::Gt(_) => "gt",
+            BinOp::Ge(_) => "ge",
+            other => return self.wrong(other, NO_CONDITION),
+        };
+        let (left, right) = (peel(&binary.left), peel(&binary.right));
+        // `3 < visits` is `visits > 3`.
+        let (field, value, method) = match is_literal(left) {
+            true => (right, left, mirrored(method)),
+            false => (left, right, method),
+        };
+        let field = self.field(field);
+        if matches!(value, Expr::Path(path) if path.path.is_ident("None")) {
+            return match method {
+                "eq" => quote_spanned!(place=> #field.is_null()),
+                "ne" => quote_spanned!(place=> #field.is_not_null()),
+                _ => self.wrong(
+                    value,
+                    "`None` has no order: write `.is_some()` or `.is_none()`",
+                ),
+            };
+        }
+        let value = self.value(value);
+        let method = Ident::new(method, place);
+        quote_spanned!(place=> #field.#method(#value))
+    }
+
+    fn method(&mut self, call: &ExprMethodCall) -> TokenStream {
+        let name = call.method.to_string();
+        let place = call.method.span();
+        let mut arguments = call.args.iter();
+        match (name.as_str(), arguments.next(), arguments.next()) {
+            ("is_null" | "is_none", None, None) => {
+                let field = self.field(&call.receiver);
+                quote_spanned!(place=> #field.is_null())
+            }
+            ("is_some" | "is_not_null", None, None) => {
+                let field = self.field(&call.receiver);
+                quote_spanned!(place=> #field.is_not_null())
+            }
+            ("is_in", Some(values), None) => {
+                let (field, values) = (self.field(&call.receiver), self.value(values));
+                quote_spanned!(place=> #field.is_in(#values))
+            }
+            ("contains", Some(field), None) if is_list(&call.receiver) => {
+                let field = match peel(field) {
+                    Expr::Reference(reference) => &reference.expr,
+                    other => other,
+                };
+                let (field, values) = (self.field(field), self.value(&call.receiver));
+                quote_spanned!(place=> #field.is_in(#values))
+            }
+            ("eq" | "ne" | "lt" | "le" | "gt" | "ge", Some(value), None) => {
+                let (field, value) = (self.field(&call.receiver), self.value(value));
+                let method = &call.method;
+                quote_spanned!(place=> #field.#method(#value))
+            }
+            _ => {
+                let message = format!(
+                    "the database evaluates this condition, so it cannot call `{name}`: compare \
+                     fields with values, or use `is_some()`, `is_none()` and `[…].contains(&field)`"
+                );
+                self.wrong(&call.method, &message)
+            }
+        }
+    }
+
+    /// The handle that an expression names: `plan`, or `address.city` of a nested struct.
+    fn field(&mut self, expr: &Expr) -> TokenStream {
+        let event = self.event;
+        match peel(expr) {
+            Expr::Path(path) => match path.path.get_ident() {
+                // Reported by the compiler at the field's name where there is none.
+                Some(field) => quote!(<#event>::#field),
+                None => self.wrong(path, "expected a field of the event, by its bare name"),
+            },
+            Expr::Field(nested) => {
+                let Member::Named(member) = &nested.member else {
+                    return self.wrong(&nested.member, "a filter names fields by their names");
+                };
+                let outer = self.field(&nested.base);
+                let name = member.unraw().to_string();
+                let value = local("value");
+                let place = member.span().resolved_at(Span::mixed_site());
+                let access = quote!(&#value.#member);
+                quote_spanned!(place=> #outer.nested(#name, |#value| #access))
+            }
+            Expr::MethodCall(call) => {
+                let name = call.method.to_string();
+                let message = format!(
+                    "the database evaluates this condition, so it cannot call `{name}`: \
+                     compare the field itself"
+                );
+                self.wrong(&call.method, &message)
+            }
+            call @ (Expr::Call(_) | Expr::Macro(_)) => self.wrong(call, NO_CALL),
+            Expr::Binary(binary) if is_comparison(&binary.op) => self.wrong(
+                binary.op,
+                "comparisons cannot be chained: join two with `&&`",
+            ),
+            other => self.wrong(other, "expected a field of the event, by its bare name"),
+        }
+    }
+
+    /// What a field is compared with: known when the program starts.
+    fn value(&mut self, expr: &Expr) -> TokenStream {
+        match peel(expr) {
+            Expr::Path(path) if path.path.get_ident().is_some_and(is_field_like) => self.wrong(
+                path,
+                "a field is compared with a literal or a constant: two fields cannot be compared",
+            ),
+            Expr::Call(call) => match (&*call.func, call.args.first()) {
+                (Expr::Path(some), Some(value)) if some.path.is_ident("Some") => self.value(value),
+                _ => self.wrong(call, NO_CALL),
+            },
+            Expr::MethodCall(call) => self.wrong(call, NO_CALL),
+            Expr::Reference(reference) => {
+                let inner = self.value(&reference.expr);
+                quote!(&#inner)
+            }
+            Expr::Array(array) => {
+                let values: Vec<_> = array.elems.iter().map(|value| self.value(value)).collect();
+                quote_spanned!(array.span()=> [#(#values),*])
+            }
+            other => other.to_token_stream(),
+        }
+    }
+
+    fn wrong(&mut self, tokens: impl ToTokens, message: &str) -> TokenStream {
+        self.errors.at(tokens, message);
+        TokenStream::new()
+    }
+}
+
+/// Whether a value can only be a value, so that the field stands on the other side.
+fn is_literal(expr: &Expr) -> bool {
+    match expr {
+        Expr::Lit(_) => true,
+        Expr::Unary(unary) => matches!(unary.op, UnOp::Neg(_)),
+        _ => false,
+    }
+}
+
+/// `[…]`, or a constant that may be one.
+fn is_list(expr: &Expr) -> bool {
+    match peel(expr) {
+        Expr::Array(_) => true,
+        Expr::Reference(reference) => is_list(&reference.expr),
+        Expr::Path(path) => !path.path.get_ident().is_some_and(is_field_like),
+        _ => false,
+    }
+}
+
+fn is_comparison(op: &BinOp) -> bool {
+    use BinOp::{Eq, Ge, Gt, Le, Lt, Ne};
+    matches!(op, Eq(_) | Ne(_) | Lt(_) | Le(_) | Gt(_) | Ge(_))
+}
+
+/// Constants are written in upper case, and local variables cannot be seen from here.
+fn is_field_like(ident: &Ident) -> bool {
+    ident
+        .unraw()
+        .to_string()
+        .chars()
+        .next()
+        .is_some_and(|first| !first.is_uppercase())
+}
+
+fn mirrored(method: &'static str) -> &'static str {
+    match method {
+        "lt" => "gt",
+        "le" => "ge",
+        "gt" => "lt",
+        "ge" => "le",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use syn::parse_quote;
+
+    use super::*;
+
+    fn calls(condition: &Expr) -> (String, String) {
+        let mut errors = Errors::default();
+        let made = read(condition, &parse_quote!(E), &mut errors).to_string();
+        (
+            made.replace(' ', ""),
+            errors.into_compile_errors().to_string(),
+        )
+    }
+
+    #[test]
+    fn conditions_become_calls() {
+        let cases: [(Expr, &str); 12] = [
+            (
+                parse_quote!(plan == "pro" && visits > 3),
+                "<E>::plan.eq(\"pro\").and(<E>::visits.gt(3))",
+            ),
+            (
+                parse_quote!(a != 1 && (b <= LIMIT || !(c >= -1))),
+                "<E>::a.ne(1).and(<E>::b.le(LIMIT).or(::core::ops::Not::not(<E>::c.ge(-1))))",
+            ),
+            (parse_quote!(3 < visits), "<E>::visits.gt(3)"),
+            (
+                parse_quote!(!active),
+                "::core::ops::Not::not(<E>::active.eq(true))",
+            ),
+            (parse_quote!(a.is_none()), "<E>::a.is_null()"),
+            (parse_quote!(a != None), "<E>::a.is_not_null()"),
+            (parse_quote!(a == Some(5)), "<E>::a.eq(5)"),
+            (
+                parse_quote!(["a", "b"].contains(&a)),
+                "<E>::a.is_in([\"a\",\"b\"])",
+            ),
+            (parse_quote!(a.is_in(PLANS)), "<E>::a.is_in(PLANS)"),
+            (parse_quote!(a.eq(5)), "<E>::a.eq(5)"),
+            (parse_quote!(a < 60 * 60), "<E>::a.lt(60*60)"),
+            (
+                parse_quote!(address.city == "Berlin"),
+                "<E>::address.nested(\"city\",|__conductor_value|&__conductor_value.city)\
+                 .eq(\"Berlin\")",
+            ),
+        ];
+        for (condition, expected) in cases {
+            assert_eq!(calls(&condition), (expected.to_owned(), String::new()));
+        }
+    }
+
+    #[test]
+    fn each_mistake_is_reported_once() {
+        let cases: [(Expr, &str); 11] = [
+            (parse_quote!(is_pro(plan)), "cannot call Rust code"),
+            (parse_quote!(plan == name()), "cannot call Rust code"),
+            (parse_quote!(at > Utc::now()), "cannot call Rust code"),
+            (
+                parse_quote!(plan.starts_with("p")),
+                "cannot call `starts_with`",
+            ),
+            (parse_quote!(plan.len() > 3), "cannot call `len`"),
+            (parse_quote!(a == b), "two fields cannot be compared"),
+            (parse_quote!(a + 1), "a condition compares fields"),
+            (parse_quote!((a < 1) < 2), "cannot be chained"),
+            (parse_quote!(a > None), "has no order"),
+            (parse_quote!(self::a == 1), "by its bare name"),
+            (parse_quote!("pro"), "a condition compares fields"),
+        ];
+        for (condition, expected) in cases {
+            let (_, errors) = calls(&condition);
+            assert!(errors.contains(expected), "{errors}");
+            assert_eq!(errors.matches("compile_error").count(), 1, "{errors}");
+        }
+    }
+}
