@@ -1,4 +1,4 @@
-//! A task that waits for an event.
+//! A task that waits for an event, and one that events start.
 //!
 //! In one terminal, the worker:
 //!
@@ -12,35 +12,27 @@
 //!
 //!     cargo run --example 07_events -- emit announcement message="Hello World"
 //!
-//! The first one prints "Hello World". While it waits it holds nothing: stop the worker, emit, start
+//! The one that listens prints "Hello World", and the worker `noted: Hello World`: each announcement
+//! starts an execution of the task `note`. While it waits it holds nothing: stop the worker, emit, start
 //! it again, and the event is found all the same. From psql:
 //!
 //!     select conductor.emit('announcement', '{"message": "Hello from SQL"}');
 
 use std::time::Duration;
 
-use conductor::__private::{EventDefinition, Place, inventory, schemars, serde};
 use conductor::prelude::*;
 
 /// Somebody has something to say.
-#[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(crate = "serde")]
-#[schemars(crate = "schemars")]
+#[event]
 struct Announcement {
     message: String,
 }
 
-impl Event for Announcement {
-    const NAME: &'static str = "announcement";
-}
-
-const PLACE: Place = Place {
-    file: file!(),
-    line: line!(),
-};
-
-inventory::submit! {
-    EventDefinition::of::<Announcement>(PLACE, "examples").docs("Somebody has something to say.")
+/// Is started by each announcement that is not empty.
+#[task(event(Announcement, when = message != ""))]
+async fn note(_ctx: &TaskContext, payload: Announcement) -> anyhow::Result<()> {
+    println!("noted: {}", payload.message);
+    Ok(())
 }
 
 /// Waits up to a minute for an announcement and returns its message.

@@ -9,6 +9,7 @@ mod basics;
 mod batch_invoke;
 mod cli;
 mod client;
+mod events;
 mod events_sql;
 mod migrations;
 mod names;

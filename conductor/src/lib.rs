@@ -13,8 +13,8 @@ pub use conductor_runtime::codec::{MAX_JSON_BYTES, MAX_JSON_DEPTH};
 #[doc(hidden)]
 pub use conductor_runtime::context::TransactionBody;
 pub use conductor_runtime::context::{
-    BatchContext, BatchItem, InvokeChild, InvokeChildren, Race, ScheduleStep, Step, TaskContext, Tx,
-    WaitForEvent,
+    BatchContext, BatchItem, InvokeChild, InvokeChildren, Race, ScheduleStep, Step, TaskContext,
+    Tx, WaitForEvent,
 };
 #[cfg(feature = "embedded")]
 pub use conductor_runtime::embedded;

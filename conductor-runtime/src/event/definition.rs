@@ -47,7 +47,7 @@ impl EventDefinition {
 
     /// The events that are linked into this binary, in no order.
     pub fn all() -> impl Iterator<Item = &'static EventDefinition> {
-        inventory::iter::<EventDefinition>().into_iter()
+        inventory::iter::<EventDefinition>()
     }
 
     /// The JSON Schema of the event.
