@@ -52,7 +52,7 @@ create index event_deliveries_name on conductor.event_deliveries (name, seq);
 
 -- Which events start executions of which tasks. Of several filters one is enough.
 create table conductor.subscriptions (
-    task_id integer not null references conductor.tasks (id),
+    task_id integer not null references conductor.tasks (id) on delete cascade,
     event text collate "C" not null,
     n integer not null,
     -- Null: all of them.
