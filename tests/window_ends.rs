@@ -39,6 +39,9 @@ impl Apart {
         lock.execute("lock table conductor.schedules in access exclusive mode")
             .await?;
         shift(test, shows).await?;
+        // A claim under way has read the time before.
+        let any = test.invoke::<WindowEndsAny>(()).await?;
+        soon("a claim", any.result()).await?;
         Ok(Self { worker, lock })
     }
 
