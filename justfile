@@ -15,6 +15,10 @@ test *ARGS:
 test-newest:
     CONDUCTOR_EMBEDDED_BINARIES=wheel cargo test -p conductor --test suite
 
+# A storm of kills, stops, restarts and cuts for so many minutes; CHAOS_SEED repeats one.
+chaos MINUTES="20":
+    CHAOS_SECONDS=$(({{MINUTES}} * 60)) cargo test -p conductor --test operations chaos:: -- --nocapture
+
 lint:
     cargo fmt --check
     cargo clippy --workspace --all-targets -- -D warnings

@@ -22,7 +22,7 @@
 --   * pg_notify takes a lock on the whole server, so nothing notifies once per execution. A worker
 --     that runs out of work sets queues.idle; the next invoke clears it and notifies, once.
 --     Messages on the channel "conductor":
---         queue:ID  done:EXECUTION  cancel:EXECUTION  clock:MILLISECONDS  schedules:  events:
+--         queue:ID  done:EXECUTION  cancel:EXECUTION  clock:MILLISECONDS  schedules:  events:  version:
 --
 -- Public functions: invoke, emit, cancel, retry, schedule, unschedule, pause_schedule, resume_schedule,
 -- trigger_schedule, pause_queue, resume_queue, why_not_running. A role that may only invoke:
@@ -81,10 +81,39 @@ create table conductor.orchestrators (
     pid integer not null,
     queue_ids integer[] not null,
     task_ids integer[] not null,
+    -- The static schedules that its code declares.
+    schedule_ids bigint[] not null default '{}',
+    -- The newest migration that its program knows.
+    version integer not null default 0,
+    -- It is to end, as a breaking migration of this number is to be applied.
+    drain_for integer,
     started_at timestamptz not null,
     -- Real time, not conductor.now().
-    lease_until timestamptz not null
+    lease_until timestamptz not null,
+    -- By queue: claims with a lower number come too late, as their worker has given up on them.
+    fences jsonb not null default '{}'
 ) with (fillfactor = 50);
+
+-- A breaking migration that waits for older processes to end: until then none may start. Who waits
+-- renews this all the time, so that it is over by itself when he dies.
+create table conductor.upgrade (
+    only_row boolean primary key default true check (only_row),
+    version integer not null,
+    -- Real time, not conductor.now().
+    until timestamptz not null
+);
+
+-- What one process of the cluster does at a time, whichever comes first.
+create table conductor.chores (
+    name text primary key,
+    -- Real time, not conductor.now().
+    due_at timestamptz not null,
+    -- Up to where it has come, where it is done in portions.
+    position uuid
+) with (fillfactor = 50);
+
+insert into conductor.chores (name, due_at)
+select c.name, clock_timestamp() from unnest(array['prune', 'orphans', 'sweep']) as c(name);
 
 create table conductor.live_executions (
     id uuid primary key,
@@ -174,6 +203,12 @@ create table conductor.finished_executions (
     payload json not null,
     output json,
     error text
+) with (
+    -- What is appended, and removed at the other end: vacuumed in small pieces, so that the pruner does
+    -- not walk over what it has removed, and the room is used again.
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_insert_scale_factor = 0.1,
+    autovacuum_vacuum_cost_delay = 1
 );
 
 create index finished_executions_expiry on conductor.finished_executions (expires_at);
@@ -206,7 +241,7 @@ create table conductor.failures (
     failed_at timestamptz not null,
     error text not null,
     primary key (execution_id, attempt)
-);
+) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 1);
 
 -- The memo: what a step gave stays what it gave. Fenced by the claim that wrote it. A child's
 -- outcome stands here too, written by the child's end.
@@ -217,7 +252,7 @@ create table conductor.steps (
     value json not null,
     recorded_at timestamptz not null,
     primary key (execution_id, key)
-);
+) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 1);
 
 -- What a suspended execution waits for. A sleep stays here until its execution ends, as its time is
 -- its record; a child's wait goes when the outcome comes.
@@ -233,10 +268,18 @@ create table conductor.waits (
     -- The event, and which of that name; null: any.
     event_name text collate "C",
     event_filter jsonb,
+    -- Events with this number among those of their fields may match; 0: any may (conductor.filter_hash).
+    event_hash bigint not null default 0,
     primary key (execution_id, key)
+) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+
+-- Executions that were removed and whose steps, failures and waits are to follow: they had too many to
+-- go in one portion, or were found without their execution.
+create table conductor.remains (
+    execution_id uuid primary key
 );
 
-create index waits_event on conductor.waits (event_name, execution_id, key) where event_name is not null;
+create index waits_event on conductor.waits (event_name, event_hash, execution_id, key) where event_name is not null;
 
 -- The rules of 0000000007_schedule.sql.
 create table conductor.schedules (
@@ -268,10 +311,13 @@ create table conductor.schedules (
     paused boolean not null default false,
     -- Why the rule cannot be read; it rests until it is changed.
     fault text,
+    -- Newer code has it no longer: it goes with the last process that declares it.
+    retired boolean not null default false,
     constraint schedules_name unique (task_id, name, dynamic)
 ) with (fillfactor = 50);
 
 create index schedules_next on conductor.schedules (next_at) where not paused and fault is null;
+create index schedules_retired on conductor.schedules (id) where retired;
 
 -- Both kinds of executions, for people; each with the same columns.
 create view conductor.live as

@@ -9,6 +9,8 @@ returns table (id integer, queue_id integer, name text)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
+    -- Some 9500 years: what ends later is no point in time any more.
+    v_for_ever constant float8 := 3e14;
     v_moved integer[];
     v_opened integer[];
 begin
@@ -35,8 +37,8 @@ begin
            jitter, timeout, time_window, keep_completed, keep_failed, payload_schema, output_schema, declared_at)
     select d.name, q.id, d.package, d.place, d.docs, d.priority, d.max_attempts,
            d.backoff_initial_ms * interval '1 ms', d.backoff_max_ms * interval '1 ms', d.jitter,
-           d.timeout_ms * interval '1 ms', d.time_window, d.keep_completed_ms * interval '1 ms',
-           d.keep_failed_ms * interval '1 ms', d.payload_schema, d.output_schema, conductor.now()
+           d.timeout_ms * interval '1 ms', d.time_window, least(d.keep_completed_ms, v_for_ever) * interval '1 ms',
+           least(d.keep_failed_ms, v_for_ever) * interval '1 ms', d.payload_schema, d.output_schema, conductor.now()
       from jsonb_to_recordset(p_tasks) as d(
            name text, queue text, package text, place text, docs text, priority integer,
            max_attempts integer, backoff_initial_ms float8, backoff_max_ms float8, jitter float8,
@@ -98,13 +100,39 @@ begin
 end
 $$;
 
+-- The next three keep their names and arguments for as long as there is a schema: by them an older
+-- process learns that it must go.
+
+-- Takes a lease. Refused (CD010, the detail is the number of the migration) where a breaking migration
+-- that the program does not know was applied, or is about to be; p_version is the newest that it knows,
+-- null for one that fits. The lock is that of the migrations, so that none is applied meanwhile.
 create function conductor.start_orchestrator(
-    p_host text, p_pid integer, p_queues integer[], p_tasks integer[], p_lease interval) returns bigint
-language sql volatile set search_path = pg_catalog, pg_temp
+    p_host text, p_pid integer, p_queues integer[], p_tasks integer[], p_lease interval,
+    p_schedules bigint[] default '{}', p_version integer default null) returns bigint
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
-    insert into conductor.orchestrators (host, pid, queue_ids, task_ids, started_at, lease_until)
-    values (p_host, p_pid, p_queues, p_tasks, clock_timestamp(), clock_timestamp() + p_lease)
-    returning id;
+declare
+    v_newer integer;
+    v_id bigint;
+begin
+    perform pg_advisory_xact_lock_shared(27988542616855412);
+    select max(m.id) into v_newer from conductor.migrations m where m.breaking and m.id > p_version;
+    if v_newer is null then
+        select u.version into v_newer from conductor.upgrade u
+         where u.version > p_version and u.until > clock_timestamp();
+    end if;
+    if v_newer is not null then
+        raise exception 'schema version % does not work with programs of version %', v_newer, p_version
+            using errcode = 'CD010', detail = v_newer::text;
+    end if;
+    insert into conductor.orchestrators (
+           host, pid, queue_ids, task_ids, schedule_ids, version, started_at, lease_until)
+    values (p_host, p_pid, p_queues, p_tasks, p_schedules,
+            coalesce(p_version, (select max(m.id) from conductor.migrations m)),
+            clock_timestamp(), clock_timestamp() + p_lease)
+    returning id into v_id;
+    return v_id;
+end
 $$;
 
 -- Renews the lease. False: the lease was lost and the executions were given back.
@@ -117,14 +145,75 @@ begin
 end
 $$;
 
+-- The breaking migration for which an orchestrator is to end; mostly none.
+create function conductor.drain_for(p_orchestrator bigint) returns integer
+language sql stable set search_path = pg_catalog, pg_temp
+as $$ select o.drain_for from conductor.orchestrators o where o.id = p_orchestrator $$;
+
+-- Tells the processes that do not know this breaking migration to end, lets no more of them start for
+-- a while, and gives those that are still there. The caller holds the migrations' lock.
+create function conductor.retire(p_version integer, p_max_crashes integer)
+returns table (host text, pid integer, version integer)
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+    insert into conductor.upgrade as u (version, until)
+    values (p_version, clock_timestamp() + interval '5 s')
+        on conflict (only_row) do update
+       set version = greatest(case when u.until > clock_timestamp() then u.version end, excluded.version),
+           until = excluded.until;
+    -- The dead do not go by themselves.
+    perform conductor.recover(p_max_crashes);
+    update conductor.orchestrators o set drain_for = p_version
+     where o.version < p_version and (o.drain_for is null or o.drain_for < p_version);
+    if found then
+        perform pg_notify('conductor', 'version:' || p_version);
+    end if;
+    return query
+    select o.host, o.pid, o.version from conductor.orchestrators o where o.version < p_version order by o.id;
+end
+$$;
+
+-- Whether the caller is to do a chore now, and from where on; the next one is not before p_every is
+-- over. Mostly it is not the caller's turn, which locks nothing.
+create function conductor.take_chore(p_name text, p_every interval)
+returns table (position_before uuid)
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform from conductor.chores c where c.name = p_name and c.due_at <= clock_timestamp();
+    if not found then
+        return;
+    end if;
+    return query
+    update conductor.chores c set due_at = clock_timestamp() + p_every
+      from (select k.name from conductor.chores k
+             where k.name = p_name and k.due_at <= clock_timestamp()
+               for no key update skip locked) mine
+     where c.name = mine.name
+    returning c.position;
+end
+$$;
+
+-- Puts a chore down where it has come to; with p_again any process may take it up again at once.
+create function conductor.leave_chore(p_name text, p_position uuid, p_again boolean) returns void
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$
+    update conductor.chores c
+       set due_at = case when p_again then clock_timestamp() else c.due_at end, position = p_position
+     where c.name = p_name;
+$$;
+
 -- Gives back what dead orchestrators held. An execution that has seen its process die
--- p_max_crashes times is taken for the killer and fails.
+-- p_max_crashes times is taken for the killer and fails. One that somebody's open transaction has
+-- locked keeps nothing else waiting: it is an orphan then, to be looked for soon.
 create function conductor.recover(p_max_crashes integer) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_dead bigint[];
-    v_count integer;
+    v_held uuid[];
+    v_ids uuid[];
 begin
     -- Most calls end here, and lock nothing.
     perform from conductor.orchestrators o where o.lease_until < clock_timestamp();
@@ -143,12 +232,17 @@ begin
         return 0;
     end if;
     perform conductor.free_lanes(v_dead);
-    v_count := conductor.give_back(
-        array(select l.id from conductor.live_executions l
-               where l.state = 'running' and l.orchestrator_id = any (v_dead)
-                 for no key update),
-        p_max_crashes);
-    return v_count;
+    perform conductor.drop_retired_schedules();
+    v_held := array(
+        select l.id from conductor.live_executions l where l.state = 'running' and l.orchestrator_id = any (v_dead));
+    v_ids := array(
+        select l.id from conductor.live_executions l
+         where l.id = any (v_held) and l.state = 'running' and l.orchestrator_id = any (v_dead)
+           for no key update skip locked);
+    if cardinality(v_ids) < cardinality(v_held) then
+        update conductor.chores c set due_at = clock_timestamp() where c.name = 'orphans';
+    end if;
+    return conductor.give_back(v_ids, p_max_crashes);
 end
 $$;
 
@@ -161,19 +255,28 @@ as $$
 declare
     v_until timestamptz := conductor.now() + interval '1 hour';
     v_queues integer[];
+    v_held uuid[];
+    v_ids uuid[];
 begin
     delete from conductor.orchestrators o where o.id = p_orchestrator returning o.queue_ids into v_queues;
     v_queues := v_queues || array(
         select -a.id from conductor.lanes a where a.holders ? p_orchestrator::text);
     perform conductor.free_lanes(array[p_orchestrator]);
-    perform conductor.give_back(
-        array(select held.id
-                from unnest(v_queues) as q, conductor.priorities(q) as p,
-                     lateral (select l.id from conductor.live_executions l
-                               where l.queue_id = q and l.priority = p and l.run_at <= v_until
-                                 and l.state = 'running' and l.orchestrator_id = p_orchestrator
-                                 for no key update) held),
-        null);
+    perform conductor.drop_retired_schedules();
+    v_held := array(
+        select held.id
+          from unnest(v_queues) as q, conductor.priorities(q) as p,
+               lateral (select l.id from conductor.live_executions l
+                         where l.queue_id = q and l.priority = p and l.run_at <= v_until
+                           and l.state = 'running' and l.orchestrator_id = p_orchestrator) held);
+    v_ids := array(
+        select l.id from conductor.live_executions l
+         where l.id = any (v_held) and l.state = 'running' and l.orchestrator_id = p_orchestrator
+           for no key update skip locked);
+    if cardinality(v_ids) < cardinality(v_held) then
+        update conductor.chores c set due_at = clock_timestamp() where c.name = 'orphans';
+    end if;
+    perform conductor.give_back(v_ids, null);
 end
 $$;
 
@@ -227,13 +330,23 @@ $$;
 
 -- Gives back what runs under an orchestrator that is not there, which no end of an orchestrator
 -- should leave; it reads the whole table, so it is for once in a while.
-create function conductor.recover_orphans() returns integer
-language sql volatile set search_path = pg_catalog, pg_temp
+create function conductor.recover_orphans(p_max_crashes integer) returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
-    select conductor.give_back(
-        array(select l.id from conductor.live_executions l
-               where l.state = 'running'
-                 and not exists (select from conductor.orchestrators o where o.id = l.orchestrator_id)
-                 for no key update of l),
-        null);
+declare
+    v_held uuid[] := array(
+        select l.id from conductor.live_executions l
+         where l.state = 'running'
+           and not exists (select from conductor.orchestrators o where o.id = l.orchestrator_id));
+    v_ids uuid[] := array(
+        select l.id from conductor.live_executions l
+         where l.id = any (v_held) and l.state = 'running'
+           and not exists (select from conductor.orchestrators o where o.id = l.orchestrator_id)
+           for no key update of l skip locked);
+begin
+    if cardinality(v_ids) < cardinality(v_held) then
+        update conductor.chores c set due_at = clock_timestamp() where c.name = 'orphans';
+    end if;
+    return conductor.give_back(v_ids, p_max_crashes);
+end
 $$;

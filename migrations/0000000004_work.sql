@@ -53,18 +53,21 @@ $$;
 -- sleep says so (p_idle); when nothing is due, one row without id says how long until something is.
 -- Some tasks have windows: p_opens and p_closes are the one that is open, else the next one. What is
 -- due outside its window is moved to the opening, so that later claims do not walk past it. Some have
--- limits: p_lanes are the lanes in which the worker has slots, p_used what it runs there, p_most what it
--- can run at once; per slot of a task in p_quick it may claim p_ahead. A row without id then says which
--- slots it has.
+-- limits: p_lanes are the lanes in which the worker has slots, p_used what it runs there; in those of
+-- p_back it wants to keep no more slots than that; p_most is what it can run at once; per slot of a task
+-- in p_quick it may claim p_ahead. Its lanes p_roomy (of p_roomy_limits and p_roomy_keys) have room for what
+-- comes. A row without id then says how many slots it has, where that is news.
 create function conductor.claim(
     p_orchestrator bigint, p_queue integer, p_tasks integer[], p_limit integer, p_idle boolean,
     p_windowed integer[] default '{}', p_opens timestamptz[] default '{}', p_closes timestamptz[] default '{}',
-    p_lanes integer[] default '{}', p_used integer[] default '{}', p_most integer default 1,
-    p_quick integer[] default '{}', p_ahead integer[] default '{}')
+    p_lanes integer[] default '{}', p_used integer[] default '{}', p_back integer[] default '{}',
+    p_most integer default 1, p_quick integer[] default '{}', p_ahead integer[] default '{}',
+    p_roomy integer[] default '{}', p_roomy_limits integer[] default '{}', p_roomy_keys text[] default '{}')
 returns table (
     id uuid, task_id integer, claim integer, attempt integer, payload text, memo text, origin uuid,
-    parent uuid, trigger text, lanes integer[], slots integer[], start_ms integer, next_due_ms bigint)
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+    parent uuid, trigger text, lanes integer[], slots integer[], lane_limits integer[], lane_keys text[],
+    start_ms integer, next_due_ms bigint)
+language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 -- A plan made while the table was empty must not read the whole of it when it is full.
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 set enable_hashjoin = off set enable_mergejoin = off set jit = off
@@ -86,8 +89,14 @@ declare
     v_parked integer;
     v_parks integer := 0;
     v_limited integer[];
+    -- Those of them with one limit, by count, and what it is; and those that are limited as a whole.
+    v_plain integer[];
+    v_plain_limits integer[];
+    v_plain_paths text[];
+    v_whole integer[];
     v_open_limited integer[];
     v_any_limited boolean;
+    v_any_again boolean;
     v_open integer[] := '{}';
     v_open_most integer[];
     v_look integer[] := '{}';
@@ -96,10 +105,20 @@ declare
     v_lane integer[];
     v_lanes text[];
     v_starts integer[];
-    v_touched integer[] := '{}';
-    v_touched_slots integer[] := '{}';
-    v_busy boolean := false;
+    -- What it holds in its lanes, what this claim brings included; and its slots there in the end.
+    v_held integer[] := p_lanes;
+    v_used integer[] := p_used;
+    v_told integer[] := '{}';
+    v_slots integer[] := '{}';
+    v_told_limits integer[] := '{}';
+    v_told_keys text[] := '{}';
     v_closed_lanes record;
+    -- Where the keys of all limits are, if at one place.
+    v_paths integer;
+    v_path text[];
+    v_of integer[];
+    v_keys text[];
+    v_busy boolean := false;
 begin
     -- A dead orchestrator must not claim: nobody would give its executions back.
     perform from conductor.orchestrators o where o.id = p_orchestrator for key share;
@@ -109,7 +128,17 @@ begin
     if exists (select from conductor.queues q where q.id = p_queue and q.paused) then
         v_left := 0;
     end if;
-    v_limited := array(select distinct c.task_id from conductor.limits c where c.task_id = any (p_tasks));
+    select coalesce(array_agg(k.task_id), '{}'), array_agg(k.task_id) filter (where k.plain),
+           array_agg(k.limit_id) filter (where k.plain), array_agg(k.path::text) filter (where k.plain),
+           array_agg(k.task_id) filter (where k.whole)
+      into v_limited, v_plain, v_plain_limits, v_plain_paths, v_whole
+      from (select c.task_id, min(c.id) as limit_id, count(*) = 1 and min(c.kind) = 'concurrency' as plain,
+                   min(c.path) as path, max(cardinality(c.path)) = 0 as whole
+              from conductor.limits c where c.task_id = any (p_tasks) group by c.task_id) k;
+    if cardinality(v_limited) > 0 then
+        select count(distinct c.path), min(c.path) into v_paths, v_path
+          from conductor.limits c where c.task_id = any (v_limited) and cardinality(c.path) > 0;
+    end if;
 
     loop
         v_now := conductor.now();
@@ -131,7 +160,7 @@ begin
         v_open_limited := array(select t from unnest(v_limited) as t where t = any (v_tasks));
         if cardinality(v_open_limited) > 0 then
             v_opened := conductor.open_lanes(
-                p_orchestrator, v_open_limited, p_lanes, p_used, v_now, p_most, p_quick, p_ahead);
+                p_orchestrator, v_open_limited, v_held, v_used, v_now, p_most, p_quick, p_ahead);
             v_open := v_opened.lanes;
             v_open_most := v_opened.most;
             v_look := v_look || v_opened.look;
@@ -146,43 +175,75 @@ begin
         end if;
         v_parked := 0;
         while v_priority is not null and v_left > 0 loop
-            -- Behind many that are parked, few at a time would take long.
-            select coalesce(array_agg(d.id), '{}'), coalesce(bool_or(d.task_id = any (v_limited)), false)
-              into v_ids, v_any_limited
-              from (select l.id, l.task_id from conductor.live_executions l
+            -- Behind many that are parked, few at a time would take long: twice as many each time.
+            select coalesce(array_agg(d.id), '{}'), coalesce(bool_or(d.limited), false), array_agg(d.task_id),
+                   array_agg(case when not d.limited then null when d.task_id = any (v_whole) then ''
+                                  when d.key is null then 'null' when octet_length(d.key) > 200 then md5(d.key) else d.key end),
+                   bool_or(d.claim > 0)
+              into v_ids, v_any_limited, v_of, v_keys, v_any_again
+              from (select l.id, l.task_id, l.claim, l.task_id = any (v_limited) as limited,
+                           case when l.task_id = any (v_limited) then l.payload #>> case when v_paths <= 1 then v_path
+                                else v_plain_paths[array_position(v_plain, l.task_id)]::text[] end end as key
+                      from conductor.live_executions l
                      where l.queue_id = p_queue and l.priority = v_priority and l.run_at <= v_now
                        and l.state in ('pending', 'suspended') and l.task_id = any (v_tasks)
                      order by l.run_at, l.id
-                     limit case when v_parked = 0 then v_left else greatest(v_left, 250) end
+                     limit v_left + 2 * v_parked
                        for no key update skip locked) d;
             -- Once only: what is parked there and stays would come again and again.
             if cardinality(v_open) > 0 and v_parked = 0 then
                 v_any_limited := true;
-                v_ids := array(
-                    select o.id
-                      from (select l.id, l.run_at from conductor.live_executions l where l.id = any (v_ids)
+                select coalesce(array_agg(s.id), '{}'), array_agg(s.task_id), array_agg(s.key), bool_or(s.claim > 0)
+                  into v_ids, v_of, v_keys, v_any_again
+                  from (select o.id, o.task_id, o.claim, o.payload #>> v_path as key
+                      from (select l.id, l.run_at, l.task_id, l.claim, l.payload
+                              from conductor.live_executions l where l.id = any (v_ids)
                             union all
-                            select k.id, k.run_at
+                            select k.id, k.run_at, k.task_id, k.claim, k.payload
                               from unnest(v_open, v_open_most) as g(lane, most)
                              cross join lateral (
-                                   select l.id, l.run_at from conductor.live_executions l
+                                   select l.id, l.run_at, l.task_id, l.claim, l.payload from conductor.live_executions l
                                     where l.queue_id = -g.lane and l.priority = v_priority and l.run_at <= v_now
                                       and l.state in ('pending', 'suspended') and l.task_id = any (v_tasks)
                                     order by l.run_at, l.id
                                     limit least(v_left, g.most)
                                       for no key update skip locked) k) o
-                     order by o.run_at, o.id);
+                     order by o.run_at, o.id
+                     limit v_left) s;
+            end if;
+            v_lane := null;
+            if v_any_limited and cardinality(p_roomy) > 0 and v_open = '{}' and cardinality(v_ids) <= v_left then
+                v_lane := conductor.roomy_lanes(
+                    v_of, v_keys, v_plain, v_plain_limits, p_roomy, p_roomy_limits, p_roomy_keys);
             end if;
             v_parked := 0;
-            if v_any_limited then
+            if v_lane is not null then
+                v_lanes := null;
+                v_starts := null;
+                -- Where somebody will ask for it.
+                if v_left > cardinality(v_ids) or cardinality(p_back) > 0 or cardinality(v_look) > 0 then
+                    select coalesce(array_agg(k.lane), '{}'), coalesce(array_agg(k.used), '{}') into v_held, v_used
+                      from (select g.lane, sum(g.used)::integer as used
+                              from (select unnest(v_held) as lane, unnest(v_used) as used
+                                    union all
+                                    select unnest(v_lane), 1) g
+                             where g.lane is not null
+                             group by g.lane) k;
+                end if;
+            elsif v_any_limited then
                 v_admitted := conductor.admit(
-                    p_orchestrator, v_ids, v_left, v_now, p_most, p_lanes, p_used, v_touched, p_quick, p_ahead);
+                    p_orchestrator, v_ids, v_of, case when v_paths <= 1 then coalesce(v_keys, '{}') end, v_left, v_now, p_most,
+                    v_held, v_used, p_quick, p_ahead);
                 v_ids := v_admitted.ids;
                 v_lane := v_admitted.one_lane;
                 v_lanes := v_admitted.lanes;
                 v_starts := v_admitted.starts;
-                v_touched := v_touched || v_admitted.touched;
-                v_touched_slots := v_touched_slots || v_admitted.slots;
+                v_held := v_admitted.held;
+                v_used := v_admitted.used;
+                v_told := v_told || v_admitted.grown;
+                v_slots := v_slots || v_admitted.slots;
+                v_told_limits := v_told_limits || v_admitted.grown_limits;
+                v_told_keys := v_told_keys || v_admitted.grown_keys;
                 v_look := v_look || v_admitted.full_lanes;
                 v_busy := v_busy or v_admitted.busy;
                 v_parked := v_admitted.moved;
@@ -194,8 +255,8 @@ begin
                 v_starts := null;
             end if;
             -- Whoever was claimed before may have a memo, and deadlines that are over.
-            v_again := array(select l.id from conductor.live_executions l where l.id = any (v_ids) and l.claim > 0);
-            if cardinality(v_again) > 0 then
+            if v_any_again then
+                v_again := array(select l.id from conductor.live_executions l where l.id = any (v_ids) and l.claim > 0);
                 perform conductor.settle(v_again, v_now);
             end if;
             return query
@@ -214,7 +275,7 @@ begin
             )
             select c.id, c.task_id, c.claim, c.attempt, c.payload,
                    case when c.claim > 1 then conductor.memo(c.id, v_now) end, c.origin,
-                   c.parent, c.trigger, c.lanes, null::integer[], c.start_ms, null::bigint
+                   c.parent, c.trigger, c.lanes, null::integer[], null::integer[], null::text[], c.start_ms, null::bigint
               from claimed c order by c.run_at, c.id;
             get diagnostics v_claimed = row_count;
             v_left := v_left - v_claimed;
@@ -251,10 +312,10 @@ begin
         exit when not found;
     end loop;
 
-    if cardinality(p_lanes) > 0 or cardinality(v_touched) > 0 or cardinality(v_look) > 0 then
-        v_closed_lanes := conductor.close_lanes(p_orchestrator, p_queue, p_lanes, p_used, v_touched, v_look);
-        v_touched := v_touched || v_closed_lanes.lanes;
-        v_touched_slots := v_touched_slots || v_closed_lanes.slots;
+    if cardinality(p_back) > 0 or cardinality(v_look) > 0 then
+        v_closed_lanes := conductor.close_lanes(p_orchestrator, p_queue, v_held, v_used, p_back, v_look);
+        v_told := v_told || v_closed_lanes.lanes;
+        v_slots := v_slots || v_closed_lanes.slots;
     end if;
     if v_left = p_limit and cardinality(v_limited) > 0 then
         -- One that is due already, or that somebody else has locked, is not for us just now.
@@ -262,9 +323,9 @@ begin
         v_next := least(v_next, case when v_found is not null then greatest(v_found, v_now + interval '20 ms') end,
                         case when v_busy then v_now + interval '10 ms' end);
     end if;
-    if p_idle and v_left = p_limit or cardinality(v_touched) > 0 then
+    if p_idle and v_left = p_limit or cardinality(v_told) > 0 or cardinality(p_back) > 0 then
         return query select null::uuid, null::integer, null::integer, null::integer, null::text, null::text,
-            null::uuid, null::uuid, null::text, v_touched, v_touched_slots, null::integer,
+            null::uuid, null::uuid, null::text, v_told, v_slots, v_told_limits, v_told_keys, null::integer,
             ceil(extract(epoch from v_next - v_now) * 1000)::bigint;
     end if;
 end
@@ -411,7 +472,7 @@ $$;
 
 -- Claims that the worker gives back unfinished, at shutdown; nothing is charged.
 create function conductor.release(p_ids uuid[], p_claims integer[]) returns integer
-language sql volatile set search_path = pg_catalog, pg_temp
+language sql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 as $$
     select conductor.give_back(
         array(select l.id from conductor.live_executions l
@@ -423,7 +484,7 @@ $$;
 
 -- Gives back what stopped at a step or checkpoint because its task's window closed: due when it opens.
 create function conductor.postpone(p_ids uuid[], p_claims integer[], p_until timestamptz[]) returns integer
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 as $$
 declare
     v_held uuid[] := array(
@@ -441,49 +502,92 @@ end
 $$;
 
 -- Gives back what this orchestrator holds in a queue without knowing it: the connection broke before
--- the worker read its claims. The statement of the broken connection may still be under way; the
--- lock waits for its end.
-create function conductor.disown(p_orchestrator bigint, p_queue integer, p_known uuid[], p_lanes integer[])
+-- the worker read its claims; of one that it has run, it may not know of the next claim. A statement of the broken connection may still be under way: the lock
+-- waits for its end; or it may come yet, from the buffers of a network: the fence is before it.
+create function conductor.disown(
+    p_orchestrator bigint, p_queue integer, p_ids uuid[], p_claims integer[], p_lanes integer[], p_fence integer)
 returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_lanes integer[];
 begin
+    -- Slots too: of the lanes that it does know, it says itself how many it uses. Lanes are waited for,
+    -- which must not hold up the heartbeat.
+    v_lanes := array(
+        select a.id from conductor.lanes a
+          join conductor.tasks t on t.id = a.task_id
+         where a.holders ? p_orchestrator::text and a.id <> all (p_lanes) and t.queue_id = p_queue
+         order by a.id
+           for no key update of a);
     perform from conductor.orchestrators o where o.id = p_orchestrator for update;
-    -- Slots too: of the lanes that it does know, it says itself how many it uses.
+    update conductor.orchestrators o set fences = o.fences || jsonb_build_object(p_queue::text, p_fence)
+     where o.id = p_orchestrator;
+    -- With those of a statement that has ended just now.
+    v_lanes := v_lanes || array(
+        select a.id from conductor.lanes a
+          join conductor.tasks t on t.id = a.task_id
+         where a.holders ? p_orchestrator::text and a.id <> all (p_lanes || v_lanes) and t.queue_id = p_queue
+         order by a.id
+           for no key update of a skip locked);
     update conductor.lanes a
        set holders = a.holders - p_orchestrator::text,
            due_at = coalesce(a.due_at, case when a.parked then conductor.now() end)
-      from conductor.tasks t
-     where a.holders ? p_orchestrator::text and a.id <> all (p_lanes) and t.id = a.task_id and t.queue_id = p_queue;
+     where a.id = any (v_lanes);
     return conductor.give_back(
         array(select l.id from conductor.live_executions l
                 join conductor.tasks t on t.id = l.task_id
                where l.state = 'running' and l.orchestrator_id = p_orchestrator
                  and (l.queue_id = p_queue or l.queue_id < 0 and t.queue_id = p_queue)
-                 and l.id <> all (p_known)
+                 and not exists (select from unnest(p_ids, p_claims) as k(id, claim)
+                                  where k.id = l.id and k.claim = l.claim)
                  for no key update of l),
         null);
 end
 $$;
 
+-- Those of these executions that somebody else has locked just now. A worker whose outcomes were not
+-- written in time asks, and brings those of the others.
+create function conductor.locked(p_ids uuid[]) returns uuid[]
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+as $$
+declare
+    v_free uuid[] := array(
+        select l.id from conductor.live_executions l where l.id = any (p_ids) for no key update skip locked);
+begin
+    return array(
+        select l.id from conductor.live_executions l
+         where l.id = any (array(select id from unnest(p_ids) as id except select id from unnest(v_free) as id)));
+end
+$$;
+
 -- The round trip of a worker under load. The parents of what ends are locked before their children,
--- as cancel does, so that neither waits for the other in a circle.
+-- as cancel does, so that neither waits for the other in a circle. Whoever has locked one of them for long
+-- has this end in an error, as the others are not to wait.
 create function conductor.finish_and_claim(
     p_ids uuid[], p_claims integer[], p_outputs text[],
     p_failed_ids uuid[], p_failed_claims integer[], p_errors text[], p_permanent boolean[], p_delay_ms bigint[],
     p_parents uuid[], p_orchestrator bigint, p_queue integer, p_tasks integer[],
     p_windowed integer[], p_opens timestamptz[], p_closes timestamptz[], p_limit integer, p_idle boolean,
-    p_lanes integer[], p_used integer[], p_most integer, p_quick integer[], p_ahead integer[])
+    p_lanes integer[], p_used integer[], p_back integer[], p_most integer, p_quick integer[], p_ahead integer[],
+    p_roomy integer[], p_roomy_limits integer[], p_roomy_keys text[], p_fence integer)
 returns table (
     id uuid, task_id integer, claim integer, attempt integer, payload text, memo text, origin uuid,
-    parent uuid, trigger text, lanes integer[], slots integer[], start_ms integer, next_due_ms bigint)
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+    parent uuid, trigger text, lanes integer[], slots integer[], lane_limits integer[], lane_keys text[],
+    start_ms integer, next_due_ms bigint)
+language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 set plan_cache_mode = force_generic_plan set jit = off
 as $$
+declare
+    v_late boolean;
+    -- It is to end, and may not have heard of it yet.
+    v_drains boolean;
 begin
     -- Before any execution is touched, as recovery does: neither waits for the other in a circle.
-    if p_limit > 0 then
-        perform from conductor.orchestrators o where o.id = p_orchestrator for key share;
+    if p_limit > 0 or cardinality(p_back) > 0 then
+        select (o.fences ->> p_queue::text)::integer > p_fence, o.drain_for > o.version into v_late, v_drains
+          from conductor.orchestrators o where o.id = p_orchestrator for key share;
     end if;
     if cardinality(p_parents) > 0 then
         perform from conductor.live_executions l where l.id = any (p_parents) order by l.id for no key update;
@@ -494,14 +598,17 @@ begin
     if cardinality(p_failed_ids) > 0 then
         perform conductor.fail(p_failed_ids, p_failed_claims, p_errors, p_permanent, p_delay_ms);
     end if;
-    if p_limit > 0 then
+    if v_late then
+        return;
+    end if;
+    if p_limit > 0 and v_drains is not true then
         return query select * from conductor.claim(
             p_orchestrator, p_queue, p_tasks, p_limit, p_idle, p_windowed, p_opens, p_closes,
-            p_lanes, p_used, p_most, p_quick, p_ahead);
-    elsif cardinality(p_lanes) > 0 then
+            p_lanes, p_used, p_back, p_most, p_quick, p_ahead, p_roomy, p_roomy_limits, p_roomy_keys);
+    elsif cardinality(p_back) > 0 then
         return query select null::uuid, null::integer, null::integer, null::integer, null::text, null::text,
-            null::uuid, null::uuid, null::text, o.lanes, o.slots, null::integer, null::bigint
-          from conductor.close_lanes(p_orchestrator, p_queue, p_lanes, p_used, '{}', '{}') o;
+            null::uuid, null::uuid, null::text, o.lanes, o.slots, null::integer[], null::text[], null::integer, null::bigint
+          from conductor.close_lanes(p_orchestrator, p_queue, p_lanes, p_used, p_back, '{}') o;
     end if;
 end
 $$;

@@ -90,8 +90,9 @@ begin
         select v_id, s.key, s.kind, s.value, s.recorded_at
           from conductor.steps s
          where s.execution_id = execution and v_id is not null
-           -- A child that did not complete is tried again.
-           and case when s.kind = 'invoke' then s.value->>'state' = 'completed' else true end;
+           -- A child that did not complete is tried again, and so is an event that did not come.
+           and case s.kind when 'invoke' then s.value->>'state' = 'completed'
+                           when 'event' then s.value->>'event' is not null else true end;
         insert into conductor.waits (execution_id, key, kind, group_key, wake_at)
         select v_id, w.key, w.kind, w.group_key, w.wake_at
           from conductor.waits w
@@ -193,30 +194,140 @@ begin
 end
 $$;
 
--- Removes what is past its time, a batch at a time: finished executions, slots of throttled invokes,
--- the notes on repeated ones, and events. How many of the kind of which there were most.
+-- Removes steps, failures and waits of executions that are gone, at most p_limit of each; gives the
+-- executions that have some left.
+create function conductor.remove_records(p_ids uuid[], p_limit integer) returns uuid[]
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_steps integer;
+    v_failures integer;
+    v_waits integer;
+begin
+    delete from conductor.steps s
+     where s.ctid = any (array(
+           select o.ctid from conductor.steps o where o.execution_id = any (p_ids) limit p_limit));
+    get diagnostics v_steps = row_count;
+    delete from conductor.failures f
+     where f.ctid = any (array(
+           select o.ctid from conductor.failures o where o.execution_id = any (p_ids) limit p_limit));
+    get diagnostics v_failures = row_count;
+    delete from conductor.waits w
+     where w.ctid = any (array(
+           select o.ctid from conductor.waits o where o.execution_id = any (p_ids) limit p_limit));
+    get diagnostics v_waits = row_count;
+    if greatest(v_steps, v_failures, v_waits) < p_limit then
+        return '{}';
+    end if;
+    return array(
+        select g.id from unnest(p_ids) as g(id)
+         where exists (select from conductor.steps s where s.execution_id = g.id)
+            or exists (select from conductor.failures f where f.execution_id = g.id)
+            or exists (select from conductor.waits w where w.execution_id = g.id));
+end
+$$;
+
+-- Removes finished executions that are past their time, at most p_limit, from p_after on: whoever
+-- removes many goes on from where the last portion ended, and does not walk over what he has removed,
+-- however long vacuum is kept from its work.
+create function conductor.prune_finished(p_limit integer, p_after timestamptz)
+returns table (removed integer, reached timestamptz)
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_ids uuid[];
+    v_reached timestamptz;
+begin
+    select array_agg(e.id), max(e.expires_at) into v_ids, v_reached
+      from (select f.id, f.expires_at from conductor.finished_executions f
+             where f.expires_at between p_after and v_now
+             order by f.expires_at
+             limit p_limit
+               for update skip locked) e;
+    if v_ids is null then
+        return query select 0, p_after;
+        return;
+    end if;
+    delete from conductor.finished_executions f where f.id = any (v_ids);
+    insert into conductor.remains (execution_id)
+    select g.id from unnest(conductor.remove_records(v_ids, 10 * p_limit)) as g(id)
+        on conflict do nothing;
+    return query select cardinality(v_ids), v_reached;
+end
+$$;
+
+-- Removes records whose execution is gone already. How many executions are done with; p_limit where
+-- there is more to do.
+create function conductor.prune_remains(p_limit integer) returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_ids uuid[] := array(
+        select r.execution_id from conductor.remains r order by r.execution_id limit p_limit for update skip locked);
+    v_left uuid[];
+begin
+    if cardinality(v_ids) = 0 then
+        return 0;
+    end if;
+    v_left := conductor.remove_records(v_ids, 10 * p_limit);
+    delete from conductor.remains r where r.execution_id = any (v_ids) and r.execution_id <> all (v_left);
+    return case when cardinality(v_left) > 0 then p_limit else cardinality(v_ids) end;
+end
+$$;
+
+-- Looks through the next records of each kind for some whose execution is not there, which nothing of
+-- ours should leave, and hands them to prune_remains. Gives where to go on; null at the end.
+create function conductor.sweep(p_after uuid, p_limit integer) returns uuid
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_after uuid := coalesce(p_after, '00000000-0000-0000-0000-000000000000');
+    v_end uuid;
+    v_upto uuid;
+begin
+    v_end := least(
+        (select s.execution_id from conductor.steps s
+          where s.execution_id > v_after order by s.execution_id offset p_limit limit 1),
+        (select f.execution_id from conductor.failures f
+          where f.execution_id > v_after order by f.execution_id offset p_limit limit 1),
+        (select w.execution_id from conductor.waits w
+          where w.execution_id > v_after order by w.execution_id offset p_limit limit 1));
+    v_upto := coalesce(v_end, 'ffffffff-ffff-ffff-ffff-ffffffffffff');
+    insert into conductor.remains (execution_id)
+    select g.id
+      from (select s.execution_id as id from conductor.steps s where s.execution_id > v_after and s.execution_id <= v_upto
+             union
+            select f.execution_id from conductor.failures f where f.execution_id > v_after and f.execution_id <= v_upto
+             union
+            select w.execution_id from conductor.waits w where w.execution_id > v_after and w.execution_id <= v_upto) g
+     where not exists (select from conductor.live_executions l where l.id = g.id)
+       and not exists (select from conductor.finished_executions f where f.id = g.id)
+        on conflict do nothing;
+    return v_end;
+end
+$$;
+
+-- Removes what is past its time, a portion at a time: finished executions with all of theirs, slots of
+-- throttled invokes, the notes on repeated ones, schedules that will not tick again, and events. How
+-- many of the kind of which there were most: p_limit or more where there may be more.
 create function conductor.prune(p_limit integer) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_ids uuid[];
+    v_now timestamptz := conductor.now();
+    v_finished integer := (select p.removed from conductor.prune_finished(p_limit, '-infinity') p);
+    v_remains integer := conductor.prune_remains(p_limit);
     v_slots integer;
     v_notes integer;
+    v_schedules integer;
 begin
-    with expired as (
-        select f.id from conductor.finished_executions f
-         where f.expires_at <= conductor.now()
-         order by f.expires_at
-         limit p_limit
-           for update skip locked
-    ), removed as (
-        delete from conductor.finished_executions f using expired e where f.id = e.id returning f.id
-    )
-    select array_agg(r.id) into v_ids from removed r;
-    delete from conductor.failures f where f.execution_id = any (v_ids);
-    delete from conductor.steps s where s.execution_id = any (v_ids);
-    delete from conductor.waits w where w.execution_id = any (v_ids);
-
     with expired as (
         select s.task_id, s.key from conductor.throttles s
          where s.until <= conductor.now()
@@ -233,6 +344,13 @@ begin
     delete from conductor.replacements r using oldest o
      where r.id = o.id and o.replaced_at < clock_timestamp() - interval '1 hour';
     get diagnostics v_notes = row_count;
-    return greatest(coalesce(cardinality(v_ids), 0), v_slots, v_notes, conductor.prune_events(p_limit));
+
+    -- Made at run time, for a time that is over. They are kept as what they have started.
+    delete from conductor.schedules s
+     using conductor.tasks t
+     where t.id = s.task_id and s.dynamic and s.next_at = 'infinity' and s.former_cron is null and not s.paused
+       and s.fault is null and v_now - greatest(s.last_at, s.planned_from) > t.keep_completed;
+    get diagnostics v_schedules = row_count;
+    return greatest(v_finished, v_remains, v_slots, v_notes, v_schedules, conductor.prune_events(p_limit));
 end
 $$;

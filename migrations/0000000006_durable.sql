@@ -31,7 +31,16 @@ set enable_mergejoin = off set jit = off
 as $$
 declare
     v_late uuid[];
+    v_expecting uuid[];
+    v_names text[];
 begin
+    -- An event that was emitted in time may be on its way to them.
+    select array_agg(w.execution_id), array_agg(w.event_name) into v_expecting, v_names
+      from conductor.waits w
+     where w.execution_id = any (p_ids) and w.wake_at <= p_now and w.event_name is not null;
+    if v_expecting is not null then
+        perform conductor.catch_up(v_expecting, v_names, p_now);
+    end if;
     with late as (
         delete from conductor.waits w
          where w.execution_id = any (p_ids) and w.wake_at <= p_now
@@ -50,10 +59,12 @@ end
 $$;
 
 -- Writes step records of many executions at once. Gives, in order, whether each claim still held;
--- a record whose claim was lost is not written.
+-- a record whose claim was lost is not written. Null for those of executions that somebody else has
+-- locked: nothing was written, and they are to be sent again, by themselves and to wait (p_waits).
 create function conductor.record_steps(
-    p_ids uuid[], p_claims integer[], p_keys text[], p_kinds text[], p_values text[]) returns boolean[]
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+    p_ids uuid[], p_claims integer[], p_keys text[], p_kinds text[], p_values text[], p_waits boolean default false)
+returns boolean[]
+language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
 set enable_mergejoin = off set jit = off
 as $$
@@ -61,13 +72,16 @@ declare
     v_now timestamptz := conductor.now();
     v_held uuid[];
 begin
+    if p_waits then
+        perform from conductor.live_executions l where l.id = any (p_ids) for no key update;
+    end if;
     -- The lock keeps whoever recovers from giving the claim away before this commits.
     v_held := array(
         select l.id
           from unnest(p_ids, p_claims) as g(id, claim)
           join conductor.live_executions l on l.id = g.id
          where l.claim = g.claim and l.state = 'running'
-           for no key update of l);
+           for no key update of l skip locked);
     -- By claim again: one batch may hold records of an old claim and of its successor.
     insert into conductor.steps (execution_id, key, kind, value, recorded_at)
     select g.id, g.key, g.kind, g.value::json, v_now
@@ -76,9 +90,9 @@ begin
      where g.id = any (v_held)
         on conflict (execution_id, key) do nothing;
     return array(
-        select g.id = any (v_held)
-                   and exists (select from conductor.live_executions l where l.id = g.id and l.claim = g.claim)
+        select case when l.id is null or l.claim <> g.claim then false when l.id = any (v_held) then true end
           from unnest(p_ids, p_claims) with ordinality as g(id, claim, n)
+          left join conductor.live_executions l on l.id = g.id and l.state = 'running'
          order by g.n);
 end
 $$;
@@ -124,7 +138,7 @@ create function conductor.suspend(
     p_wake_at timestamptz[], p_children uuid[], p_tasks text[], p_payloads text[], p_detached boolean[],
     p_events text[], p_filters text[])
 returns integer
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 declare
@@ -180,8 +194,9 @@ begin
            and not exists (select from conductor.waits w where w.execution_id = g.execution_id and w.key = g.key)
     ), fresh as (
         insert into conductor.waits (
-               execution_id, key, kind, group_key, wake_at, child_id, event_name, event_filter)
-        select g.execution_id, g.key, g.kind, g.group_key, g.wake_at, g.child_id, g.event, g.filter::jsonb
+               execution_id, key, kind, group_key, wake_at, child_id, event_name, event_filter, event_hash)
+        select g.execution_id, g.key, g.kind, g.group_key, g.wake_at, g.child_id, g.event, g.filter::jsonb,
+               case when g.filter is null then 0 else conductor.filter_hash(g.filter::jsonb) end
           from given g
     ), children as (
         insert into conductor.live_executions as l (

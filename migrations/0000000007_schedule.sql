@@ -7,9 +7,9 @@
 -- row. A schedule whose next_at is null waits for a worker to compute its first tick after
 -- planned_from; so SQL can make schedules too.
 --
--- Static schedules belong to the crate that declares them: a row goes when a program that is made
--- of this crate starts without it, and only a worker that has it ticks it. Dynamic ones live until
--- somebody removes them.
+-- Static schedules belong to the crate that declares them: a row is retired when a program that is
+-- made of this crate starts without it, and goes with the last living process that declares it; only
+-- such a process ticks it. Dynamic ones live until somebody removes them.
 
 set local search_path = pg_catalog, pg_temp;
 
@@ -20,6 +20,9 @@ as $$
 begin
     if p_name is null or octet_length(p_name) not between 1 and 200 then
         raise exception 'the name of a schedule has 1 to 200 bytes' using errcode = 'CD002';
+    end if;
+    if p_name ~ '[\u0001-\u001f\u007f-\u009f]' then
+        raise exception 'the name of a schedule has no control characters' using errcode = 'CD002';
     end if;
     if p_cron is null or octet_length(p_cron) not between 1 and 500 then
         raise exception 'a cron rule has 1 to 500 bytes' using errcode = 'CD002';
@@ -54,11 +57,27 @@ begin
 end
 $$;
 
+-- Takes away the static schedules that newer code has dropped and no living process declares.
+create function conductor.drop_retired_schedules() returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform from conductor.schedules s where s.retired;
+    if found then
+        -- Not while a program that starts declares one of them again.
+        perform pg_advisory_xact_lock(hashtextextended('conductor.declare_schedules', 0));
+        delete from conductor.schedules s
+         where s.retired
+           and not exists (select from conductor.orchestrators o
+                            where s.id = any (o.schedule_ids) and o.lease_until > clock_timestamp());
+    end if;
+end
+$$;
+
 -- What a program's code declares, at its start. p_owners are the crates that it is made of, each
--- with its package, p_tasks all its tasks. Static schedules of these crates that the program does not
--- declare go; where it does not have the task either, a living process that has it keeps them. Gives
--- the ids of what it may tick.
-create function conductor.declare_schedules(p_owners text[], p_tasks integer[], p_schedules jsonb)
+-- with its package. Static schedules of these crates that the program does not declare go with the
+-- last living process that does. Gives the ids of what it may tick.
+create function conductor.declare_schedules(p_owners text[], p_schedules jsonb)
 returns table (id bigint, task text, name text)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -67,14 +86,12 @@ declare
 begin
     -- Programs that start at the same time declare one after the other.
     perform pg_advisory_xact_lock(hashtextextended('conductor.declare_schedules', 0));
-    delete from conductor.schedules s
-     using conductor.tasks t
-     where t.id = s.task_id and not s.dynamic and s.owner = any (p_owners)
+    update conductor.schedules s set retired = true
+      from conductor.tasks t
+     where t.id = s.task_id and not s.dynamic and not s.retired and s.owner = any (p_owners)
        and not exists (select from jsonb_to_recordset(p_schedules) as d(task text, name text)
-                        where d.task = t.name and d.name = s.name)
-       and (t.id = any (p_tasks)
-            or not exists (select from conductor.orchestrators o
-                            where t.id = any (o.task_ids) and o.lease_until > clock_timestamp()));
+                        where d.task = t.name and d.name = s.name);
+    perform conductor.drop_retired_schedules();
 
     -- A changed rule: see conductor.schedule.
     insert into conductor.schedules as s (
@@ -87,13 +104,14 @@ begin
         on conflict on constraint schedules_name do update
        set owner = excluded.owner, cron = excluded.cron, timezone = excluded.timezone,
            missed = excluded.missed, overlap = excluded.overlap, version = s.version + 1, fault = null,
+           retired = false,
            (next_at, planned_from, former_cron, former_timezone) = (
                select r.next_at, r.planned_from, r.former_cron, r.former_timezone
                  from conductor.changed_rule(s, excluded.cron, excluded.timezone, v_now) r)
      where (s.owner, s.cron, s.timezone, s.missed, s.overlap)
            is distinct from
            (excluded.owner, excluded.cron, excluded.timezone, excluded.missed, excluded.overlap)
-        or s.fault is not null;
+        or s.fault is not null or s.retired;
 
     return query
     select s.id, t.name, s.name
@@ -272,7 +290,8 @@ $$;
 
 -- Ticks: moves schedules on, and makes the executions of the ticks that are due. One whose version
 -- is not what the worker saw is left to whoever changed it. Without a next time (null) it has had
--- its last tick; a fault says why its rule cannot be read. How many schedules were moved on.
+-- its last tick; a fault says why its rule cannot be read. A payload that the code could not make
+-- (null) is asked of it again when the execution runs. How many schedules were moved on.
 create function conductor.tick(
     p_ids bigint[], p_versions bigint[], p_next timestamptz[], p_faults text[],
     p_schedules bigint[], p_executions uuid[], p_at timestamptz[], p_payloads text[]) returns integer
@@ -317,8 +336,10 @@ begin
     ), made as (
         insert into conductor.live_executions as l (
                id, run_at, created_at, queue_id, task_id, priority, payload, trigger)
-        select k.execution, k.at, v_now, t.queue_id, t.id, t.priority, k.payload::json,
-               json_build_object('kind', 'schedule', 'name', k.name, 'scheduled_at', k.at)
+        select k.execution, k.at, v_now, t.queue_id, t.id, t.priority, coalesce(k.payload::json, 'null'),
+               json_strip_nulls(json_build_object(
+                   'kind', 'schedule', 'name', k.name, 'scheduled_at', k.at,
+                   'unmade', case when k.payload is null then true end))
           from ticks k
           join conductor.tasks t on t.id = k.task_id
          where k.overlap = 'allow' or k.from_last = 1

@@ -3,16 +3,20 @@
 --
 -- A *lane* is what one limit allows for one key: the task's whole, or one tenant. A worker takes
 -- *slots* of a lane when it claims, runs at most so many of the lane's executions at once, and gives
--- back with its next round trip what it needs no longer. So a slot is not written per execution: a
--- worker that holds five slots and quick handlers claims hundreds for them. Slots belong to an
--- orchestrator, and end with its lease.
+-- back with a later round trip what it needs no longer. So a slot is not written per execution: a
+-- worker that holds five slots and quick handlers claims hundreds for them, and in a deep backlog it
+-- keeps its slots from one claim to the next. Slots belong to an orchestrator, and end with its lease.
+--
+-- An orchestrator's slots are changed by itself alone, one claim at a time, while it lives. So what fits
+-- in them needs no lock; whoever wants more of them, parks, or gives back locks the lane.
 --
 -- What is due and finds its lane full is *parked*: it moves to the queue -lane, out of the way of
 -- all others, and keeps its order there. Parked executions are claimed by those who hold the lane's
 -- slots, or, where it has due_at, by any worker from then on. The one rule: a lane with parked
 -- executions has somebody with slots, or due_at.
 --
--- Nobody waits for a lane's lock while it holds anything else: claims skip lanes that are locked.
+-- Nobody waits for a lane's lock while it holds anything else: claims skip lanes that are locked, or that
+-- somebody else is making.
 --
 -- Where one row decides, "select true … limit 1" stands for exists, which the planner may turn into a
 -- pass over all that is parked.
@@ -47,6 +51,7 @@ create table conductor.lanes (
 ) with (fillfactor = 50);
 
 create index lanes_due on conductor.lanes (task_id, due_at) where due_at is not null;
+create index lanes_parked on conductor.lanes (task_id) where parked;
 
 -- How long before its time an execution is claimed that a rate allows; its worker starts it then.
 create function conductor.rate_horizon() returns interval
@@ -118,12 +123,18 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bit
 set enable_hashjoin = on set enable_nestloop = off set jit = off
 as $$
 begin
+    if (select true from conductor.lanes a where a.task_id = any (p_tasks) and a.parked limit 1) is null then
+        lanes := '{}';
+        most := '{}';
+        look := '{}';
+        return;
+    end if;
     select coalesce(array_agg(k.id) filter (where k.most > 0), '{}'),
            coalesce(array_agg(k.most) filter (where k.most > 0), '{}'), coalesce(array_agg(k.id), '{}')
       into lanes, most, look
       from (select o.id,
                    case when c.kind = 'concurrency' then
-                        least(p_most, c.amount - (select coalesce(sum((h.value ->> 0)::integer), 0)
+                        least(p_most, c.amount - (select coalesce(sum(h.value::integer), 0)
                                                     from jsonb_each(o.holders - p_orchestrator::text) as h))
                         * coalesce(f.ahead, 1) - coalesce(u.used, 0)
                    else 1 + extract(epoch from conductor.rate_horizon()) / extract(epoch from c.per) * c.amount
@@ -205,17 +216,44 @@ begin
 end
 $$;
 
+-- The lanes of these executions, where each limited one is in a lane of p_lanes: its worker has slots and
+-- room there, so nothing else need be looked at. Else null. Of a task in p_plain there is
+-- one limit, in p_limits; the keys are as lanes have them.
+create function conductor.roomy_lanes(
+    p_of integer[], p_keys text[], p_plain integer[], p_limits integer[],
+    p_lanes integer[], p_lane_limits integer[], p_lane_keys text[])
+returns integer[]
+language plpgsql stable set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_hashjoin = on set enable_nestloop = off
+set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_lanes integer[];
+    v_all boolean;
+begin
+    select array_agg(k.lane order by i.n), bool_and(k.lane is not null or i.key is null)
+      into v_lanes, v_all
+      from (select generate_subscripts(p_of, 1) as n, unnest(p_of) as task_id, unnest(p_keys) as key) i
+      left join (select unnest(p_lane_limits) as limit_id, unnest(p_lane_keys) as key, unnest(p_lanes) as lane) k
+        on k.key = i.key and k.limit_id = p_limits[array_position(p_plain, i.task_id)];
+    return case when v_all then v_lanes end;
+end
+$$;
+
 -- Which of these executions, in this order, their limits let go, at most p_left; they are claimed
--- next by the caller, who has locked them. Of the others those are parked whose lanes are full; those
--- with a lane that somebody else has locked stay where they are (busy). What runs for this
--- orchestrator is p_used by p_lanes, where this transaction has not touched the lane yet (p_touched).
--- Gives the lanes that it has touched and its slots there, and those in which something was parked.
+-- next by the caller, who has locked them and names the tasks (p_of) and, where all limits that have a
+-- key have it at one place, the keys; else p_keys is null. Of the others those are parked whose lanes
+-- are full; those with a lane that somebody else has locked stay where they are (busy). What this
+-- orchestrator holds already, this transaction included, is p_used by p_lanes. Gives that again as it
+-- is now, the lanes in which it has slots that it does not know of, with their limits and keys, and
+-- those in which something was parked.
 -- Per slot of a task in p_tasks, p_ahead executions may be claimed; of others one.
 create function conductor.admit(
-    p_orchestrator bigint, p_ids uuid[], p_left integer, p_now timestamptz, p_most integer,
-    p_lanes integer[], p_used integer[], p_touched integer[], p_tasks integer[], p_ahead integer[],
+    p_orchestrator bigint, p_ids uuid[], p_of integer[], p_keys text[], p_left integer, p_now timestamptz,
+    p_most integer, p_lanes integer[], p_used integer[], p_tasks integer[], p_ahead integer[],
     out ids uuid[], out one_lane integer[], out lanes text[], out starts integer[], out moved integer, out busy boolean,
-    out touched integer[], out slots integer[], out full_lanes integer[])
+    out held integer[], out used integer[], out grown integer[], out slots integer[], out grown_limits integer[],
+    out grown_keys text[], out full_lanes integer[])
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 -- The planner takes every array for a short one: its joins must not be nested loops. Tables are read
 -- by arrays of keys.
@@ -225,18 +263,30 @@ as $$
 declare
     v_me text := p_orchestrator::text;
     v_horizon interval := conductor.rate_horizon();
+    -- One for each limit of each execution.
     v_rows bigint[];
     v_limits integer[];
-    v_tasks integer[];
     v_keys text[];
     v_lanes integer[];
-    v_locked integer[];
+    -- One for each lane.
+    v_lane_limits integer[];
+    v_lane_keys text[];
+    v_ids integer[];
+    v_counts integer[];
     v_kinds text[];
-    v_rooms integer[];
+    v_mine integer[];
+    v_free integer[];
     v_used integer[];
-    v_slots integer[];
+    v_rooms integer[];
     v_bases timestamptz[];
     v_steps interval[];
+    -- Those that were not there, which are ours.
+    v_made integer[];
+    -- Those to be locked, and those that were.
+    v_need integer[];
+    v_locked integer[];
+    v_taken integer[];
+    v_last bigint[];
     v_fits boolean[];
     v_parked uuid[];
     v_full integer[];
@@ -244,142 +294,199 @@ declare
 begin
     moved := 0;
     busy := false;
-    select array_agg(k.n), array_agg(k.limit_id), array_agg(k.task_id), array_agg(k.key)
-      into v_rows, v_limits, v_tasks, v_keys
-      from (select i.n, c.id as limit_id, c.task_id,
-                   case when o.key is null then '' when octet_length(o.key) > 200 then md5(o.key) else o.key end as key
-              from unnest(p_ids) with ordinality as i(id, n)
-              join conductor.live_executions l on l.id = i.id and l.id = any (p_ids)
-              join conductor.limits c on c.task_id = l.task_id
-             cross join lateral (
-                   select case when cardinality(c.path) > 0 then coalesce(l.payload #>> c.path, 'null') end as key) o
-             order by i.n) k;
+    held := p_lanes;
+    used := p_used;
+    if p_keys is not null then
+        select array_agg(k.n), array_agg(k.limit_id), array_agg(k.key) into v_rows, v_limits, v_keys
+          from (select i.n, c.id as limit_id,
+                       case when cardinality(c.path) = 0 then '' when i.key is null then 'null'
+                            when octet_length(i.key) > 200 then md5(i.key) else i.key end as key
+                  from unnest(p_of, p_keys) with ordinality as i(task_id, key, n)
+                  join conductor.limits c on c.task_id = i.task_id
+                 order by i.n) k;
+    else
+        select array_agg(k.n), array_agg(k.limit_id), array_agg(k.key) into v_rows, v_limits, v_keys
+          from (select i.n, c.id as limit_id,
+                       case when o.key is null then '' when octet_length(o.key) > 200 then md5(o.key) else o.key end as key
+                  from unnest(p_ids) with ordinality as i(id, n)
+                  join conductor.live_executions l on l.id = i.id and l.id = any (p_ids)
+                  join conductor.limits c on c.task_id = l.task_id
+                 cross join lateral (
+                       select case when cardinality(c.path) > 0 then coalesce(l.payload #>> c.path, 'null') end as key) o
+                 order by i.n) k;
+    end if;
     if v_rows is null then
         ids := p_ids[1:p_left];
         return;
     end if;
 
-    for v_try in 1..2 loop
-        with known as materialized (
-            select d.limit_id, d.key,
-                   (select a.id from conductor.lanes a where a.limit_id = d.limit_id and a.key = d.key) as lane
-              from (select distinct g.limit_id, g.key from unnest(v_limits, v_keys) as g(limit_id, key)) d
+    -- Again where some must be locked, as what they are is certain then, and where somebody else makes one.
+    loop
+        with seen as materialized (
+            select d.limit_id, d.key, d.count, o.id, o.next_at, coalesce((o.holders -> v_me)::integer, 0) as mine,
+                   case when o.holders is null or o.holders - v_me = '{}' then 0
+                        else (select sum(h.value::integer) from jsonb_each(o.holders - v_me) as h) end::integer as others
+              from (select g.limit_id, g.key, count(*)::integer as count
+                      from unnest(v_limits, v_keys) as g(limit_id, key) group by g.limit_id, g.key) d
+              left join lateral (
+                   select a.id, a.next_at, a.holders from conductor.lanes a
+                    where a.limit_id = d.limit_id and a.key = d.key limit 1) o on true
         )
+        select array_agg(k.limit_id), array_agg(k.key), array_agg(k.id), array_agg(k.count), array_agg(k.kind),
+               array_agg(k.mine), array_agg(k.free), array_agg(k.used), array_agg(k.room), array_agg(k.base),
+               array_agg(k.step),
+               array_agg(k.id) filter (where k.kind = 'rate' or k.count > k.room
+                                             or k.mine < least(k.free, k.used + k.count))
+          into v_lane_limits, v_lane_keys, v_ids, v_counts, v_kinds, v_mine, v_free, v_used, v_rooms, v_bases,
+               v_steps, v_need
+          from (select o.limit_id, o.key, o.id, o.count, c.kind, o.mine, f.free, coalesce(u.used, 0) as used,
+                       greatest(o.next_at, p_now) as base, c.per / c.amount as step,
+                       case when c.kind = 'concurrency' then f.free * coalesce(q.ahead, 1) - coalesce(u.used, 0)
+                            when o.next_at > p_now + v_horizon then 0
+                            else 1 + floor(extract(epoch from p_now + v_horizon - greatest(o.next_at, p_now))
+                                           / extract(epoch from c.per / c.amount)) end::integer as room
+                  from seen o
+                  join conductor.limits c on c.id = o.limit_id
+                  left join unnest(p_lanes, p_used) as u(lane, used) on u.lane = o.id
+                  left join unnest(p_tasks, p_ahead) as q(task_id, ahead) on q.task_id = c.task_id
+                 cross join lateral (
+                       select greatest(0, least(p_most, c.amount - o.others))::integer as free) f) k;
+        if v_made is null and array_position(v_ids, null) is not null then
+            -- With the slots that are needed at once. Who would wait for another one's insert, which may wait
+            -- for this one's, leaves it for the next claim.
+            with made as (
+                insert into conductor.lanes (limit_id, task_id, key, holders)
+                select g.limit_id, c.task_id, g.key,
+                       case when g.kind = 'concurrency' then jsonb_build_object(v_me, least(g.free, g.count, p_left)) else '{}' end
+                  from unnest(v_lane_limits, v_lane_keys, v_ids, v_kinds, v_free, v_counts)
+                       as g(limit_id, key, lane, kind, free, count)
+                  join conductor.limits c on c.id = g.limit_id
+                 where g.lane is null
+                   and pg_try_advisory_xact_lock(hashtext('conductor.lanes'), g.limit_id * 16 + (hashtext(g.key) & 15))
+                 order by g.limit_id, g.key
+                    on conflict on constraint lanes_key do nothing
+                returning id, limit_id, key, coalesce((holders -> v_me)::integer, 0) as mine
+            )
+            select array_agg(coalesce(g.lane, m.id) order by g.n), array_agg(coalesce(m.mine, g.mine) order by g.n),
+                   coalesce(array_agg(m.id) filter (where m.id is not null), '{}')
+              into v_ids, v_mine, v_made
+              from unnest(v_lane_limits, v_lane_keys, v_ids, v_mine) with ordinality as g(limit_id, key, lane, mine, n)
+              left join made m on m.limit_id = g.limit_id and m.key = g.key;
+            v_need := array_remove(v_need, null);
+            -- Somebody else makes one, or has just made it.
+            continue when array_position(v_ids, null) is not null;
+        end if;
+        exit when coalesce(v_need, '{}') = '{}' or v_locked is not null;
+        v_locked := array(
+            select a.id from conductor.lanes a where a.id = any (v_need) order by a.id for no key update skip locked);
+    end loop;
+    if v_ids is null then
+        -- Their limits are gone since.
+        ids := p_ids[1:p_left];
+        return;
+    end if;
+    v_locked := coalesce(v_locked, '{}') || v_made;
+    if cardinality(v_ids) = 1 then
+        v_lanes := array_fill(v_ids[1], array[cardinality(v_rows)]);
+    else
         select array_agg(s.lane) into v_lanes
           from (select k.lane
                   from unnest(v_limits, v_keys) with ordinality as g(limit_id, key, n)
-                  join known k on k.limit_id = g.limit_id and k.key = g.key
+                  left join unnest(v_lane_limits, v_lane_keys, v_ids) as k(limit_id, key, lane)
+                    on k.limit_id = g.limit_id and k.key = g.key
                  order by g.n) s;
-        exit when array_position(v_lanes, null) is null;
-        insert into conductor.lanes (limit_id, task_id, key)
-        select distinct g.limit_id, g.task_id, g.key
-          from unnest(v_limits, v_tasks, v_keys, v_lanes) as g(limit_id, task_id, key, lane)
-         where g.lane is null
-         order by g.limit_id, g.key
-            on conflict on constraint lanes_key do nothing;
-    end loop;
-
-    select array_agg(k.id), array_agg(k.kind), array_agg(k.used), array_agg(k.slots),
-           array_agg(k.base), array_agg(k.step),
-           array_agg(case when k.kind = 'concurrency' then greatest(k.free, 0) * k.ahead - k.used
-                          when k.base > p_now + v_horizon then 0
-                          else 1 + floor(extract(epoch from p_now + v_horizon - k.base)
-                                         / extract(epoch from k.step)) end::integer)
-      into v_locked, v_kinds, v_used, v_slots, v_bases, v_steps, v_rooms
-      from (select a.id, c.kind, h.free, coalesce(f.ahead, 1) as ahead,
-                   case when a.id = any (p_touched) then coalesce((a.holders -> v_me ->> 1)::integer, 0)
-                        else coalesce(u.used, 0) end as used,
-                   greatest(h.free, 0) as slots,
-                   greatest(a.next_at, p_now) as base, c.per / c.amount as step
-              from (select o.id, o.limit_id, o.task_id, o.holders, o.next_at from conductor.lanes o
-                     where o.id = any (v_lanes)
-                     order by o.id
-                       for no key update skip locked) a
-              join conductor.limits c on c.id = a.limit_id
-              left join unnest(p_lanes, p_used) as u(lane, used) on u.lane = a.id
-              left join unnest(p_tasks, p_ahead) as f(task_id, ahead) on f.task_id = a.task_id
-             cross join lateral (
-                   select least(p_most, c.amount - case when a.holders - v_me = '{}' then 0 else
-                          (select sum((o.value ->> 0)::integer) from jsonb_each(a.holders - v_me) as o) end)::integer
-                          as free) h) k;
+    end if;
+    v_need := array(select lane from unnest(v_need) as lane except select lane from unnest(v_locked) as lane);
 
     -- Most often all fit, by one limit each; else each one's place in its lanes decides.
-    v_all_fit := cardinality(p_ids) <= p_left and 'rate' <> all (v_kinds) and not exists (
-        select from unnest(v_lanes) as g(lane)
-          left join unnest(v_locked, v_rooms) as k(lane, room) on k.lane = g.lane
-         group by g.lane, k.room
-        having count(*) > coalesce(k.room, 0))
-        and not exists (select from unnest(v_rows) as n group by n having count(*) > 1);
+    v_all_fit := cardinality(p_ids) <= p_left and v_need = '{}' and 'rate' <> all (v_kinds)
+        and not exists (select from unnest(v_counts, v_rooms) as k(count, room) where k.count > k.room)
+        and (v_lane_limits[1] = all (v_lane_limits)
+             or not exists (select from unnest(v_rows) as n group by n having count(*) > 1));
     if v_all_fit then
         ids := p_ids;
-        v_fits := array_fill(true, array[cardinality(p_ids)]);
+        v_taken := v_counts;
         one_lane := case when cardinality(v_rows) = cardinality(p_ids) then v_lanes else array(
             select g.lane from unnest(p_ids) with ordinality as i(id, n)
               left join unnest(v_rows, v_lanes) as g(n, lane) on g.n = i.n
              order by i.n) end;
     else
-    with place as (
-        select g.n, g.lane, k.room, k.kind, k.base, k.step,
-               row_number() over (partition by g.lane order by g.n) as place
-          from unnest(v_rows, v_lanes) as g(n, lane)
-          left join unnest(v_locked, v_rooms, v_kinds, v_bases, v_steps) as k(lane, room, kind, base, step)
-            on k.lane = g.lane
-    ), verdict as (
-        select p.n, bool_or(p.room is null) as busy, bool_and(p.room is not null and p.place <= p.room) as fits,
-               min(p.lane) filter (where p.place > p.room) as lane,
-               array_agg(p.lane) filter (where p.kind = 'concurrency') as lanes,
-               max(p.base + (p.place - 1) * p.step) as start_at
-          from place p
-         group by p.n
-    ), ranked as (
-        select i.id, i.n, v.busy, v.lane, v.lanes, v.start_at, v.n is null or v.fits as fits,
-               row_number() over (partition by v.n is null or v.fits order by i.n) as rank
-          from unnest(p_ids) with ordinality as i(id, n)
-          left join verdict v on v.n = i.n
-    )
-    select array_agg(r.id) filter (where r.goes), array_agg(r.lanes::text) filter (where r.goes),
-           array_agg(ceil(extract(epoch from r.start_at - p_now) * 1000)::integer) filter (where r.goes),
-           array_agg(r.goes),
-           array_agg(r.id) filter (where r.lane is not null and not r.busy),
-           array_agg(r.lane) filter (where r.lane is not null and not r.busy),
-           coalesce(bool_or(r.busy), false)
-      into ids, lanes, starts, v_fits, v_parked, v_full, busy
-      from (select o.id, o.busy, o.lane, o.lanes, o.start_at, o.fits and o.rank <= p_left as goes
-              from ranked o order by o.n) r;
-    ids := coalesce(ids, '{}');
-    end if;
-    if v_locked is null then
-        return;
+        with place as (
+            select g.n, g.lane, case when b.lane is null then k.room end as room, k.kind, k.base, k.step,
+                   row_number() over (partition by g.lane order by g.n) as place
+              from unnest(v_rows, v_lanes) as g(n, lane)
+              left join unnest(v_ids, v_rooms, v_kinds, v_bases, v_steps) as k(lane, room, kind, base, step)
+                on k.lane = g.lane
+              left join unnest(v_need) as b(lane) on b.lane = g.lane
+        ), verdict as (
+            select p.n, bool_or(p.room is null) as busy, bool_and(p.room is not null and p.place <= p.room) as fits,
+                   min(p.lane) filter (where p.place > p.room) as lane,
+                   array_agg(p.lane) filter (where p.kind = 'concurrency') as lanes,
+                   max(p.base + (p.place - 1) * p.step) as start_at
+              from place p
+             group by p.n
+        ), ranked as (
+            select i.id, i.n, v.busy, v.lane, v.lanes, v.start_at, v.n is null or v.fits as fits,
+                   row_number() over (partition by v.n is null or v.fits order by i.n) as rank
+              from unnest(p_ids) with ordinality as i(id, n)
+              left join verdict v on v.n = i.n
+        )
+        select array_agg(r.id) filter (where r.goes), array_agg(r.lanes::text) filter (where r.goes),
+               array_agg(ceil(extract(epoch from r.start_at - p_now) * 1000)::integer) filter (where r.goes),
+               array_agg(r.goes),
+               array_agg(r.id) filter (where r.lane is not null and not r.busy),
+               array_agg(r.lane) filter (where r.lane is not null and not r.busy),
+               coalesce(bool_or(r.busy), false)
+          into ids, lanes, starts, v_fits, v_parked, v_full, busy
+          from (select o.id, o.busy, o.lane, o.lanes, o.start_at, o.fits and o.rank <= p_left as goes
+                  from ranked o order by o.n) r;
+        ids := coalesce(ids, '{}');
+        full_lanes := array(select distinct lane from unnest(v_full) as lane);
+        select array_agg(coalesce(o.count, 0) order by k.n), array_agg(o.last order by k.n)
+          into v_taken, v_last
+          from unnest(v_ids) with ordinality as k(lane, n)
+          left join (select p.lane, count(*) filter (where v_fits[p.n]) as count,
+                            max(p.place) filter (where v_fits[p.n]) as last
+                       from (select g.lane, g.n, row_number() over (partition by g.lane order by g.n) as place
+                               from unnest(v_rows, v_lanes) as g(n, lane)) p
+                      group by p.lane) o on o.lane = k.lane;
     end if;
 
-    full_lanes := array(select distinct lane from unnest(v_full) as lane);
-    with told as materialized (
-        select k.lane, k.kind, k.base, k.step, k.lane = any (full_lanes) as is_full, k.used + o.count as used,
-               least(k.slots, k.used + o.count) as slots, o.count, o.last
-          from (select p.lane, count(*) filter (where v_fits[p.n]) as count,
-                       max(p.place) filter (where v_fits[p.n]) as last
-                  from (select g.lane, g.n, case when v_all_fit then 0
-                                                 else row_number() over (partition by g.lane order by g.n) end as place
-                          from unnest(v_rows, v_lanes) as g(n, lane)) p
-                 group by p.lane) o
-          join unnest(v_locked, v_kinds, v_used, v_slots, v_bases, v_steps)
-               as k(lane, kind, used, slots, base, step) on k.lane = o.lane
-    ), written as (
-        -- Only where something changes: a worker that goes on as before writes nothing.
+    if v_locked <> '{}' then
         update conductor.lanes a
-           set holders = case when t.kind = 'rate' then a.holders when t.used = 0 then a.holders - v_me
-                              else a.holders || jsonb_build_object(v_me, jsonb_build_array(t.slots, t.used)) end,
+           set holders = case when t.slots > t.mine then a.holders || jsonb_build_object(v_me, t.slots)
+                              else a.holders end,
                -- Where it is only parked in, nothing starts.
                next_at = case when t.kind = 'rate' then coalesce(t.base + t.last * t.step, a.next_at) end,
                parked = a.parked or t.is_full
-          from told t
+          from (select k.lane, k.kind, k.mine, k.base, k.step, k.taken, k.last, f.lane is not null as is_full,
+                       case when k.kind = 'concurrency' then least(k.free, k.used + k.taken) else 0 end as slots
+                  from unnest(v_ids, v_kinds, v_mine, v_free, v_used, v_taken, v_bases, v_steps, v_last)
+                       as k(lane, kind, mine, free, used, taken, base, step, last)
+                  left join unnest(full_lanes) as f(lane) on f.lane = k.lane) t
          where a.id = t.lane and a.id = any (v_locked)
-           and (t.is_full and not a.parked
-                or t.kind = 'rate' and t.count > 0
-                or t.kind = 'concurrency' and case when t.used = 0 then a.holders ? v_me
-                       else (a.holders -> v_me) is distinct from jsonb_build_array(t.slots, t.used) end)
-    )
-    select array_agg(t.lane), array_agg(t.slots) into touched, slots from told t where t.kind = 'concurrency';
+           and (t.slots > t.mine or t.is_full and not a.parked or t.kind = 'rate' and t.taken > 0);
+    end if;
+    select array_agg(k.lane) filter (where k.slots > k.known), array_agg(k.slots) filter (where k.slots > k.known),
+           array_agg(k.limit_id) filter (where k.slots > k.known), array_agg(k.key) filter (where k.slots > k.known),
+           array_agg(k.lane), array_agg(k.used)
+      into grown, slots, grown_limits, grown_keys, held, used
+      from (select t.lane, t.limit_id, t.key, t.used + t.taken as used,
+                   -- In one that others have locked there was nothing to be had.
+                   case when b.lane is null then greatest(t.mine, least(t.free, t.used + t.taken)) else t.mine end as slots,
+                   case when p.lane is null then 0 else t.mine end as known
+              from unnest(v_ids, v_lane_limits, v_lane_keys, v_kinds, v_used, v_taken, v_mine, v_free)
+                   as t(lane, limit_id, key, kind, used, taken, mine, free)
+              left join unnest(p_lanes) as p(lane) on p.lane = t.lane
+              left join unnest(v_need) as b(lane) on b.lane = t.lane
+             where t.kind = 'concurrency'
+            union all
+            select p.lane, null, null, p.used, 0, 0
+              from unnest(p_lanes, p_used) as p(lane, used)
+              left join unnest(v_ids) as t(lane) on t.lane = p.lane
+             where t.lane is null) k;
+    held := coalesce(held, '{}');
+    used := coalesce(used, '{}');
 
     if v_parked is not null then
         update conductor.live_executions l set queue_id = -g.lane
@@ -390,13 +497,12 @@ begin
 end
 $$;
 
--- The end of a round trip: this orchestrator keeps the slots that its executions use (p_used by
--- p_lanes, where the trip has not touched the lane), and lanes with parked executions that nobody
--- will bring on become due; p_look are those that the trip has looked into. Gives the slots that it
--- has now where the trip has not touched the lane.
+-- The end of a round trip: in the lanes p_back this orchestrator gives back the slots that it does not
+-- use (p_used by p_lanes). Lanes with parked executions that nobody will bring on become due; p_look
+-- are those that the trip has looked into. Gives the slots that it has now in p_back.
 create function conductor.close_lanes(
-    p_orchestrator bigint, p_queue integer, p_lanes integer[], p_used integer[], p_touched integer[],
-    p_look integer[], out lanes integer[], out slots integer[])
+    p_orchestrator bigint, p_queue integer, p_lanes integer[], p_used integer[], p_back integer[], p_look integer[],
+    out lanes integer[], out slots integer[])
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 set enable_hashjoin = on set enable_nestloop = off set jit = off
@@ -404,28 +510,47 @@ as $$
 declare
     v_now timestamptz := conductor.now();
     v_me text := p_orchestrator::text;
-    v_rest integer[] := array(
-        select lane from unnest(p_lanes) as lane except select lane from unnest(p_touched) as lane);
+    v_needs integer[];
+    v_less integer[];
     v_locked integer[];
     v_due integer;
 begin
+    if cardinality(p_back) > 0 then
+        select array_agg(k.id), array_agg(k.mine), array_agg(k.needs), array_agg(k.id) filter (where k.mine > k.needs)
+          into lanes, slots, v_needs, v_less
+          from (select a.id, m.mine, least(c.amount, coalesce(g.used, 0)) as needs
+                  from conductor.lanes a
+                  join conductor.limits c on c.id = a.limit_id
+                  left join unnest(p_lanes, p_used) as g(lane, used) on g.lane = a.id
+                 cross join lateral (select coalesce((a.holders -> v_me)::integer, 0) as mine) m
+                 where a.id = any (p_back)) k;
+    end if;
+    if v_less is null and cardinality(p_look) = 0 then
+        return;
+    end if;
+
     v_locked := array(
         select a.id from conductor.lanes a
-         where a.id = any (v_rest || p_look) order by a.id for no key update skip locked);
-    update conductor.lanes a
-       set holders = case when g.used = 0 then a.holders - v_me
-                          else a.holders || jsonb_build_object(v_me, jsonb_build_array(
-                                   least((a.holders -> v_me ->> 0)::integer, g.used, c.amount), g.used)) end
-      from unnest(p_lanes, p_used) as g(lane, used), conductor.limits c
-     where a.id = any (v_rest) and a.id = any (v_locked) and g.lane = a.id and c.id = a.limit_id
-       and a.holders ? v_me
-       and ((a.holders -> v_me ->> 1)::integer <> g.used or (a.holders -> v_me ->> 0)::integer > c.amount);
+         where a.id = any (v_less || p_look) order by a.id for no key update skip locked);
+    if v_less is not null then
+        with less as (
+            update conductor.lanes a
+               set holders = case when g.needs = 0 then a.holders - v_me
+                                  else a.holders || jsonb_build_object(v_me, g.needs) end
+              from unnest(lanes, slots, v_needs) as g(lane, slots, needs)
+             where a.id = g.lane and a.id = any (v_locked) and g.slots > g.needs
+            returning a.id, g.needs
+        )
+        select array_agg(g.lane), array_agg(coalesce(l.needs, g.slots)) into lanes, slots
+          from unnest(lanes, slots) as g(lane, slots)
+          left join less l on l.id = g.lane;
+    end if;
 
     with seen as (
         select a.id, a.due_at as old, k.parked,
                case when not k.parked then null
                     when c.kind = 'rate' then greatest(a.next_at - conductor.rate_horizon() / 2, v_now)
-                    when c.amount > (select coalesce(sum((h.value ->> 0)::integer), 0) from jsonb_each(a.holders) as h)
+                    when c.amount > (select coalesce(sum(h.value::integer), 0) from jsonb_each(a.holders) as h)
                     then v_now
                end as due
           from conductor.lanes a
@@ -447,10 +572,6 @@ begin
     if v_due > 0 then
         perform conductor.wake(array[p_queue], false);
     end if;
-    select array_agg(a.id), array_agg(coalesce((a.holders -> v_me ->> 0)::integer, 0))
-      into lanes, slots
-      from conductor.lanes a
-     where a.id = any (v_rest);
 end
 $$;
 

@@ -92,7 +92,7 @@ begin
            and a.key = case when cardinality(c.path) = 0 then '' when octet_length(k.key) > 200 then md5(k.key)
                             else k.key end
          cross join lateral (
-               select coalesce(sum((s.value ->> 0)::integer), 0)::integer as held
+               select coalesce(sum(s.value::integer), 0)::integer as held
                  from jsonb_each(a.holders) as s) h
          where l.id = p_id
          order by a.id = -l.queue_id desc, c.id
@@ -146,18 +146,22 @@ begin
         return null;
     end if;
     select jsonb_agg(jsonb_build_object('key', o.key, 'kind', o.kind, 'wake_at', o.wake_at, 'child', o.child_id,
-                                        'task', o.task, 'state', o.state) order by o.key),
+                                        'task', o.task, 'state', o.state, 'event', o.event_name) order by o.key),
            string_agg(case when o.child_id is not null
                            then format('its child %s (%s)', o.child_id, coalesce(o.task || ', ' || o.state, 'gone'))
+                           when o.event_name is not null
+                           then format('%s event "%s"', case when o.matching then 'a matching' else 'an' end,
+                                       o.event_name)
                            else o.kind end
-                      || case when o.wake_at is null then '' when o.child_id is null
+                      || case when o.wake_at is null then '' when coalesce(o.child_id::text, o.event_name) is null
                               then ' until ' || conductor.moment(o.wake_at)
                               else ', at most until ' || conductor.moment(o.wake_at) end,
                       ', ' order by o.key) filter (where o.n <= 3)
       into v_waits, v_text
-      from (select w.key, w.kind, w.wake_at, w.child_id, t.name as task, c.state::text as state,
-                   row_number() over (order by w.key) as n
-              from (select f.key, f.kind, f.wake_at, f.child_id from conductor.waits f
+      from (select w.key, w.kind, w.wake_at, w.child_id, w.event_name, w.matching, t.name as task,
+                   c.state::text as state, row_number() over (order by w.key) as n
+              from (select f.key, f.kind, f.wake_at, f.child_id, f.event_name, f.event_filter is not null as matching
+                      from conductor.waits f
                      where f.execution_id = p_id
                        and (f.child_id is not null or f.wake_at is null or f.wake_at > p_now)
                      order by f.key limit 10) w

@@ -10,6 +10,8 @@
 -- Waits that are there already are ended in portions. A row in event_deliveries says which event has
 -- waits that nobody has looked at yet, and how far it has come; the next event of the name comes after.
 -- An execution has an event once, for the first of its waits, in the order of keys, that wants it.
+-- A wait for one value of a field is found by a hash of both, so that an event looks at those which it
+-- may end, and not at all that wait for its name.
 --
 -- Locks are taken in this order: names by number, executions by id, waits.
 
@@ -72,7 +74,17 @@ create table conductor.event_types (
     package text not null,
     place text not null,
     docs text not null,
-    schema jsonb not null
+    schema jsonb not null,
+    -- How long its events are kept; null: seven days.
+    keep_ms bigint
+);
+
+-- Events of which somebody wants to know what they do (the command emit --wait), and what they did.
+create table conductor.event_watches (
+    event_id uuid primary key,
+    started uuid[] not null default '{}',
+    woken uuid[] not null default '{}',
+    watched_at timestamptz not null default clock_timestamp()
 );
 
 -- A text as a point in time; null where it is none.
@@ -156,6 +168,11 @@ begin
     v_value := p_payload #> array(select jsonb_array_elements_text(p_filter->'path'));
     if v_op = 'null' then
         return v_value is null or v_value = 'null';
+    elsif v_op in ('same', 'differs') then
+        return jsonb_typeof(p_filter->'other') = 'array'
+           and (coalesce(v_value, 'null')
+                = coalesce(p_payload #> array(select jsonb_array_elements_text(p_filter->'other')), 'null'))
+               = (v_op = 'same');
     elsif v_op = 'in' then
         if jsonb_typeof(p_filter->'values') is distinct from 'array' then
             return false;
@@ -168,6 +185,75 @@ begin
         return false;
     end if;
     return conductor.compares(v_op, v_value, p_filter->'value', p_filter->>'as');
+end
+$$;
+
+-- A number for a field's value; equal values have equal ones, and none is 0.
+create function conductor.field_hash(p_path text[], p_value jsonb) returns bigint
+language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return coalesce(nullif(hashtextextended(p_path::text, jsonb_hash_extended(p_value, 0)), 0), 1);
+end
+$$;
+
+-- The number of a field's value without which a filter lets nothing through; 0 where there is none. Of
+-- several that which seems to tell most events apart: an id, a number, a text, a flag.
+create function conductor.filter_hash(p_filter jsonb) returns bigint
+language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return coalesce((
+        with recursive conditions as (
+            select p_filter as c
+            union all
+            select o.c from conditions a
+             cross join lateral jsonb_array_elements(
+                   case when a.c->>'op' = 'and' and jsonb_typeof(a.c->'of') = 'array' then a.c->'of' else '[]' end)
+                   as o(c)
+        )
+        select conductor.field_hash(f.path, f.value)
+          from (select array(select jsonb_array_elements_text(e.c->'path')) as path, e.c->'value' as value
+                  from conditions e
+                 where e.c->>'op' = 'eq' and e.c->'as' is null and jsonb_typeof(e.c->'path') = 'array'
+                   and jsonb_typeof(e.c->'value') in ('string', 'number', 'boolean')) f
+         where cardinality(f.path) <= 8
+           -- These may lead into arrays, where conductor.field_hashes does not go.
+           and not exists (select from unnest(f.path) as n where n ~ '^\s*[-+]?\d+$')
+         order by case jsonb_typeof(f.value) when 'boolean' then 3 when 'number' then 1
+                       else case when length(f.value #>> '{}') < 16 then 2 else 0 end end,
+                  f.path
+         limit 1), 0);
+end
+$$;
+
+-- The numbers by which an event finds the waits that it may end.
+create function conductor.field_hashes(p_payload jsonb) returns bigint[]
+language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return array(
+        with recursive fields as (
+            select '{}'::text[] as path, p_payload as value
+            union all
+            select f.path || e.key, e.value from fields f
+             cross join lateral jsonb_each(
+                   case when jsonb_typeof(f.value) = 'object' and cardinality(f.path) < 8 then f.value else '{}' end) e
+        )
+        select 0
+        union
+        select conductor.field_hash(f.path, f.value) from fields f
+         where jsonb_typeof(f.value) in ('string', 'number', 'boolean'));
+end
+$$;
+
+-- A number for a name and a filter. The record of a wait has it: the next wait with the same ones need not
+-- look at what came before.
+create function conductor.filter_number(p_name text, p_filter jsonb) returns bigint
+language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return hashtextextended(coalesce(p_filter::text, ''), hashtextextended(p_name, 0));
 end
 $$;
 
@@ -207,6 +293,7 @@ declare
     v_subscribed text[];
     v_waited text[];
     v_queues integer[];
+    v_watched boolean;
 begin
     -- A clock that was set back must not change the order.
     for v_name in select distinct n from unnest(p_names) as n loop
@@ -231,6 +318,7 @@ begin
         select d.name from (select distinct g.name from unnest(p_names) as g(name)) d
          where exists (select from conductor.subscriptions s where s.event = d.name));
     if cardinality(v_subscribed) > 0 then
+        v_watched := exists (select from conductor.event_watches w where w.event_id = any (v_written));
         with made as (
             insert into conductor.live_executions as l (
                    id, run_at, created_at, queue_id, task_id, priority, trigger, payload)
@@ -244,7 +332,12 @@ begin
               join conductor.tasks t on t.id = s.task_id
              where g.id = any (v_written) and g.name = any (v_subscribed)
              order by g.n, t.id
-            returning l.queue_id
+            returning l.id, l.queue_id, l.trigger
+        ), told as (
+            update conductor.event_watches w set started = w.started || m.ids
+              from (select (o.trigger->>'event_id')::uuid as event_id, array_agg(o.id) as ids
+                      from made o where v_watched group by 1) m
+             where w.event_id = m.event_id
         )
         select array_agg(distinct m.queue_id) into v_queues from made m;
         if v_queues is not null then
@@ -274,6 +367,8 @@ declare
     v_now timestamptz := conductor.now();
     v_left integer := p_limit;
     v_event record;
+    v_payload jsonb;
+    v_hashes bigint[];
     v_executions uuid[];
     v_keys text[];
     v_wanted uuid[];
@@ -298,14 +393,21 @@ begin
             delete from conductor.event_deliveries d where d.seq = v_event.seq;
             continue;
         end if;
+        v_payload := v_event.payload;
+        v_hashes := conductor.field_hashes(v_payload);
         select array_agg(w.execution_id order by w.execution_id, w.key),
                array_agg(w.key order by w.execution_id, w.key),
                array_agg(distinct w.execution_id)
-                   filter (where conductor.matches(w.event_filter, v_event.payload::jsonb))
+                   filter (where conductor.matches(w.event_filter, v_payload))
           into v_executions, v_keys, v_wanted
-          from (select o.execution_id, o.key, o.event_filter from conductor.waits o
-                 where o.event_name = p_name
-                   and (o.execution_id, o.key) > (v_event.after_execution, v_event.after_key)
+          from (select o.execution_id, o.key, o.event_filter
+                  from unnest(v_hashes) as h
+                 cross join lateral (
+                       select c.execution_id, c.key, c.event_filter from conductor.waits c
+                        where c.event_name = p_name and c.event_hash = h
+                          and (c.execution_id, c.key) > (v_event.after_execution, v_event.after_key)
+                        order by c.execution_id, c.key
+                        limit v_left) o
                  order by o.execution_id, o.key
                  limit v_left) w;
         if v_executions is not null then
@@ -318,23 +420,26 @@ begin
                           from unnest(v_executions, v_keys) as g(execution_id, key)
                           join conductor.waits o on o.execution_id = g.execution_id and o.key = g.key
                          where o.execution_id = any (v_alive) and o.event_name = p_name
-                           and conductor.matches(o.event_filter, v_event.payload::jsonb)
+                           and conductor.matches(o.event_filter, v_payload)
                            and not exists (
                                select from conductor.steps s
-                                where s.execution_id = o.execution_id and s.kind = 'event'
+                                where s.execution_id = o.execution_id and s.kind in ('event', 'row')
                                   and s.value->>'event' = v_event.event_id::text)
                          order by o.execution_id, o.key) f
                  where w.execution_id = f.execution_id and w.key = f.key
-                returning w.execution_id, w.key
+                returning w.execution_id, w.key, w.kind, w.event_filter
             ), recorded as (
                 insert into conductor.steps (execution_id, key, kind, value, recorded_at)
-                select t.execution_id, t.key, 'event',
+                select t.execution_id, t.key, t.kind,
                        json_build_object('event', v_event.event_id, 'emitted_at', v_event.emitted_at,
-                                         'payload', v_event.payload), v_now
+                                         'payload', v_event.payload,
+                                         'filter', conductor.filter_number(p_name, t.event_filter)), v_now
                   from taken t
                     on conflict (execution_id, key) do nothing
             )
             select array_agg(t.execution_id) into v_woken from taken t;
+            update conductor.event_watches w set woken = w.woken || v_woken
+             where w.event_id = v_event.event_id and v_woken is not null;
             with due as (
                 update conductor.live_executions l set run_at = v_now, postponed = false
                  where l.id = any (v_woken) and l.state = 'suspended' and l.run_at > v_now
@@ -428,10 +533,20 @@ begin
     for v_name in select distinct n from unnest(p_names) as n loop
         if v_name is null or octet_length(v_name) not between 1 and 100 then
             raise exception 'the name of an event has 1 to 100 bytes' using errcode = 'CD002';
+        elsif starts_with(v_name, 'conductor:') then
+            raise exception 'names of events that begin with "conductor:" are those of row changes'
+                using errcode = 'CD002';
         end if;
     end loop;
-    -- What filters could not read is refused here, and not when it is dispatched.
-    perform count(g.payload::jsonb) from unnest(p_payloads) as g(payload);
+    -- What filters or programs could not read is refused here, and not when it is dispatched.
+    for v_name in
+        select g.name from unnest(p_names, p_payloads) as g(name, payload)
+         where octet_length(g.payload) > 16 * 1024 * 1024
+            or jsonb_path_exists(g.payload::jsonb, 'strict $.**{120} ? (@.type() == "array" || @.type() == "object")')
+    loop
+        raise exception 'the payload of event "%" nests more than 120 levels deep or has more than 16 MiB', v_name
+              using errcode = 'CD002', hint = 'Store the data elsewhere and emit a reference.';
+    end loop;
     v_names := array(select distinct n from unnest(p_names) as n);
     -- Where much has gathered while no orchestrator was there, nobody has to work it off here.
     if p_in_transaction or exists (
@@ -481,9 +596,10 @@ begin
 end
 $$;
 
--- Gives executions that are about to wait what is in the log already: of each name the events since the
--- execution was created, in their order, to its waits in the order of keys. The caller holds the
--- executions, and before them the locks of the names.
+-- Gives executions that are about to wait, or to give up, what is in the log already: of each name the
+-- events since the execution was created, in their order, to its waits in the order of keys; to each what
+-- came before its deadline. The caller holds the executions, and before them, where they are about to
+-- wait, the locks of the names.
 create function conductor.catch_up(p_executions uuid[], p_names text[], p_now timestamptz) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
@@ -494,9 +610,11 @@ declare
     v_event record;
     v_of uuid;
     v_had uuid[];
+    v_since timestamptz;
 begin
     for v_wait in
-        select w.execution_id, w.key, w.event_name, w.event_filter, l.created_at
+        select w.execution_id, w.key, w.kind, w.event_name, w.event_filter, l.created_at,
+               coalesce(w.wake_at, 'infinity') as deadline
           from conductor.waits w
           join conductor.live_executions l on l.id = w.execution_id
          where w.execution_id = any (p_executions) and w.event_name = any (p_names)
@@ -506,11 +624,17 @@ begin
             v_of := v_wait.execution_id;
             v_had := array(
                 select (s.value->>'event')::uuid from conductor.steps s
-                 where s.execution_id = v_of and s.kind = 'event' and s.value->>'event' is not null);
+                 where s.execution_id = v_of and s.kind in ('event', 'row') and s.value->>'event' is not null);
         end if;
+        -- All that this filter let through before the last one, the execution has had.
+        select greatest(v_wait.created_at, max((s.value->>'emitted_at')::timestamptz)) into v_since
+          from conductor.steps s
+         where s.execution_id = v_of and s.kind in ('event', 'row')
+           and (s.value->>'filter')::bigint = conductor.filter_number(v_wait.event_name, v_wait.event_filter);
         select e.id, e.payload, e.emitted_at into v_event
           from conductor.events e
-         where e.name = v_wait.event_name and e.emitted_at >= v_wait.created_at
+         where e.name = v_wait.event_name and e.emitted_at >= v_since
+           and e.emitted_at <= v_wait.deadline
            and e.id <> all (v_had)
            and (v_wait.event_filter is null or conductor.matches(v_wait.event_filter, e.payload::jsonb))
          order by e.emitted_at, e.seq limit 1;
@@ -518,18 +642,19 @@ begin
             v_had := v_had || v_event.id;
             delete from conductor.waits w where w.execution_id = v_of and w.key = v_wait.key;
             insert into conductor.steps (execution_id, key, kind, value, recorded_at)
-            values (v_of, v_wait.key, 'event',
+            values (v_of, v_wait.key, v_wait.kind,
                     json_build_object('event', v_event.id, 'emitted_at', v_event.emitted_at,
-                                      'payload', v_event.payload), p_now)
+                                      'payload', v_event.payload,
+                                      'filter', conductor.filter_number(v_wait.event_name, v_wait.event_filter)),
+                    p_now)
                 on conflict (execution_id, key) do nothing;
         end if;
     end loop;
 end
 $$;
 
--- What a program's code subscribes to, at its start, and the events that it knows. As with
--- conductor.declare_schedules: the subscriptions of these crates that it does not declare go, unless the
--- task is not its own and a living process has it.
+-- What a program's code subscribes to, at its start, and the events that it knows. The subscriptions of
+-- these crates that it does not declare go, unless the task is not its own and a living process has it.
 create function conductor.declare_subscriptions(
     p_owners text[], p_tasks integer[], p_subscriptions jsonb, p_events jsonb) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -555,38 +680,70 @@ begin
      where (s.filter, s.event_version, s.owner)
            is distinct from (excluded.filter, excluded.event_version, excluded.owner);
 
-    insert into conductor.event_types as e (name, version, package, place, docs, schema)
-    select d.name, d.version, d.package, d.place, d.docs, d.schema
+    insert into conductor.event_types as e (name, version, package, place, docs, schema, keep_ms)
+    select d.name, d.version, d.package, d.place, d.docs, d.schema, d.keep_ms
       from jsonb_to_recordset(p_events) as d(
-           name text, version integer, package text, place text, docs text, schema jsonb)
+           name text, version integer, package text, place text, docs text, schema jsonb, keep_ms bigint)
      order by d.name
         on conflict (name) do update
        set version = excluded.version, package = excluded.package, place = excluded.place,
-           docs = excluded.docs, schema = excluded.schema
-     where (e.version, e.package, e.place, e.docs, e.schema)
+           docs = excluded.docs, schema = excluded.schema, keep_ms = excluded.keep_ms
+     where (e.version, e.package, e.place, e.docs, e.schema, e.keep_ms)
            is distinct from
-           (excluded.version, excluded.package, excluded.place, excluded.docs, excluded.schema);
+           (excluded.version, excluded.package, excluded.place, excluded.docs, excluded.schema, excluded.keep_ms);
 end
 $$;
 
--- Removes events that are older than seven days, the oldest first; how many.
+-- Says, before an event is emitted, that what it does is to be noted.
+create function conductor.watch_event(p_id uuid) returns void
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+    insert into conductor.event_watches (event_id) values (p_id) on conflict (event_id) do nothing
+$$;
+
+-- What an event that is watched has done so far, and whether that is all: it is in the log, and all who
+-- waited when it came have been looked at.
+create function conductor.event_effect(
+    p_id uuid, out done boolean, out started uuid[], out woken uuid[])
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+    select exists (select from conductor.events e where e.id = p_id)
+               and not exists (select from conductor.event_deliveries d where d.event_id = p_id),
+           coalesce(w.started, '{}'), coalesce(w.woken, '{}')
+      from (select) o
+      left join conductor.event_watches w on w.event_id = p_id
+$$;
+
+-- Removes events that are older than they are kept, of each name the oldest first; the most of a name.
 create function conductor.prune_events(p_limit integer) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
+    v_name text collate "C" := '';
+    v_before timestamptz;
     v_count integer;
+    v_most integer := 0;
 begin
-    with old as (
-        select e.id from conductor.events e
-         where e.emitted_at < conductor.now() - interval '7 days'
-         order by e.emitted_at, e.seq
-         limit p_limit
-           for update skip locked
-    )
-    delete from conductor.events e using old o where e.id = o.id;
-    get diagnostics v_count = row_count;
-    return v_count;
+    loop
+        select e.name into v_name from conductor.events e where e.name > v_name order by e.name limit 1;
+        exit when not found;
+        v_before := conductor.now() - coalesce(
+            (select t.keep_ms from conductor.event_types t where t.name = v_name) * interval '1 ms', interval '7 days');
+        with old as (
+            select e.id from conductor.events e
+             where e.name = v_name and e.emitted_at < v_before
+             order by e.emitted_at, e.seq
+             limit p_limit
+               for update skip locked
+        )
+        delete from conductor.events e using old o where e.id = o.id;
+        get diagnostics v_count = row_count;
+        v_most := greatest(v_most, v_count);
+    end loop;
+    delete from conductor.event_watches w where w.watched_at < clock_timestamp() - interval '1 hour';
+    return v_most;
 end
 $$;
 

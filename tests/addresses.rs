@@ -3,7 +3,7 @@
 use std::error::Error as _;
 
 use conductor::testing::TestConductor;
-use conductor::{Conductor, Error};
+use conductor::{Conductor, Error, Orchestrator};
 
 const SECRET: &str = "s3cr3t";
 
@@ -131,8 +131,20 @@ async fn a_client_shows_no_password(test: TestConductor) -> anyhow::Result<()> {
         .next()
         .unwrap();
     // Where the server trusts, any password is right.
-    if let Ok(client) = Conductor::connect_to(&format!("postgres://{user}:s3cr3t@{rest}")).await {
-        assert!(!format!("{client:?} {client:#?}").contains(SECRET));
+    let url = format!("postgres://{user}:s3cr3t@{rest}");
+    if let Ok(client) = Conductor::connect_to(&url).await {
+        let builder = || Orchestrator::builder(client.clone()).state(client.clone());
+        let worker = builder().build()?;
+        let mut texts = format!("{client:?} {client:#?} {:#?} {worker:#?}", builder());
+        let handle = worker.start().await?;
+        texts.push_str(&format!("{handle:#?}"));
+        handle.stop().await?;
+        let run = client.invoke_json("addresses", "null").await;
+        texts.push_str(&format!("{run:#?} {:#?}", client.check().await));
+        assert!(!texts.contains(SECRET), "{texts}");
     }
+    let options = conductor::cli::Options::new().arguments(["worker", "--database-url", &url]);
+    assert!(!format!("{options:?}").contains(SECRET), "{options:?}");
+    assert!(!format!("{test:?}").contains("postgres://"), "{test:?}");
     Ok(())
 }

@@ -320,6 +320,44 @@ async fn a_transaction_decides_with_its_commit(test: TestConductor) -> anyhow::R
     Ok(())
 }
 
+/// Invokes by a key in a step and in a transaction, and fails once, so that it runs again.
+#[task(retry(max_attempts = 2, backoff = "1s"))]
+async fn g12_caller(ctx: &TaskContext) -> anyhow::Result<Vec<(Uuid, String)>> {
+    let conductor = ctx.state::<Conductor>();
+    let say = |n| {
+        let invoke = conductor.invoke::<G12Run>(n);
+        invoke.dedupe_key("k").delay(HOUR)
+    };
+    let told = |run: Execution<G12Run>| anyhow::Ok((run.id(), run.came_of().to_string()));
+    let step = ctx.step("step", || async { told(say(2).await?) }).await?;
+    let within = ctx
+        .transaction("transaction", async |tx| {
+            told(say(3).in_transaction(tx).await?)
+        })
+        .await?;
+    anyhow::ensure!(ctx.attempt() > 1, "not yet");
+    Ok(vec![step, within])
+}
+
+#[conductor::test]
+async fn a_handler_invokes_by_key(test: TestConductor) -> anyhow::Result<()> {
+    let (test, ran, _) = test_with_states(test);
+    let client = Conductor::from_pool(test.pool().clone());
+    let test = test.state(client);
+    let first = test.invoke::<G12Run>(1).dedupe_key("k").delay(HOUR).await?;
+    let caller = test.invoke::<G12Caller>(()).await?;
+    test.drain().await?;
+    test.advance(Duration::from_secs(10)).await?;
+    test.drain().await?;
+    let replaced = (first.id(), "replaced".to_owned());
+    assert_eq!(caller.result().await?, vec![replaced; 2]);
+    test.advance(HOUR).await?;
+    test.drain().await?;
+    assert_eq!(ran.take(), [3]);
+    assert_eq!(executions(&test).await, 2);
+    Ok(())
+}
+
 #[conductor::test]
 async fn one_batch_is_as_calls_one_by_one(test: TestConductor) -> anyhow::Result<()> {
     let item = |n: i64| Invocation::<G12Run>::new(n);

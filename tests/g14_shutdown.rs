@@ -1,7 +1,7 @@
 //! G14: a shutdown writes what finished and releases the rest.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use conductor::prelude::*;
 use conductor::testing::TestConductor;
@@ -33,6 +33,82 @@ async fn g14_noted(ctx: &TaskContext) -> anyhow::Result<()> {
 
 fn stop(worker: Handle) -> tokio::task::JoinHandle<conductor::Result<()>> {
     tokio::spawn(worker.stop())
+}
+
+#[task(name = "g14-hangs")]
+async fn g14_hangs(_ctx: &TaskContext) -> anyhow::Result<()> {
+    std::future::pending().await
+}
+
+#[conductor::test]
+async fn a_second_signal_ends_the_process_at_once(test: TestConductor) -> anyhow::Result<()> {
+    let mut process = Process::start(&test)?;
+    let run = test.invoke::<G14Hangs>(()).await?;
+    eventually("the handler", || async {
+        run.status().await.unwrap() == Status::Running
+    })
+    .await;
+    // The first one leaves the handler 30 s.
+    let began = Instant::now();
+    while process.is_running()? {
+        process.terminate()?;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(
+        began.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(process.ended().await?.code(), Some(130));
+    Ok(())
+}
+
+/// Three workers, one of which is replaced at a time, as a deploy does.
+#[conductor::test]
+async fn rolling_restarts_lose_and_repeat_nothing(test: TestConductor) -> anyhow::Result<()> {
+    const RESTARTS: usize = 5;
+    const JOBS: i64 = 4000;
+    sqlx::query("create table noted (execution uuid primary key)")
+        .execute(test.pool())
+        .await?;
+    let mut processes = Vec::new();
+    for _ in 0..3 {
+        processes.push(Process::start(&test)?);
+    }
+    let all_work = async || {
+        eventually("the processes", async || {
+            orchestrators(&test).await.unwrap() == 3
+        })
+        .await;
+    };
+    all_work().await;
+    for restart in 0..RESTARTS {
+        // So that each is told to end while it works.
+        test.invoke_batch::<G14Noted>((0..JOBS).map(|_| ())).await?;
+        let oldest = restart % processes.len();
+        let mut old = std::mem::replace(&mut processes[oldest], Process::start(&test)?);
+        old.terminate()?;
+        assert_eq!(old.ended().await?.code(), Some(0));
+        // As a deploy does: the next one follows when this one works.
+        all_work().await;
+    }
+    let jobs = JOBS * i64::try_from(RESTARTS)?;
+    eventually("the end", async || {
+        count(&test, "state = 'completed'").await.unwrap() == jobs
+    })
+    .await;
+    for process in &mut processes {
+        process.terminate()?;
+        assert_eq!(process.ended().await?.code(), Some(0));
+    }
+    // A second run of one would violate the primary key, which would be a failure.
+    assert_eq!(count(&test, "failures + crashes > 0").await?, 0);
+    assert_eq!(orchestrators(&test).await?, 0);
+    let noted: i64 = sqlx::query_scalar("select count(*) from noted")
+        .fetch_one(test.pool())
+        .await?;
+    assert_eq!(noted, jobs);
+    Ok(())
 }
 
 #[conductor::test]

@@ -1,9 +1,10 @@
 //! G16: one clock, the database's; tests move it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono_tz::Europe::Berlin;
 use conductor::prelude::*;
 use conductor::testing::TestConductor;
 use conductor::{Error, Status};
@@ -63,6 +64,37 @@ async fn delay_and_run_at_follow_the_clock(test: TestConductor) -> anyhow::Resul
     test.advance(HOUR).await?;
     test.drain().await?;
     assert_eq!(dated.status().await?, Status::Completed);
+    Ok(())
+}
+
+#[task(name = "g16-until")]
+async fn g16_until(ctx: &TaskContext, local: NaiveDateTime) -> anyhow::Result<()> {
+    let at = local.and_local_timezone(Berlin).unwrap();
+    Ok(ctx.sleep_until("then", at).await?)
+}
+
+#[conductor::test]
+async fn times_of_any_zone_mean_their_instant(test: TestConductor) -> anyhow::Result<()> {
+    // Nine o'clock on both sides of a change of the clock.
+    for (local, instant) in [
+        ("2040-03-24T09:00:00", "2040-03-24T08:00:00Z"),
+        ("2040-03-26T09:00:00", "2040-03-26T07:00:00Z"),
+    ] {
+        let local: NaiveDateTime = local.parse()?;
+        let instant: DateTime<Utc> = instant.parse()?;
+        let berlin = local.and_local_timezone(Berlin).unwrap();
+        let by_zone = test.invoke::<G16Quick>(()).run_at(berlin).await?;
+        let fixed = test.invoke::<G16Quick>(()).run_at(berlin.fixed_offset());
+        let system = test
+            .invoke::<G16Quick>(())
+            .run_at(SystemTime::from(instant));
+        for run in [by_zone, fixed.await?, system.await?] {
+            assert_eq!(info(&test, run.id()).await?.run_at, Some(instant));
+        }
+        let sleeper = test.invoke::<G16Until>(G16Until { local }).await?;
+        test.drain().await?;
+        assert_eq!(info(&test, sleeper.id()).await?.run_at, Some(instant));
+    }
     Ok(())
 }
 

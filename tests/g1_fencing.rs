@@ -179,6 +179,21 @@ impl Bare {
         })
     }
 
+    /// What a round trip under this fence claims.
+    async fn trip(&self, test: &TestConductor, fence: i32) -> anyhow::Result<Vec<Uuid>> {
+        let claimed = sqlx::query_scalar(
+            "select id from conductor.finish_and_claim('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', $1, $2,
+                 array[$3], '{}', '{}', '{}', 10, false, '{}', '{}', '{}', 1, '{}', '{}', '{}', '{}', '{}', $4)",
+        )
+        .bind(self.orchestrator)
+        .bind(self.queue)
+        .bind(self.task)
+        .bind(fence)
+        .fetch_all(test.pool())
+        .await?;
+        Ok(claimed)
+    }
+
     async fn claim(&self, test: &TestConductor) -> anyhow::Result<i32> {
         let row = sqlx::query("select claim from conductor.claim($1, $2, array[$3], 1, false)")
             .bind(self.orchestrator)
@@ -235,6 +250,47 @@ async fn writes_with_an_old_claim_number_match_nothing(test: TestConductor) -> a
     assert_eq!(release(&test, run.id(), old).await?, 0);
     let live = info(&test, run.id()).await?;
     assert_eq!((live.state, live.claim), (Status::Running, new));
+    Ok(())
+}
+
+/// A worker gives up on a claim whose answer does not come; a network may bring its statement later.
+#[conductor::test]
+async fn a_claim_that_comes_late_claims_nothing(test: TestConductor) -> anyhow::Result<()> {
+    let run = test.invoke::<G1Gated>(()).await?;
+    let bare = Bare::new(&test).await?;
+    let disown = async |fence: i32| {
+        sqlx::query_scalar::<_, i32>("select conductor.disown($1, $2, '{}', '{}', '{}', $3)")
+            .bind(bare.orchestrator)
+            .bind(bare.queue)
+            .bind(fence)
+            .fetch_one(test.pool())
+            .await
+    };
+    assert_eq!(bare.trip(&test, 0).await?, [run.id()]);
+    assert_eq!(disown(1).await?, 1);
+    assert!(bare.trip(&test, 0).await?.is_empty());
+    assert_eq!(bare.trip(&test, 1).await?, [run.id()]);
+    // The fences of other queues are other ones.
+    sqlx::query("select conductor.disown($1, $2, '{}', '{}', '{}', 7)")
+        .bind(bare.orchestrator)
+        .bind(bare.queue + 1)
+        .execute(test.pool())
+        .await?;
+    assert_eq!(disown(2).await?, 1);
+    assert_eq!(bare.trip(&test, 2).await?, [run.id()]);
+    // A claim that the worker knows is no later one of the same execution.
+    let claim = info(&test, run.id()).await?.claim;
+    for (known, given_back) in [(claim, 0), (claim - 1, 1)] {
+        let count: i32 =
+            sqlx::query_scalar("select conductor.disown($1, $2, array[$3], array[$4], '{}', 3)")
+                .bind(bare.orchestrator)
+                .bind(bare.queue)
+                .bind(run.id())
+                .bind(known)
+                .fetch_one(test.pool())
+                .await?;
+        assert_eq!(count, given_back);
+    }
     Ok(())
 }
 

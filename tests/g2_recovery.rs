@@ -54,6 +54,41 @@ async fn what_a_killed_process_ran_is_run_again(test: TestConductor) -> anyhow::
     Ok(())
 }
 
+/// Such as a cancel that is not committed, or what a host that is cut off has left.
+#[conductor::test]
+async fn one_that_somebody_has_locked_keeps_no_other_waiting(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let mut process = Process::start(&test)?;
+    let locked = test.invoke::<G2FirstHangs>(()).await?;
+    let other = test.invoke::<G2FirstHangs>(()).await?;
+    eventually("both handlers", async || {
+        is_running(&locked).await && is_running(&other).await
+    })
+    .await;
+    let mut session = session(&test).await?;
+    let mut tx = session.begin().await?;
+    sqlx::query("select id from conductor.live_executions where id = $1 for update")
+        .bind(locked.id())
+        .execute(&mut *tx)
+        .await?;
+    process.kill()?;
+
+    let survivor = test
+        .orchestrator()
+        .heartbeat(Duration::from_millis(200), Duration::from_secs(30))
+        .build()?
+        .start()
+        .await?;
+    assert_eq!(soon("the other's result", other.result()).await?, 2);
+    assert!(is_running(&locked).await);
+    tx.rollback().await?;
+    assert_eq!(soon("its result", locked.result()).await?, 2);
+    assert_eq!(info(&test, locked.id()).await?.crashes, 1);
+    survivor.stop().await?;
+    Ok(())
+}
+
 #[conductor::test]
 async fn a_task_that_kills_each_process_is_given_up(test: TestConductor) -> anyhow::Result<()> {
     let run = test.invoke::<G2Poison>(()).await?;
@@ -78,6 +113,85 @@ async fn a_task_that_kills_each_process_is_given_up(test: TestConductor) -> anyh
     let failed = run.result().await.unwrap_err().to_string();
     assert!(failed.contains("given up after 5 crashes"), "{failed}");
     assert_eq!(test.failures(run.id()).await?.len(), 5);
+    Ok(())
+}
+
+#[task(name = "g2-beating")]
+async fn g2_beating(ctx: &TaskContext) -> anyhow::Result<u32> {
+    let pool = ctx.state::<Conductor>().pool();
+    loop {
+        let stop: bool = sqlx::query_scalar(
+            "with beat as (insert into beats (attempt, process) values ($1, $2))
+             select exists (select from stop)",
+        )
+        .bind(i32::try_from(ctx.attempt())?)
+        .bind(i32::try_from(std::process::id())?)
+        .fetch_one(pool)
+        .await?;
+        if stop {
+            return Ok(ctx.attempt());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// As when a machine is suspended and goes on.
+#[conductor::test]
+async fn a_process_that_slept_past_its_lease_stops_and_starts_anew(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    sqlx::raw_sql(
+        "create table beats (n bigint generated always as identity, attempt integer, process integer);
+         create table stop ();",
+    )
+    .execute(test.pool())
+    .await?;
+    let beats = async |attempt: i32| -> anyhow::Result<i64> {
+        let beats = "select count(*) from beats where attempt = $1";
+        Ok(sqlx::query_scalar(beats)
+            .bind(attempt)
+            .fetch_one(test.pool())
+            .await?)
+    };
+    let identity = async |process: &Process| -> Option<i64> {
+        sqlx::query_scalar("select id from conductor.orchestrators where pid = $1")
+            .bind(i32::try_from(process.id()).unwrap())
+            .fetch_optional(test.pool())
+            .await
+            .unwrap()
+    };
+    let sleeper = Process::start(&test)?;
+    let run = test.invoke::<G2Beating>(()).await?;
+    eventually("a beat", async || beats(1).await.unwrap() > 0).await;
+    let old = identity(&sleeper).await.unwrap();
+    sleeper.freeze()?;
+    let began = Instant::now();
+    let other = Process::start(&test)?;
+    eventually("another attempt", async || beats(2).await.unwrap() > 0).await;
+    let slack = Duration::from_secs(8);
+    assert!(
+        began.elapsed() < Process::LEASE + slack,
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(identity(&other).await.unwrap() > old);
+
+    sleeper.go_on()?;
+    eventually("a new identity", async || {
+        identity(&sleeper).await.is_some_and(|id| id > old)
+    })
+    .await;
+    // Its handler is dropped when the loss is known: from then on only the other one beats.
+    let (before, others) = (beats(1).await?, beats(2).await?);
+    eventually("more beats", async || beats(2).await.unwrap() > others + 50).await;
+    let late = beats(1).await? - before;
+    assert!(late <= 1, "{late} beats of a handler whose claim is lost");
+    sqlx::query("insert into stop default values")
+        .execute(test.pool())
+        .await?;
+    assert_eq!(soon("the result", run.result()).await?, 2);
+    let info = info(&test, run.id()).await?;
+    assert_eq!((info.crashes, info.failures), (1, 0));
     Ok(())
 }
 

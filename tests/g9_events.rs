@@ -239,6 +239,46 @@ async fn a_timeout_is_an_error_and_is_recorded(test: TestConductor) -> anyhow::R
     Ok(())
 }
 
+#[conductor::test]
+async fn an_event_that_came_in_time_ends_a_wait_that_has_not_heard_of_it(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let run = test.invoke::<G9Either>(()).await?;
+    let late = test.invoke::<G9Either>(()).await?;
+    test.drain().await?;
+    // In the log, and on its way to those who wait; that it is lost on the way stands for one that is
+    // slower than the deadline.
+    let publish =
+        "select conductor.publish(array[conductor.uuid7()], array[w.event_name], array[$1])
+                     from (select distinct event_name from conductor.waits where event_name is not null) w";
+    for (by, payload) in [(HOUR / 2, r#"{"n": 6}"#), (HOUR, r#"{"n": 7}"#)] {
+        test.advance(by).await?;
+        sqlx::query(publish)
+            .bind(payload)
+            .execute(test.pool())
+            .await?;
+        run_sql(&test, "delete from conductor.event_deliveries").await?;
+    }
+    test.drain().await?;
+    test.advance(HOUR).await?;
+    test.drain().await?;
+    assert_eq!(run.result().await?, "heard 6");
+    assert_eq!(late.result().await?, "heard 6");
+    let run = test.invoke::<G9Either>(()).await?;
+    test.drain().await?;
+    test.advance(HOUR + HOUR / 2).await?;
+    sqlx::query(publish)
+        .bind(r#"{"n": 8}"#)
+        .execute(test.pool())
+        .await?;
+    run_sql(&test, "delete from conductor.event_deliveries").await?;
+    test.drain().await?;
+    test.advance(HOUR).await?;
+    test.drain().await?;
+    assert_eq!(run.result().await?, "nothing in wait");
+    Ok(())
+}
+
 #[task(name = "g9.both", retry(max_attempts = 1))]
 async fn g9_both(ctx: &TaskContext) -> anyhow::Result<(i64, i64, i64)> {
     let wait = |key: &str| ctx.wait_for_event::<Said>(key.to_owned());

@@ -6,6 +6,8 @@
 mod backlog;
 #[path = "schedules/changes.rs"]
 mod changes;
+#[path = "schedules/clocks.rs"]
+mod clocks;
 #[path = "schedules/deploys.rs"]
 mod deploys;
 #[path = "schedules/idle.rs"]
@@ -96,6 +98,48 @@ async fn ticks_come_with_their_payloads(test: TestConductor) -> anyhow::Result<(
     assert_eq!(words, ["evening: good evening", "morning: good morning"]);
     // One whose payload cannot be made disturbs no other.
     assert!(outputs(&test, "panics").await?.is_empty());
+    Ok(())
+}
+
+#[conductor::test]
+async fn a_tick_whose_payload_cannot_be_made_ends_as_failed(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    to_half_past(&test).await?;
+    test.drain().await?;
+    test.advance(HOUR).await?;
+    for _ in 0..3 {
+        test.drain().await?;
+        test.advance(Duration::from_secs(60)).await?;
+    }
+    let (state, failures, error): (String, i32, String) = sqlx::query_as(
+        "select state, failures, error from conductor.finished where task = 'panics'",
+    )
+    .fetch_one(test.pool())
+    .await?;
+    assert_eq!((&*state, failures), ("failed", 3));
+    assert_eq!(
+        error,
+        "schedule \"default\" makes no payload of this tick: its code panicked"
+    );
+    Ok(())
+}
+
+#[conductor::test]
+async fn a_payload_that_can_be_made_later_is_that_of_the_tick(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    test.drain().await?;
+    // What a worker says that could not make it.
+    sqlx::raw_sql(
+        "select conductor.tick(array[s.id], array[s.version], array[s.next_at + interval '1 hour'], array[null],
+                               array[s.id], array[conductor.uuid7()], array[s.next_at - interval '1 hour'], array[null])
+           from conductor.schedules s join conductor.tasks t on t.id = s.task_id where t.name = 'from_tick'",
+    )
+    .execute(test.pool())
+    .await?;
+    test.drain().await?;
+    assert_eq!(outputs(&test, "from_tick").await?, ["true"]);
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use conductor::prelude::*;
 use conductor::testing::TestConductor;
 use uuid::Uuid;
 
-use crate::support::{Gate, count, eventually, info, narrow, soon};
+use crate::support::{Counted, Gate, count, eventually, info, narrow, soon};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
@@ -475,12 +475,6 @@ async fn child_ends(test: &TestConductor, parent: Uuid, key: &str) -> anyhow::Re
 
 #[conductor::test]
 async fn a_closed_window_makes_no_worker_busy(test: TestConductor) -> anyhow::Result<()> {
-    // For sessions that begin from now on.
-    sqlx::query(
-        "do $$ begin execute format('alter database %I set track_functions = pl', current_database()); end $$",
-    )
-    .execute(test.pool())
-    .await?;
     move_to(&test, "15:00:00").await?;
     let idle = claims(&test).await?;
     test.invoke_batch::<WindowsNight>(vec![(); 50]).await?;
@@ -495,29 +489,12 @@ async fn a_closed_window_makes_no_worker_busy(test: TestConductor) -> anyhow::Re
 
 /// How many claims are made until a worker has lived for three more seconds.
 async fn claims(test: &TestConductor) -> anyhow::Result<i64> {
-    let url = test.url();
-    let and = if url.contains('?') { '&' } else { '?' };
-    let conductor = Conductor::connect_to(&format!("{url}{and}application_name=counted")).await?;
-    let one = Orchestrator::builder(conductor.clone())
+    let counted = Counted::connect(test).await?;
+    let one = Orchestrator::builder(counted.conductor.clone())
         .worker(narrow(1))
         .allow_unserved_queues();
     let worker = one.build()?.start().await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
     worker.stop().await?;
-    conductor.pool().close().await;
-    drop(conductor);
-    // Sessions tell their counts when they end.
-    eventually("the end of its sessions", || async {
-        let sessions = "select count(*) from pg_stat_activity
-                         where datname = current_database() and application_name = 'counted'";
-        let left: i64 = sqlx::query_scalar(sessions)
-            .fetch_one(test.pool())
-            .await
-            .unwrap();
-        left == 0
-    })
-    .await;
-    let calls = "select coalesce(sum(calls), 0)::bigint from pg_stat_user_functions
-                  where schemaname = 'conductor' and funcname = 'claim'";
-    Ok(sqlx::query_scalar(calls).fetch_one(test.pool()).await?)
+    Ok(counted.calls(test, "claim").await)
 }

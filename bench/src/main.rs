@@ -3,9 +3,11 @@
 mod database;
 mod drain;
 mod enqueue;
+mod events;
 mod latency;
 mod limits;
 mod report;
+mod rows;
 mod steps;
 mod tasks;
 
@@ -60,6 +62,12 @@ enum Scenario {
     Fanout,
     /// Drain under limits of a task and of keys, each against drain without.
     Limits,
+    /// Emits with nobody, a task and an execution each that want them; wake-ups among 100,000 that wait
+    /// for others of the same name, and of 10,000 that wait for one.
+    Events,
+    /// 100,000 rows in one insert, and single inserts, into a table that a task or a wait listens to, against
+    /// one without.
+    Rows,
     /// All of these.
     All,
 }
@@ -92,6 +100,12 @@ async fn main() -> anyhow::Result<()> {
     }
     if wanted(Scenario::Limits) {
         limits::measure(&server, options.jobs, options.runs, &mut report).await?;
+    }
+    if wanted(Scenario::Events) {
+        events::measure(&server, options.jobs, options.runs, &mut report).await?;
+    }
+    if wanted(Scenario::Rows) {
+        rows::measure(&server, options.runs, &mut report).await?;
     }
     for (scenario, beside) in [
         (Scenario::History, drain::Beside::Finished),

@@ -1,4 +1,5 @@
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -20,6 +21,12 @@ impl Report {
         let mut ratios: Vec<f64> = over.iter().zip(under).map(|(a, b)| a / b).collect();
         let ratio = percentile(&mut ratios, 50.0);
         self.figures.push((name.to_owned(), ratio, ""));
+    }
+
+    /// A duration that was measured once.
+    pub(crate) fn millis(&mut self, name: &str, took: Duration) {
+        self.figures
+            .push((name.to_owned(), took.as_secs_f64() * 1e3, "ms"));
     }
 
     /// p50, p95 and p99 of some durations in milliseconds.

@@ -51,15 +51,65 @@ pub(crate) async fn fan(ctx: &TaskContext, n: i64) -> anyhow::Result<usize> {
     Ok(done.len())
 }
 
+/// Nobody wants it.
+#[event]
+pub(crate) struct Ping {
+    pub(crate) n: i64,
+}
+
+/// Starts an execution.
+#[event]
+pub(crate) struct Receipt {
+    pub(crate) n: i64,
+}
+
+/// Each is waited for by one execution.
+#[event]
+pub(crate) struct Paid {
+    pub(crate) order: i64,
+}
+
+/// All wait for it.
+#[event]
+pub(crate) struct Shout {}
+
+/// Is started by events.
+#[task(event(Receipt))]
+pub(crate) async fn file(_ctx: &TaskContext, payload: Receipt) -> anyhow::Result<()> {
+    let _ = payload.n;
+    Ok(())
+}
+
+/// Waits for the payment of its order, and marks when it goes on.
+#[task]
+pub(crate) async fn ship(ctx: &TaskContext, order: i64) -> anyhow::Result<()> {
+    ctx.wait_for_event::<Paid>("payment")
+        .when(Paid::order.eq(order))
+        .await?;
+    put_mark();
+    Ok(())
+}
+
+/// Waits for the event that all wait for.
+#[task]
+pub(crate) async fn listen(ctx: &TaskContext) -> anyhow::Result<()> {
+    ctx.wait_for_event::<Shout>("shout").await?;
+    Ok(())
+}
+
 static STARTS: Mutex<Vec<Instant>> = Mutex::new(Vec::new());
 
 /// Marks when it started.
 #[task]
 pub(crate) async fn mark(_ctx: &TaskContext) -> anyhow::Result<()> {
+    put_mark();
+    Ok(())
+}
+
+fn put_mark() {
     if let Ok(mut starts) = STARTS.lock() {
         starts.push(Instant::now());
     }
-    Ok(())
 }
 
 /// The marks since the last call.

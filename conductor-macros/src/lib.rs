@@ -334,6 +334,7 @@ pub fn test(args: TokenStream, item: TokenStream) -> TokenStream {
 /// | --- | --- | --- |
 /// | `name = "user.signed_up"` | The name in the database: 1 to 100 bytes without control characters. Keep it when the struct is renamed. | the struct's name in snake_case |
 /// | `version = 2` | Grows with changes that old readers would not understand. | 1 |
+/// | `keep = "30d"` | How long its events are kept, once a worker that has them in its code was started. Executions that come to their wait later do not see them. | 7 days |
 /// | `crate = "::my_crate::conductor"` | The path to this crate, for macros that re-export it. | `::conductor` |
 ///
 /// ```
@@ -358,7 +359,7 @@ pub fn test(args: TokenStream, item: TokenStream) -> TokenStream {
 /// Each field becomes an associated constant of its name and visibility, by which filters name it.
 /// Where serde does not store the field's own value under a name of its own (`flatten`, `skip`,
 /// `skip_serializing`, `with`, `serialize_with`), there is none. A method of the struct cannot have
-/// a field's name.
+/// a field's name. For fields of fields, the struct that has them derives [`macro@EventFields`].
 ///
 /// # What is generated
 ///
@@ -368,4 +369,18 @@ pub fn test(args: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn event(args: TokenStream, item: TokenStream) -> TokenStream {
     event::expand(args.into(), item.into()).into()
+}
+
+/// Lets filters name the fields of a struct that an event holds: `Moved::to.then(Address::city)`, and
+/// `when = to.city == "Berlin"` by the names under which serde stores them. The trait of the same name
+/// has an example.
+///
+/// The struct has named fields. Those that serde stores otherwise have no handle, as with
+/// [`macro@event`].
+#[proc_macro_derive(EventFields)]
+pub fn event_fields(item: TokenStream) -> TokenStream {
+    match syn::parse(item) {
+        Ok(input) => event::nested::expand(&input).into(),
+        Err(error) => error.into_compile_error().into(),
+    }
 }

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::task::Task;
@@ -15,6 +16,40 @@ pub const MAX_JSON_DEPTH: usize = 120;
 
 pub(crate) fn schema_of<T: JsonSchema>() -> schemars::Schema {
     schemars::schema_for!(T)
+}
+
+/// The first name of a path that JSON of this schema does not have. A schema that says nothing of
+/// its fields has them all.
+pub(crate) fn unknown_field<'p>(
+    schema: &Value,
+    path: impl IntoIterator<Item = &'p str>,
+) -> Option<&'p str> {
+    let mut at = schema;
+    for field in path {
+        at = resolved(schema, at);
+        let properties = at.get("properties").and_then(Value::as_object)?;
+        let is_open = at
+            .get("additionalProperties")
+            .is_some_and(|more| more != false);
+        match properties.get(field) {
+            Some(found) => at = found,
+            None if is_open => return None,
+            None => return Some(field),
+        }
+    }
+    None
+}
+
+/// The schema behind a reference, or behind the one of an `Option`.
+fn resolved<'s>(root: &'s Value, schema: &'s Value) -> &'s Value {
+    let inner = ["anyOf", "allOf", "oneOf"].iter().find_map(|of| {
+        let schemas = schema.get(of)?.as_array()?;
+        schemas.iter().find(|schema| schema.get("$ref").is_some())
+    });
+    let reference = inner.unwrap_or(schema).get("$ref").and_then(Value::as_str);
+    reference
+        .and_then(|reference| root.pointer(reference.strip_prefix('#')?))
+        .unwrap_or(schema)
 }
 
 /// Reads a payload. A task without payload accepts `null` and `{}`, as `()` does.

@@ -17,6 +17,18 @@ pub enum Error {
     /// The database refused a statement or could not be reached.
     #[error("database: {0}")]
     Database(#[source] sqlx::Error),
+    /// The database was away, or refused for a passing reason, for as long as the call was tried again:
+    /// about 30 s.
+    #[error(
+        "the database has not answered for {}: {reason}\n  It is not known whether the call took effect. Try it again when the database is back; with a dedupe_key nothing is made twice.",
+        humantime::format_duration(Duration::from_secs(waited.as_secs()))
+    )]
+    Unavailable {
+        /// How long it was tried.
+        waited: Duration,
+        /// What the driver said last.
+        reason: String,
+    },
     /// `DATABASE_URL` is malformed, or the server behind it does not answer.
     #[error(
         "cannot connect to {url}: {reason}\n  Set DATABASE_URL to a reachable Postgres 14 or later, or unset it to use the embedded one."
@@ -92,6 +104,27 @@ pub enum Error {
         event: String,
         /// The wait's key.
         key: String,
+    },
+    /// No change of a row came within the wait's timeout.
+    #[error("no {op} of a row of {table} came in time for the wait {key:?}")]
+    NoRow {
+        /// The table, as the wait names it.
+        table: String,
+        /// What was to happen to a row.
+        op: crate::row::RowOp,
+        /// The wait's key.
+        key: String,
+    },
+    /// A table or a column that is not there, or whose changes cannot be heard. Permanent.
+    #[error("{0}")]
+    Table(String),
+    /// The lock that a trigger on a table needs was not to be had.
+    #[error("the table {table} is in use, so its trigger could not be made in time{holders}")]
+    Locked {
+        /// The table.
+        table: String,
+        /// Who holds it, where that is known: `"; it is held by …"`.
+        holders: String,
     },
     /// A child did not end within the wait's timeout.
     #[error("execution {id} of task {task:?} did not end in time")]
@@ -254,8 +287,14 @@ pub(crate) fn permanent(error: anyhow::Error) -> anyhow::Error {
 pub(crate) fn verdict(error: &anyhow::Error) -> Verdict {
     error
         .chain()
-        .find_map(|cause| cause.downcast_ref::<Judged>())
-        .map_or(Verdict::Policy, |judged| judged.verdict)
+        .find_map(|cause| match cause.downcast_ref::<Judged>() {
+            Some(judged) => Some(judged.verdict),
+            None => match cause.downcast_ref::<Error>() {
+                Some(Error::Table(_)) => Some(Verdict::Permanent),
+                _ => None,
+            },
+        })
+        .unwrap_or(Verdict::Policy)
 }
 
 /// Says on a handler's error what the next attempt should be. Both survive `.context(…)`.

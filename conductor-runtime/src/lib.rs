@@ -6,8 +6,10 @@
 
 pub mod task;
 pub mod event;
+pub mod row;
 pub mod registry;
 pub mod client;
+pub mod check;
 pub mod orchestrator;
 mod worker;
 pub mod context;

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use conductor_runtime::client::Conductor;
 use conductor_runtime::embedded::{Embedded, Kind};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, chown};
@@ -141,6 +142,18 @@ async fn child() {
     }
     if role.ends_with("abort") {
         process::abort();
+    }
+}
+
+/// The body of a child process that comes as a program does, and ends.
+#[tokio::test]
+async fn child_connects() {
+    if std::env::var(ROLE).is_err() {
+        return;
+    }
+    if let Err(error) = Conductor::connect().await {
+        eprintln!("{error}");
+        process::exit(1);
     }
 }
 
@@ -461,6 +474,37 @@ async fn a_pipe_of_the_output_ends_although_others_use_the_server() {
     first.process.wait().unwrap();
     second.execute("select 1").await.unwrap();
     second.end();
+}
+
+#[tokio::test]
+async fn a_private_database_of_another_build_says_what_to_remove() {
+    let folder = Folder::new();
+    let connect = || {
+        let ended = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_connects", "--nocapture"])
+            .env(ROLE, "program")
+            .env("CONDUCTOR_DATA_DIR", &folder.0)
+            .env("TMPDIR", &folder.0)
+            .env_remove("DATABASE_URL")
+            .output()
+            .unwrap();
+        let complaint = String::from_utf8(ended.stderr).unwrap();
+        ended.status.success().then_some(()).ok_or(complaint)
+    };
+    assert_eq!(connect(), Ok(()));
+    let server = Child::spawn(&folder.0, "durable");
+    let changed = "update conductor.migrations set checksum = 'other' where id = 2";
+    assert_eq!(server.execute(changed).await.unwrap(), 1);
+    let complaint = connect().unwrap_err();
+    assert!(complaint.contains("migration 2 is not"), "{complaint}");
+    let remedy = format!("rm -r '{}'", server.data.display());
+    assert!(complaint.contains(&remedy), "{complaint}");
+
+    let data = server.data.clone();
+    server.end();
+    folder.wait_until_clean();
+    fs::remove_dir_all(data).unwrap();
+    assert_eq!(connect(), Ok(()));
 }
 
 #[tokio::test]

@@ -78,6 +78,11 @@ impl Cron {
         )))
     }
 
+    /// Whether the rule names years, so that it has a last tick.
+    pub fn has_years(&self) -> bool {
+        self.text.split_whitespace().count() == 7
+    }
+
     /// Whether the rule goes on through every hour, and so keeps its beat in real time.
     pub(crate) fn beats(&self) -> bool {
         self.schedule.hours().is_all()
@@ -331,6 +336,7 @@ mod tests {
             .unwrap()
             .to_utc();
         let past = Cron::parse("0 0 0 1 1 * 2020-2026").unwrap();
+        assert!(past.has_years() && !Cron::parse("@yearly").unwrap().has_years());
         let error = past.refuse_past(now, Tz::UTC).unwrap_err().to_string();
         assert!(
             error.contains("year `2020-2026`: this rule has no tick to come"),

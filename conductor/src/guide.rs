@@ -14,11 +14,18 @@ pub mod scheduling {}
 
 #[doc = include_str!("../guide/flow_control.md")]
 pub mod flow_control {}
+
 #[doc = include_str!("../guide/events.md")]
 pub mod events {}
 
+#[doc = include_str!("../guide/row_changes.md")]
+pub mod row_changes {}
+
 #[doc = include_str!("../guide/running.md")]
 pub mod running {}
+
+#[doc = include_str!("../guide/database.md")]
+pub mod database {}
 
 #[doc = include_str!("../guide/testing.md")]
 pub mod testing {}

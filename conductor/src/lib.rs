@@ -2,11 +2,12 @@
 
 #[cfg(feature = "testing")]
 pub use conductor_macros::test;
-pub use conductor_macros::{event, task};
+pub use conductor_macros::{EventFields, event, task};
+pub use conductor_runtime::check;
 pub use conductor_runtime::client::{
     Awaited, Brief, Cancel, Child, Conductor, Execution, ExecutionInfo, Failure, Filter,
     Invocation, Invoke, InvokeBatch, InvokeInTransaction, Invoked, LimitKey, Parent, Process,
-    QueueInfo, Reason, Runner, Schedule, ScheduleInfo, Status, StepInfo, StepKey, Story,
+    QueueInfo, Reason, Runner, Schedule, ScheduleInfo, Status, StepInfo, StepKey, Story, Stuck,
     Unschedule, WaitInfo, Why,
 };
 pub use conductor_runtime::codec::{MAX_JSON_BYTES, MAX_JSON_DEPTH};
@@ -14,19 +15,23 @@ pub use conductor_runtime::codec::{MAX_JSON_BYTES, MAX_JSON_DEPTH};
 pub use conductor_runtime::context::TransactionBody;
 pub use conductor_runtime::context::{
     BatchContext, BatchItem, InvokeChild, InvokeChildren, Race, ScheduleStep, Step, TaskContext,
-    Tx, WaitForEvent,
+    Tx, WaitForEvent, WaitForRow,
 };
 #[cfg(feature = "embedded")]
 pub use conductor_runtime::embedded;
 pub use conductor_runtime::error::{Error, Result, RetryExt};
 pub use conductor_runtime::event::{
-    Emit, EmitInTransaction, Event, EventDefinition, EventInfo, Field, Filter as EventFilter,
-    Operand, Ordered, SubscriptionDefinition,
+    Affected, Emit, EmitInTransaction, Event, EventDefinition, EventEffect, EventFields, EventInfo,
+    Field, Filter as EventFilter, Operand, Ordered, SubscriptionDefinition,
 };
 pub use conductor_runtime::orchestrator::{
     Builder, DEFAULT_CONCURRENCY, Handle, Orchestrator, Worker,
 };
 pub use conductor_runtime::registry::Registry;
+pub use conductor_runtime::row::{
+    FromRowChange, IntoRowFilter, NoRow, Row, RowChange, RowFault, RowOp, RowTriggerDefinition,
+    RowTriggerInfo,
+};
 pub use conductor_runtime::task::{
     BatchDefinition, CronDefinition, CronTick, Keep, LimitDefinition, LimitKind, Output, Payload,
     PointInTime, RetryPolicy, State, Task, TaskDefinition, Trigger, WindowDefinition,
@@ -46,9 +51,11 @@ pub mod guide;
 #[doc(hidden)]
 pub mod __private {
     pub use conductor_runtime::event::{
-        Emit, EmitInTransaction, Event, EventDefinition, Field, Filter, SubscriptionDefinition,
+        Emit, EmitInTransaction, Event, EventDefinition, Field, Filter, Nested, NestedInOption,
+        StoredAsWritten, StoredByDerive, SubscriptionDefinition,
     };
     pub use conductor_runtime::inventory;
+    pub use conductor_runtime::row::{RowChange, RowOp, RowPayload, RowTriggerDefinition};
     pub use conductor_runtime::task::{
         BatchHandler, CronDefinition, Handler, LimitDefinition, Place, StateNeed, TaskDefinition,
         TaskResult, WindowDefinition, batch_results,

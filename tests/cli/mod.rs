@@ -3,6 +3,7 @@
 mod bank;
 mod batches;
 mod cancellation;
+mod check;
 mod events;
 mod keys;
 mod macro_forms;
@@ -10,7 +11,9 @@ mod program;
 mod queues;
 mod schedules;
 mod scheduling;
+mod secrets;
 mod story;
+mod triggers;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -19,7 +22,7 @@ use conductor::testing::{TestConductor, run};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use program::{Ended, Program, until};
+pub(crate) use program::{Ended, Program, until};
 
 /// Where nothing is wanted from a database.
 const NOWHERE: &str = "nowhere";

@@ -1,6 +1,7 @@
 //! An example as a process of its own.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -9,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use conductor::testing::TestConductor;
+use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -47,16 +49,17 @@ impl Program {
     }
 
     pub(crate) fn at(url: &str) -> Self {
-        Self {
-            example: "01_basic",
-            url: url.to_owned(),
-        }
+        Self::example_at("01_basic", url)
     }
 
     pub(crate) fn example(example: &'static str, test: &TestConductor) -> Self {
+        Self::example_at(example, test.url())
+    }
+
+    pub(crate) fn example_at(example: &'static str, url: &str) -> Self {
         Self {
             example,
-            url: test.url().to_owned(),
+            url: url.to_owned(),
         }
     }
 
@@ -74,7 +77,26 @@ impl Program {
     }
 
     pub(crate) fn start<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Running {
-        Running::of(self.command(arguments).spawn().unwrap())
+        Running::from(self.command(arguments))
+    }
+
+    /// Starts it with a terminal for its output; its log goes elsewhere.
+    pub(crate) fn start_on_a_terminal(&self, arguments: &[&str]) -> Running {
+        let size = Winsize {
+            ws_row: 24,
+            ws_col: 80,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let terminal = openpty(&size, None).unwrap();
+        let mut command = self.command(arguments);
+        let mut child = command.stdout(terminal.slave).spawn().unwrap();
+        let err = child.stderr.take().unwrap();
+        Running {
+            child,
+            out: Stream::read(File::from(terminal.master)),
+            err: Stream::read(err),
+        }
     }
 
     /// A worker that has started to claim.
@@ -108,6 +130,12 @@ impl Program {
     }
 }
 
+impl From<Command> for Running {
+    fn from(mut command: Command) -> Self {
+        Self::of(command.spawn().unwrap())
+    }
+}
+
 impl Running {
     fn of(mut child: Child) -> Self {
         let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
@@ -130,6 +158,25 @@ impl Running {
                 )
             },
         );
+    }
+
+    /// What it has printed so far.
+    pub(crate) fn out(&self) -> String {
+        self.out.text()
+    }
+
+    pub(crate) fn log_lines(&self) -> usize {
+        self.err.text().lines().count()
+    }
+
+    /// What it has logged since it had so many lines.
+    pub(crate) fn log_since(&self, lines: usize) -> Vec<String> {
+        self.err
+            .text()
+            .lines()
+            .skip(lines)
+            .map(str::to_owned)
+            .collect()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

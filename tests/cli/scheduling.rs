@@ -4,6 +4,8 @@ use conductor::testing::{TestConductor, run};
 use nix::sys::signal::Signal;
 
 use super::program::Program;
+#[cfg(target_os = "linux")]
+use crate::support::wrong_clock;
 
 #[test]
 fn a_task_ticks_by_itself_and_runs_by_hand_too() {
@@ -57,5 +59,39 @@ fn a_task_makes_a_schedule_that_outlives_the_worker_until_a_task_removes_it() {
         stopped("true");
         stopped("false");
         assert!(test.schedules().await.unwrap().is_empty());
+    });
+}
+
+/// `schedule`, `schedules` and `invoke --delay` of a machine whose clock is hours wrong.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_wrong_clock_of_the_clients_machine_changes_nothing() {
+    run(|test: TestConductor| async move {
+        let program = Program::example("05_dynamic_schedule", &test);
+        let worker = program.worker();
+        for hours in [9, -18] {
+            let says = |arguments: &[&str]| {
+                let mut command = program.command(arguments);
+                wrong_clock(&mut command, hours);
+                let output = command.output().unwrap();
+                assert!(output.status.success(), "{arguments:?}: {output:?}");
+                String::from_utf8(output.stdout).unwrap()
+            };
+            let word = format!("word=off by {hours}");
+            let said = says(&["schedule", "dynamic", "each", "* * * * * *", &word]);
+            // The tick may be over when it is told.
+            let near = ["ms)", "ms ago)", "(in 1s)", "(1s ago)"];
+            assert!(near.iter().any(|near| said.contains(near)), "{said}");
+            worker.says(&format!("off by {hours}, by Schedule"));
+            let table = says(&["schedules"]);
+            assert!(
+                !table.contains("h ago") && !table.contains("in 9h"),
+                "{table}"
+            );
+            says(&["unschedule", "dynamic", "each"]);
+            let word = format!("word=late by {hours}");
+            says(&["invoke", "dynamic", &word, "--delay", "1s", "--wait"]);
+            worker.says(&format!("late by {hours}, by Invoke"));
+        }
     });
 }

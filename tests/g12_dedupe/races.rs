@@ -91,6 +91,62 @@ async fn a_thousand_calls_at_once_make_one_execution(test: TestConductor) -> any
     Ok(())
 }
 
+#[conductor::test]
+async fn a_thousand_calls_by_all_interfaces_make_one_execution(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let (test, ran, _) = test_with_states(test);
+    let clients = [
+        Conductor::from_pool(test.pool().clone()),
+        Conductor::connect_to(test.url()).await?,
+    ];
+    let sql = "select conductor.invoke('g12_run', to_jsonb($1), dedupe_key => 'one')";
+    let mut callers = JoinSet::new();
+    for caller in 0..20_i64 {
+        let client = clients[usize::try_from(caller % 2)?].clone();
+        callers.spawn(async move {
+            let mut ids = Vec::new();
+            for n in caller * 50..(caller + 1) * 50 {
+                ids.push(match n % 4 {
+                    0 => client.invoke::<G12Run>(n).dedupe_key("one").await?.id(),
+                    1 => {
+                        let mut tx = client.pool().begin().await?;
+                        let invoke = client.invoke::<G12Run>(n).dedupe_key("one");
+                        let run = invoke.in_transaction(&mut tx).await?;
+                        tx.commit().await?;
+                        run.id()
+                    }
+                    2 => {
+                        let items = [0, 1].map(|_| Invocation::<G12Run>::new(n).dedupe_key("one"));
+                        let ids = client.invoke_batch_with(items).await?;
+                        assert_eq!(ids[0], ids[1]);
+                        ids[0]
+                    }
+                    _ => {
+                        sqlx::query_scalar(sql)
+                            .bind(n)
+                            .fetch_one(client.pool())
+                            .await?
+                    }
+                });
+            }
+            Ok::<_, anyhow::Error>(ids)
+        });
+    }
+    let mut ids = Vec::new();
+    while let Some(caller) = callers.join_next().await {
+        ids.extend(caller??);
+    }
+    assert_eq!(ids.len(), 1000);
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 1);
+    assert_eq!(executions(&test).await, 1);
+    test.drain().await?;
+    assert_eq!(ran.take().len(), 1);
+    Ok(())
+}
+
 /// Workers claim while callers replace: the payload of the last call that was told that its payload
 /// stands is the one that ran, or a later one is.
 #[conductor::test]

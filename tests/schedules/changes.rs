@@ -85,14 +85,7 @@ async fn a_deploy_over_owed_ticks_drops_none(test: TestConductor) -> anyhow::Res
         )
     };
     // A new version declares, and ends before it has ticked. Then this one starts again.
-    let tasks = "from_tick";
-    deploy(
-        &test,
-        "conductor/schedules",
-        tasks,
-        &changed("@yearly", "once"),
-    )
-    .await?;
+    deploy(&test, "conductor/schedules", &changed("@yearly", "once")).await?;
     test.drain().await?;
     assert_eq!(outputs(&test, "from_tick").await?.len(), 3);
     test.advance(HOUR).await?;
@@ -112,7 +105,7 @@ async fn a_change_of_words_before_the_first_look_drops_no_tick(
         .await?;
     let declared = r#"[{"task": "from_tick", "name": "default", "owner": "conductor/schedules",
         "cron": "0 * * * *", "timezone": "UTC", "missed": "once", "overlap": "skip"}]"#;
-    deploy(&test, "conductor/schedules", "from_tick", declared).await?;
+    deploy(&test, "conductor/schedules", declared).await?;
     test.schedule::<Tick>("by hand", "0 * * * *", word())
         .await?;
     test.advance(HOUR * 3).await?;

@@ -2,12 +2,12 @@
 
 use conductor::testing::TestConductor;
 
+use super::support::eventually;
 use super::{HOUR, outputs, ticks, to_half_past, word};
 use crate::Tick;
 
 /// This binary, as its schedules know it.
 const HERE: &str = "conductor/schedules";
-const ALL: &str = "from_tick,given,panics,tick";
 /// The schedules of this binary, less one, with another rule, and with one as it was.
 const NEXT_VERSION: &str = r#"[
     {"task": "from_tick", "name": "default", "owner": "conductor/schedules", "cron": "15 * * * *",
@@ -16,21 +16,12 @@ const NEXT_VERSION: &str = r#"[
      "timezone": "Europe/Berlin", "missed": "once", "overlap": "allow"}]"#;
 
 /// Declares what another version, or another program, has.
-pub(super) async fn deploy(
-    test: &TestConductor,
-    owner: &str,
-    tasks: &str,
-    json: &str,
-) -> anyhow::Result<()> {
-    sqlx::query(
-        "select conductor.declare_schedules(array[$1],
-             array(select id from conductor.tasks where name = any (string_to_array($2, ','))), $3::jsonb)",
-    )
-    .bind(owner)
-    .bind(tasks)
-    .bind(json)
-    .execute(test.pool())
-    .await?;
+pub(super) async fn deploy(test: &TestConductor, owner: &str, json: &str) -> anyhow::Result<()> {
+    sqlx::query("select conductor.declare_schedules(array[$1], $2::jsonb)")
+        .bind(owner)
+        .bind(json)
+        .execute(test.pool())
+        .await?;
     Ok(())
 }
 
@@ -49,12 +40,12 @@ async fn a_deploy_changes_its_own_schedules_and_no_others(
     test.drain().await?;
     test.schedule::<Tick>("by hand", "@daily", word()).await?;
     // Another service knows nothing of these tasks, and takes nothing away.
-    deploy(&test, "elsewhere/elsewhere", "", "[]").await?;
+    deploy(&test, "elsewhere/elsewhere", "[]").await?;
     // Another binary of the same package has one of them, without a schedule.
-    deploy(&test, "conductor/other", "given", "[]").await?;
+    deploy(&test, "conductor/other", "[]").await?;
     assert_eq!(test.schedules().await?.len(), 5);
     // A new version: one rule changed, one removed, one as it was.
-    deploy(&test, HERE, ALL, NEXT_VERSION).await?;
+    deploy(&test, HERE, NEXT_VERSION).await?;
     assert_eq!(
         names(&test).await?,
         [
@@ -73,18 +64,51 @@ async fn a_deploy_changes_its_own_schedules_and_no_others(
 }
 
 #[conductor::test]
-async fn a_task_that_the_code_no_longer_has_keeps_its_schedule_while_it_lives_elsewhere(
+async fn what_a_new_version_drops_goes_with_the_last_process_that_has_it(
     test: TestConductor,
 ) -> anyhow::Result<()> {
+    to_half_past(&test).await?;
+    let before = [
+        test.orchestrator().build()?.start().await?,
+        test.orchestrator().build()?.start().await?,
+    ];
+    let without_first = NEXT_VERSION.replace("from_tick", "renamed");
+    deploy(&test, HERE, &without_first).await?;
+    let of = async |task: &str| {
+        let mut all = test.schedules().await.unwrap();
+        all.retain(|schedule| schedule.task == task);
+        all
+    };
+    assert!(of("from_tick").await[0].retired && !of("given").await[1].retired);
+    // Those of before go on; were the new version taken back now, nothing would be lost.
+    test.advance(HOUR).await?;
+    eventually("the tick", async || {
+        outputs(&test, "from_tick").await.unwrap().len() == 1
+    })
+    .await;
+    let [first, last] = before;
+    first.stop().await?;
+    assert!(of("from_tick").await[0].served);
+    last.stop().await?;
+    assert!(of("from_tick").await.is_empty());
+    Ok(())
+}
+
+#[conductor::test]
+async fn a_rollback_that_starts_the_old_version_keeps_what_the_new_one_dropped(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    to_half_past(&test).await?;
     let before = test.orchestrator().build()?.start().await?;
-    let next = NEXT_VERSION.replace("given", "renamed");
-    // The version before is still at work.
-    deploy(&test, HERE, "from_tick,panics,tick", &next).await?;
-    let living = names(&test).await?;
-    assert!(living.contains(&"given evening 0 20 * * *".to_owned()));
+    assert!(test.pause_schedule("given", "morning").await?);
+    deploy(&test, HERE, "[]").await?;
+    let again = test.orchestrator().build()?.start().await?;
     before.stop().await?;
-    deploy(&test, HERE, "from_tick,panics,tick", &next).await?;
-    assert_eq!(names(&test).await?, ["from_tick default 15 * * * *"]);
+    let all = test.schedules().await?;
+    assert_eq!(all.len(), 4);
+    assert!(all.iter().all(|s| s.served && !s.retired), "{all:?}");
+    assert!(all.iter().any(|s| s.paused));
+    again.stop().await?;
     Ok(())
 }
 
@@ -95,9 +119,9 @@ async fn a_task_that_moves_to_another_crate_takes_its_schedule_along(
     test.drain().await?;
     assert!(test.pause_schedule("from_tick", "default").await?);
     let moved = NEXT_VERSION.replace(HERE, "conductor/library");
-    deploy(&test, "conductor/library", "from_tick,given", &moved).await?;
+    deploy(&test, "conductor/library", &moved).await?;
     // Its old crate without it takes away what was left there, and no more.
-    deploy(&test, HERE, "panics", "[]").await?;
+    deploy(&test, HERE, "[]").await?;
     assert_eq!(
         names(&test).await?,
         ["from_tick default 15 * * * *", "given morning 0 6 * * *"]

@@ -1,35 +1,30 @@
 //! What schedules cost while nothing is due, and how punctual they are.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use conductor::Orchestrator;
 use conductor::testing::TestConductor;
 
-use super::support::{eventually, number, run_sql};
+use super::support::{Counted, eventually, run_sql};
 use super::{ticks, word};
 use crate::Tick;
 
-const WATCHED: Duration = Duration::from_secs(8);
+const WATCHED: Duration = Duration::from_secs(12);
 
-async fn commits(test: &TestConductor) -> i64 {
-    number(
-        test,
-        "select xact_commit from pg_stat_database where datname = current_database()",
-    )
-    .await
-}
-
-/// How many transactions an idle worker makes in a while.
-async fn idle(test: &TestConductor) -> anyhow::Result<i64> {
-    let worker = test.orchestrator().build()?.start().await?;
-    // The first looks, and what the server has not counted yet.
-    let began = Instant::now();
-    eventually("rest", async || began.elapsed() > Duration::from_secs(2)).await;
-    let (before, began) = (commits(test).await, Instant::now());
+/// How often an idle worker has looked for ticks within a while.
+async fn looks(test: &TestConductor) -> anyhow::Result<i64> {
+    let before = Counted::connect(test)
+        .await?
+        .calls(test, "due_schedules")
+        .await;
+    let counted = Counted::connect(test).await?;
+    let worker = Orchestrator::builder(counted.conductor.clone())
+        .build()?
+        .start()
+        .await?;
     tokio::time::sleep(WATCHED).await;
-    let made = commits(test).await - before;
-    let passed = began.elapsed().as_secs_f64() / WATCHED.as_secs_f64();
     worker.stop().await?;
-    Ok((made as f64 / passed) as i64)
+    Ok(counted.calls(test, "due_schedules").await - before)
 }
 
 #[conductor::test]
@@ -50,11 +45,12 @@ async fn ten_thousand_schedules_cost_an_idle_worker_next_to_nothing(
              from conductor.tasks t, generate_series(1, 10000) as n where t.name = 'tick'"#,
     )
     .await?;
-    let (with, without) = tokio::join!(idle(&many), idle(&none));
+    let (with, without) = tokio::join!(looks(&many), looks(&none));
     let (with, without) = (with?, without?);
-    println!("{with} commits in {WATCHED:?} with ten thousand schedules, {without} without");
-    // What the server counts late and its own vacuum blur it; a look too often would be hundreds.
-    assert!(with <= without + 40, "{with} against {without}");
+    println!("{with} looks in {WATCHED:?} with ten thousand schedules, {without} without");
+    // One at the start, one each five seconds, one for each notification of the start.
+    assert!((2..=8).contains(&with), "{with} against {without}");
+    assert!((with - without).abs() <= 3, "{with} against {without}");
     Ok(())
 }
 

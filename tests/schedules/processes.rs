@@ -11,6 +11,8 @@ use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use uuid::Uuid;
 
+#[cfg(target_os = "linux")]
+use super::support::wrong_clock;
 use super::support::{eventually, number, run_sql, session};
 use super::{HOUR, outputs, ticks, to_half_past, word};
 use crate::Tick;
@@ -21,7 +23,7 @@ const HEARTBEAT: Duration = Duration::from_millis(200);
 const LEASE: Duration = Duration::from_secs(2);
 
 /// This binary as a worker of its own; killed with this value.
-struct Process {
+pub(super) struct Process {
     child: Child,
     /// What its sessions are called.
     name: String,
@@ -29,8 +31,28 @@ struct Process {
 
 impl Process {
     fn start(test: &TestConductor) -> Self {
+        Self::spawn(test, |_| ())
+    }
+
+    /// One with a lease, whose wall clock is wrong by hours.
+    #[cfg(target_os = "linux")]
+    pub(super) async fn with_wrong_clock(test: &TestConductor, hours: i64) -> Self {
+        let process = Self::spawn(test, |command| wrong_clock(command, hours));
+        // Its own lease, not that of one that was killed before.
+        let own = format!(
+            "select count(*) from pg_stat_activity where application_name = '{}'",
+            process.name
+        );
+        eventually("its sessions", async || number(test, &own).await > 0).await;
+        eventually("the worker", async || living(test).await > 0).await;
+        process
+    }
+
+    fn spawn(test: &TestConductor, prepare: impl FnOnce(&mut Command)) -> Self {
         let name = Uuid::now_v7().simple().to_string();
-        let child = Command::new(std::env::current_exe().unwrap())
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        prepare(&mut command);
+        let child = command
             .args(["--exact", "processes::works_until_killed", "--nocapture"])
             .env(URL, test.url())
             .env(NAME, &name)
@@ -96,7 +118,7 @@ async fn made(test: &TestConductor, name: &str) -> usize {
 
 /// Each tick of an hourly rule from the first to the last, once.
 #[track_caller]
-fn assert_whole(ticks: &[chrono::DateTime<chrono::Utc>]) {
+pub(super) fn assert_whole(ticks: &[chrono::DateTime<chrono::Utc>]) {
     for two in ticks.windows(2) {
         assert_eq!((two[1] - two[0]).num_minutes(), 60, "{ticks:?}");
     }

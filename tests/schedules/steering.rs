@@ -8,6 +8,7 @@ use conductor::{Error, Overlap};
 
 use super::support::{Gate, count, eventually};
 use super::{HOUR, outputs, ticks, to_half_past};
+use crate::Given;
 
 #[conductor::test]
 async fn a_static_schedule_rests_over_starts_until_it_is_resumed(
@@ -51,6 +52,37 @@ async fn a_static_schedule_is_triggered_with_the_payload_of_its_code(
         }
         other => panic!("{other:?}"),
     }
+    Ok(())
+}
+
+#[conductor::test]
+async fn a_static_and_a_dynamic_schedule_of_one_name_are_two(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    to_half_past(&test).await?;
+    let by_hand = Given {
+        word: "by hand".to_owned(),
+    };
+    test.schedule::<Given>("evening", "0 * * * *", by_hand)
+        .await?;
+    // Each start declares those of the code again.
+    for _ in 0..24 {
+        test.drain().await?;
+        test.advance(HOUR).await?;
+    }
+    test.drain().await?;
+    let words = outputs(&test, "given").await?;
+    let by_hand = words.iter().filter(|word| *word == "evening: by hand");
+    assert_eq!((by_hand.count(), words.len()), (24, 26), "{words:?}");
+    let id = test.trigger_schedule("given", "evening").await?.unwrap();
+    test.drain().await?;
+    let run = test.execution::<Given>(id);
+    assert_eq!(run.result().await?, "evening: by hand");
+    assert!(test.unschedule::<Given>("evening").await?);
+    assert!(!test.unschedule::<Given>("evening").await?);
+    let all = test.schedules().await?;
+    let evening: Vec<_> = all.iter().filter(|s| s.name == "evening").collect();
+    assert!(matches!(evening[..], [left] if !left.dynamic), "{all:?}");
     Ok(())
 }
 

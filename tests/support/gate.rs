@@ -55,6 +55,11 @@ impl Gate {
         soon("a handler's end", end).await.unwrap().forget();
     }
 
+    /// Whether a handler was dropped at the gate.
+    pub fn has_dropped(&self) -> bool {
+        self.dropped.available_permits() > 0
+    }
+
     /// How many handlers have come and were not awaited.
     pub fn unseen(&self) -> usize {
         self.entered.available_permits()

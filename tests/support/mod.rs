@@ -1,8 +1,16 @@
 //! What several files of the suite want.
 
+#[cfg(target_os = "linux")]
+mod clock;
+mod counted;
 mod gate;
 mod process;
+// The storm's binary and the suite use different parts of these.
+#[allow(dead_code)]
+mod proxy;
 mod role;
+#[allow(dead_code)]
+mod server;
 mod sql;
 
 use std::future::Future;
@@ -13,9 +21,14 @@ use conductor::{ExecutionInfo, Handle, Worker};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use uuid::Uuid;
 
+#[cfg(target_os = "linux")]
+pub use clock::wrong_clock;
+pub use counted::Counted;
 pub use gate::Gate;
 pub use process::Process;
+pub use proxy::Proxy;
 pub use role::Role;
+pub use server::{Server, Shutdown, as_server_user, own};
 pub use sql::{emptied, number, run_sql, sqlstate, watched};
 
 const PATIENCE: Duration = Duration::from_secs(60);

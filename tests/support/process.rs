@@ -18,16 +18,24 @@ impl Process {
     pub const LEASE: Duration = LEASE;
 
     pub fn start(test: &TestConductor) -> anyhow::Result<Self> {
+        Self::at(test.url())
+    }
+
+    pub fn at(url: &str) -> anyhow::Result<Self> {
         let child = Command::new(std::env::current_exe()?)
             .args([
                 "--exact",
                 "support::process::works_until_told",
                 "--nocapture",
             ])
-            .env(URL, test.url())
+            .env(URL, url)
             .stdout(Stdio::null())
             .spawn()?;
         Ok(Self(child))
+    }
+
+    pub fn id(&self) -> u32 {
+        self.0.id()
     }
 
     /// SIGKILL.
@@ -54,6 +62,10 @@ impl Process {
         let id = self.0.id().to_string();
         assert!(Command::new("kill").args([signal, &id]).status()?.success());
         Ok(())
+    }
+
+    pub fn is_running(&mut self) -> anyhow::Result<bool> {
+        Ok(self.0.try_wait()?.is_none())
     }
 
     pub async fn ended(&mut self) -> anyhow::Result<ExitStatus> {

@@ -34,6 +34,14 @@ impl Role {
             .unwrap();
     }
 
+    /// The address of the test's database, for processes of this role's.
+    pub fn url(&self) -> String {
+        let (scheme, rest) = self.url.split_once("://").unwrap();
+        let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+        let password = PASSWORD.replace(' ', "%20");
+        format!("{scheme}://{}:{password}@{place}", self.name)
+    }
+
     /// A pool of this role's sessions, not yet connected.
     pub fn pool(&self) -> PgPool {
         let options = PgConnectOptions::from_str(&self.url)

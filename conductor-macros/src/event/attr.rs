@@ -12,6 +12,7 @@ const EVENT: Keys = Keys {
     forms: &[
         ("name", "name = \"user.signed_up\""),
         ("version", "version = 2"),
+        ("keep", "keep = \"30d\""),
         ("crate", "crate = \"::my_crate::conductor\""),
     ],
     repeatable: &[],
@@ -22,6 +23,7 @@ const EVENT: Keys = Keys {
 pub(crate) struct Attr {
     pub(crate) name: Option<String>,
     version: Option<u32>,
+    keep: Option<u64>,
     krate: Option<Path>,
 }
 
@@ -43,6 +45,7 @@ impl Attr {
             "version" => {
                 self.version = Some(literal::integer(value, 1..=i32::MAX.unsigned_abs())?);
             }
+            "keep" => self.keep = Some(literal::millis(value)?),
             "crate" => self.krate = Some(literal::path(value)?),
             _ => {}
         }
@@ -51,6 +54,11 @@ impl Attr {
 
     pub(crate) fn version(&self) -> u32 {
         self.version.unwrap_or(1)
+    }
+
+    /// How long the events are kept, in milliseconds.
+    pub(crate) fn keep(&self) -> Option<u64> {
+        self.keep
     }
 
     /// The path by which generated code names the crate `conductor`.

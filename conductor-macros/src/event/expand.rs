@@ -58,6 +58,11 @@ impl Expansion<'_> {
         let allowed = self.allowed();
         let name = self.attr.name.as_ref().unwrap_or(&self.item.name);
         let version = self.attr.version();
+        let keep = self.attr.keep().map(|millis| {
+            quote! {
+                const KEEP: ::core::time::Duration = ::core::time::Duration::from_millis(#millis);
+            }
+        });
         let also_allowed = self.allowed();
         quote! {
             #(#allowed)*
@@ -65,6 +70,7 @@ impl Expansion<'_> {
             impl #krate::Event for #subject {
                 const NAME: &'static ::core::primitive::str = #name;
                 const VERSION: ::core::primitive::u32 = #version;
+                #keep
             }
 
             // For the tasks that take nothing.

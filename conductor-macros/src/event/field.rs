@@ -11,12 +11,12 @@ use crate::task::ownership;
 
 /// A field that can be found in the stored event.
 pub(crate) struct Handle {
-    conditions: Vec<Attribute>,
+    pub(super) conditions: Vec<Attribute>,
     vis: Visibility,
-    ident: Ident,
+    pub(super) ident: Ident,
     ty: Type,
     /// The name in the stored JSON.
-    stored: String,
+    pub(super) stored: String,
 }
 
 impl Handle {

@@ -5,6 +5,7 @@ mod derives;
 mod expand;
 mod field;
 mod item;
+pub(crate) mod nested;
 mod serde;
 
 use proc_macro2::TokenStream;
@@ -73,13 +74,19 @@ mod tests {
     #[test]
     fn keys_set_name_version_and_crate() {
         let made = expanded(
-            quote!(name = "user.signed_up", version = 2, crate = "::a::b"),
+            quote!(
+                name = "user.signed_up",
+                version = 2,
+                keep = "90d",
+                crate = "::a::b"
+            ),
             quote!(
                 struct X;
             ),
         );
         assert!(made.contains("str=\"user.signed_up\""), "{made}");
         assert!(made.contains("u32=2u32"));
+        assert!(made.contains("Duration::from_millis(7776000000u64)"));
         assert!(made.contains("::a::b::EventforX"));
         assert!(made.contains("crate=\"::a::b::__private::serde\""));
         assert!(!made.contains("::conductor"));

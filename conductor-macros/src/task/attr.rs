@@ -9,6 +9,7 @@ use super::cron::{self, Cron};
 use super::entry::{Entry, Keys};
 use super::event::{self, Subscription};
 use super::limit::{self, Limit};
+use super::row::{self, RowTrigger};
 use super::window::Window;
 use crate::errors::Errors;
 use crate::literal;
@@ -30,11 +31,25 @@ const TASK: Keys = Keys {
         ("batch", "batch(max_size = 100, max_wait = \"500ms\")"),
         ("cron", "cron(\"0 9 * * Mon-Fri\", tz = \"Europe/Berlin\")"),
         ("event", "event(UserSignedUp, when = plan == \"pro\")"),
+        ("on_insert", "on_insert(\"public.users\")"),
+        (
+            "on_update",
+            "on_update(\"public.users\", columns = [email], when = new.plan == \"pro\")",
+        ),
+        ("on_delete", "on_delete(\"public.users\")"),
         ("window", "window(\"22:00-06:00\", tz = \"Europe/Berlin\")"),
         ("marker", "marker = Other"),
         ("crate", "crate = \"::my_crate::conductor\""),
     ],
-    repeatable: &["cron", "event", "concurrency", "rate_limit"],
+    repeatable: &[
+        "cron",
+        "event",
+        "on_insert",
+        "on_update",
+        "on_delete",
+        "concurrency",
+        "rate_limit",
+    ],
 };
 
 const RETRY: Keys = Keys {
@@ -63,6 +78,7 @@ pub(crate) struct Attr {
     pub(crate) marker: Option<Ident>,
     pub(crate) crons: Vec<Cron>,
     pub(crate) events: Vec<Subscription>,
+    pub(crate) rows: Vec<RowTrigger>,
     pub(crate) limits: Vec<Limit>,
     pub(crate) batch: Option<Batch>,
     krate: Option<Path>,
@@ -86,6 +102,7 @@ impl Attr {
         }
         cron::refuse_same_names(&attr.crons, errors);
         event::refuse_same(&attr.events, errors);
+        row::refuse_same(&attr.rows, errors);
         limit::refuse_same(&attr.limits, errors);
         if attr.batch.is_some() {
             limit::refuse_in_batch(&attr.limits, errors);
@@ -105,6 +122,9 @@ impl Attr {
             "crate" => self.krate = Some(literal::path(entry.single()?)?),
             "cron" => self.crons.extend(Cron::read(entry, errors)?),
             "event" => self.events.extend(Subscription::read(entry, errors)?),
+            "on_insert" | "on_update" | "on_delete" => {
+                self.rows.extend(RowTrigger::read(entry, errors)?);
+            }
             "concurrency" => self.limits.extend(Limit::concurrency(entry, errors)?),
             "rate_limit" => self.limits.extend(Limit::rate(entry, errors)?),
             "batch" => self.batch = Some(Batch::read(entry, errors)),

@@ -24,8 +24,8 @@ const FORM: &str = "`event` is written like `event(UserSignedUp, when = plan == 
 /// One event that starts the task.
 pub(crate) struct Subscription {
     event: Type,
-    /// The filter, as an expression on the event's handles.
-    filter: Option<TokenStream>,
+    /// The filter, without mistakes.
+    condition: Option<Expr>,
 }
 
 impl Subscription {
@@ -39,15 +39,16 @@ impl Subscription {
             }
         };
         let before = errors.count();
-        let mut filter = None;
+        let mut condition = None;
         for entry in EVENT.read(without_batch(options, errors), errors) {
             let read = entry.single().map(|value| {
-                let read = filter::read(value, &event, errors);
-                filter = Some(read);
+                // For its mistakes; where the crate is, may stand behind it.
+                filter::read(value, &event, &syn::parse_quote!(::conductor), errors);
+                condition = Some(value.clone());
             });
             errors.keep(read);
         }
-        Ok((errors.count() == before).then_some(Self { event, filter }))
+        Ok((errors.count() == before).then_some(Self { event, condition }))
     }
 
     /// The `SubscriptionDefinition` of the task of type `subject`.
@@ -56,10 +57,10 @@ impl Subscription {
         let definition = quote!(#krate::__private::SubscriptionDefinition);
         // At the event, where a payload that it does not make is to be reported.
         let made = place_at(quote!(#definition::of), event.span());
-        let when = self
-            .filter
-            .iter()
-            .map(|filter| quote!(.when(|| #krate::__private::Filter::<#event>::to_json(&#filter))));
+        let when = self.condition.iter().map(|condition| {
+            let filter = filter::read(condition, event, krate, &mut Errors::default());
+            quote!(.when(|| #krate::__private::Filter::<#event>::to_json(&#filter)))
+        });
         quote!(#made::<#subject, #event>() #(#when)*)
     }
 }

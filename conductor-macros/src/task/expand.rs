@@ -281,6 +281,9 @@ impl Expansion<'_> {
         let events = self.attr.events.iter();
         let events: Vec<_> = (events.map(|event| event.definition(krate, &subject))).collect();
         let events = (!events.is_empty()).then(|| quote!(.subscriptions(&[#(#events),*])));
+        let rows = self.attr.rows.iter();
+        let rows: Vec<_> = rows.map(|row| row.definition(krate, &subject)).collect();
+        let rows = (!rows.is_empty()).then(|| quote!(.row_triggers(&[#(#rows),*])));
         let limits = self.attr.limits.iter();
         let limits: Vec<_> = limits.map(|limit| limit.definition(krate)).collect();
         let limits = (!limits.is_empty()).then(|| quote!(.limits(&[#(#limits),*])));
@@ -313,6 +316,7 @@ impl Expansion<'_> {
                 #options
                 #crons
                 #events
+                #rows
                 #limits
                 #docs
                 #states

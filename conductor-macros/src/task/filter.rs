@@ -1,29 +1,55 @@
-//! The condition of `event(…, when = …)`: a Rust expression, printed as calls on the event's handles,
-//! so that the compiler checks fields and types under their own tokens.
+//! The conditions of `event(…, when = …)` and of triggers on rows: a Rust expression, printed as calls on
+//! handles of fields, so that the compiler checks fields and types under their own tokens.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{BinOp, Expr, ExprBinary, ExprMethodCall, Ident, Member, Type, UnOp};
+use syn::{BinOp, Expr, ExprBinary, ExprMethodCall, Ident, Member, Path, Type, UnOp};
 
 use super::expand::local;
+use super::row::Op;
 use crate::errors::Errors;
 use crate::literal::peel;
 
 const NO_CALL: &str = "the database evaluates this condition, so it cannot call Rust code: \
                        compare fields with literals or constants";
-const NO_CONDITION: &str = "a condition compares fields of the event with values, \
+const NO_CONDITION: &str = "a condition compares fields with values, \
                             as in `plan == \"pro\" && visits > 3`";
+const NO_FIELD: &str = "expected a field, by its bare name";
+
+/// The name of the type of a row's change, on which the filter of a trigger on rows is printed.
+pub(crate) const CHANGE: &str = "__ConductorChange";
 
 /// The filter's expression. Where mistakes were reported, it means nothing.
-pub(crate) fn read(condition: &Expr, event: &Type, errors: &mut Errors) -> TokenStream {
-    Reader { event, errors }.condition(condition)
+pub(crate) fn read(
+    condition: &Expr,
+    event: &Type,
+    krate: &Path,
+    errors: &mut Errors,
+) -> TokenStream {
+    let of = Of::Event(event);
+    Reader { of, krate, errors }.condition(condition)
+}
+
+/// As [`read`], on the change of a row.
+pub(crate) fn read_row(condition: &Expr, op: Op, krate: &Path, errors: &mut Errors) -> TokenStream {
+    let of = Of::Row(op);
+    Reader { of, krate, errors }.condition(condition)
 }
 
 struct Reader<'a> {
-    event: &'a Type,
+    of: Of<'a>,
+    krate: &'a Path,
     errors: &'a mut Errors,
+}
+
+/// Whose fields a condition names.
+#[derive(Clone, Copy)]
+enum Of<'a> {
+    Event(&'a Type),
+    /// `new.plan` and `old.plan`; without either, of the row that is there.
+    Row(Op),
 }
 
 impl Reader<'_> {
@@ -66,6 +92,16 @@ impl Reader<'_> {
             other => return self.wrong(other, NO_CONDITION),
         };
         let (left, right) = (peel(&binary.left), peel(&binary.right));
+        if matches!(self.of, Of::Row(_)) && is_of_a_side(left) && is_of_a_side(right) {
+            let method = match method {
+                "eq" => "same_as",
+                "ne" => "differs_from",
+                _ => return self.wrong(binary.op, "two columns are compared by `==` and `!=`"),
+            };
+            let (left, right) = (self.field(left), self.field(right));
+            let method = Ident::new(method, place);
+            return quote_spanned!(place=> #left.#method(#right));
+        }
         // `3 < visits` is `visits > 3`.
         let (field, value, method) = match is_literal(left) {
             true => (right, left, mirrored(method)),
@@ -129,23 +165,19 @@ impl Reader<'_> {
 
     /// The handle that an expression names: `plan`, or `address.city` of a nested struct.
     fn field(&mut self, expr: &Expr) -> TokenStream {
-        let event = self.event;
         match peel(expr) {
-            Expr::Path(path) => match path.path.get_ident() {
+            Expr::Path(path) => match (path.path.get_ident(), self.of) {
                 // Reported by the compiler at the field's name where there is none.
-                Some(field) => quote!(<#event>::#field),
-                None => self.wrong(path, "expected a field of the event, by its bare name"),
+                (Some(field), Of::Event(event)) => quote!(<#event>::#field),
+                (Some(field), Of::Row(op)) => self.row_field(field, op),
+                (None, _) => self.wrong(path, NO_FIELD),
             },
             Expr::Field(nested) => {
                 let Member::Named(member) = &nested.member else {
                     return self.wrong(&nested.member, "a filter names fields by their names");
                 };
                 let outer = self.field(&nested.base);
-                let name = member.unraw().to_string();
-                let value = local("value");
-                let place = member.span().resolved_at(Span::mixed_site());
-                let access = quote!(&#value.#member);
-                quote_spanned!(place=> #outer.nested(#name, |#value| #access))
+                self.inner(&outer, member)
             }
             Expr::MethodCall(call) => {
                 let name = call.method.to_string();
@@ -160,8 +192,43 @@ impl Reader<'_> {
                 binary.op,
                 "comparisons cannot be chained: join two with `&&`",
             ),
-            other => self.wrong(other, "expected a field of the event, by its bare name"),
+            other => self.wrong(other, NO_FIELD),
         }
+    }
+
+    /// `new` and `old`, or a field of the row that is there.
+    fn row_field(&mut self, name: &Ident, op: Op) -> TokenStream {
+        let change = Ident::new(CHANGE, Span::call_site());
+        match (name.to_string().as_str(), op) {
+            ("old", Op::Insert) | ("new", Op::Delete) => {
+                let message = format!("{} has no `{name}` row", op.named());
+                self.wrong(name, &message)
+            }
+            ("old", _) => quote!(<#change>::OLD),
+            ("new", _) => quote!(<#change>::NEW),
+            (_, Op::Delete) => self.inner(&quote!(<#change>::OLD), name),
+            _ => self.inner(&quote!(<#change>::NEW), name),
+        }
+    }
+
+    /// A field of a field's struct, which the compiler finds there.
+    fn inner(&self, outer: &TokenStream, member: &Ident) -> TokenStream {
+        let name = member.unraw().to_string();
+        let value = local("value");
+        let place = member.span().resolved_at(Span::mixed_site());
+        let access = quote_spanned!(place=> &#value.#member);
+        let private = {
+            let krate = self.krate;
+            quote!(#krate::__private)
+        };
+        let field = local("field");
+        let call = quote_spanned!(place=> nested((&#field).stored(#name), |#value| #access));
+        // Of each two traits the compiler takes the first that fits.
+        quote!({
+            use #private::{Nested as _, NestedInOption as _, StoredAsWritten as _, StoredByDerive as _};
+            let #field = #outer;
+            (&#field).#call
+        })
     }
 
     /// What a field is compared with: known when the program starts.
@@ -191,6 +258,17 @@ impl Reader<'_> {
     fn wrong(&mut self, tokens: impl ToTokens, message: &str) -> TokenStream {
         self.errors.at(tokens, message);
         TokenStream::new()
+    }
+}
+
+/// `new.…` or `old.…`.
+fn is_of_a_side(expr: &Expr) -> bool {
+    match peel(expr) {
+        Expr::Field(field) => match peel(&field.base) {
+            Expr::Path(path) => path.path.is_ident("new") || path.path.is_ident("old"),
+            base => is_of_a_side(base),
+        },
+        _ => false,
     }
 }
 
@@ -246,7 +324,7 @@ mod tests {
 
     fn calls(condition: &Expr) -> (String, String) {
         let mut errors = Errors::default();
-        let made = read(condition, &parse_quote!(E), &mut errors).to_string();
+        let made = read(condition, &parse_quote!(E), &parse_quote!(c), &mut errors).to_string();
         (
             made.replace(' ', ""),
             errors.into_compile_errors().to_string(),
@@ -281,7 +359,9 @@ mod tests {
             (parse_quote!(a < 60 * 60), "<E>::a.lt(60*60)"),
             (
                 parse_quote!(address.city == "Berlin"),
-                "<E>::address.nested(\"city\",|__conductor_value|&__conductor_value.city)\
+                "{usec::__private::{Nestedas_,NestedInOptionas_,StoredAsWrittenas_,StoredByDeriveas_};\
+                 let__conductor_field=<E>::address;(&__conductor_field).nested(\
+                 (&__conductor_field).stored(\"city\"),|__conductor_value|&__conductor_value.city)}\
                  .eq(\"Berlin\")",
             ),
         ];

@@ -8,6 +8,7 @@ mod event;
 mod filter;
 pub(crate) mod function;
 mod limit;
+pub(crate) mod row;
 pub(crate) mod ownership;
 mod window;
 

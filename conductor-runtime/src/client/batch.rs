@@ -3,19 +3,15 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use sqlx::PgConnection;
-use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-use super::insert::{Answer, MAX_ROWS, insert};
+use super::insert::{Answer, MAX_ROWS, insert, insert_again};
 use super::invocation::{Invocation, NewExecution};
 use super::invoke::checked;
 use super::{Conductor, Invoked};
-use crate::db::{is_deadlock, message_length};
+use crate::db::{Database, OUTAGE, Patience, message_length};
 use crate::error::Result;
 use crate::task::{PointInTime, Task};
-
-/// How often a batch begins anew that met a deadlock with others of the same keys.
-const TRIES: usize = 5;
 
 /// Many invokes of one task, all or none; `.await` makes the executions and gives their ids.
 #[must_use = "an invoke does nothing until it is awaited"]
@@ -91,7 +87,7 @@ impl<'c> InvokeBatch<'c> {
             return Ok(Vec::new());
         };
         self.conductor.ensure_declared(&first.task).await?;
-        let answers = in_parts(connection, &rows).await?;
+        let answers = in_parts(connection, &rows, false).await?;
         Ok(in_order_of_items(places, answers)
             .map(|answer| answer.id)
             .collect())
@@ -111,11 +107,13 @@ impl<'c> InvokeBatch<'c> {
             return Ok(Vec::new());
         };
         self.conductor.ensure_declared(&first.task).await?;
-        let mut tries = 1;
+        let mut patience = Patience::new(OUTAGE);
+        let mut again = false;
         let answers = loop {
-            match write(self.conductor.pool(), &rows).await {
-                Err(error) if is_deadlock(&error) && tries < TRIES => tries += 1,
-                written => break written?,
+            match write(self.conductor.database(), &rows, again, &mut patience).await {
+                Ok(answers) => break answers,
+                Err(error) if patience.again(&error).await => again = true,
+                Err(error) => return Err(patience.over(error)),
             }
         };
         Ok(in_order_of_items(places, answers).collect())
@@ -123,15 +121,20 @@ impl<'c> InvokeBatch<'c> {
 }
 
 /// In one transaction, a statement for each few thousand.
-async fn write(pool: &PgPool, rows: &[NewExecution]) -> Result<Vec<Answer>, sqlx::Error> {
+async fn write(
+    database: &Database,
+    rows: &[NewExecution],
+    again: bool,
+    patience: &mut Patience,
+) -> Result<Vec<Answer>, sqlx::Error> {
     if length(rows) == rows.len() {
         // A statement is a transaction of its own.
-        return insert(&mut *pool.acquire().await?, rows, false, false).await;
+        return insert_again(database, rows, again, patience).await;
     }
-    let mut tx = pool.begin().await?;
-    let answers = in_parts(&mut tx, rows).await?;
-    tx.commit().await?;
-    Ok(answers)
+    let mut tx = patience.connection(database).await?;
+    tx.begin(database.begin_words("")).await?;
+    let answers = in_parts(&mut tx, rows, again).await;
+    tx.settle(answers).await
 }
 
 /// How many of the first rows go into one statement.
@@ -142,12 +145,13 @@ fn length(rows: &[NewExecution]) -> usize {
 async fn in_parts(
     connection: &mut PgConnection,
     rows: &[NewExecution],
+    again: bool,
 ) -> Result<Vec<Answer>, sqlx::Error> {
     let mut answers = Vec::with_capacity(rows.len());
     let mut rest = rows;
     while !rest.is_empty() {
         let (part, others) = rest.split_at(length(rest));
-        answers.extend(insert(&mut *connection, part, true, false).await?);
+        answers.extend(insert(&mut *connection, part, true, again).await?);
         rest = others;
     }
     Ok(answers)

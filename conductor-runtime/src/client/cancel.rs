@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::Conductor;
 use crate::context::Memo;
-use crate::db::is_deadlock;
+use crate::db::{OUTAGE, Patience};
 use crate::error::Result;
 
 /// A cancel that is being said; `.await` does it.
@@ -51,16 +51,17 @@ impl<'c> IntoFuture for Cancel<'c> {
             let _busy = self.memo.map(Memo::busy);
             let conductor = self.conductor?;
             conductor.migrate().await?;
+            let mut patience = Patience::new(OUTAGE);
             loop {
                 let cancelled = sqlx::query_scalar("select conductor.cancel($1, $2)")
                     .bind(self.id)
-                    .bind(&self.reason)
-                    .fetch_one(conductor.pool())
-                    .await;
-                match cancelled {
-                    // Parents are locked before their children, but recovery locks whom it finds.
-                    Err(error) if is_deadlock(&error) => {}
-                    cancelled => return Ok(cancelled?),
+                    .bind(&self.reason);
+                match patience.ask(conductor.database(), cancelled).await {
+                    Ok(cancelled) => return Ok(cancelled.unwrap_or_default()),
+                    // A deadlock, too: parents are locked before their children, but recovery locks
+                    // whom it finds.
+                    Err(error) if patience.again(&error).await => {}
+                    Err(error) => return Err(patience.over(error)),
                 }
             }
         })

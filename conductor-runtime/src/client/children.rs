@@ -57,8 +57,9 @@ impl Conductor {
     /// The children of these executions: of each at most `limit`, first those that have not completed.
     pub async fn children(&self, parents: &[Uuid], limit: u32) -> Result<Vec<Child>> {
         self.migrate().await?;
-        let mut connection = self.pool().acquire().await?;
-        children(&mut connection, parents, i64::from(limit)).await
+        let mut session = self.database().session().await?;
+        let children = children(&mut session, parents, i64::from(limit)).await;
+        session.settle(children).await
     }
 }
 

@@ -1,22 +1,19 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::insert::Answer;
 use super::{Conductor, Invoked};
-use crate::db::{Fault, fault};
+use crate::db::{OUTAGE, Patience};
 use crate::error::{Error, Result};
 use crate::task::Task;
 
 /// How often the result is looked for where no notification comes.
 const POLL: Duration = Duration::from_secs(1);
-/// How long the database may be away before the wait ends with its error, and between the looks.
-const OUTAGE: Duration = Duration::from_secs(30);
-const TRY_AGAIN: Duration = Duration::from_millis(100);
 
 /// The state of an execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -161,32 +158,30 @@ struct Watched {
 }
 
 impl Conductor {
+    async fn watch(&self, id: Uuid, patience: &Patience) -> Result<Option<Watched>, sqlx::Error> {
+        let watch = sqlx::query_as("select state, task, output, error from conductor.watch($1)");
+        patience.ask(self.database(), watch.bind(id)).await
+    }
+
     /// Waits for the end of any execution and gives its output as JSON.
     ///
     /// # Errors
     /// As [`Execution::result`].
     pub async fn outcome(&self, id: Uuid) -> Result<String> {
         self.migrate().await?;
-        self.notifier().start(self.pool()).await;
+        self.notifier().start(self.database()).await;
         let end = self.notifier().end_of(id);
-        let mut answered = Instant::now();
+        let mut patience = Patience::new(OUTAGE);
         loop {
             // Before the look, so that no waiter misses an end between look and wait.
             let ended = end.notified();
-            let seen: Result<Option<Watched>, sqlx::Error> =
-                sqlx::query_as("select state, task, output, error from conductor.watch($1)")
-                    .bind(id)
-                    .fetch_optional(self.pool())
-                    .await;
-            let seen = match seen {
-                Err(error) if fault(&error) == Fault::Passing && answered.elapsed() < OUTAGE => {
-                    tracing::debug!(%error, "looking for the result again");
-                    tokio::time::sleep(TRY_AGAIN).await;
-                    continue;
-                }
-                seen => seen?.ok_or(Error::NotFound(id))?,
+            let seen: Option<Watched> = match self.watch(id, &patience).await {
+                Ok(seen) => seen,
+                Err(error) if patience.again(&error).await => continue,
+                Err(error) => return Err(patience.over(error)),
             };
-            answered = Instant::now();
+            let seen = seen.ok_or(Error::NotFound(id))?;
+            patience = Patience::new(OUTAGE);
             match seen.state.parse()? {
                 Status::Completed => return Ok(seen.output.unwrap_or_else(|| "null".to_owned())),
                 Status::Failed => {

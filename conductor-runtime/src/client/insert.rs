@@ -1,11 +1,12 @@
+use std::time::Instant;
+
 use sqlx::PgConnection;
-use sqlx::postgres::PgPool;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::Invoked;
 use super::invocation::NewExecution;
-use crate::db::{Batcher, Fault, fault, take_message};
+use crate::db::{Batcher, Database, Fault, OUTAGE, Patience, fault, no_answer, take_message};
 use crate::error::{Error, Result};
 
 /// Most executions in one statement.
@@ -31,7 +32,7 @@ impl Answer {
 /// have to wait for somebody's transaction.
 #[derive(Debug)]
 pub(super) struct Inserter {
-    pool: PgPool,
+    database: Database,
     plain: Batcher<Waiting>,
     keyed: Batcher<Waiting>,
 }
@@ -39,13 +40,14 @@ pub(super) struct Inserter {
 #[derive(Debug)]
 struct Waiting {
     new: NewExecution,
+    since: Instant,
     done: oneshot::Sender<Result<Answer>>,
 }
 
 impl Inserter {
-    pub(super) fn new(pool: PgPool) -> Self {
+    pub(super) fn new(database: Database) -> Self {
         Self {
-            pool,
+            database,
             plain: Batcher::new(),
             keyed: Batcher::new(),
         }
@@ -54,14 +56,15 @@ impl Inserter {
     /// Returns when the execution is committed.
     pub(super) async fn insert(&self, new: NewExecution) -> Result<Answer> {
         let (done, outcome) = oneshot::channel();
-        let pool = self.pool.clone();
+        let database = self.database.clone();
         let batcher = if new.is_keyed() {
             &self.keyed
         } else {
             &self.plain
         };
-        batcher.add(Waiting { new, done }, take_batch, move |batch| {
-            write(pool.clone(), batch)
+        let since = Instant::now();
+        batcher.add(Waiting { new, since, done }, take_batch, move |batch| {
+            write(database.clone(), batch)
         });
         outcome
             .await
@@ -74,9 +77,11 @@ fn take_batch(waiting: &mut Vec<Waiting>) -> Vec<Waiting> {
 }
 
 /// One statement for all; where it is refused, one for each, so that a bad one is refused alone.
-async fn write(pool: PgPool, batch: Vec<Waiting>) {
+async fn write(database: Database, batch: Vec<Waiting>) {
+    let since = batch.iter().map(|waiting| waiting.since).min();
+    let mut patience = Patience::since(since.unwrap_or_else(Instant::now), OUTAGE);
     let (rows, callers): (Vec<_>, Vec<_>) = batch.into_iter().map(|w| (w.new, w.done)).unzip();
-    match insert_again(&pool, &rows, false).await {
+    match insert_again(&database, &rows, false, &mut patience).await {
         // A caller that no longer waits has its execution all the same.
         Ok(answers) => callers
             .into_iter()
@@ -91,41 +96,45 @@ async fn write(pool: PgPool, batch: Vec<Waiting>) {
                 let error = first
                     .take()
                     .unwrap_or_else(|| sqlx::Error::Protocol(text.clone()));
-                let _ = caller.send(Err(error.into()));
+                let _ = caller.send(Err(patience.over(error)));
             }
         }
         Err(_) => {
             for (row, caller) in rows.iter().zip(callers) {
+                let mut patience = Patience::new(OUTAGE);
                 // The refused statement may have been a repeated one.
-                let answers = insert_again(&pool, std::slice::from_ref(row), true).await;
+                let rows = std::slice::from_ref(row);
+                let answers = insert_again(&database, rows, true, &mut patience).await;
                 let answer = answers
                     .map(|answers| answers.first().copied().unwrap_or(Answer::created(row.id)));
-                let _ = caller.send(answer.map_err(Error::from));
+                let _ = caller.send(answer.map_err(|error| patience.over(error)));
             }
         }
     }
 }
 
 /// Inserts, and again where the connection broke and nobody knows whether it committed: the ids
-/// are ours, so nothing is made twice. After a restart of the server each connection of the pool
-/// may be a dead one, and each try removes one.
-async fn insert_again(
-    pool: &PgPool,
+/// are ours, so nothing is made twice.
+pub(super) async fn insert_again(
+    database: &Database,
     rows: &[NewExecution],
     mut again: bool,
+    patience: &mut Patience,
 ) -> Result<Vec<Answer>, sqlx::Error> {
-    for _ in 0..pool.options().get_max_connections() {
-        let inserted = async { insert(&mut *pool.acquire().await?, rows, false, again).await };
-        match inserted.await {
-            Err(error @ sqlx::Error::PoolTimedOut) => return Err(error),
-            Err(error) if fault(&error) == Fault::Passing => {
-                tracing::debug!(%error, "invoke is sent again");
-                again = true;
+    loop {
+        let inserted = async {
+            let mut session = patience.session(database).await?;
+            let inserted = insert(&mut session, rows, false, again);
+            match tokio::time::timeout(patience.answer(), inserted).await {
+                Ok(inserted) => session.settle(inserted).await,
+                Err(_) => Err(no_answer(&mut session)),
             }
+        };
+        match inserted.await {
+            Err(error) if patience.again(&error).await => again = true,
             other => return other,
         }
     }
-    insert(&mut *pool.acquire().await?, rows, false, again).await
 }
 
 /// The statement itself, on any connection; the answers in the order of the rows.

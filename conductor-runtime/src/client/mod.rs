@@ -15,14 +15,15 @@ mod schedules;
 mod story;
 mod why;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgPool;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
-use crate::db::{self, Address, Notifier};
+use crate::db::{self, Address, Alone, Database, Notifier, OUTAGE, Outage, Patience};
 use crate::error::{Error, Result};
 use crate::event::Emitter;
 use crate::registry::{Registry, declaration};
@@ -36,7 +37,7 @@ use insert::{Answer, Inserter};
 pub use invocation::Invocation;
 pub use invoke::{Invoke, InvokeInTransaction};
 pub use invoked::Invoked;
-pub use query::{ExecutionInfo, Failure, Filter};
+pub use query::{ExecutionInfo, Failure, Filter, Stuck};
 pub use queues::QueueInfo;
 pub(crate) use schedule::{Rule, check_name as check_schedule_name, remove as remove_schedule};
 pub use schedule::{Schedule, Unschedule};
@@ -68,10 +69,13 @@ pub struct Conductor {
 
 #[derive(Debug)]
 struct Shared {
-    pool: PgPool,
+    database: Database,
     notifier: Notifier,
+    outage: Outage,
     inserter: Inserter,
     emitter: Emitter,
+    /// Events of row changes that were seen to be watched, and when.
+    watches: Mutex<HashMap<String, (String, Instant)>>,
     ready: OnceCell<()>,
     declared: Mutex<HashSet<&'static str>>,
     #[cfg(feature = "embedded")]
@@ -83,8 +87,8 @@ impl Conductor {
     /// Postgres, which is started if it does not run. Applies missing migrations.
     ///
     /// # Errors
-    /// The server does not answer, the role may not migrate, the schema is newer than this
-    /// binary, or no Postgres binaries can be had.
+    /// The server does not answer, the role may not migrate, the schema has a breaking migration
+    /// that this binary does not know, older processes did not end for one within a minute, or no Postgres binaries can be had.
     pub async fn connect() -> Result<Self> {
         let conductor = Self::open().await?;
         conductor.migrate().await?;
@@ -148,12 +152,15 @@ impl Conductor {
         pool: PgPool,
         #[cfg(feature = "embedded")] embedded: Option<crate::embedded::Embedded>,
     ) -> Self {
+        let database = Database::new(pool);
         Self {
             shared: Arc::new(Shared {
-                inserter: Inserter::new(pool.clone()),
-                emitter: Emitter::new(pool.clone()),
-                pool,
+                inserter: Inserter::new(database.clone()),
+                emitter: Emitter::new(database.clone()),
+                watches: Mutex::default(),
+                database,
                 notifier: Notifier::new(),
+                outage: Outage::default(),
                 ready: OnceCell::new(),
                 declared: Mutex::default(),
                 #[cfg(feature = "embedded")]
@@ -164,7 +171,12 @@ impl Conductor {
 
     /// The pool, for the application's own statements.
     pub fn pool(&self) -> &PgPool {
-        &self.shared.pool
+        self.shared.database.pool()
+    }
+
+    /// The way that the work goes.
+    pub(crate) fn database(&self) -> &Database {
+        &self.shared.database
     }
 
     /// The embedded server, where that is what this client is connected to.
@@ -173,13 +185,70 @@ impl Conductor {
         self.shared.embedded.as_ref()
     }
 
-    /// Applies missing migrations; does nothing the second time.
+    /// Applies missing migrations; does nothing the second time. Waits up to a minute for older
+    /// processes, as [`migrate_within`](Self::migrate_within) tells.
     pub async fn migrate(&self) -> Result<()> {
+        self.migrate_within(db::MIGRATION_DEADLINE).await
+    }
+
+    /// Applies missing migrations; does nothing the second time.
+    ///
+    /// Where one of them is marked as breaking, running processes with an older schema version are
+    /// told to drain and end, as if by SIGTERM, and the migration waits for them. A compatible one
+    /// disturbs nobody. Any number of processes may call this at once.
+    ///
+    /// # Errors
+    /// [`Error::Schema`] where older processes are still there after `deadline`, with their hosts and
+    /// numbers; nothing was applied then. Also where the schema has a breaking migration that this
+    /// build does not know. [`Error::Database`] where the server cannot be reached or refuses.
+    pub async fn migrate_within(&self, deadline: Duration) -> Result<()> {
         self.shared
             .ready
-            .get_or_try_init(|| async { db::migrate(&self.shared.pool).await.map(drop) })
+            .get_or_try_init(|| async {
+                self.find_way().await?;
+                db::migrate(self.database(), deadline, &self.how_to_begin_anew())
+                    .await
+                    .map(drop)
+            })
             .await
             .copied()
+    }
+
+    fn how_to_begin_anew(&self) -> String {
+        #[cfg(feature = "embedded")]
+        if let Some(embedded) = self.embedded() {
+            return format!(
+                "end all programs of this project and remove the data of its private Postgres,\n    rm -r '{}'\n  or keep it, and set CONDUCTOR_DATA_DIR to another folder",
+                embedded.data_dir().display()
+            );
+        }
+        "`drop schema conductor cascade`".to_owned()
+    }
+
+    /// The schema version that the database has; 0 where there is none. Changes nothing.
+    pub async fn schema_version(&self) -> Result<i32> {
+        self.find_way().await?;
+        db::applied_version(self.database()).await
+    }
+
+    /// Finds out whether a pooler lies between; between a private server and its program none does.
+    pub(crate) async fn find_way(&self) -> Result<()> {
+        #[cfg(feature = "embedded")]
+        if self.shared.embedded.is_some() {
+            return Ok(());
+        }
+        Ok(self.database().look_for_pooler().await?)
+    }
+
+    /// Makes the roles `conductor_client`, which invokes, emits, cancels, retries and reads, and
+    /// `conductor_worker`, which works, where they are missing, and gives them their rights on this
+    /// schema. Later migrations give them what is new.
+    ///
+    /// # Errors
+    /// This client's role does not own the schema, or may not create roles.
+    pub async fn create_roles(&self) -> Result<()> {
+        self.migrate().await?;
+        db::create_roles(self.database()).await
     }
 
     /// Makes an execution of `T`: `.await` it, or say more with `.run_at(…)`, `.delay(…)`,
@@ -259,7 +328,7 @@ impl Conductor {
         self.migrate().await?;
         Ok(sqlx::query_scalar("select conductor.retry($1)")
             .bind(id)
-            .fetch_one(self.pool())
+            .one(self.database())
             .await?)
     }
 
@@ -299,8 +368,28 @@ impl Conductor {
         &self.shared.notifier
     }
 
+    pub(crate) fn outage(&self) -> &Outage {
+        &self.shared.outage
+    }
+
     fn inserter(&self) -> &Inserter {
         &self.shared.inserter
+    }
+
+    /// The event of a row change that was watched a moment ago, so that a wait that is met at each of
+    /// many replays asks the database once.
+    pub(crate) fn watched(&self, what: &str) -> Option<String> {
+        const FRESH: Duration = Duration::from_secs(60);
+        let watches = self.shared.watches.lock();
+        let watches = watches.unwrap_or_else(PoisonError::into_inner);
+        let (event, at) = watches.get(what)?;
+        (at.elapsed() < FRESH).then(|| event.clone())
+    }
+
+    pub(crate) fn note_watched(&self, what: String, event: &str) {
+        let watches = self.shared.watches.lock();
+        let mut watches = watches.unwrap_or_else(PoisonError::into_inner);
+        watches.insert(what, (event.to_owned(), Instant::now()));
     }
 
     pub(crate) fn emitter(&self) -> &Emitter {
@@ -316,7 +405,7 @@ impl Conductor {
         Ok(
             sqlx::query_as("select id, queue_id, name from conductor.declare_tasks($1, true)")
                 .bind(declaration(tasks))
-                .fetch_all(self.pool())
+                .all(self.database())
                 .await?,
         )
     }
@@ -332,10 +421,16 @@ impl Conductor {
         }
         Registry::global().check()?;
         // A worker's declaration stays as it is.
-        sqlx::query("select conductor.declare_missing($1)")
-            .bind(declaration(std::iter::once(task)))
-            .execute(self.pool())
-            .await?;
+        let declaration = declaration(std::iter::once(task));
+        let mut patience = Patience::new(OUTAGE);
+        loop {
+            let declare = sqlx::query("select conductor.declare_missing($1)").bind(&declaration);
+            match patience.ask(self.database(), declare).await {
+                Ok(_) => break,
+                Err(error) if patience.again(&error).await => {}
+                Err(error) => return Err(patience.over(error)),
+            }
+        }
         lock(&self.shared.declared).insert(task.name);
         Ok(())
     }

@@ -7,6 +7,7 @@ use sqlx::{PgExecutor, Row};
 use uuid::Uuid;
 
 use super::{Conductor, Status};
+use crate::db::Alone;
 use crate::error::{Error, Result};
 use crate::task::Trigger;
 
@@ -46,12 +47,26 @@ pub struct ExecutionInfo {
     pub trigger: Trigger,
     /// It is due when its task's window opens: `run_at` is the opening.
     pub postponed: bool,
+    /// The event that it is suspended for; of several the first, in the order of keys.
+    pub event: Option<String>,
     /// JSON.
     pub payload: Box<RawValue>,
     /// JSON, of completed ones.
     pub output: Option<Box<RawValue>>,
     /// The last failure's text, or the reason of a cancel.
     pub error: Option<String>,
+    /// Why it seems stuck; only of running ones.
+    pub stuck: Option<Stuck>,
+}
+
+/// Why a running execution seems not to get on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stuck {
+    /// Its process has ended, or could not renew its lease; a living one will take it back.
+    ProcessGone,
+    /// It runs longer than its task's timeout, by so much: the handler does not come to an `.await`.
+    Overtime(Duration),
 }
 
 /// A failed attempt.
@@ -93,10 +108,22 @@ impl Default for Filter {
     }
 }
 
+/// An attempt's end needs a moment to be written.
+const GRACE: Duration = Duration::from_secs(1);
+
 const COLUMNS: &str =
     "select id, task, queue, state, priority, created_at, run_at, claimed_at, finished_at,
        failures, crashes, claim, retry_of, dedupe_key, postponed, trigger::text as trigger,
-       payload::text as payload, output::text as output, error";
+       payload::text as payload, output::text as output, error,
+       case when state = 'suspended'
+            then (select w.event_name from conductor.waits w
+                   where w.execution_id = id and w.event_name is not null order by w.key limit 1) end as event,
+       case when state = 'running' then not exists (
+           select from conductor.orchestrators o
+            where o.id = orchestrator_id and o.lease_until > clock_timestamp()) end as process_gone,
+       case when state = 'running' then
+           (select (extract(epoch from conductor.now() - claimed_at - t.timeout) * 1000)::bigint
+              from conductor.tasks t where t.name = task) end as overtime_ms";
 
 const MATCHES: &str = "where ($1::text is null or task = $1)
    and ($2::text is null or queue = $2)
@@ -108,7 +135,9 @@ impl Conductor {
     /// What the database knows of one execution; none where it is unknown or was removed.
     pub async fn find(&self, id: Uuid) -> Result<Option<ExecutionInfo>> {
         self.migrate().await?;
-        find(self.pool(), id).await
+        let mut session = self.database().session().await?;
+        let info = find(&mut *session, id).await;
+        session.settle(info).await
     }
 
     /// The newest executions that match.
@@ -132,7 +161,7 @@ impl Conductor {
                 .map(|age| age.as_secs_f64().min(1000.0 * 365.0 * 86_400.0)),
         )
         .bind(i64::from(filter.limit))
-        .fetch_all(self.pool())
+        .all(self.database())
         .await?;
         rows.iter().map(read).collect()
     }
@@ -140,14 +169,16 @@ impl Conductor {
     /// The failed attempts of an execution, the first one first.
     pub async fn failures(&self, id: Uuid) -> Result<Vec<Failure>> {
         self.migrate().await?;
-        failures(self.pool(), id).await
+        let mut session = self.database().session().await?;
+        let failures = failures(&mut *session, id).await;
+        session.settle(failures).await
     }
 
     /// The database's time, which decides what is due.
     pub async fn now(&self) -> Result<DateTime<Utc>> {
         self.migrate().await?;
         Ok(sqlx::query_scalar("select conductor.now()")
-            .fetch_one(self.pool())
+            .one(self.database())
             .await?)
     }
 
@@ -162,7 +193,7 @@ impl Conductor {
                   where t.name = $1 and o.lease_until > clock_timestamp())",
         )
         .bind(task)
-        .fetch_one(self.pool())
+        .one(self.database())
         .await?)
     }
 
@@ -171,7 +202,7 @@ impl Conductor {
         self.migrate().await?;
         Ok(
             sqlx::query_scalar("select name from conductor.tasks order by name")
-                .fetch_all(self.pool())
+                .all(self.database())
                 .await?,
         )
     }
@@ -182,7 +213,7 @@ impl Conductor {
         Ok(
             sqlx::query_scalar("select payload_schema from conductor.tasks where name = $1")
                 .bind(task)
-                .fetch_optional(self.pool())
+                .optional(self.database())
                 .await?,
         )
     }
@@ -212,11 +243,15 @@ fn read(row: &PgRow) -> Result<ExecutionInfo> {
     let state: String = row.try_get("state")?;
     let output: Option<String> = row.try_get("output")?;
     let trigger: Option<String> = row.try_get("trigger")?;
+    let process_gone: Option<bool> = row.try_get("process_gone")?;
+    let overtime: Option<i64> = row.try_get("overtime_ms")?;
+    let overtime = overtime.and_then(|ms| u64::try_from(ms).ok());
     Ok(ExecutionInfo {
         id: row.try_get("id")?,
         task: row.try_get("task")?,
         queue: row.try_get("queue")?,
         state: state.parse()?,
+        event: row.try_get("event")?,
         priority: row.try_get("priority")?,
         created_at: row.try_get("created_at")?,
         run_at: row.try_get("run_at")?,
@@ -232,6 +267,11 @@ fn read(row: &PgRow) -> Result<ExecutionInfo> {
         payload: raw(row.try_get("payload")?)?,
         output: output.map(raw).transpose()?,
         error: row.try_get("error")?,
+        stuck: match overtime.map(Duration::from_millis) {
+            _ if process_gone == Some(true) => Some(Stuck::ProcessGone),
+            Some(by) if by > GRACE => Some(Stuck::Overtime(by)),
+            _ => None,
+        },
     })
 }
 

@@ -1,4 +1,5 @@
 use super::Conductor;
+use crate::db::Alone;
 use crate::error::Result;
 
 /// What the database knows of one queue.
@@ -32,7 +33,7 @@ impl Conductor {
             "select name, paused, waiting, running, parked, workers from conductor.queue_counts($1)",
         )
         .bind(QueueInfo::MOST)
-        .fetch_all(self.pool())
+        .all(self.database())
         .await?)
     }
 
@@ -71,7 +72,7 @@ impl Conductor {
         }
         Ok(sqlx::query_scalar(statement)
             .bind(queue)
-            .fetch_one(self.pool())
+            .one(self.database())
             .await?)
     }
 }

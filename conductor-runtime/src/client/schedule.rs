@@ -1,7 +1,7 @@
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 
-use conductor_schedule::{Cron, Missed, Overlap, zone};
+use conductor_schedule::{Cron, Missed, Overlap, Tz, zone};
 use sqlx::PgConnection;
 
 use super::Conductor;
@@ -30,9 +30,9 @@ pub struct Unschedule<'c> {
 pub(crate) struct Rule {
     task: String,
     name: String,
-    cron: String,
+    cron: Cron,
     payload: String,
-    timezone: String,
+    timezone: Tz,
     missed: Missed,
     overlap: Overlap,
 }
@@ -44,17 +44,16 @@ impl Rule {
         Ok(Self {
             task: task.to_owned(),
             name,
-            cron: cron.as_str().to_owned(),
+            cron,
             payload,
-            timezone: "UTC".to_owned(),
+            timezone: Tz::UTC,
             missed: Missed::default(),
             overlap: Overlap::default(),
         })
     }
 
     pub(crate) fn set_timezone(&mut self, name: &str) -> Result<()> {
-        let zone = zone(name).map_err(|error| Error::Invalid(error.to_string()))?;
-        zone.name().clone_into(&mut self.timezone);
+        self.timezone = zone(name).map_err(|error| Error::Invalid(error.to_string()))?;
         Ok(())
     }
 
@@ -70,13 +69,23 @@ impl Rule {
         &self.task
     }
 
+    /// Refuses a rule that has no tick to come, by the database's clock.
+    pub(crate) async fn refuse_past(&self, conductor: &Conductor) -> Result<()> {
+        if !self.cron.has_years() {
+            return Ok(());
+        }
+        let now = conductor.now().await?;
+        (self.cron.refuse_past(now, self.timezone))
+            .map_err(|error| Error::Invalid(error.to_string()))
+    }
+
     pub(crate) async fn store(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         sqlx::query("select conductor.schedule($1, $2, $3, $4::json, $5, $6, $7)")
             .bind(&self.task)
             .bind(&self.name)
-            .bind(&self.cron)
+            .bind(self.cron.as_str())
             .bind(&self.payload)
-            .bind(&self.timezone)
+            .bind(self.timezone.name())
             .bind(self.missed.as_str())
             .bind(self.overlap.as_str())
             .execute(connection)
@@ -163,7 +172,10 @@ impl<'c> IntoFuture for Schedule<'c> {
         Box::pin(async move {
             let (conductor, rule) = (self.conductor?, self.rule?);
             conductor.ensure_declared(&rule.task).await?;
-            Ok(rule.store(&mut *conductor.pool().acquire().await?).await?)
+            rule.refuse_past(conductor).await?;
+            let mut session = conductor.database().session().await?;
+            let stored = rule.store(&mut session).await;
+            Ok(session.settle(stored).await?)
         })
     }
 }
@@ -190,8 +202,9 @@ impl<'c> IntoFuture for Unschedule<'c> {
             if check_name(&self.name).is_err() {
                 return Ok(false);
             }
-            let mut connection = conductor.pool().acquire().await?;
-            Ok(remove(&mut connection, &self.task, &self.name).await?)
+            let mut session = conductor.database().session().await?;
+            let removed = remove(&mut session, &self.task, &self.name).await;
+            Ok(session.settle(removed).await?)
         })
     }
 }

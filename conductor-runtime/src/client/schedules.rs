@@ -6,6 +6,7 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::Conductor;
+use crate::db::Alone;
 use crate::error::{Error, Result};
 use crate::orchestrator::computed;
 use crate::registry::Registry;
@@ -41,9 +42,11 @@ pub struct ScheduleInfo {
     pub paused: bool,
     /// Why the rule cannot be read, where it was made by hand.
     pub fault: Option<String>,
-    /// Whether a living process has the task; without one, a static schedule does not tick, and the
-    /// executions of a dynamic one wait.
+    /// Whether a living process declares it, or has the task of a dynamic one. Without, a static
+    /// schedule does not tick, and the executions of a dynamic one wait.
     pub served: bool,
+    /// Newer code has it no longer: it goes with the last living process that declares it.
+    pub retired: bool,
 }
 
 impl Conductor {
@@ -54,26 +57,29 @@ impl Conductor {
             "select t.name as task, s.name, s.dynamic, s.cron, s.timezone, s.missed, s.overlap,
                     s.payload::text as payload, nullif(s.next_at, 'infinity') as next_at,
                     s.next_at is null as unplanned, s.planned_from, s.last_at, s.last_execution, s.paused,
-                    s.fault,
+                    s.fault, s.retired,
                     exists (select from conductor.orchestrators o
-                             where t.id = any (o.task_ids) and o.lease_until > clock_timestamp()) as served
+                             where case when s.dynamic then t.id = any (o.task_ids)
+                                        else s.id = any (o.schedule_ids) end
+                               and o.lease_until > clock_timestamp()) as served
                from conductor.schedules s
                join conductor.tasks t on t.id = s.task_id
               order by t.name, s.dynamic, s.name",
         )
-        .fetch_all(self.pool())
+        .all(self.database())
         .await?;
         rows.iter().map(read).collect()
     }
 
     /// Stops the ticks of a schedule, static or dynamic, until it is resumed; false where there is
-    /// none.
+    /// none. Where the task has one of each by this name, both.
     pub async fn pause_schedule(&self, task: &str, name: &str) -> Result<bool> {
         self.steer("select conductor.pause_schedule($1, $2)", task, name)
             .await
     }
 
-    /// Lets a paused schedule tick again from now on; false where there is none.
+    /// Lets a paused schedule tick again from now on; false where there is none. Both, as
+    /// [`pause_schedule`](Self::pause_schedule) says.
     pub async fn resume_schedule(&self, task: &str, name: &str) -> Result<bool> {
         self.steer("select conductor.resume_schedule($1, $2)", task, name)
             .await
@@ -87,12 +93,12 @@ impl Conductor {
         Ok(sqlx::query_scalar(statement)
             .bind(task)
             .bind(name)
-            .fetch_one(self.pool())
+            .one(self.database())
             .await?)
     }
 
     /// Invokes now what a schedule would invoke, beside its ticks; none where there is no such
-    /// schedule.
+    /// schedule. Where the task has a static and a dynamic one by this name, the dynamic one.
     ///
     /// # Errors
     /// The payload is computed by code of another program.
@@ -111,7 +117,7 @@ impl Conductor {
         )
         .bind(task)
         .bind(name)
-        .fetch_one(self.pool())
+        .one(self.database())
         .await?;
         let payload = match (known, declared) {
             (Some(false), Some(cron)) => Some(computed(cron, CronTick::new(name, now)).map_err(
@@ -128,7 +134,7 @@ impl Conductor {
                 .bind(name)
                 .bind(payload)
                 .bind(now)
-                .fetch_one(self.pool())
+                .one(self.database())
                 .await?,
         )
     }
@@ -139,7 +145,7 @@ impl Conductor {
             "select conductor.now(), floor(extract(epoch from shift) * 1000)::bigint
                from conductor.clock where only_row",
         )
-        .fetch_one(self.pool())
+        .one(self.database())
         .await?)
     }
 }
@@ -165,6 +171,7 @@ fn read(row: &PgRow) -> Result<ScheduleInfo> {
         paused: row.try_get("paused")?,
         fault: row.try_get("fault")?,
         served: row.try_get("served")?,
+        retired: row.try_get("retired")?,
     };
     if info.paused || info.fault.is_some() {
         info.next_at = None;

@@ -147,19 +147,20 @@ impl Conductor {
     /// Everything that the database knows of one execution; none where it is unknown or was removed.
     pub async fn story(&self, id: Uuid) -> Result<Option<Story>> {
         self.migrate().await?;
-        let mut snapshot = self.pool().begin().await?;
         // All of it at one moment.
-        sqlx::query("set transaction isolation level repeatable read, read only")
-            .execute(&mut *snapshot)
-            .await?;
-        let Some(info) = query::find(&mut *snapshot, id).await? else {
-            return Ok(None);
-        };
-        let failures = query::failures(&mut *snapshot, id).await?;
-        let story = read(&mut snapshot, info, failures).await?;
-        snapshot.commit().await?;
-        Ok(Some(story))
+        let mode = "isolation level repeatable read, read only";
+        let mut snapshot = self.database().begin_as(mode).await?;
+        let story = find(&mut snapshot, id).await;
+        snapshot.settle(story).await
     }
+}
+
+async fn find(connection: &mut PgConnection, id: Uuid) -> Result<Option<Story>> {
+    let Some(info) = query::find(&mut *connection, id).await? else {
+        return Ok(None);
+    };
+    let failures = query::failures(&mut *connection, id).await?;
+    Ok(Some(read(connection, info, failures).await?))
 }
 
 async fn read(

@@ -137,9 +137,9 @@ pub enum Reason {
 pub struct Awaited {
     /// The key of the wait.
     pub key: String,
-    /// `sleep`, `invoke` …
+    /// `sleep`, `invoke`, `event` …
     pub kind: String,
-    /// The end of a sleep, or the deadline of a child.
+    /// The end of a sleep, or the deadline of a child or an event.
     pub wake_at: Option<DateTime<Utc>>,
     /// The child.
     pub child: Option<Uuid>,
@@ -147,6 +147,9 @@ pub struct Awaited {
     pub task: Option<String>,
     /// The child's state.
     pub state: Option<Status>,
+    /// The event's name.
+    #[serde(default)]
+    pub event: Option<String>,
 }
 
 /// The part of the payload by which a limit counts.
@@ -182,7 +185,9 @@ impl Conductor {
     /// ```
     pub async fn why(&self, id: Uuid) -> Result<Why> {
         self.migrate().await?;
-        why(self.pool(), id).await
+        let mut session = self.database().session().await?;
+        let why = why(&mut *session, id).await;
+        session.settle(why).await
     }
 }
 

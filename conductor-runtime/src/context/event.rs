@@ -12,6 +12,9 @@ use super::TaskContext;
 use super::block::Block;
 use super::lazy::Lazy;
 use super::memo::{Awaited, Met, Wait, Wake};
+use super::step::replayed;
+use crate::codec;
+use crate::db::Patience;
 use crate::error::{Error, Result, too_long};
 use crate::event::{Event, Filter, NewEvent, write_events};
 
@@ -65,7 +68,8 @@ impl TaskContext {
     ///
     /// # Errors
     /// [`Error::NoEvent`] where none came within the timeout, which is recorded as well;
-    /// [`Error::Event`] where its JSON is not what the struct wants.
+    /// [`Error::Event`] where its JSON is not what the struct wants, or the filter cannot be stored:
+    /// it is too deep, or compares with a text with U+0000.
     pub fn wait_for_event<E: Event>(&self, key: impl Into<String>) -> WaitForEvent<'_, E> {
         let key = key.into();
         WaitForEvent {
@@ -106,11 +110,30 @@ impl TaskContext {
         let key = key.into();
         let met = self.memo.meet(&key, KIND_EMIT);
         let new = NewEvent::of(&event);
-        self.transact(key, KIND_EMIT, met, async move |tx| {
+        async move {
+            if let Some(recorded) = met? {
+                return replayed(&key, &recorded);
+            }
             let new = new?;
-            write_events(tx, std::slice::from_ref(&new), true).await?;
-            Ok::<_, Error>(new.id)
-        })
+            let mut patience = Patience::new(Duration::MAX);
+            loop {
+                let new = new.clone();
+                let emit = self.transact(key.clone(), KIND_EMIT, Ok(None), async move |tx| {
+                    write_events(tx, std::slice::from_ref(&new), true).await?;
+                    Ok::<_, Error>(new.id)
+                });
+                let error = match emit.await {
+                    Ok(id) => return Ok(id),
+                    Err(error) => error,
+                };
+                // It was rolled back, and may be done again.
+                let _busy = self.memo.busy();
+                match error.downcast_ref() {
+                    Some(Error::Database(fault)) if patience.again(fault).await => {}
+                    _ => return Err(error),
+                }
+            }
+        }
     }
 }
 
@@ -150,14 +173,19 @@ impl<E: Event> Future for WaitForEvent<'_, E> {
             if let Some(error) = options.timeout.and_then(too_long) {
                 return Err(error);
             }
+            let filter = options.filter.map(|filter| filter.to_string());
+            if let Some(Err(reason)) = filter.as_deref().map(codec::check_storable) {
+                let reason = format!("its filter cannot be stored: {reason}");
+                return Err(Error::event(E::NAME, reason));
+            }
             let wait = Wait {
                 kind: KIND,
                 group: options.key.clone(),
                 wake: options.timeout.map(Wake::In),
                 child: None,
                 event: Some(Awaited {
-                    name: E::NAME,
-                    filter: options.filter.map(|filter| filter.to_string()),
+                    name: E::NAME.into(),
+                    filter,
                 }),
             };
             ctx.durable()?;

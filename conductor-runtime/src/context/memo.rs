@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -16,6 +17,20 @@ const MAX_KEY_BYTES: usize = 500;
 pub(crate) const PART: char = '\u{1f}';
 /// The kind of a key that has parts.
 pub(super) const WHOLE: &str = "invoke_all";
+
+/// All kinds of records and waits.
+pub(crate) const KINDS: &[&str] = &[
+    "step",
+    "transaction",
+    "race",
+    "sleep",
+    "invoke",
+    "event",
+    "row",
+    "emit",
+    "schedule",
+    "unschedule",
+];
 
 /// What an attempt knows of its execution's past, and what it does at the moment.
 #[derive(Debug, Default)]
@@ -88,7 +103,7 @@ pub(crate) struct Child {
 /// An event that is to come.
 #[derive(Debug, Clone)]
 pub(crate) struct Awaited {
-    pub(crate) name: &'static str,
+    pub(crate) name: Cow<'static, str>,
     /// JSON, as `conductor.matches` reads it; none for every event of the name.
     pub(crate) filter: Option<String>,
 }
@@ -180,6 +195,10 @@ impl Memo {
             present.stop.get_or_insert(Stop::Fatal(error.to_string()));
             return Err(error);
         }
+        debug_assert!(
+            kind == WHOLE || KINDS.contains(&kind),
+            "{kind} is in no list"
+        );
         present.met.insert(key.to_owned(), kind);
         Ok(present
             .entries

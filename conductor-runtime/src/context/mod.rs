@@ -7,6 +7,7 @@ mod invoke;
 mod lazy;
 mod memo;
 mod race;
+mod row;
 mod schedule;
 mod sleep;
 mod step;
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::client::{Cancel, Conductor};
-use crate::db::Clock;
+use crate::db::{Clock, Patience};
 use crate::error::{Error, Result};
 use crate::task::{FromStates, States, Task, Trigger};
 use crate::worker::{Control, Phase, Recorder};
@@ -31,8 +32,9 @@ use crate::worker::{Control, Phase, Recorder};
 pub use batch::{BatchContext, BatchItem};
 pub use event::WaitForEvent;
 pub use invoke::{InvokeChild, InvokeChildren};
-pub(crate) use memo::{Blocked, Memo, PART, Stop, Wait, Wake};
+pub(crate) use memo::{Blocked, KINDS, Memo, PART, Stop, Wait, Wake};
 pub use race::Race;
+pub use row::WaitForRow;
 pub use schedule::ScheduleStep;
 pub use step::Step;
 pub use transaction::{TransactionBody, Tx};
@@ -85,6 +87,8 @@ pub(crate) struct Durable {
     pub(crate) recorder: Recorder,
     pub(crate) control: watch::Receiver<Control>,
     pub(crate) clock: Clock,
+    /// Whether triggers on tables may be made.
+    pub(crate) ddl: bool,
 }
 
 impl Durable {
@@ -117,7 +121,7 @@ impl TaskContext {
         self.attempt
     }
 
-    /// What started this execution: an invoke, a tick of a schedule, or an event.
+    /// What started this execution: an invoke, a tick of a schedule, an event, or a change of a row.
     ///
     /// ```
     /// # use conductor::prelude::*;
@@ -335,11 +339,23 @@ impl TaskContext {
     }
 
     /// Whether a step is recorded, asked behind whatever still writes for this execution.
+    /// Asked until there is an answer; the lease ends the handlers of a process that waits too long.
     async fn recorded(&self, key: &str) -> Result<bool> {
-        Ok(sqlx::query_scalar("select conductor.recorded($1, $2)")
-            .bind(self.execution_id)
-            .bind(key)
-            .fetch_one(self.conductor()?.pool())
-            .await?)
+        let conductor = self.conductor()?;
+        let mut patience = Patience::new(Duration::MAX);
+        loop {
+            let recorded = sqlx::query_scalar("select conductor.recorded($1, $2)")
+                .bind(self.execution_id)
+                .bind(key);
+            match patience.ask(conductor.database(), recorded).await {
+                Ok(recorded) => return Ok(recorded.unwrap_or_default()),
+                Err(error) => {
+                    conductor.outage().met(&error);
+                    if !patience.again(&error).await {
+                        return Err(error.into());
+                    }
+                }
+            }
+        }
     }
 }

@@ -142,7 +142,9 @@ async fn run(ctx: &TaskContext, options: Options) -> anyhow::Result<()> {
     let rule = options.rule?;
     if let Ok(None) = &options.met {
         let _busy = ctx.memo.busy();
-        ctx.conductor()?.ensure_declared(rule.task()).await?;
+        let conductor = ctx.conductor()?;
+        conductor.ensure_declared(rule.task()).await?;
+        rule.refuse_past(conductor).await?;
     }
     ctx.transact(options.key, KIND, options.met, async move |tx| {
         rule.store(tx).await

@@ -1,13 +1,14 @@
 use std::future::Future;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Postgres, Transaction};
 
 use super::TaskContext;
 use super::memo::{Met, Stop};
 use super::step::{encoded, replayed};
-use crate::db::{Fault, fault};
+use crate::db::{Fault, Patience, fault};
 use crate::error::Error;
 
 const KIND: &str = "transaction";
@@ -92,43 +93,65 @@ impl TaskContext {
             // Each would hold a connection and wait for another one.
             self.memo.outside(&key, KIND)?;
             let _busy = self.memo.busy();
-            let mut tx = self.durable()?.recorder.begin().await?;
-            let body = body(&mut tx.transaction);
-            let value = self.memo.inside(KIND, body).await.map_err(Into::into)?;
-            let json = encoded(&key, &value)?;
-            let (id, claim) = (self.execution_id, self.claim);
-            let recorded =
-                sqlx::query("select conductor.record_in_transaction($1, $2, $3, $4, $5)")
-                    .bind(id)
-                    .bind(claim)
-                    .bind(&key)
-                    .bind(kind)
-                    .bind(&json)
-                    .execute(&mut *tx.transaction)
-                    .await;
-            if let Err(error) = recorded {
-                let code = error.as_database_error().and_then(|db| db.code());
-                return match code.as_deref() {
-                    Some(CLAIM_LOST) => {
-                        self.memo.stop(Stop::Lost);
-                        std::future::pending().await
-                    }
-                    Some(CANCELLED) => Err(self.is_cancelled().into()),
-                    _ => Err(Error::from(error).into()),
-                };
-            }
-            match tx.transaction.commit().await {
-                Ok(()) => Ok(value),
-                // Nobody knows whether it committed; the record, which did or did not with it, does.
-                Err(error) if fault(&error) == Fault::Passing => {
-                    tracing::debug!(%error, "the commit of a transaction step is in doubt");
-                    match self.recorded(&key).await? {
-                        true => Ok(value),
-                        false => Err(Error::from(error).into()),
-                    }
+            let recorder = &self.durable()?.recorder;
+            let mut patience = Patience::new(Duration::MAX);
+            loop {
+                let mut share = recorder.share(&mut patience).await?;
+                match share.begin().await {
+                    Ok(tx) => return self.within(tx, &key, kind, body).await,
+                    Err(error) => recorder.again(&mut patience, error).await?,
                 }
-                Err(error) => Err(Error::from(error).into()),
             }
+        }
+    }
+
+    /// The body and its record, and the commit of both.
+    async fn within<T, E, F>(
+        &self,
+        mut tx: Transaction<'_, Postgres>,
+        key: &str,
+        kind: &'static str,
+        body: F,
+    ) -> anyhow::Result<T>
+    where
+        T: Serialize + DeserializeOwned + Send,
+        E: Into<anyhow::Error> + Send,
+        F: AsyncFnOnce(&mut Tx) -> Result<T, E> + for<'b> TransactionBody<'b, Result<T, E>> + Send,
+    {
+        let body = body(&mut tx);
+        let value = self.memo.inside(KIND, body).await.map_err(Into::into)?;
+        let json = encoded(key, &value)?;
+        let (id, claim) = (self.execution_id, self.claim);
+        let recorded = sqlx::query("select conductor.record_in_transaction($1, $2, $3, $4, $5)")
+            .bind(id)
+            .bind(claim)
+            .bind(key)
+            .bind(kind)
+            .bind(&json)
+            .execute(&mut *tx)
+            .await;
+        if let Err(error) = recorded {
+            let code = error.as_database_error().and_then(|db| db.code());
+            return match code.as_deref() {
+                Some(CLAIM_LOST) => {
+                    self.memo.stop(Stop::Lost);
+                    std::future::pending().await
+                }
+                Some(CANCELLED) => Err(self.is_cancelled().into()),
+                _ => Err(Error::from(error).into()),
+            };
+        }
+        match tx.commit().await {
+            Ok(()) => Ok(value),
+            // Nobody knows whether it committed; the record, which did or did not with it, does.
+            Err(error) if fault(&error) == Fault::Passing => {
+                tracing::debug!(%error, "the commit of a transaction step is in doubt");
+                match self.recorded(key).await? {
+                    true => Ok(value),
+                    false => Err(Error::from(error).into()),
+                }
+            }
+            Err(error) => Err(Error::from(error).into()),
         }
     }
 }

@@ -34,8 +34,12 @@ pub(crate) fn fault(error: &sqlx::Error) -> Fault {
     }
 }
 
-/// Whether the statement's transaction was ended because it and another waited for one another.
-pub(crate) fn is_deadlock(error: &sqlx::Error) -> bool {
+/// Whether it is about what is asked for, or who asks, and seldom passes within seconds: a missing
+/// grant, a function under change. A worker waits for its end, a caller is told.
+pub(crate) fn is_lasting(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|db| db.code());
-    code.as_deref() == Some("40P01")
+    let code = code.unwrap_or_default();
+    ["0A", "28", "3D", "3F", "42"]
+        .iter()
+        .any(|class| code.starts_with(class))
 }

@@ -1,6 +1,9 @@
-use sqlx::postgres::PgPool;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use std::time::{Duration, Instant};
 
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use super::applied::{Standing, applied};
+use super::{Database, Session};
 use crate::error::{Error, Result};
 
 /// One file of `migrations/`.
@@ -10,60 +13,73 @@ pub struct Migration {
     pub id: i32,
     /// What it brings, in one word.
     pub name: &'static str,
-    sql: &'static str,
+    /// Programs that do not know it must not work on the schema any more: they are told to end before
+    /// it is applied. Where it is false, they go on as if it were not there.
+    pub breaking: bool,
+    pub(super) sql: &'static str,
 }
 
 const MIGRATIONS: &[Migration] = &[
-    Migration {
-        id: 1,
-        name: "setup",
-        sql: include_str!("../../migrations/0000000001_setup.sql"),
-    },
-    Migration {
-        id: 2,
-        name: "registry",
-        sql: include_str!("../../migrations/0000000002_registry.sql"),
-    },
-    Migration {
-        id: 3,
-        name: "invoke",
-        sql: include_str!("../../migrations/0000000003_invoke.sql"),
-    },
-    Migration {
-        id: 4,
-        name: "work",
-        sql: include_str!("../../migrations/0000000004_work.sql"),
-    },
-    Migration {
-        id: 5,
-        name: "control",
-        sql: include_str!("../../migrations/0000000005_control.sql"),
-    },
-    Migration {
-        id: 6,
-        name: "durable",
-        sql: include_str!("../../migrations/0000000006_durable.sql"),
-    },
-    Migration {
-        id: 7,
-        name: "schedule",
-        sql: include_str!("../../migrations/0000000007_schedule.sql"),
-    },
-    Migration {
-        id: 8,
-        name: "limits",
-        sql: include_str!("../../migrations/0000000008_limits.sql"),
-    },
-    Migration {
-        id: 9,
-        name: "why",
-        sql: include_str!("../../migrations/0000000009_why.sql"),
-    },
-    Migration {
-        id: 10,
-        name: "events",
-        sql: include_str!("../../migrations/0000000010_events.sql"),
-    },
+    Migration::breaking(
+        1,
+        "setup",
+        include_str!("../../migrations/0000000001_setup.sql"),
+    ),
+    Migration::breaking(
+        2,
+        "registry",
+        include_str!("../../migrations/0000000002_registry.sql"),
+    ),
+    Migration::breaking(
+        3,
+        "invoke",
+        include_str!("../../migrations/0000000003_invoke.sql"),
+    ),
+    Migration::breaking(
+        4,
+        "work",
+        include_str!("../../migrations/0000000004_work.sql"),
+    ),
+    Migration::breaking(
+        5,
+        "control",
+        include_str!("../../migrations/0000000005_control.sql"),
+    ),
+    Migration::breaking(
+        6,
+        "durable",
+        include_str!("../../migrations/0000000006_durable.sql"),
+    ),
+    Migration::breaking(
+        7,
+        "schedule",
+        include_str!("../../migrations/0000000007_schedule.sql"),
+    ),
+    Migration::breaking(
+        8,
+        "limits",
+        include_str!("../../migrations/0000000008_limits.sql"),
+    ),
+    Migration::breaking(
+        9,
+        "why",
+        include_str!("../../migrations/0000000009_why.sql"),
+    ),
+    Migration::breaking(
+        10,
+        "events",
+        include_str!("../../migrations/0000000010_events.sql"),
+    ),
+    Migration::breaking(
+        11,
+        "rows",
+        include_str!("../../migrations/0000000011_rows.sql"),
+    ),
+    Migration::breaking(
+        12,
+        "roles",
+        include_str!("../../migrations/0000000012_roles.sql"),
+    ),
 ];
 
 /// Serialises all migrations of a database; the number is arbitrary and must never change.
@@ -71,7 +87,22 @@ const LOCK: i64 = 0x0063_6f6e_6475_6374;
 
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
+/// How long a breaking migration waits for older processes to end, where nothing else is said.
+pub const MIGRATION_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How often it looks whether they have ended.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 impl Migration {
+    const fn breaking(id: i32, name: &'static str, sql: &'static str) -> Self {
+        Self {
+            id,
+            name,
+            breaking: true,
+            sql,
+        }
+    }
+
     #[cfg(feature = "testing")]
     pub(crate) fn sql(&self) -> &'static str {
         self.sql
@@ -80,56 +111,155 @@ impl Migration {
 
 /// All migrations of this binary, in their order.
 pub fn migrations() -> &'static [Migration] {
+    #[cfg(feature = "testing")]
+    if let Some(pretended) = PRETENDED.get() {
+        return pretended;
+    }
     MIGRATIONS
+}
+
+#[cfg(feature = "testing")]
+static PRETENDED: std::sync::OnceLock<Vec<Migration>> = std::sync::OnceLock::new();
+
+/// Makes this process one of a later build, which has a migration more.
+#[cfg(feature = "testing")]
+pub(crate) fn pretend(breaking: bool, sql: &'static str) {
+    let mut all = MIGRATIONS.to_vec();
+    all.push(Migration {
+        id: latest_version() + 1,
+        name: "pretended",
+        breaking,
+        sql,
+    });
+    // Said twice, the first one stays.
+    let _ = PRETENDED.set(all);
 }
 
 /// The schema version that this binary brings.
 pub fn latest_version() -> i32 {
-    MIGRATIONS.last().map_or(0, |migration| migration.id)
+    migrations().last().map_or(0, |migration| migration.id)
 }
 
 /// The schema version that the database has; 0 where there is none.
-pub async fn applied_version(pool: &PgPool) -> Result<i32> {
-    let mut connection = pool.acquire().await?;
-    Ok(applied(&mut connection)
-        .await?
-        .last()
-        .map_or(0, |(id, _)| *id))
+pub(crate) async fn applied_version(database: &Database) -> Result<i32> {
+    let mut session = database.session().await?;
+    let seen = applied(&mut session).await;
+    Ok(session.settle(seen).await?.version())
 }
 
 /// Brings the schema to this binary's version; returns what was applied.
 ///
 /// Safe to call from many processes at once: one applies, the others wait and find nothing to do.
-/// All missing migrations are applied in one transaction. A schema newer than the binary, or a
-/// migration whose text has changed since it was applied, is an error and changes nothing.
-pub async fn migrate(pool: &PgPool) -> Result<Vec<Migration>> {
-    let mut connection = pool.acquire().await?;
+/// All missing migrations are applied in one transaction.
+///
+/// Where one of them is breaking, the living processes with an older version are told to drain and
+/// end, and nothing is applied before the last of them is gone, nor can one start meanwhile. It is an
+/// error, which changes nothing, where some are still there after `deadline`.
+///
+/// A schema that is newer than this binary serves it as well, where all that is newer is compatible.
+/// Where something is not, or where the text of a migration has changed since it was applied, that is
+/// an error and changes nothing.
+pub(crate) async fn migrate(
+    database: &Database,
+    deadline: Duration,
+    begin_anew: &str,
+) -> Result<Vec<Migration>> {
+    let began = Instant::now();
+    let mut session = database.session().await?;
     // The usual start finds everything in place and takes no lock.
-    let seen = match applied(&mut connection).await {
+    let seen = applied(&mut session).await;
+    let seen = match session.settle(seen).await {
         Err(Error::Database(error)) if has_code(&error, INSUFFICIENT_PRIVILEGE) => {
             // A role that may only invoke cannot look; it does not migrate either.
             return Ok(Vec::new());
         }
         other => other?,
     };
-    if missing(&seen)?.is_empty() {
+    if seen.missing(begin_anew)?.is_empty() {
         return Ok(Vec::new());
     }
-
-    // In a stricter mode, which may be the database's default, the snapshot would be older than
-    // the lock, and what the one before us applied would not be seen.
-    let mut tx = connection
-        .begin_with("begin isolation level read committed read write")
-        .await?;
-    sqlx::query("select pg_advisory_xact_lock($1)")
-        .bind(LOCK)
-        .execute(&mut *tx)
-        .await?;
-    let missing = missing(&applied(&mut tx).await?)?;
-    if missing.is_empty() {
-        return Ok(missing);
+    let mut told = Vec::new();
+    loop {
+        // In a stricter mode, which may be the database's default, the snapshot would be older than
+        // the lock, and what the one before us applied would not be seen.
+        let mode = "isolation level read committed read write";
+        let mut tx = database.begin_as(mode).await?;
+        sqlx::query("select pg_advisory_xact_lock($1)")
+            .bind(LOCK)
+            .execute(&mut *tx)
+            .await?;
+        let found = applied(&mut tx).await?;
+        let missing = found.missing(begin_anew)?;
+        if missing.is_empty() {
+            return Ok(missing);
+        }
+        require_version(&mut tx).await?;
+        let breaking = missing.iter().rfind(|migration| migration.breaking);
+        let remaining = match breaking.filter(|_| found.standing() != Standing::Empty) {
+            Some(breaking) => retire(&mut tx, breaking.id).await?,
+            None => Vec::new(),
+        };
+        if remaining.is_empty() {
+            return finish(tx, missing).await;
+        }
+        // Not held while they drain: their last statements must not meet it, and whoever waits with
+        // us takes his turn.
+        tx.end().await?;
+        if began.elapsed() >= deadline {
+            return Err(still_there(&missing, &remaining, deadline));
+        }
+        if remaining != told {
+            tracing::info!(
+                version = latest_version(),
+                "waiting for processes with an older schema version to end: {}",
+                named(&remaining)
+            );
+            told = remaining;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
-    require_version(&mut tx).await?;
+}
+
+/// Processes that a breaking migration has to wait for: host, process id, schema version.
+type Older = (String, i32, i32);
+
+async fn retire(connection: &mut PgConnection, version: i32) -> Result<Vec<Older>> {
+    Ok(
+        sqlx::query_as("select host, pid, version from conductor.retire($1, $2)")
+            .bind(version)
+            .bind(super::MAX_CRASHES)
+            .fetch_all(connection)
+            .await?,
+    )
+}
+
+fn named(older: &[Older]) -> String {
+    let one = |(host, pid, version): &Older| {
+        let host = if host.is_empty() {
+            "an unnamed host"
+        } else {
+            host
+        };
+        format!("process {pid} on {host} (version {version})")
+    };
+    older.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn still_there(missing: &[Migration], older: &[Older], deadline: Duration) -> Error {
+    let breaking: Vec<String> = missing
+        .iter()
+        .filter(|migration| migration.breaking)
+        .map(|migration| format!("{} ({})", migration.id, migration.name))
+        .collect();
+    Error::Schema(format!(
+        "nothing was applied: migration {} does not work with older programs, and after {} these have not ended: {}.\n  They have been told to. Stop them and start again, or wait longer: `migrate --wait 10m`",
+        breaking.join(", "),
+        humantime::format_duration(deadline),
+        named(older)
+    ))
+}
+
+async fn finish(mut tx: Session, missing: Vec<Migration>) -> Result<Vec<Migration>> {
     apply(&mut tx, &missing).await.map_err(|error| match error {
         Error::Database(error) if has_code(&error, INSUFFICIENT_PRIVILEGE) => {
             Error::Schema(format!(
@@ -138,7 +268,7 @@ pub async fn migrate(pool: &PgPool) -> Result<Vec<Migration>> {
         }
         other => other,
     })?;
-    tx.commit().await?;
+    tx.end().await?;
     tracing::info!(version = latest_version(), "schema migrated");
     Ok(missing)
 }
@@ -150,6 +280,7 @@ async fn apply(connection: &mut PgConnection, missing: &[Migration]) -> Result<(
              id integer primary key,
              name text not null,
              checksum text not null,
+             breaking boolean not null default true,
              applied_at timestamptz not null default now()
          )",
     )
@@ -160,64 +291,37 @@ async fn apply(connection: &mut PgConnection, missing: &[Migration]) -> Result<(
             .execute(&mut *connection)
             .await?;
         sqlx::query(
-            "insert into conductor.migrations (id, name, checksum) values ($1, $2, md5($3))",
+            "insert into conductor.migrations (id, name, checksum, breaking)
+             values ($1, $2, md5($3), $4)",
         )
         .bind(migration.id)
         .bind(migration.name)
         .bind(migration.sql)
+        .bind(migration.breaking)
         .execute(&mut *connection)
         .await?;
     }
+    // What is new belongs to those who had the rest.
+    sqlx::query("select conductor.grant_roles()")
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
-/// The applied migrations, each with whether its text is the one that this binary has.
-async fn applied(connection: &mut PgConnection) -> Result<Vec<(i32, bool)>> {
-    // By a look into the tables: to_regclass may answer from the session's cache, which waiting for
-    // the lock does not refresh, that there is still no schema.
-    let exists: bool = sqlx::query_scalar(
-        "select exists (
-             select from pg_catalog.pg_class c
-               join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-              where n.nspname = 'conductor' and c.relname = 'migrations')",
-    )
-    .fetch_one(&mut *connection)
-    .await?;
-    if !exists {
-        return Ok(Vec::new());
-    }
-    let ids: Vec<i32> = MIGRATIONS.iter().map(|m| m.id).collect();
-    let texts: Vec<&str> = MIGRATIONS.iter().map(|m| m.sql).collect();
-    Ok(sqlx::query_as(
-        "select m.id, coalesce(m.checksum = md5(known.sql), false)
-           from conductor.migrations m
-           left join unnest($1::integer[], $2::text[]) as known(id, sql) on known.id = m.id
-          order by m.id",
-    )
-    .bind(ids)
-    .bind(texts)
-    .fetch_all(connection)
-    .await?)
-}
-
-fn missing(applied: &[(i32, bool)]) -> Result<Vec<Migration>> {
-    let newest = applied.last().map_or(0, |(id, _)| *id);
-    if newest > latest_version() {
-        return Err(Error::Schema(format!(
-            "the database has version {newest} and this binary knows {}; deploy a newer build of this program",
-            latest_version()
-        )));
-    }
-    if let Some((id, _)) = applied.iter().find(|(_, same)| !same) {
-        return Err(Error::Schema(format!(
-            "migration {id} is not the one that was applied to this database: the two come from different builds.\n  Before the first release that is expected: `drop schema conductor cascade` and start again"
-        )));
-    }
-    Ok(MIGRATIONS
-        .iter()
-        .filter(|migration| !applied.iter().any(|(id, _)| *id == migration.id))
-        .copied()
-        .collect())
+pub(crate) async fn create_roles(database: &Database) -> Result<()> {
+    database
+        .run(sqlx::query("select conductor.create_roles()"))
+        .await
+        .map_err(|error| {
+            if has_code(&error, INSUFFICIENT_PRIVILEGE) {
+                Error::Schema(format!(
+                    "the role of DATABASE_URL may not make roles, or does not own the schema \"conductor\" ({error}).\n  Run `migrate --roles` once as one that may (its attribute is CREATEROLE)"
+                ))
+            } else {
+                error.into()
+            }
+        })?;
+    Ok(())
 }
 
 async fn require_version(connection: &mut PgConnection) -> Result<()> {
@@ -233,6 +337,6 @@ async fn require_version(connection: &mut PgConnection) -> Result<()> {
     Ok(())
 }
 
-fn has_code(error: &sqlx::Error, code: &str) -> bool {
+pub(crate) fn has_code(error: &sqlx::Error, code: &str) -> bool {
     matches!(error, sqlx::Error::Database(db) if db.code().as_deref() == Some(code))
 }

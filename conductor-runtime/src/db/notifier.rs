@@ -2,10 +2,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgListener};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, OnceCell, broadcast, watch};
 use uuid::Uuid;
+
+use super::{ANSWER, Database, direct_way, pool_options};
+
+/// A listener that has heard nothing for so long is asked whether it lives, and must answer as soon: where
+/// the network has forgotten its connection, nothing else tells.
+const QUIET: Duration = Duration::from_secs(5);
 
 /// Listens on the channel "conductor" with one connection of its own and tells those concerned.
 ///
@@ -25,6 +31,7 @@ struct Interests {
     clock_shift_ms: watch::Sender<i64>,
     schedules: Arc<Notify>,
     events: Arc<Notify>,
+    versions: Arc<Notify>,
 }
 
 /// Tells of one execution's end for as long as it is held.
@@ -45,17 +52,25 @@ impl Notifier {
                 clock_shift_ms: watch::channel(0).0,
                 schedules: Arc::default(),
                 events: Arc::default(),
+                versions: Arc::default(),
             }),
             started: OnceCell::new(),
         }
     }
 
     /// Starts to listen, once; returns when the server listens or has refused to.
-    pub(crate) async fn start(&self, pool: &PgPool) {
+    pub(crate) async fn start(&self, database: &Database) {
         self.started
             .get_or_init(|| async {
                 let interests = Arc::clone(&self.interests);
-                let options = pool.connect_options();
+                let options = match direct_way() {
+                    Some(options) => options,
+                    // It would take LISTEN, and forget it with the transaction.
+                    None if database.is_through_pooler() => {
+                        return tokio::spawn(std::future::ready(())).abort_handle();
+                    }
+                    None => database.options(),
+                };
                 let listener = listen(&options, &interests).await;
                 if listener.is_none() {
                     tracing::warn!("the server does not LISTEN; new work is found by polling");
@@ -120,6 +135,11 @@ impl Notifier {
         Arc::clone(&self.interests.events)
     }
 
+    /// Is notified when older processes are to end for a breaking migration.
+    pub(crate) fn versions(&self) -> Arc<Notify> {
+        Arc::clone(&self.interests.versions)
+    }
+
     /// How far tests have moved the virtual clock, in milliseconds.
     pub(crate) fn clock_shift_ms(&self) -> watch::Receiver<i64> {
         self.interests.clock_shift_ms.subscribe()
@@ -180,6 +200,7 @@ impl Interests {
             }
             "schedules" => self.schedules.notify_one(),
             "events" => self.events.notify_one(),
+            "version" => self.versions.notify_one(),
             "clock" => {
                 if let Ok(shift) = value.parse() {
                     self.set_clock(shift);
@@ -197,6 +218,7 @@ impl Interests {
     fn tell_all(&self) {
         self.schedules.notify_one();
         self.events.notify_one();
+        self.versions.notify_one();
         for notify in lock(&self.queues).values() {
             notify.notify_one();
         }
@@ -206,13 +228,10 @@ impl Interests {
     }
 }
 
-async fn listen(
-    options: &sqlx::postgres::PgConnectOptions,
-    interests: &Interests,
-) -> Option<PgListener> {
+async fn listen(options: &PgConnectOptions, interests: &Interests) -> Option<PgListener> {
     let attempt = async {
         // A pool of one, so that the listener takes no connection from the work.
-        let pool = PgPoolOptions::new()
+        let pool = pool_options()
             .max_connections(1)
             .connect_with(options.clone())
             .await?;
@@ -230,24 +249,32 @@ async fn listen(
         }
         Ok::<_, sqlx::Error>(listener)
     };
-    match attempt.await {
-        Ok(listener) => Some(listener),
-        Err(error) => {
+    match tokio::time::timeout(ANSWER, attempt).await {
+        Ok(Ok(listener)) => Some(listener),
+        Ok(Err(error)) => {
             tracing::debug!(%error, "cannot listen");
             None
         }
+        Err(_) => None,
     }
 }
 
 /// Serves until the connection is lost.
 async fn serve(mut listener: PgListener, interests: &Interests) {
     loop {
-        match listener.try_recv().await {
-            Ok(Some(notification)) => interests.tell(notification.payload()),
-            Ok(None) => return,
-            Err(error) => {
+        match tokio::time::timeout(QUIET, listener.try_recv()).await {
+            Ok(Ok(Some(notification))) => interests.tell(notification.payload()),
+            Ok(Ok(None)) => return,
+            Ok(Err(error)) => {
                 tracing::debug!(%error, "the listener lost its connection");
                 return;
+            }
+            Err(_) => {
+                let asked = sqlx::query("select 1").execute(&mut listener);
+                if !matches!(tokio::time::timeout(QUIET, asked).await, Ok(Ok(_))) {
+                    tracing::debug!("the listener's connection says nothing any more");
+                    return;
+                }
             }
         }
     }

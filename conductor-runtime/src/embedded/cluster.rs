@@ -239,6 +239,8 @@ impl Cluster {
             "fsync=off",
             "synchronous_commit=off",
             "full_page_writes=off",
+            // Many tests at once, with a pool or two each; the last one given counts.
+            "max_connections=500",
         ];
         let settings = [
             "listen_addresses=",

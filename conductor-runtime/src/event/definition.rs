@@ -1,4 +1,5 @@
 use std::fmt;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -14,6 +15,8 @@ pub struct EventDefinition {
     pub name: &'static str,
     /// The version of its struct.
     pub version: u32,
+    /// How long its events are kept.
+    pub keep: Duration,
     /// The doc comment.
     pub docs: &'static str,
     /// Where the event stands in the source.
@@ -30,6 +33,7 @@ impl EventDefinition {
         Self {
             name: E::NAME,
             version: E::VERSION,
+            keep: E::KEEP,
             docs: "",
             place,
             package,
@@ -79,6 +83,7 @@ pub struct SubscriptionDefinition {
     pub filter: Option<fn() -> Value>,
     /// Makes the payload's JSON of the event's.
     pub convert: fn(&str) -> anyhow::Result<String>,
+    schema: fn() -> schemars::Schema,
 }
 
 impl SubscriptionDefinition {
@@ -91,6 +96,7 @@ impl SubscriptionDefinition {
             event: E::NAME,
             event_version: E::VERSION,
             filter: None,
+            schema: codec::schema_of::<E>,
             convert: |json| {
                 let event: E = serde_json::from_str(json)
                     .map_err(|error| permanent(Error::event(E::NAME, error).into()))?;
@@ -112,9 +118,46 @@ impl SubscriptionDefinition {
         subscriptions.iter().find(|s| s.event == name)
     }
 
+    /// Why the filter cannot be stored, or would let nothing through.
+    pub(crate) fn check(&self) -> std::result::Result<(), String> {
+        let Some(filter) = self.filter_json() else {
+            return Ok(());
+        };
+        let event = self.event;
+        codec::check_storable(&filter.to_string()).map_err(|reason| {
+            format!("the condition on event {event:?} cannot be stored: {reason}")
+        })?;
+        let schema = (self.schema)().to_value();
+        let mut paths = Vec::new();
+        collect_paths(&filter, &mut paths);
+        for path in paths {
+            if let Some(field) = codec::unknown_field(&schema, path.iter().copied()) {
+                return Err(format!(
+                    "the condition looks at `{}`, and the JSON of event {event:?} has no `{field}` \
+                     there, as serde writes it otherwise: derive `EventFields` for the struct that \
+                     has the field",
+                    path.join(".")
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// The filter's JSON.
     pub(crate) fn filter_json(&self) -> Option<Value> {
         self.filter.map(|filter| filter())
+    }
+}
+
+/// The fields that a filter looks at.
+fn collect_paths<'f>(filter: &'f Value, paths: &mut Vec<Vec<&'f str>>) {
+    match filter.get("of") {
+        Some(Value::Array(parts)) => parts.iter().for_each(|part| collect_paths(part, paths)),
+        Some(part) => collect_paths(part, paths),
+        None => {
+            let path = filter.get("path").and_then(Value::as_array);
+            paths.extend(path.map(|path| path.iter().filter_map(Value::as_str).collect()));
+        }
     }
 }
 
@@ -125,5 +168,56 @@ impl fmt::Debug for SubscriptionDefinition {
             .field("event_version", &self.event_version)
             .field("filter", &self.filter_json())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::super::{Field, Filter};
+    use super::*;
+
+    #[derive(Serialize, Deserialize, schemars::JsonSchema)]
+    struct Moved {
+        to: Option<Address>,
+    }
+
+    #[derive(Serialize, Deserialize, schemars::JsonSchema)]
+    struct Address {
+        #[serde(rename = "postCode")]
+        post_code: String,
+    }
+
+    impl Event for Moved {
+        const NAME: &'static str = "moved";
+    }
+
+    struct Greet;
+
+    impl Task for Greet {
+        type Payload = Moved;
+        type Output = ();
+        const NAME: &'static str = "greet";
+    }
+
+    fn code(path: &[&'static str]) -> Filter<Moved> {
+        !Field::<Moved, String>::new(path)
+            .eq("1")
+            .and(Field::<Moved, String>::new(path).is_null())
+    }
+
+    #[test]
+    fn a_filter_on_a_field_that_is_not_stored_is_found_out() {
+        let of = SubscriptionDefinition::of::<Greet, Moved>();
+        assert_eq!(of.check(), Ok(()));
+        assert_eq!(
+            of.when(|| code(&["to", "postCode"]).to_json()).check(),
+            Ok(())
+        );
+        let wrong = of.when(|| code(&["to", "post_code"]).to_json()).check();
+        assert!(wrong.is_err_and(|reason| reason.contains("looks at `to.post_code`")));
+        let nul = of.when(|| Field::<Moved, String>::new(&["to"]).eq("\0").to_json());
+        assert!(nul.check().is_err_and(|reason| reason.contains("U+0000")));
     }
 }

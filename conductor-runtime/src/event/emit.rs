@@ -1,16 +1,16 @@
 use std::future::{Future, IntoFuture};
 use std::marker::PhantomData;
 use std::pin::Pin;
+use std::time::Instant;
 
 use sqlx::PgConnection;
-use sqlx::postgres::PgPool;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::Event;
 use crate::client::Conductor;
 use crate::codec;
-use crate::db::{Batcher, Fault, fault, take_message};
+use crate::db::{Batcher, Database, Fault, OUTAGE, Patience, fault, no_answer, take_message};
 use crate::error::{Error, Result};
 use crate::registry::check_name;
 
@@ -45,6 +45,19 @@ impl NewEvent {
     pub(crate) fn of<E: Event>(event: &E) -> Result<Self> {
         let payload = codec::encode(event).map_err(|reason| Error::event(E::NAME, reason))?;
         Self::encoded(E::NAME, payload)
+    }
+
+    /// Of JSON that comes from elsewhere.
+    pub(super) fn checked(name: &str, payload: &str) -> Result<Self> {
+        let refuse = |reason: String| Error::event(name, reason);
+        codec::check_storable(payload).map_err(refuse)?;
+        let known = super::EventDefinition::all().find(|event| event.name == name);
+        match known {
+            Some(event) => (event.check)(payload),
+            None => serde_json::from_str::<serde::de::IgnoredAny>(payload).map(drop),
+        }
+        .map_err(|error| refuse(error.to_string()))?;
+        Self::encoded(name, payload.to_owned())
     }
 
     fn encoded(name: &str, payload: String) -> Result<Self> {
@@ -101,19 +114,10 @@ impl Conductor {
     /// [`Error::Event`] where an event of this binary has the name and its struct cannot be read
     /// from the JSON, or where it cannot be stored.
     pub async fn emit_json(&self, name: &str, payload: &str) -> Result<Uuid> {
-        let refuse = |reason: String| Error::event(name, reason);
-        codec::check_storable(payload).map_err(refuse)?;
-        let known = super::EventDefinition::all().find(|event| event.name == name);
-        match known {
-            Some(event) => (event.check)(payload),
-            None => serde_json::from_str::<serde::de::IgnoredAny>(payload).map(drop),
-        }
-        .map_err(|error| refuse(error.to_string()))?;
-        self.emit_new(NewEvent::encoded(name, payload.to_owned())?)
-            .await
+        self.emit_new(NewEvent::checked(name, payload)?).await
     }
 
-    async fn emit_new(&self, new: NewEvent) -> Result<Uuid> {
+    pub(super) async fn emit_new(&self, new: NewEvent) -> Result<Uuid> {
         self.migrate().await?;
         self.emitter().emit(new).await
     }
@@ -160,20 +164,21 @@ impl<'t> IntoFuture for EmitInTransaction<'t> {
 /// Writes the events of concurrent `emit` calls together.
 #[derive(Debug)]
 pub(crate) struct Emitter {
-    pool: PgPool,
+    database: Database,
     batcher: Batcher<Waiting>,
 }
 
 #[derive(Debug)]
 struct Waiting {
     new: NewEvent,
+    since: Instant,
     done: oneshot::Sender<Result<()>>,
 }
 
 impl Emitter {
-    pub(crate) fn new(pool: PgPool) -> Self {
+    pub(crate) fn new(database: Database) -> Self {
         Self {
-            pool,
+            database,
             batcher: Batcher::new(),
         }
     }
@@ -181,10 +186,11 @@ impl Emitter {
     async fn emit(&self, new: NewEvent) -> Result<Uuid> {
         let id = new.id;
         let (done, outcome) = oneshot::channel();
-        let pool = self.pool.clone();
+        let database = self.database.clone();
+        let since = Instant::now();
         self.batcher
-            .add(Waiting { new, done }, take_batch, move |batch| {
-                write(pool.clone(), batch)
+            .add(Waiting { new, since, done }, take_batch, move |batch| {
+                write(database.clone(), batch)
             });
         outcome
             .await
@@ -198,9 +204,11 @@ fn take_batch(waiting: &mut Vec<Waiting>) -> Vec<Waiting> {
 }
 
 /// One statement for all; where it is refused, one for each, so that a bad one is refused alone.
-async fn write(pool: PgPool, batch: Vec<Waiting>) {
+async fn write(database: Database, batch: Vec<Waiting>) {
+    let since = batch.iter().map(|waiting| waiting.since).min();
+    let mut patience = Patience::since(since.unwrap_or_else(Instant::now), OUTAGE);
     let (events, callers): (Vec<_>, Vec<_>) = batch.into_iter().map(|w| (w.new, w.done)).unzip();
-    match emit_again(&pool, &events).await {
+    match emit_again(&database, &events, &mut patience).await {
         Ok(()) => callers.into_iter().for_each(|caller| {
             let _ = caller.send(Ok(()));
         }),
@@ -211,13 +219,15 @@ async fn write(pool: PgPool, batch: Vec<Waiting>) {
                 let error = first
                     .take()
                     .unwrap_or_else(|| sqlx::Error::Protocol(text.clone()));
-                let _ = caller.send(Err(error.into()));
+                let _ = caller.send(Err(patience.over(error)));
             }
         }
         Err(_) => {
             for (event, caller) in events.iter().zip(callers) {
-                let emitted = emit_again(&pool, std::slice::from_ref(event)).await;
-                let _ = caller.send(emitted.map_err(Error::from));
+                let mut patience = Patience::new(OUTAGE);
+                let emitted =
+                    emit_again(&database, std::slice::from_ref(event), &mut patience).await;
+                let _ = caller.send(emitted.map_err(|error| patience.over(error)));
             }
         }
     }
@@ -225,18 +235,25 @@ async fn write(pool: PgPool, batch: Vec<Waiting>) {
 
 /// Emits, and again where the connection broke and nobody knows whether it committed: the ids are
 /// ours, so nothing is emitted twice.
-async fn emit_again(pool: &PgPool, events: &[NewEvent]) -> Result<(), sqlx::Error> {
-    for _ in 0..pool.options().get_max_connections() {
-        let emitted = async { write_events(&mut *pool.acquire().await?, events, false).await };
-        match emitted.await {
-            Err(error @ sqlx::Error::PoolTimedOut) => return Err(error),
-            Err(error) if fault(&error) == Fault::Passing => {
-                tracing::debug!(%error, "emit is sent again");
+async fn emit_again(
+    database: &Database,
+    events: &[NewEvent],
+    patience: &mut Patience,
+) -> Result<(), sqlx::Error> {
+    loop {
+        let emitted = async {
+            let mut session = patience.session(database).await?;
+            let written = write_events(&mut session, events, false);
+            match tokio::time::timeout(patience.answer(), written).await {
+                Ok(written) => session.settle(written).await,
+                Err(_) => Err(no_answer(&mut session)),
             }
+        };
+        match emitted.await {
+            Err(error) if patience.again(&error).await => {}
             other => return other,
         }
     }
-    write_events(&mut *pool.acquire().await?, events, false).await
 }
 
 /// The statement itself, on any connection.

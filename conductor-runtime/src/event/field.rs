@@ -3,7 +3,7 @@ use std::marker::PhantomData;
 
 use serde_json::{Value, json};
 
-use super::{Filter, Operand, Ordered};
+use super::{Filter, Holds, Operand, Ordered};
 
 /// Deepest nesting of a field that a filter reaches.
 const MAX_DEPTH: usize = 8;
@@ -65,29 +65,31 @@ impl<E, T> Field<E, T> {
         }
     }
 
-    /// A field of this field's value. The compiler does not check its name, nor that it has the
-    /// type `U`; where it is wrong, the filter is false.
+    /// A field of the struct that this field holds, or may hold: `Moved::to.then(Address::city)`, with
+    /// the handles of [`EventFields`](super::EventFields) or with one that was made by hand.
     ///
     /// # Panics
     /// As [`new`](Self::new).
     #[must_use]
-    pub const fn then<U>(self, name: &'static str) -> Field<E, U> {
-        assert!(self.depth < MAX_DEPTH, "a filter reaches eight levels deep");
+    pub const fn then<N, U>(self, inner: Field<N, U>) -> Field<E, U>
+    where
+        T: Holds<N>,
+    {
+        assert!(
+            self.depth + inner.depth <= MAX_DEPTH,
+            "a filter reaches eight levels deep"
+        );
         let mut path = self.path;
-        path[self.depth] = name;
+        let mut at = 0;
+        while at < inner.depth {
+            path[self.depth + at] = inner.path[at];
+            at += 1;
+        }
         Field {
             path,
-            depth: self.depth + 1,
+            depth: self.depth + inner.depth,
             of: PhantomData,
         }
-    }
-
-    /// As [`then`](Self::then), for a field that the compiler finds in the struct `T`; called by what
-    /// `#[task]` makes of `address.city`.
-    #[doc(hidden)]
-    #[must_use]
-    pub const fn nested<U>(self, name: &'static str, _: fn(&T) -> &U) -> Field<E, U> {
-        self.then(name)
     }
 
     /// Where the field equals the value.
@@ -140,6 +142,17 @@ impl<E, T> Field<E, T> {
         Filter::from_json(json)
     }
 
+    /// Where both fields have the same value, or both none: what `new.plan == old.plan` means in the
+    /// condition of a row change.
+    pub fn same_as(self, other: Self) -> Filter<E> {
+        self.beside("same", other)
+    }
+
+    /// Where the fields do not have the same value.
+    pub fn differs_from(self, other: Self) -> Filter<E> {
+        self.beside("differs", other)
+    }
+
     /// Where the field is null or missing.
     pub fn is_null(self) -> Filter<E> {
         Filter::from_json(json!({"op": "null", "path": self.path()}))
@@ -154,6 +167,10 @@ impl<E, T> Field<E, T> {
         let mut json = json!({"op": op, "path": self.path(), "value": value.json()});
         mark::<T, V>(&mut json);
         Filter::from_json(json)
+    }
+
+    fn beside(self, op: &str, other: Self) -> Filter<E> {
+        Filter::from_json(json!({"op": op, "path": self.path(), "other": other.path()}))
     }
 
     fn path(&self) -> &[&'static str] {

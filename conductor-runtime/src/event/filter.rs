@@ -23,7 +23,7 @@ pub struct Filter<E> {
 }
 
 impl<E> Filter<E> {
-    pub(super) fn from_json(json: Value) -> Self {
+    pub(crate) fn from_json(json: Value) -> Self {
         Self {
             json,
             of: PhantomData,
@@ -104,7 +104,8 @@ mod tests {
                 {"op": "not", "of": {"op": "in", "path": ["visits"], "values": [7, 8]}},
             ]})
         );
-        let city = Field::<Seen, ()>::new(&["address"]).then::<String>("city");
+        let city =
+            Field::<Seen, Option<()>>::new(&["address"]).then(Field::<(), String>::new(&["city"]));
         assert_eq!(
             city.is_null().or(city.ne("x")).to_json(),
             json!({"op": "or", "of": [

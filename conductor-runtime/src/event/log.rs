@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::EventDefinition;
 use crate::client::Conductor;
+use crate::db::Alone;
 use crate::error::{Error, Result};
 use crate::registry::nearest;
 
@@ -36,7 +37,7 @@ impl Conductor {
         )
         .bind(name)
         .bind(i64::from(limit))
-        .fetch_all(self.pool())
+        .all(self.database())
         .await?;
         rows.into_iter()
             .map(|(id, name, payload, emitted_at)| {
@@ -63,7 +64,7 @@ impl Conductor {
         self.migrate().await?;
         let known: Vec<(String, Value)> =
             sqlx::query_as("select name, schema from conductor.event_types order by name")
-                .fetch_all(self.pool())
+                .all(self.database())
                 .await?;
         let names = || {
             let stored = known.iter().map(|(name, _)| name.as_str());

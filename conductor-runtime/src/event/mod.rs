@@ -1,22 +1,28 @@
 //! Events: typed facts that start executions and end waits.
 
 mod definition;
+mod effect;
 mod emit;
 mod field;
 mod filter;
 mod log;
+mod nested;
 mod operand;
+
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use definition::{EventDefinition, SubscriptionDefinition};
+pub use effect::{Affected, EventEffect};
 pub use emit::{Emit, EmitInTransaction};
 pub(crate) use emit::{Emitter, NewEvent, write_events};
 pub use field::Field;
 pub use filter::Filter;
 pub use log::EventInfo;
+pub use nested::{EventFields, Holds, Nested, NestedInOption, StoredAsWritten, StoredByDerive};
 pub use operand::{Operand, Ordered};
 
 /// A typed fact that is emitted: implemented by `#[event]`.
@@ -44,6 +50,9 @@ pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
     const NAME: &'static str;
     /// Grows with changes of the struct that old readers would not understand. Default 1.
     const VERSION: u32 = 1;
+    /// How long its events are kept, from when they were emitted; executions that have not come to
+    /// their wait by then do not see them. Default seven days.
+    const KEEP: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 }
 
 /// What can be made of an event; implemented through `From`.

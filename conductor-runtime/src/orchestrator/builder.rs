@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::lease::LeaseTimes;
 use super::{Orchestrator, Worker};
 use crate::client::Conductor;
+use crate::db::MIGRATION_DEADLINE;
 use crate::error::{Error, Result};
 use crate::registry::{Registry, check_name};
 use crate::task::States;
@@ -20,7 +21,10 @@ pub struct Builder {
     states: States,
     lease: LeaseTimes,
     shutdown_deadline: Duration,
+    migration_deadline: Duration,
     allow_unserved: bool,
+    strict: bool,
+    ddl: bool,
     exact: bool,
 }
 
@@ -32,7 +36,10 @@ impl Builder {
             states: States::default(),
             lease: LeaseTimes::default(),
             shutdown_deadline: Duration::from_secs(30),
+            migration_deadline: MIGRATION_DEADLINE,
             allow_unserved: false,
+            strict: false,
+            ddl: true,
             exact: false,
         }
     }
@@ -86,6 +93,25 @@ impl Builder {
         self
     }
 
+    /// How long the start waits for older processes to end, where it has to apply a migration that is
+    /// marked as breaking; after that it is refused. Default 60 s. It only counts where the client has
+    /// not migrated before, as [`Conductor::open`] leaves it.
+    #[must_use]
+    pub fn migration_deadline(mut self, deadline: Duration) -> Self {
+        self.migration_deadline = deadline;
+        self
+    }
+
+    /// Refuses to start where a look at the database finds something that this program cannot work
+    /// with, such as payloads that it cannot read; without this, it is logged as a warning. What
+    /// `worker --strict` does. See [`Conductor::check`] for what is looked at; at a start only the
+    /// oldest 10,000 executions are, for two seconds at most.
+    #[must_use]
+    pub fn strict(mut self) -> Self {
+        self.strict = true;
+        self
+    }
+
     /// How often the lease is renewed, and how long it lasts. Default 5 s and 15 s; a lease is at
     /// least three heartbeats long.
     #[must_use]
@@ -100,6 +126,15 @@ impl Builder {
     #[must_use]
     pub fn allow_unserved_queues(mut self) -> Self {
         self.allow_unserved = true;
+        self
+    }
+
+    /// Makes and drops no triggers on tables, for those who apply such changes by hand: the command
+    /// `triggers --sql` prints them. To start is refused where a trigger that a task needs is missing. What
+    /// `worker --no-ddl` does.
+    #[must_use]
+    pub fn no_ddl(mut self) -> Self {
+        self.ddl = false;
         self
     }
 
@@ -154,7 +189,10 @@ impl Builder {
             states: Arc::new(self.states),
             lease: self.lease,
             shutdown_deadline: self.shutdown_deadline,
+            migration_deadline: self.migration_deadline,
             allow_unserved: self.allow_unserved,
+            strict: self.strict,
+            ddl: self.ddl,
         })
     }
 }

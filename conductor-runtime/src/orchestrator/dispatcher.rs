@@ -17,14 +17,16 @@ use crate::worker::{Control, Phase};
 const POLL: Duration = Duration::from_secs(1);
 /// Most events, and most waits of each name, in one transaction.
 const PORTION: i32 = 1000;
+/// Events are kept a hundred years at most; the sums of longer times could overflow.
+const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
 /// How long one transaction may take before its connection is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Declares which events start tasks of this binary, and takes away what no longer does.
-pub(super) async fn declare(conductor: &Conductor, task_ids: &[i32]) -> Result<()> {
+/// The crates that this binary is made of, and the events that its tasks are subscribed to, as
+/// `conductor.declare_subscriptions` wants it.
+pub(crate) fn declared_subscriptions() -> (Vec<String>, serde_json::Value) {
     let registry = Registry::global();
     let owners: BTreeSet<String> = registry.tasks().map(|task| task.owner()).collect();
-    let owners: Vec<String> = owners.into_iter().collect();
     let subscriptions: serde_json::Value = registry
         .tasks()
         .flat_map(|task| {
@@ -44,6 +46,12 @@ pub(super) async fn declare(conductor: &Conductor, task_ids: &[i32]) -> Result<(
             })
         })
         .collect();
+    (owners.into_iter().collect(), subscriptions)
+}
+
+/// Declares which events start tasks of this binary, and takes away what no longer does.
+pub(super) async fn declare(conductor: &Conductor, task_ids: &[i32]) -> Result<()> {
+    let (owners, subscriptions) = declared_subscriptions();
     let events: serde_json::Value = EventDefinition::all()
         .map(|event| {
             json!({
@@ -53,16 +61,16 @@ pub(super) async fn declare(conductor: &Conductor, task_ids: &[i32]) -> Result<(
                 "place": event.place.to_string(),
                 "docs": event.docs,
                 "schema": event.schema(),
+                "keep_ms": event.keep.min(LONGEST).as_millis() as i64,
             })
         })
         .collect();
-    sqlx::query("select conductor.declare_subscriptions($1, $2, $3, $4)")
+    let declare = sqlx::query("select conductor.declare_subscriptions($1, $2, $3, $4)")
         .bind(owners)
         .bind(task_ids)
         .bind(subscriptions)
-        .bind(events)
-        .execute(conductor.pool())
-        .await?;
+        .bind(events);
+    conductor.database().run(declare).await?;
     Ok(())
 }
 
@@ -85,7 +93,7 @@ pub(super) async fn keep(conductor: Conductor, mut control: watch::Receiver<Cont
                 if done { POLL } else { Duration::ZERO }
             }
             Err(error) => {
-                if !failed {
+                if !conductor.outage().met(&error) && !failed {
                     tracing::warn!(%error, "events cannot be dispatched; trying again");
                 }
                 failed = true;
@@ -112,15 +120,15 @@ async fn stopping(control: &mut watch::Receiver<Control>) {
 
 /// Whether nothing is left.
 async fn dispatch(conductor: &Conductor) -> std::result::Result<bool, sqlx::Error> {
-    let mut connection = conductor.pool().acquire().await?;
+    let mut session = conductor.database().session().await?;
     let dispatched = sqlx::query_scalar("select conductor.dispatch($1)")
         .bind(PORTION)
-        .fetch_one(&mut *connection);
+        .fetch_one(&mut *session);
     match tokio::time::timeout(PATIENCE, dispatched).await {
-        Ok(done) => done,
+        Ok(done) => session.settle(done).await,
         Err(_) => {
             // The statement may still be under way; nobody else must get this connection.
-            connection.close_on_drop();
+            session.close_on_drop();
             Err(sqlx::Error::Protocol(format!(
                 "no answer within {PATIENCE:?}"
             )))

@@ -5,8 +5,14 @@ use tokio::task::JoinSet;
 
 use super::lease::Identity;
 use crate::client::Conductor;
+use crate::db::{Alone, Patience, latest_version};
 use crate::error::{Error, Result};
 use crate::worker::{Control, Phase};
+
+/// After the database could not be told that this process ends.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+/// How long a process that ends tries to give its lease back.
+const SIGN_OFF: Duration = Duration::from_secs(5);
 
 /// An orchestrator at work. Dropping it stops everything at once, as a crash would; what it held
 /// is recovered after its lease. [`stop`](Self::stop) is the orderly end.
@@ -16,7 +22,11 @@ pub struct Handle {
     pub(super) control: watch::Sender<Control>,
     pub(super) busy: watch::Receiver<usize>,
     pub(super) pipelines: JoinSet<()>,
-    /// The heartbeat, the chores, the scheduler and the dispatcher of events.
+    /// Closed when the last pipeline has ended.
+    pub(super) at_work: watch::Sender<()>,
+    /// The breaking migration for which this process has ended its work.
+    pub(super) retired: watch::Receiver<Option<i32>>,
+    /// The heartbeat, the chores, the scheduler, the dispatcher of events, the end for a newer build.
     pub(super) keepers: JoinSet<()>,
     pub(super) identity: Identity,
     pub(super) static_ids: Vec<i64>,
@@ -31,11 +41,25 @@ impl Handle {
             Some(ended) = self.keepers.join_next() => ended,
             else => Ok(()),
         };
+        if self.control.borrow().phase != Phase::Working {
+            // They end as they were told to.
+            return std::future::pending().await;
+        }
         let reason = match ended {
             Err(error) => error.to_string(),
             Ok(()) => "a worker has ended; its pool was closed".to_owned(),
         };
         Error::Broken(reason)
+    }
+
+    /// Waits until this process has ended its work for a newer build, which is about to apply a
+    /// migration that this one does not know and that is marked as breaking; gives its number.
+    ///
+    /// The orchestrator then drains by itself, as by [`stop`](Self::stop), whether anybody waits here
+    /// or not. [`Orchestrator::run`](super::Orchestrator::run) returns; a program that calls
+    /// [`start`](super::Orchestrator::start) ends itself, and its supervisor finds the newer build.
+    pub async fn retired(&self) -> i32 {
+        retirement(self.retired.clone()).await
     }
 
     /// Waits until nothing is due and nothing runs, of the tasks that have a worker here, no
@@ -50,7 +74,7 @@ impl Handle {
                 .bind(&self.identity.queue_ids)
                 .bind(&self.identity.task_ids)
                 .bind(&self.static_ids)
-                .fetch_one(self.conductor.pool())
+                .one(self.conductor.database())
                 .await?;
             if !work && *busy.borrow() == 0 {
                 return Ok(());
@@ -61,29 +85,104 @@ impl Handle {
         }
     }
 
+    /// Everything is written by now; where nothing can be said any more, the lease ends by itself.
+    async fn sign_off(&self, id: i64) {
+        let mut patience = Patience::new(SIGN_OFF);
+        loop {
+            let stop = sqlx::query("select conductor.stop_orchestrator($1)").bind(id);
+            match patience.ask(self.conductor.database(), stop).await {
+                Ok(_) => return,
+                Err(error) if patience.again(&error).await => {}
+                Err(error) => {
+                    tracing::warn!(%error, "the lease could not be given back; it ends by itself");
+                    return;
+                }
+            }
+        }
+    }
+
     /// Shuts down: claims no more, lets handlers run until the deadline, writes what finished and
     /// releases the rest. While the database is away it waits for it, as outcomes are not dropped.
     pub async fn stop(mut self) -> Result<()> {
-        self.control
-            .send_modify(|control| control.phase = Phase::Stopping);
-        let stopped = async { while self.pipelines.join_next().await.is_some() {} };
-        if tokio::time::timeout(self.shutdown_deadline, stopped)
-            .await
-            .is_err()
-        {
-            tracing::warn!("the shutdown's deadline is over; running handlers are released");
-            self.control
-                .send_modify(|control| control.phase = Phase::Halting);
-            while self.pipelines.join_next().await.is_some() {}
-        }
+        wind_down(&self.control, &self.at_work, self.shutdown_deadline).await;
+        while self.pipelines.join_next().await.is_some() {}
         self.keepers.abort_all();
         let orchestrator = self.control.borrow().orchestrator;
         if let Some(id) = orchestrator {
-            sqlx::query("select conductor.stop_orchestrator($1)")
-                .bind(id)
-                .execute(self.conductor.pool())
-                .await?;
+            self.sign_off(id).await;
         }
         Ok(())
     }
+}
+
+/// Ends when the channel tells of the breaking migration for which this process has ended its work.
+pub(super) async fn retirement(mut retired: watch::Receiver<Option<i32>>) -> i32 {
+    let version = retired.wait_for(Option::is_some).await.ok();
+    match version.and_then(|version| *version) {
+        Some(version) => version,
+        // The keeper ends with the handle only.
+        None => std::future::pending().await,
+    }
+}
+
+/// Claims no more, and ends the pipelines: at once where nothing runs, at the deadline at last.
+async fn wind_down(
+    control: &watch::Sender<Control>,
+    at_work: &watch::Sender<()>,
+    deadline: Duration,
+) {
+    control.send_if_modified(|control| {
+        let first = control.phase == Phase::Working;
+        if first {
+            control.phase = Phase::Stopping;
+        }
+        first
+    });
+    if tokio::time::timeout(deadline, at_work.closed())
+        .await
+        .is_err()
+    {
+        tracing::warn!("the shutdown's deadline is over; running handlers are released");
+        control.send_modify(|control| control.phase = Phase::Halting);
+        at_work.closed().await;
+    }
+}
+
+async fn leave(conductor: &Conductor, id: i64) -> std::result::Result<(), sqlx::Error> {
+    let stop = sqlx::query("select conductor.stop_orchestrator($1)").bind(id);
+    conductor.database().run(stop).await.map(drop)
+}
+
+/// Ends the work of this process once the heartbeat has found that a newer build is about to apply a
+/// breaking migration, and says so when it has ended.
+pub(super) async fn retire(
+    conductor: Conductor,
+    told: watch::Receiver<Option<i32>>,
+    retired: watch::Sender<Option<i32>>,
+    control: watch::Sender<Control>,
+    at_work: watch::Sender<()>,
+    deadline: Duration,
+) {
+    let version = retirement(told).await;
+    tracing::warn!(
+        version,
+        known = latest_version(),
+        "a newer build brings a schema version that breaks with this one: draining, then ending"
+    );
+    wind_down(&control, &at_work, deadline).await;
+    loop {
+        let orchestrator = control.borrow().orchestrator;
+        let Some(id) = orchestrator else {
+            break;
+        };
+        match leave(&conductor, id).await {
+            Ok(()) => break,
+            Err(error) => tracing::warn!(%error, "cannot give up the lease yet"),
+        }
+        tokio::time::sleep(TRY_AGAIN).await;
+    }
+    control.send_modify(|control| control.orchestrator = None);
+    retired.send_replace(Some(version));
+    // Its end would be taken for a fault.
+    std::future::pending().await
 }

@@ -1,14 +1,22 @@
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::types::PgInterval;
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgDatabaseError};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::watch;
 
 use crate::client::Conductor;
+use crate::db::{connect, latest_version};
 use crate::worker::{Control, Signals};
 
+/// Of a transaction that takes a lease: in a stricter mode the look for newer migrations would be older
+/// than the lock.
+pub(super) const MODE: &str = "isolation level read committed read write";
 /// After a renewal that failed: the next connection of the pool may be a living one.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
+
+/// A renewal that has less time than this cannot be expected to succeed.
+const SHORTEST_TRY: Duration = Duration::from_millis(100);
 
 /// How often the lease is renewed, and how long it lasts.
 #[derive(Debug, Clone, Copy)]
@@ -46,23 +54,82 @@ impl LeaseTimes {
 pub(super) struct Identity {
     pub(super) queue_ids: Vec<i32>,
     pub(super) task_ids: Vec<i32>,
+    pub(super) schedule_ids: Vec<i64>,
 }
 
-/// Takes a lease under a new id.
+/// Takes a lease under a new id, in a transaction of [`MODE`].
 pub(super) async fn start(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     identity: &Identity,
     times: LeaseTimes,
 ) -> Result<i64, sqlx::Error> {
     let host = nix::unistd::gethostname().unwrap_or_default();
-    sqlx::query_scalar("select conductor.start_orchestrator($1, $2, $3, $4, $5)")
+    sqlx::query_scalar("select conductor.start_orchestrator($1, $2, $3, $4, $5, $6, $7)")
         .bind(host.to_string_lossy())
         .bind(i32::try_from(std::process::id()).unwrap_or_default())
         .bind(&identity.queue_ids)
         .bind(&identity.task_ids)
         .bind(times.interval())
-        .fetch_one(pool)
+        .bind(&identity.schedule_ids)
+        .bind(latest_version())
+        .fetch_one(connection)
         .await
+}
+
+/// The migration for which a lease was refused: this program does not know it.
+pub(super) fn too_new_for(error: &sqlx::Error) -> Option<i32> {
+    let error = error
+        .as_database_error()?
+        .try_downcast_ref::<PgDatabaseError>()?;
+    (error.code() == "CD010").then(|| error.detail()?.parse().ok())?
+}
+
+/// The keeper's own way to the database. A connection that has met a fault, or has not answered in
+/// time, is dropped without a word: another one may get through where this one does not.
+struct Line {
+    options: PgConnectOptions,
+    begin: String,
+    connection: Option<PgConnection>,
+}
+
+impl Line {
+    async fn connection(&mut self) -> Result<PgConnection, sqlx::Error> {
+        match self.connection.take() {
+            Some(connection) => Ok(connection),
+            None => connect(&self.options).await,
+        }
+    }
+
+    /// Whether the lease held, and the breaking migration for which this process is to end.
+    async fn beat(
+        &mut self,
+        id: i64,
+        times: LeaseTimes,
+    ) -> Result<(bool, Option<i32>), sqlx::Error> {
+        let mut connection = self.connection().await?;
+        let mut tx = connection
+            .begin_with(AssertSqlSafe(self.begin.clone()))
+            .await?;
+        let held = sqlx::query_as("select conductor.heartbeat($1, $2), conductor.drain_for($1)")
+            .bind(id)
+            .bind(times.interval())
+            .fetch_one(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        self.connection = Some(connection);
+        Ok(held)
+    }
+
+    async fn start(&mut self, identity: &Identity, times: LeaseTimes) -> Result<i64, sqlx::Error> {
+        let mut connection = self.connection().await?;
+        let mut tx = connection
+            .begin_with(AssertSqlSafe(self.begin.clone()))
+            .await?;
+        let id = start(&mut tx, identity, times).await?;
+        tx.commit().await?;
+        self.connection = Some(connection);
+        Ok(id)
+    }
 }
 
 /// Keeps the lease for as long as the orchestrator lives, over a connection of its own: handlers
@@ -74,13 +141,17 @@ pub(super) async fn keep(
     control: watch::Sender<Control>,
     signals: Signals,
     taken: Instant,
+    retired: watch::Sender<Option<i32>>,
 ) {
+    let told = conductor.notifier().versions();
     let mut id = control.borrow().orchestrator.unwrap_or_default();
     let mut renewed = taken;
-    let pool = PgPoolOptions::new()
-        .max_connections(1)
-        .test_before_acquire(false)
-        .connect_lazy_with((*conductor.pool().connect_options()).clone());
+    let mut line = Line {
+        options: conductor.database().options(),
+        // Behind a pooler, too, each of its statements is a transaction.
+        begin: conductor.database().begin_words(MODE),
+        connection: None,
+    };
     let mut failed = false;
     loop {
         let doubtful = control.borrow().orchestrator.is_none();
@@ -96,32 +167,52 @@ pub(super) async fn keep(
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = signals.lease_lost.notified() => {}
+            () = told.notified() => {}
         }
 
         let began = Instant::now();
-        // A statement that hangs must not outlive the trust in the lease.
+        // A statement that hangs must not outlive the trust in the lease, and where the connection
+        // says nothing any more, there must be time for another one.
         let patience = if doubtful {
             times.every
         } else {
-            (renewed + times.trust())
-                .saturating_duration_since(began)
-                .max(Duration::from_millis(10))
+            let left = (renewed + times.trust()).saturating_duration_since(began);
+            (left / 2)
+                .max(SHORTEST_TRY)
+                .min(left.max(Duration::from_millis(10)))
         };
-        let beaten = tokio::time::timeout(patience, beat(&pool, id, times)).await;
+        let beaten = tokio::time::timeout(patience, line.beat(id, times)).await;
         failed = !matches!(beaten, Ok(Ok(_)));
+        match &beaten {
+            Ok(Ok(_)) => conductor.outage().over(),
+            // What it means for the lease is told below.
+            Ok(Err(error)) => drop(conductor.outage().met(error)),
+            Err(_) => {}
+        }
         match beaten {
-            Ok(Ok(true)) => {
+            Ok(Ok((true, drain_for))) => {
                 renewed = began;
                 assume(&control, Some(id));
+                if drain_for.is_some_and(|version| version > latest_version()) {
+                    retire(&retired, drain_for);
+                }
             }
-            Ok(Ok(false)) => {
+            Ok(Ok((false, _))) if retired.borrow().is_some() => {
+                // It has ended, or was taken for dead; another lease is not to be had.
+                assume(&control, None);
+                return std::future::pending().await;
+            }
+            Ok(Ok((false, _))) => {
                 assume(&control, None);
                 tracing::warn!(orchestrator = id, "the lease was lost; starting anew");
-                match start(&pool, &identity, times).await {
+                match line.start(&identity, times).await {
                     Ok(new) => {
                         id = new;
                         renewed = began;
                         assume(&control, Some(id));
+                    }
+                    Err(error) if too_new_for(&error).is_some() => {
+                        retire(&retired, too_new_for(&error));
                     }
                     Err(error) => tracing::warn!(%error, "cannot take a new lease yet"),
                 }
@@ -149,10 +240,11 @@ fn assume(control: &watch::Sender<Control>, orchestrator: Option<i64>) {
     });
 }
 
-async fn beat(pool: &PgPool, id: i64, times: LeaseTimes) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("select conductor.heartbeat($1, $2)")
-        .bind(id)
-        .bind(times.interval())
-        .fetch_one(pool)
-        .await
+/// Said again, the first one counts.
+fn retire(retired: &watch::Sender<Option<i32>>, version: Option<i32>) {
+    retired.send_if_modified(|current| {
+        let first = current.is_none();
+        *current = current.or(version);
+        first
+    });
 }

@@ -5,24 +5,28 @@ mod chores;
 mod dispatcher;
 mod handle;
 mod lease;
+mod maintenance;
+mod rows;
 mod scheduler;
 mod signal;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 pub use crate::worker::{DEFAULT_CONCURRENCY, Worker};
 pub use builder::Builder;
+pub(crate) use dispatcher::declared_subscriptions;
 pub use handle::Handle;
-pub(crate) use scheduler::computed;
+pub(crate) use scheduler::{computed, declared_schedules};
 
+use crate::check;
 use crate::client::Conductor;
 use crate::context::Durable;
-use crate::db::Clock;
+use crate::db::{Alone, Clock, too_new};
 use crate::error::{Error, Result};
 use crate::registry::Registry;
 use crate::task::{States, TaskDefinition};
@@ -50,8 +54,11 @@ pub struct Orchestrator {
     workers: Vec<Worker>,
     states: Arc<States>,
     lease: LeaseTimes,
-    shutdown_deadline: std::time::Duration,
+    shutdown_deadline: Duration,
+    migration_deadline: Duration,
     allow_unserved: bool,
+    strict: bool,
+    ddl: bool,
 }
 
 impl Orchestrator {
@@ -74,13 +81,20 @@ impl Orchestrator {
     /// until the deadline, writes what finished, releases the rest. A second signal ends the
     /// process at once, and what it held is recovered after its lease.
     ///
+    /// It ends in the same way where a newer build is about to apply a breaking migration.
+    ///
     /// # Errors
     /// As [`start`](Self::start).
     pub async fn run(self) -> Result<()> {
         let signals = signal::Shutdown::listen()?;
         let mut handle = self.start().await?;
+        let retired = handle::retirement(handle.retired.clone());
         tokio::select! {
             () = signals.wait() => handle.stop().await,
+            version = retired => {
+                tracing::warn!(version, "drained; start the newer build of this program");
+                handle.stop().await
+            }
             fault = handle.broken() => {
                 // What this process holds is recovered by the others after its lease.
                 Err(fault)
@@ -94,14 +108,22 @@ impl Orchestrator {
     /// As [`start`](Self::start).
     pub async fn drain(self) -> Result<()> {
         let handle = self.start().await?;
-        handle.drained().await?;
+        tokio::select! {
+            drained = handle.drained() => drained?,
+            version = handle.retired() => {
+                handle.stop().await?;
+                return Err(too_new(version));
+            }
+        }
         handle.stop().await
     }
 
     /// Starts the workers in the background: migrates, declares the tasks, takes a lease.
     ///
     /// # Errors
-    /// [`Error::Refused`] where a task's queue has no worker here or elsewhere; what
+    /// [`Error::Refused`] where a task's queue has no worker here or elsewhere, where a task listens to a
+    /// table or column that does not exist, or where a [strict](Builder::strict) start finds something;
+    /// [`Error::Locked`] where a table is in use for so long that its trigger cannot be made; what
     /// [`Conductor::connect`] may return.
     pub async fn start(self) -> Result<Handle> {
         let Self {
@@ -110,9 +132,14 @@ impl Orchestrator {
             states,
             lease,
             shutdown_deadline,
+            migration_deadline,
             allow_unserved,
+            strict,
+            ddl,
         } = self;
-        conductor.migrate().await?;
+        conductor.migrate_within(migration_deadline).await?;
+        look_before(&conductor, strict).await?;
+        let rules = rows::check(&conductor).await?;
         let registry = Registry::global();
         let declared = conductor.declare(registry.tasks()).await?;
         let mut queue_ids: HashMap<&str, i32> = HashMap::new();
@@ -140,23 +167,32 @@ impl Orchestrator {
                 .iter()
                 .filter_map(|worker| by_queue.get(worker.queue.as_str()))
         };
+        let statics = scheduler::declare(&conductor).await?;
         let identity = Identity {
             queue_ids: workers
                 .iter()
                 .filter_map(|worker| queue_ids.get(worker.queue.as_str()).copied())
                 .collect(),
             task_ids: served().flat_map(HashMap::keys).copied().collect(),
+            schedule_ids: statics.keys().copied().collect(),
         };
         let all_tasks: Vec<i32> = declared.iter().map(|(task_id, _, _)| *task_id).collect();
-        let statics = scheduler::declare(&conductor, &all_tasks).await?;
         dispatcher::declare(&conductor, &all_tasks).await?;
-        conductor.notifier().start(conductor.pool()).await;
+        rows::declare(&conductor, &all_tasks, &rules, ddl).await?;
+        conductor.notifier().start(conductor.database()).await;
         dispatcher::catch_up(&conductor).await?;
         let clock = Clock::new(conductor.notifier().clock_shift_ms());
         let (now, shift_ms) = conductor.clock().await?;
         clock.set(now, shift_ms);
         let taken = Instant::now();
-        let id = lease::start(conductor.pool(), &identity, lease).await?;
+        let mut tx = conductor.database().begin_as(lease::MODE).await?;
+        let id = lease::start(&mut tx, &identity, lease)
+            .await
+            .map_err(|error| match lease::too_new_for(&error) {
+                Some(version) => too_new(version),
+                None => error.into(),
+            })?;
+        tx.end().await?;
 
         let (control, heard) = watch::channel(Control {
             orchestrator: Some(id),
@@ -169,10 +205,12 @@ impl Orchestrator {
         };
         let durable = Durable {
             conductor: conductor.clone(),
-            recorder: Recorder::new(conductor.pool().clone()),
+            recorder: Recorder::new(conductor.clone()),
             control: signals.control.clone(),
             clock: clock.clone(),
+            ddl,
         };
+        let at_work = watch::Sender::new(());
         let mut pipelines = JoinSet::new();
         for worker in &workers {
             let (Some(queue_id), Some(tasks)) = (
@@ -182,23 +220,31 @@ impl Orchestrator {
                 continue;
             };
             tracing::info!(queue = %worker.queue, concurrency = worker.concurrency, tasks = tasks.len(), "worker started");
-            pipelines.spawn(
-                Pipeline::new(
-                    durable.clone(),
-                    worker,
-                    *queue_id,
-                    tasks,
-                    Arc::clone(&states),
-                    signals.clone(),
-                )
-                .run(),
+            let pipeline = Pipeline::new(
+                durable.clone(),
+                worker,
+                *queue_id,
+                tasks,
+                Arc::clone(&states),
+                signals.clone(),
             );
+            let working = at_work.subscribe();
+            pipelines.spawn(async move {
+                pipeline.run().await;
+                drop(working);
+            });
         }
         let mut keepers = JoinSet::new();
         keepers.spawn(chores::chores(
             conductor.clone(),
             signals.control.clone(),
             lease.every,
+        ));
+        keepers.spawn(maintenance::keep(
+            conductor.clone(),
+            signals.control.clone(),
+            lease.every,
+            ddl,
         ));
         let static_ids: Vec<i64> = statics.keys().copied().collect();
         keepers.spawn(scheduler::keep(
@@ -209,6 +255,7 @@ impl Orchestrator {
         ));
         keepers.spawn(dispatcher::keep(conductor.clone(), signals.control.clone()));
         let busy = signals.busy.subscribe();
+        let told = watch::Sender::new(None);
         keepers.spawn(lease::keep(
             conductor.clone(),
             identity.clone(),
@@ -216,17 +263,51 @@ impl Orchestrator {
             control.clone(),
             signals,
             taken,
+            told.clone(),
+        ));
+        let retired = watch::Sender::new(None);
+        let ended = retired.subscribe();
+        keepers.spawn(handle::retire(
+            conductor.clone(),
+            told.subscribe(),
+            retired,
+            control.clone(),
+            at_work.clone(),
+            shutdown_deadline,
         ));
         Ok(Handle {
             conductor,
             control,
             busy,
             pipelines,
+            at_work,
+            retired: ended,
             keepers,
             identity,
             static_ids,
             shutdown_deadline,
         })
+    }
+}
+
+/// Warns of what this program cannot work with, or refuses to start.
+async fn look_before(conductor: &Conductor, strict: bool) -> Result<()> {
+    match check::at_start(conductor).await {
+        Ok(findings) if findings.is_empty() => Ok(()),
+        Ok(findings) if strict => Err(Error::Refused(
+            findings.iter().map(ToString::to_string).collect(),
+        )),
+        Ok(findings) => {
+            for finding in findings {
+                tracing::warn!("{finding}");
+            }
+            Ok(())
+        }
+        Err(error) if strict => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "what is in the database was not looked at");
+            Ok(())
+        }
     }
 }
 
@@ -247,7 +328,7 @@ async fn refuse_unserved(
         "select distinct unnest(queue_ids) from conductor.orchestrators
           where lease_until > clock_timestamp()",
     )
-    .fetch_all(conductor.pool())
+    .all(conductor.database())
     .await?;
     let refused: Vec<String> = unserved
         .into_iter()

@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
-use sqlx::Postgres;
-use sqlx::pool::PoolConnection;
+use sqlx::PgConnection;
 use tokio::sync::watch;
 
 use crate::client::Conductor;
-use crate::db::Clock;
+use crate::db::{Alone, Clock};
 use crate::error::Result;
 use crate::registry::Registry;
 use crate::task::CronDefinition;
@@ -34,11 +33,11 @@ const MOST: i32 = 500;
 /// The static schedules of this binary, by their ids in the database.
 pub(super) type Statics = HashMap<i64, &'static CronDefinition>;
 
-/// Declares what the code of this binary schedules, and takes away what it no longer does.
-pub(super) async fn declare(conductor: &Conductor, task_ids: &[i32]) -> Result<Statics> {
+/// The crates that this binary is made of, and what its code schedules, as
+/// `conductor.declare_schedules` wants it.
+pub(crate) fn declared_schedules() -> (Vec<String>, serde_json::Value) {
     let registry = Registry::global();
     let owners: BTreeSet<String> = registry.tasks().map(|task| task.owner()).collect();
-    let owners: Vec<String> = owners.into_iter().collect();
     let schedules: serde_json::Value = registry
         .tasks()
         .flat_map(|task| task.crons.iter().map(move |cron| (task, cron)))
@@ -54,15 +53,20 @@ pub(super) async fn declare(conductor: &Conductor, task_ids: &[i32]) -> Result<S
             })
         })
         .collect();
+    (owners.into_iter().collect(), schedules)
+}
+
+/// Declares what the code of this binary schedules, and takes away what it no longer does.
+pub(super) async fn declare(conductor: &Conductor) -> Result<Statics> {
+    let (owners, schedules) = declared_schedules();
     let declared: Vec<(i64, String, String)> =
-        sqlx::query_as("select id, task, name from conductor.declare_schedules($1, $2, $3)")
+        sqlx::query_as("select id, task, name from conductor.declare_schedules($1, $2)")
             .bind(owners)
-            .bind(task_ids)
             .bind(schedules)
-            .fetch_all(conductor.pool())
+            .all(conductor.database())
             .await?;
     let statics = declared.into_iter().filter_map(|(id, task, name)| {
-        let crons = registry.get(&task)?.crons;
+        let crons = Registry::global().get(&task)?.crons;
         Some((id, crons.iter().find(|cron| cron.name == name)?))
     });
     Ok(statics.collect())
@@ -92,7 +96,7 @@ pub(super) async fn keep(
                 pause
             }
             Err(error) => {
-                if !failed {
+                if !scheduler.conductor.outage().met(&error) && !failed {
                     tracing::warn!(%error, "the schedules cannot be looked at; trying again");
                 }
                 failed = true;
@@ -129,13 +133,13 @@ struct Scheduler {
 impl Scheduler {
     /// Looks once, ticks what is due, and says how long to sleep.
     async fn look(&mut self) -> std::result::Result<Duration, sqlx::Error> {
-        let mut connection = self.conductor.pool().acquire().await?;
-        match tokio::time::timeout(PATIENCE, self.tick(&mut connection)).await {
-            Ok(looked) => looked,
+        let mut session = self.conductor.database().session().await?;
+        match tokio::time::timeout(PATIENCE, self.tick(&mut session)).await {
+            Ok(looked) => session.settle(looked).await,
             Err(_) => {
                 // The statement may still be under way; nobody else must get this connection. What
                 // it has moved on, or yet will, matches no version again.
-                connection.close_on_drop();
+                session.close_on_drop();
                 Err(sqlx::Error::Protocol(format!(
                     "no answer within {PATIENCE:?}"
                 )))
@@ -145,7 +149,7 @@ impl Scheduler {
 
     async fn tick(
         &mut self,
-        connection: &mut PoolConnection<Postgres>,
+        connection: &mut PgConnection,
     ) -> std::result::Result<Duration, sqlx::Error> {
         let mut rows: Vec<Row> = sqlx::query_as(
             "select id, version, task, name, cron, timezone, former_cron, former_timezone, missed, payload,
@@ -154,7 +158,7 @@ impl Scheduler {
         )
         .bind(&self.ids)
         .bind(MOST)
-        .fetch_all(&mut **connection)
+        .fetch_all(&mut *connection)
         .await?;
         let mut pause = POLL;
         let mut now = DateTime::<Utc>::MIN_UTC;
@@ -183,7 +187,7 @@ impl Scheduler {
                 .bind(&ticks.executions)
                 .bind(&ticks.at)
                 .bind(&ticks.payloads)
-                .fetch_one(&mut **connection)
+                .fetch_one(&mut *connection)
                 .await?;
         if usize::try_from(moved) == Ok(ticks.ids.len()) {
             // What was moved on tells when it is due next.

@@ -13,6 +13,9 @@ use crate::task::{LimitDefinition, TaskDefinition};
 
 pub use names::{check_name, nearest};
 
+/// The names of events by which changes of rows reach those who wait for them.
+const ROW_CHANGES: &str = "conductor:";
+
 /// All tasks of this binary by name.
 #[derive(Debug)]
 pub struct Registry {
@@ -85,11 +88,17 @@ impl Registry {
     }
 }
 
-/// Two events with one name.
+/// Two events with one name, and names that are those of row changes.
 fn event_faults(definitions: impl Iterator<Item = &'static EventDefinition>) -> Vec<String> {
     let mut events: BTreeMap<&str, &EventDefinition> = BTreeMap::new();
     definitions
         .filter_map(|event| {
+            if event.name.starts_with(ROW_CHANGES) {
+                return Some(format!(
+                    "the event {:?} at {} cannot have a name that begins with {ROW_CHANGES:?}; give it another `name`",
+                    event.name, event.place
+                ));
+            }
             let first = events.insert(event.name, event)?;
             Some(format!(
                 "two events have the name {:?}: {} and {}; give one of them `name = \"…\"`",
@@ -113,9 +122,12 @@ fn timing_faults(task: &TaskDefinition) -> Vec<String> {
     // Limits count executions one by one, and a batch takes what it has gathered.
     let batch = (task.batch().is_some() && !task.limits.is_empty())
         .then(|| ("batch", Err("a batch cannot have limits".to_owned())));
+    let events =
+        (task.subscriptions.iter()).map(|subscription| (subscription.event, subscription.check()));
     crons
         .chain(window)
         .chain(limits)
+        .chain(events)
         .chain(batch)
         .filter_map(|(what, checked)| {
             let reason = checked.err()?;

@@ -11,6 +11,7 @@ use super::{
 use crate::codec;
 use crate::context::TaskContext;
 use crate::event::SubscriptionDefinition;
+use crate::row::RowTriggerDefinition;
 
 /// A running attempt with its output already encoded.
 pub type ErasedFuture<'a> = Pin<Box<dyn Future<Output = anyhow::Result<String>> + Send + 'a>>;
@@ -88,6 +89,8 @@ pub struct TaskDefinition {
     pub limits: &'static [LimitDefinition],
     /// The events that start it.
     pub subscriptions: &'static [SubscriptionDefinition],
+    /// The row changes that start it.
+    pub row_triggers: &'static [RowTriggerDefinition],
     /// The doc comment.
     pub docs: &'static str,
     /// Where the task stands in the source.
@@ -101,6 +104,7 @@ pub struct TaskDefinition {
     pub(crate) payload_schema: fn() -> schemars::Schema,
     pub(crate) output_schema: fn() -> schemars::Schema,
     pub(crate) check_payload: fn(&str) -> Result<(), serde_json::Error>,
+    pub(crate) check_output: fn(&str) -> Result<(), serde_json::Error>,
     pub(crate) runner: Runner,
 }
 
@@ -160,6 +164,7 @@ impl TaskDefinition {
             window: None,
             limits: &[],
             subscriptions: &[],
+            row_triggers: &[],
             docs: "",
             place,
             package,
@@ -168,6 +173,7 @@ impl TaskDefinition {
             payload_schema: codec::schema_of::<T::Payload>,
             output_schema: codec::schema_of::<T::Output>,
             check_payload: |json| codec::decode::<T::Payload>(json).map(drop),
+            check_output: |json| serde_json::from_str::<T::Output>(json).map(drop),
             runner,
         }
     }
@@ -257,6 +263,13 @@ impl TaskDefinition {
         self
     }
 
+    /// Sets the row changes that start it.
+    #[must_use]
+    pub const fn row_triggers(mut self, row_triggers: &'static [RowTriggerDefinition]) -> Self {
+        self.row_triggers = row_triggers;
+        self
+    }
+
     /// Sets the doc comment.
     #[must_use]
     pub const fn docs(mut self, docs: &'static str) -> Self {
@@ -300,6 +313,11 @@ impl TaskDefinition {
     pub fn check_payload(&self, json: &str) -> Result<(), serde_json::Error> {
         (self.check_payload)(json)
     }
+
+    /// Whether who waits for the result could read this output, and if not, why.
+    pub fn check_output(&self, json: &str) -> Result<(), serde_json::Error> {
+        (self.check_output)(json)
+    }
 }
 
 impl fmt::Debug for TaskDefinition {
@@ -316,6 +334,7 @@ impl fmt::Debug for TaskDefinition {
             .field("limits", &self.limits)
             .field("batch", &self.batch())
             .field("subscriptions", &self.subscriptions)
+            .field("row_triggers", &self.row_triggers)
             .field("place", &self.place)
             .finish_non_exhaustive()
     }

@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::codec::unknown_field;
+
 /// How many executions of a task, or of one key in its payloads, run at once or start in an
 /// interval; across all workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,35 +67,15 @@ impl LimitDefinition {
 
     /// Why the key cannot be found in payloads of this schema.
     pub(crate) fn check(&self, schema: &Value) -> Result<(), String> {
-        let mut at = schema;
-        for field in self.path {
-            at = resolved(schema, at);
-            let Some(properties) = at.get("properties").and_then(Value::as_object) else {
-                // A schema that says nothing of its fields.
-                return Ok(());
-            };
-            at = properties.get(*field).ok_or_else(|| {
-                format!(
-                    "the key `payload.{}` of a limit is not in the payload's JSON: `{field}` is \
-                     written under another name there, which limits cannot follow",
-                    self.path.join(".")
-                )
-            })?;
+        match unknown_field(schema, self.path.iter().copied()) {
+            None => Ok(()),
+            Some(field) => Err(format!(
+                "the key `payload.{}` of a limit is not in the payload's JSON: `{field}` is \
+                 written under another name there, which limits cannot follow",
+                self.path.join(".")
+            )),
         }
-        Ok(())
     }
-}
-
-/// The schema behind a reference, or behind the one of an `Option`.
-fn resolved<'s>(root: &'s Value, schema: &'s Value) -> &'s Value {
-    let inner = ["anyOf", "allOf", "oneOf"].iter().find_map(|of| {
-        let schemas = schema.get(of)?.as_array()?;
-        schemas.iter().find(|schema| schema.get("$ref").is_some())
-    });
-    let reference = inner.unwrap_or(schema).get("$ref").and_then(Value::as_str);
-    reference
-        .and_then(|reference| root.pointer(reference.strip_prefix('#')?))
-        .unwrap_or(schema)
 }
 
 #[cfg(test)]

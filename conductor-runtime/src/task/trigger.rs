@@ -2,6 +2,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::row::RowOp;
+
 /// What started an execution; given by `ctx.trigger()`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -26,6 +28,13 @@ pub enum Trigger {
         /// When it was emitted.
         emitted_at: DateTime<Utc>,
     },
+    /// A change of a row that the task listens to.
+    Row {
+        /// The table with its schema, quoted where it must be: `public.users`.
+        table: String,
+        /// What happened to the row.
+        op: RowOp,
+    },
     /// Something that this build does not know yet.
     #[serde(other)]
     Unknown,
@@ -37,6 +46,17 @@ impl Trigger {
         json.map_or(Self::Invoke, |json| {
             serde_json::from_str(json).unwrap_or(Self::Unknown)
         })
+    }
+
+    /// Whether the column says of a tick that its payload could not be made when it was due.
+    pub(crate) fn lacks_payload(json: Option<&str>) -> bool {
+        #[derive(Deserialize)]
+        struct Made {
+            #[serde(default)]
+            unmade: bool,
+        }
+        json.and_then(|json| serde_json::from_str(json).ok())
+            .is_some_and(|made: Made| made.unmade)
     }
 }
 
@@ -62,5 +82,9 @@ mod tests {
         ] {
             assert_eq!(Trigger::read(Some(other)), Trigger::Unknown, "{other}");
         }
+        assert!(!Trigger::lacks_payload(None) && !Trigger::lacks_payload(Some(tick)));
+        let unmade = tick.replace('}', r#","unmade":true}"#);
+        assert!(Trigger::lacks_payload(Some(&unmade)));
+        assert_eq!(Trigger::read(Some(&unmade)), Trigger::read(Some(tick)));
     }
 }

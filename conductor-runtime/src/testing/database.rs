@@ -1,3 +1,4 @@
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
@@ -12,7 +13,6 @@ use crate::error::{Error, Result};
 const LOCK: i64 = 0x0063_6f6e_6475_6375;
 
 /// A database of a test's own, dropped with this value.
-#[derive(Debug)]
 pub(super) struct Database {
     url: String,
     server: String,
@@ -20,6 +20,15 @@ pub(super) struct Database {
     // Keeps the server up.
     #[cfg(feature = "embedded")]
     _embedded: Option<crate::embedded::Embedded>,
+}
+
+/// The addresses may hold a password.
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Database {

@@ -119,6 +119,13 @@ impl TestConductor {
     }
 }
 
+/// Makes this process one of a later build, which has one migration more: for tests of deploys, in a
+/// process of their own. To be called before anything else; said twice, the first one stays.
+#[doc(hidden)]
+pub fn pretend_migration(breaking: bool, sql: &'static str) {
+    crate::db::pretend(breaking, sql);
+}
+
 /// A context for calling a handler as the function that it is, without any database.
 ///
 /// Steps run and are not recorded. What cannot be without a database is an error: `transaction`,

@@ -1,10 +1,11 @@
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::time::Instant;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::fetch::Claimed;
+use super::fetch::{Claimed, Slots};
 use super::gathering::Gathering;
+use super::lanes::Lanes;
 use crate::task::TaskDefinition;
 
 /// What was claimed and waits for a handler: its turn, a slot of its lanes, its time, or others for
@@ -17,28 +18,7 @@ pub(super) struct Backlog {
     /// By the time of the start that a rate allows; the number keeps the order.
     later: BTreeMap<(Instant, u64), Claimed>,
     number: u64,
-    lanes: HashMap<i32, Lane>,
-    /// How many wait for a slot, in all lanes.
-    blocked: usize,
-    /// Fewer slots are in use than the database knows.
-    unsettled: bool,
-}
-
-/// What a limit allows this worker for one key.
-#[derive(Debug, Default)]
-struct Lane {
-    /// How many may run at once here.
-    slots: usize,
-    running: usize,
-    /// Running or waiting here.
-    claimed: usize,
-    blocked: VecDeque<Claimed>,
-}
-
-impl Lane {
-    fn is_full(&self) -> bool {
-        self.running >= self.slots
-    }
+    lanes: Lanes,
 }
 
 /// What one handler is to run.
@@ -65,9 +45,7 @@ impl Backlog {
     pub(super) fn extend(&mut self, claimed: Vec<Claimed>) {
         let now = Instant::now();
         for claimed in claimed {
-            for lane in &claimed.lanes {
-                self.lanes.entry(*lane).or_default().claimed += 1;
-            }
+            self.lanes.claimed(&claimed, now);
             if let Some(gathering) = self.gatherings.get_mut(&claimed.task_id) {
                 gathering.add(now, claimed);
                 continue;
@@ -97,11 +75,9 @@ impl Backlog {
             .filter(|gathering| gathering.is_ready(now))
             .min_by_key(|gathering| gathering.since())?;
         let batch = oldest.take();
-        for lane in batch.iter().flat_map(|claimed| &claimed.lanes) {
+        for claimed in &batch {
             // Where another program limits the task: it does not know of the batch.
-            if let Some(lane) = self.lanes.get_mut(lane) {
-                lane.running += 1;
-            }
+            self.lanes.start(&claimed.lanes);
         }
         Some(batch)
     }
@@ -114,61 +90,20 @@ impl Backlog {
             self.ready.push_front(entry.remove());
         }
         while let Some(claimed) = self.ready.pop_front() {
-            let is_full = |lane: &&i32| self.lanes.get(*lane).is_some_and(Lane::is_full);
-            match claimed.lanes.iter().find(is_full).copied() {
+            match self.lanes.full(&claimed.lanes) {
                 None => {
-                    for lane in &claimed.lanes {
-                        if let Some(lane) = self.lanes.get_mut(lane) {
-                            lane.running += 1;
-                        }
-                    }
+                    self.lanes.start(&claimed.lanes);
                     return Some(claimed);
                 }
-                Some(full) => self.block(full, claimed),
+                Some(full) => self.lanes.block(full, claimed, &mut self.ready),
             }
         }
         None
     }
 
-    /// Waits for a slot of a lane. The turn that it had in its other lanes goes to the next there.
-    fn block(&mut self, full: i32, claimed: Claimed) {
-        for other in &claimed.lanes {
-            if let Some(lane) = self.lanes.get_mut(other)
-                && !lane.is_full()
-                && let Some(next) = lane.blocked.pop_front()
-            {
-                self.blocked -= 1;
-                self.ready.push_front(next);
-            }
-        }
-        if let Some(lane) = self.lanes.get_mut(&full) {
-            lane.blocked.push_back(claimed);
-            self.blocked += 1;
-        }
-    }
-
     /// One that ran in these lanes has ended.
     pub(super) fn ended(&mut self, lanes: &[i32]) {
-        for lane in lanes {
-            let Some(lane) = self.lanes.get_mut(lane) else {
-                continue;
-            };
-            lane.running = lane.running.saturating_sub(1);
-            if let Some(next) = lane.blocked.pop_front() {
-                self.blocked -= 1;
-                self.ready.push_front(next);
-            }
-        }
-        self.left(lanes);
-    }
-
-    fn left(&mut self, lanes: &[i32]) {
-        for lane in lanes {
-            if let Some(lane) = self.lanes.get_mut(lane) {
-                lane.claimed = lane.claimed.saturating_sub(1);
-                self.unsettled = true;
-            }
-        }
+        self.lanes.ended(lanes, &mut self.ready);
     }
 
     /// All that waits, to be given back.
@@ -177,7 +112,7 @@ impl Backlog {
         let gatherings = self.gatherings.values_mut();
         let gathered: Vec<Claimed> = gatherings.flat_map(Gathering::drain).collect();
         for claimed in &gathered {
-            self.left(&claimed.lanes);
+            self.lanes.left(&claimed.lanes);
         }
         all.extend(gathered);
         all
@@ -187,14 +122,26 @@ impl Backlog {
     pub(super) fn drain_singles(&mut self) -> Vec<Claimed> {
         let mut all: Vec<Claimed> = self.ready.drain(..).collect();
         all.extend(std::mem::take(&mut self.later).into_values());
-        for lane in self.lanes.values_mut() {
-            all.extend(lane.blocked.drain(..));
-        }
-        self.blocked = 0;
+        all.extend(self.lanes.drain());
         for claimed in &all {
-            self.left(&claimed.lanes);
+            self.lanes.left(&claimed.lanes);
         }
         all
+    }
+
+    /// What has waited for a slot of its lanes for so long, while others may have gone on.
+    pub(super) fn drain_blocked(&mut self, long: Duration) -> Vec<Claimed> {
+        let all = self.lanes.drain_old(long);
+        for claimed in &all {
+            self.lanes.left(&claimed.lanes);
+        }
+        all
+    }
+
+    /// Whether something has waited for a handler for so long.
+    pub(super) fn has_waited(&self, long: Duration) -> bool {
+        let oldest = self.ready.front();
+        oldest.is_some_and(|claimed| claimed.since.elapsed() >= long)
     }
 
     /// Takes out the one with this id.
@@ -208,71 +155,26 @@ impl Backlog {
         let claimed = later
             .and_then(|key| self.later.remove(&key))
             .or_else(|| take(&mut self.ready, id))
-            .or_else(|| {
-                let mut lanes = self.lanes.values_mut();
-                let blocked = lanes.find_map(|lane| take(&mut lane.blocked, id));
-                self.blocked -= usize::from(blocked.is_some());
-                blocked
-            })
+            .or_else(|| self.lanes.remove(id))
             .or_else(|| {
                 let mut gatherings = self.gatherings.values_mut();
                 gatherings.find_map(|gathering| gathering.remove(id))
             })?;
-        self.left(&claimed.lanes);
+        self.lanes.left(&claimed.lanes);
         Some(claimed)
     }
 
-    /// The slots of these lanes that the database says are ours. A lane that it no longer knows
-    /// belonged to a limit that is gone.
-    pub(super) fn granted(&mut self, asked: &[i32], lanes: &[i32], slots: &[i32]) {
-        for (lane, slots) in lanes.iter().zip(slots) {
-            let lane = self.lanes.entry(*lane).or_default();
-            lane.slots = usize::try_from(*slots).unwrap_or(0);
-            // More slots than before may be free now.
-            let free = lane.slots.saturating_sub(lane.running);
-            let blocked = lane.blocked.len().min(free);
-            self.blocked -= blocked;
-            for next in lane.blocked.drain(..blocked).rev() {
-                self.ready.push_front(next);
-            }
-            // Somebody else had the lane locked when we wanted to give slots back.
-            self.unsettled |= lane.slots > lane.claimed;
-        }
-        let known: HashSet<i32> = lanes.iter().copied().collect();
-        for gone in asked.iter().filter(|lane| !known.contains(lane)) {
-            if let Some(lane) = self.lanes.remove(gone) {
-                self.blocked -= lane.blocked.len();
-                self.ready.extend(lane.blocked);
-            }
-        }
-        self.lanes
-            .retain(|_, lane| lane.claimed > 0 || lane.slots > 0);
+    /// The slots that the database says are ours, of the lanes that it was asked for and of others.
+    pub(super) fn granted(&mut self, asked: &[i32], told: Vec<Slots>) {
+        self.lanes.granted(asked, told, &mut self.ready);
     }
 
-    /// The lanes in which this worker has slots, and how many executions of each it holds.
-    pub(super) fn lanes(&mut self) -> (Vec<i32>, Vec<i32>) {
-        self.unsettled = false;
-        let used = |lane: &Lane| i32::try_from(lane.claimed).unwrap_or(i32::MAX);
-        self.lanes
-            .iter()
-            .map(|(id, lane)| (*id, used(lane)))
-            .unzip()
+    pub(super) fn lanes(&self) -> &Lanes {
+        &self.lanes
     }
 
-    /// The database should hear that slots are free.
-    pub(super) fn is_unsettled(&self) -> bool {
-        self.unsettled
-    }
-
-    /// What was said of the lanes may not have been heard.
-    pub(super) fn unsettle(&mut self) {
-        self.unsettled = !self.lanes.is_empty();
-    }
-
-    /// Under another identity: the slots are gone with the old one.
-    pub(super) fn forget_lanes(&mut self) {
-        self.lanes.clear();
-        self.unsettled = false;
+    pub(super) fn lanes_mut(&mut self) -> &mut Lanes {
+        &mut self.lanes
     }
 
     /// When something that waits for its time, or for its batch, may start.
@@ -286,7 +188,9 @@ impl Backlog {
     pub(super) fn is_waiting(&self) -> bool {
         let now = Instant::now();
         let is_ready = |gathering: &Gathering| gathering.is_ready(now);
-        !self.ready.is_empty() || self.blocked > 0 || self.gatherings.values().any(is_ready)
+        !self.ready.is_empty()
+            || self.lanes.count_blocked() > 0
+            || self.gatherings.values().any(is_ready)
     }
 
     /// The tasks that run in batches.
@@ -300,20 +204,16 @@ impl Backlog {
         rooms.max().unwrap_or(0)
     }
 
-    fn blocked(&self) -> impl Iterator<Item = &Claimed> {
-        self.lanes.values().flat_map(|lane| &lane.blocked)
-    }
-
-    pub(super) fn ids(&self) -> impl Iterator<Item = Uuid> {
+    /// All that waits.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Claimed> {
         let waiting = self.ready.iter().chain(self.later.values());
-        let gathered = self.gatherings.values().flat_map(Gathering::ids);
-        let waiting = waiting.chain(self.blocked()).map(|claimed| claimed.id);
-        waiting.chain(gathered)
+        let gathered = self.gatherings.values().flat_map(Gathering::items);
+        waiting.chain(self.lanes.blocked()).chain(gathered)
     }
 
     /// How many wait, those for a batch not counted.
     pub(super) fn singles(&self) -> usize {
-        self.ready.len() + self.later.len() + self.blocked
+        self.ready.len() + self.later.len() + self.lanes.count_blocked()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -323,24 +223,31 @@ impl Backlog {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn claimed(n: u128, lanes: &[i32]) -> Claimed {
+        let id = Uuid::from_u128(n);
         Claimed {
-            id: Uuid::from_u128(n),
-            task_id: 1,
-            claim: 1,
-            attempt: 1,
-            payload: String::new(),
-            memo: None,
-            origin: Uuid::from_u128(n),
-            parent: None,
-            trigger: None,
-            lanes: lanes.to_vec(),
-            start_at: None,
+            id,
+            origin: id,
+            ..Claimed::example(1, lanes)
         }
+    }
+
+    fn slots(all: &[(i32, i32)]) -> Vec<Slots> {
+        let all = all.iter();
+        all.map(|(lane, slots)| Slots {
+            lane: *lane,
+            slots: *slots,
+            of: None,
+        })
+        .collect()
+    }
+
+    /// What the database is told.
+    fn lanes(backlog: &mut Backlog) -> (Vec<i32>, Vec<i32>, Vec<i32>) {
+        let columns = backlog.lanes_mut().columns(1, |_| 1);
+        (columns.lanes, columns.used, columns.back)
     }
 
     fn started(backlog: &mut Backlog) -> Vec<u128> {
@@ -350,26 +257,58 @@ mod tests {
     #[test]
     fn no_more_run_than_there_are_slots_and_others_pass() {
         let mut backlog = Backlog::default();
-        let lanes: [&[i32]; 5] = [&[1], &[1], &[1], &[], &[2]];
-        backlog.extend(lanes.iter().zip(1..).map(|(l, n)| claimed(n, l)).collect());
-        backlog.granted(&[], &[1, 2], &[2, 1]);
+        let needs: [&[i32]; 5] = [&[1], &[1], &[1], &[], &[2]];
+        backlog.extend(needs.iter().zip(1..).map(|(l, n)| claimed(n, l)).collect());
+        backlog.granted(&[], slots(&[(1, 2), (2, 1)]));
         assert_eq!(started(&mut backlog), [1, 2, 4, 5]);
         assert_eq!(backlog.singles(), 1);
         backlog.ended(&[1]);
-        assert!(backlog.is_unsettled());
+        assert!(backlog.lanes().unsettled().is_some());
         assert_eq!(started(&mut backlog), [3]);
-        let (mut lanes, used) = backlog.lanes();
+        let (mut all, used, _) = lanes(&mut backlog);
         assert_eq!(used.iter().sum::<i32>(), 3);
-        lanes.sort_unstable();
-        assert_eq!(lanes, [1, 2]);
+        all.sort_unstable();
+        assert_eq!(all, [1, 2]);
+    }
+
+    #[test]
+    fn slots_are_kept_for_a_while_where_more_is_due() {
+        let mut backlog = Backlog::default();
+        backlog.lanes_mut().set_deep(true);
+        backlog.extend(vec![claimed(1, &[1])]);
+        backlog.granted(&[], slots(&[(1, 1)]));
+        assert_eq!(started(&mut backlog), [1]);
+        backlog.ended(&[1]);
+        assert!(
+            backlog
+                .lanes()
+                .unsettled()
+                .is_some_and(|at| at > Instant::now())
+        );
+        // All are asked for from time to time.
+        assert_eq!(lanes(&mut backlog), (vec![1], vec![0], vec![1]));
+        assert_eq!(lanes(&mut backlog), (vec![1], vec![0], vec![]));
+        assert!(backlog.lanes().unsettled().is_some());
+        // An answer that is lost may have taken slots.
+        backlog.lanes_mut().unsettle();
+        assert_eq!(lanes(&mut backlog), (vec![1], vec![0], vec![1]));
+        backlog.granted(&[1], slots(&[(1, 1)]));
+        backlog.lanes_mut().set_deep(false);
+        assert!(
+            backlog
+                .lanes()
+                .unsettled()
+                .is_some_and(|at| at <= Instant::now())
+        );
+        assert_eq!(lanes(&mut backlog), (vec![1], vec![0], vec![1]));
     }
 
     #[test]
     fn a_turn_that_one_cannot_take_goes_to_the_next() {
         let mut backlog = Backlog::default();
-        let lanes: [&[i32]; 4] = [&[1], &[2], &[1, 2], &[1]];
-        backlog.extend(lanes.iter().zip(1..).map(|(l, n)| claimed(n, l)).collect());
-        backlog.granted(&[], &[1, 2], &[1, 1]);
+        let needs: [&[i32]; 4] = [&[1], &[2], &[1, 2], &[1]];
+        backlog.extend(needs.iter().zip(1..).map(|(l, n)| claimed(n, l)).collect());
+        backlog.granted(&[], slots(&[(1, 1), (2, 1)]));
         assert_eq!(started(&mut backlog), [1, 2]);
         // The third has lane 1, but not lane 2.
         backlog.ended(&[1]);
@@ -380,17 +319,17 @@ mod tests {
         assert_eq!(started(&mut backlog), [3]);
         backlog.ended(&[1, 2]);
         assert!(backlog.is_empty());
-        backlog.granted(&[1, 2], &[1, 2], &[0, 0]);
-        assert_eq!(backlog.lanes(), (vec![], vec![]));
+        backlog.granted(&[1, 2], slots(&[(1, 0), (2, 0)]));
+        assert_eq!(lanes(&mut backlog), (vec![], vec![], vec![]));
     }
 
     #[test]
     fn a_lane_that_is_gone_lets_go_what_it_held() {
         let mut backlog = Backlog::default();
         backlog.extend(vec![claimed(1, &[1]), claimed(2, &[1])]);
-        backlog.granted(&[], &[1], &[1]);
+        backlog.granted(&[], slots(&[(1, 1)]));
         assert_eq!(started(&mut backlog), [1]);
-        backlog.granted(&[1], &[], &[]);
+        backlog.granted(&[1], slots(&[]));
         assert_eq!(started(&mut backlog), [2]);
     }
 
@@ -415,7 +354,7 @@ mod tests {
             ..Backlog::default()
         };
         backlog.extend((1..=2).map(|n| claimed(n, &[])).collect());
-        assert_eq!(backlog.ids().count(), 2);
+        assert_eq!(backlog.all().count(), 2);
         assert_eq!((backlog.singles(), backlog.is_empty()), (0, false));
         // It waits for nothing but time, so no stall gives it back.
         assert!(!backlog.is_waiting());

@@ -25,7 +25,7 @@ pub(super) async fn batch_attempt(
     for (claimed, cancel) in claimed.into_iter().zip(cancels) {
         let trigger = Trigger::read(claimed.trigger.as_deref());
         // One that cannot be converted is refused as it is, with the reason.
-        let payload = converted(task, &trigger, &claimed.payload);
+        let payload = converted(task, &trigger, claimed.trigger.as_deref(), &claimed.payload);
         payloads.push(payload.ok().flatten().unwrap_or(claimed.payload));
         items.push(BatchItem {
             execution_id: claimed.id,

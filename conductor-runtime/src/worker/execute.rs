@@ -12,7 +12,9 @@ use super::window::Windows;
 use crate::context::{Blocked, Durable, Memo, Stop, TaskContext};
 use crate::error::{Verdict, verdict};
 use crate::event::SubscriptionDefinition;
-use crate::task::{ErasedFuture, RunSingle, States, TaskDefinition, Trigger};
+use crate::orchestrator::computed;
+use crate::row::RowTriggerDefinition;
+use crate::task::{CronTick, ErasedFuture, RunSingle, States, TaskDefinition, Trigger};
 
 /// What every attempt of a worker is given.
 #[derive(Debug, Clone)]
@@ -41,7 +43,7 @@ pub(super) async fn attempt(
         }
     };
     let trigger = Trigger::read(claimed.trigger.as_deref());
-    let payload = match converted(task, &trigger, &claimed.payload) {
+    let payload = match converted(task, &trigger, claimed.trigger.as_deref(), &claimed.payload) {
         Ok(payload) => payload.unwrap_or(claimed.payload),
         Err(error) => return (Some(End::of(Err(error))), started.elapsed()),
     };
@@ -71,19 +73,36 @@ pub(super) async fn attempt(
     (end, started.elapsed())
 }
 
-/// What the handler is to read instead of the stored payload: of an execution that an event started,
-/// what the task makes of it. Where the code no longer subscribes, it reads the event itself.
-pub(super) fn converted(
+/// What the handler is to read instead of the stored payload: of an execution that an event or a row
+/// change started, what the task makes of it. Where the code no longer subscribes, it reads the event
+/// or the change itself. Of a tick whose payload could not be made, what the code makes of it now.
+pub(crate) fn converted(
     task: &TaskDefinition,
     trigger: &Trigger,
-    stored: &str,
+    stored_trigger: Option<&str>,
+    payload: &str,
 ) -> anyhow::Result<Option<String>> {
-    let Trigger::Event { name, .. } = trigger else {
-        return Ok(None);
-    };
-    SubscriptionDefinition::of_event(task.subscriptions, name)
-        .map(|subscription| (subscription.convert)(stored))
-        .transpose()
+    match trigger {
+        Trigger::Event { name, .. } => SubscriptionDefinition::of_event(task.subscriptions, name)
+            .map(|subscription| (subscription.convert)(payload))
+            .transpose(),
+        Trigger::Schedule { name, scheduled_at } if Trigger::lacks_payload(stored_trigger) => {
+            let cron = task.crons.iter().find(|cron| cron.name == name);
+            let made = match cron {
+                Some(cron) => computed(cron, CronTick::new(name, *scheduled_at)),
+                None => Err("the code has this schedule no longer".to_owned()),
+            };
+            made.map(Some).map_err(|reason| {
+                anyhow::anyhow!("schedule {name:?} makes no payload of this tick: {reason}")
+            })
+        }
+        Trigger::Row { table, op } => {
+            RowTriggerDefinition::of_change(task.row_triggers, *op, table)
+                .map(|trigger| (trigger.convert)(payload))
+                .transpose()
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Polls the handler until it ends, until each of its branches waits, or until it must not go on.

@@ -1,13 +1,14 @@
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
+use sqlx::postgres::{PgHasArrayType, PgRow, Postgres};
+use sqlx::{Decode, PgConnection, Row, Type};
 use uuid::Uuid;
 
 use super::flush::Columns;
 use super::outcome::Outcome;
 use super::window::WindowColumns;
-use crate::db::{Fault, fault};
+use crate::db::Session;
 
 /// An execution that this worker may run, under this claim number.
 #[derive(Debug)]
@@ -29,6 +30,29 @@ pub(super) struct Claimed {
     pub(super) lanes: Vec<i32>,
     /// Its start, where a rate gives it one.
     pub(super) start_at: Option<Instant>,
+    /// When the worker heard of it.
+    pub(super) since: Instant,
+}
+
+#[cfg(test)]
+impl Claimed {
+    /// One of this task that needs slots of these lanes.
+    pub(super) fn example(task_id: i32, lanes: &[i32]) -> Self {
+        Self {
+            id: Uuid::nil(),
+            task_id,
+            claim: 1,
+            attempt: 1,
+            payload: String::new(),
+            memo: None,
+            origin: Uuid::nil(),
+            parent: None,
+            trigger: None,
+            lanes: lanes.to_vec(),
+            start_at: None,
+            since: Instant::now(),
+        }
+    }
 }
 
 /// What a worker asks for in one round trip.
@@ -38,13 +62,13 @@ pub(super) struct Ask {
     pub(super) queue: i32,
     pub(super) tasks: Vec<i32>,
     pub(super) windows: WindowColumns,
-    /// The lanes in which the worker has slots, and how many executions it holds in each.
-    pub(super) lanes: Vec<i32>,
-    pub(super) used: Vec<i32>,
+    pub(super) lanes: LaneColumns,
     /// Most that can run at once, and how many executions may be claimed per slot of quick tasks.
     pub(super) most: usize,
     pub(super) quick: Vec<i32>,
     pub(super) ahead: Vec<i32>,
+    /// Counts how often the worker has given up on claims under way; one from before is void.
+    pub(super) fence: i32,
     /// How many at most; 0 where only outcomes are brought.
     pub(super) want: usize,
     /// Those of the tasks that run in batches, where others do not, and how many executions of them
@@ -57,22 +81,56 @@ pub(super) struct Ask {
     pub(super) paused: bool,
 }
 
+impl Ask {
+    /// The same, for outcomes alone.
+    pub(super) fn without_claim(&self) -> Self {
+        Self {
+            want: 0,
+            idle: false,
+            paused: false,
+            lanes: LaneColumns::default(),
+            ..self.clone()
+        }
+    }
+}
+
+/// What a worker says of the lanes in which it has slots.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LaneColumns {
+    pub(super) lanes: Vec<i32>,
+    /// How many executions it holds in each.
+    pub(super) used: Vec<i32>,
+    /// Those in which it wants to keep no more slots than that.
+    pub(super) back: Vec<i32>,
+    /// Those with room for their part of what it asks for, with their limits and keys.
+    pub(super) roomy: Vec<i32>,
+    pub(super) roomy_limits: Vec<i32>,
+    pub(super) roomy_keys: Vec<Arc<str>>,
+}
+
+/// The slots that a worker has in a lane.
+#[derive(Debug)]
+pub(super) struct Slots {
+    pub(super) lane: i32,
+    pub(super) slots: i32,
+    /// The limit and the key, where the worker may not know them.
+    pub(super) of: Option<(i32, Arc<str>)>,
+}
+
 /// What comes back.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
     pub(super) claimed: Vec<Claimed>,
     /// How long until something is due, where nothing is and something will be.
     pub(super) next_due: Option<Duration>,
-    /// The slots that the worker has, by lane.
-    pub(super) lanes: Vec<i32>,
-    pub(super) slots: Vec<i32>,
+    pub(super) slots: Vec<Slots>,
 }
 
 const FINISH_CLAIM: &str =
     "select id, task_id, claim, attempt, payload, memo, origin, parent, trigger, lanes, slots,
-            start_ms, next_due_ms
+            lane_limits, lane_keys, start_ms, next_due_ms
        from conductor.finish_and_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
-                                       $15, $16, $17, $18, $19, $20, $21, $22)";
+                                       $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27)";
 
 /// Claims in the order of all tasks first. Where that brought all it was asked for, and batches are
 /// half of it or more, another claim fills them. Where they are fewer, it might walk past a deep
@@ -80,26 +138,26 @@ const FINISH_CLAIM: &str =
 const FINISH_CLAIM_FILL: &str = "with first as materialized (
          select f.* from conductor.finish_and_claim(
              $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
-             $20, $21, $22) f
+             $20, $21, $22, $23, $24, $25, $26, $27) f
      ), got as (
-         select count(f.id) as claimed, count(f.id) filter (where f.task_id = any ($23)) as batched
+         select count(f.id) as claimed, count(f.id) filter (where f.task_id = any ($28)) as batched
            from first f
      )
      select id, task_id, claim, attempt, payload, memo, origin, parent, trigger, lanes, slots,
-            start_ms, next_due_ms
+            lane_limits, lane_keys, start_ms, next_due_ms
        from first
      union all
      select c.id, c.task_id, c.claim, c.attempt, c.payload, c.memo, c.origin, c.parent, c.trigger,
-            c.lanes, c.slots, c.start_ms, c.next_due_ms
+            c.lanes, c.slots, c.lane_limits, c.lane_keys, c.start_ms, c.next_due_ms
        from got g
       cross join lateral conductor.claim(
-            $10, $11, $23, ($24 - g.batched)::integer, false, $13, $14, $15) c
-      where g.claimed >= $16 and g.batched * 2 >= g.claimed and g.batched < $24
+            $10, $11, $28, ($29 - g.batched)::integer, false, $13, $14, $15) c
+      where g.claimed >= $16 and g.batched * 2 >= g.claimed and g.batched < $29
         and c.id is not null";
 
 /// The leased claim: brings outcomes in and claims back, in one statement and transaction.
 pub(super) async fn finish_and_claim(
-    connection: &mut PgConnection,
+    session: &mut Session,
     outcomes: &[Outcome],
     ask: &Ask,
 ) -> Result<Answer, sqlx::Error> {
@@ -108,20 +166,24 @@ pub(super) async fn finish_and_claim(
         sqlx::query("select conductor.release($1, $2)")
             .bind(&columns.released_ids)
             .bind(&columns.released_claims)
-            .execute(&mut *connection)
+            .execute(&mut **session)
             .await?;
+        session.separate().await?;
     }
     if !columns.postponed_ids.is_empty() {
         sqlx::query("select conductor.postpone($1, $2, $3)")
             .bind(&columns.postponed_ids)
             .bind(&columns.postponed_claims)
             .bind(&columns.postponed_until)
-            .execute(&mut *connection)
+            .execute(&mut **session)
             .await?;
+        session.separate().await?;
     }
     if !columns.suspended.ids.is_empty() {
-        columns.suspended.write(connection).await?;
+        columns.suspended.write(session).await?;
+        session.separate().await?;
     }
+    let roomy_keys: Vec<&str> = ask.lanes.roomy_keys.iter().map(|key| &**key).collect();
     let fills = ask.want > 0 && !ask.batched.is_empty();
     let query = sqlx::query(if fills {
         FINISH_CLAIM_FILL
@@ -145,11 +207,16 @@ pub(super) async fn finish_and_claim(
     .bind(&ask.windows.closes)
     .bind(i32::try_from(ask.want).unwrap_or(i32::MAX))
     .bind(ask.idle)
-    .bind(&ask.lanes)
-    .bind(&ask.used)
+    .bind(&ask.lanes.lanes)
+    .bind(&ask.lanes.used)
+    .bind(&ask.lanes.back)
     .bind(i32::try_from(ask.most).unwrap_or(i32::MAX))
     .bind(&ask.quick)
-    .bind(&ask.ahead);
+    .bind(&ask.ahead)
+    .bind(&ask.lanes.roomy)
+    .bind(&ask.lanes.roomy_limits)
+    .bind(&roomy_keys)
+    .bind(ask.fence);
     let query = if fills {
         query
             .bind(&ask.batched)
@@ -157,15 +224,14 @@ pub(super) async fn finish_and_claim(
     } else {
         query
     };
-    let rows = query.fetch_all(&mut *connection).await?;
+    let rows = query.fetch_all(&mut **session).await?;
     let mut answer = Answer::default();
     for row in rows {
         match claimed(&row)? {
             Some(claimed) => answer.claimed.push(claimed),
             None => {
-                answer.lanes = row.try_get::<Option<_>, _>(9)?.unwrap_or_default();
-                answer.slots = row.try_get::<Option<_>, _>(10)?.unwrap_or_default();
-                let millis: Option<i64> = row.try_get(12)?;
+                answer.slots = slots(&row)?;
+                let millis: Option<i64> = row.try_get(14)?;
                 answer.next_due = millis
                     .and_then(|millis| u64::try_from(millis).ok())
                     .map(Duration::from_millis);
@@ -190,8 +256,32 @@ fn claimed(row: &PgRow) -> Result<Option<Claimed>, sqlx::Error> {
         parent: row.try_get(7)?,
         trigger: row.try_get(8)?,
         lanes: row.try_get::<Option<_>, _>(9)?.unwrap_or_default(),
-        start_at: row.try_get::<Option<i32>, _>(11)?.and_then(start_at),
+        start_at: row.try_get::<Option<i32>, _>(13)?.and_then(start_at),
+        since: Instant::now(),
     }))
+}
+
+fn slots(row: &PgRow) -> Result<Vec<Slots>, sqlx::Error> {
+    fn column<T: for<'r> Decode<'r, Postgres> + Type<Postgres> + PgHasArrayType>(
+        row: &PgRow,
+        index: usize,
+    ) -> Result<Vec<T>, sqlx::Error> {
+        Ok(row.try_get::<Option<Vec<T>>, _>(index)?.unwrap_or_default())
+    }
+    // Those of which the worker may not know what they stand for come first.
+    let of = column::<i32>(row, 11)?
+        .into_iter()
+        .zip(column::<String>(row, 12)?);
+    let of = of
+        .map(|(limit, key)| Some((limit, key.into())))
+        .chain(std::iter::repeat(None));
+    let slots = column::<i32>(row, 9)?
+        .into_iter()
+        .zip(column::<i32>(row, 10)?);
+    let slots = slots.zip(of);
+    Ok(slots
+        .map(|((lane, slots), of)| Slots { lane, slots, of })
+        .collect())
 }
 
 fn start_at(millis: i32) -> Option<Instant> {
@@ -214,15 +304,17 @@ pub(super) async fn is_paused(
 pub(super) async fn disown(
     connection: &mut PgConnection,
     ask: &Ask,
-    known: &[Uuid],
-) -> Result<(), Fault> {
-    sqlx::query("select conductor.disown($1, $2, $3, $4)")
+    known: &[(Uuid, i32)],
+) -> Result<(), sqlx::Error> {
+    let (ids, claims): (Vec<Uuid>, Vec<i32>) = known.iter().copied().unzip();
+    sqlx::query("select conductor.disown($1, $2, $3, $4, $5, $6)")
         .bind(ask.orchestrator)
         .bind(ask.queue)
-        .bind(known)
-        .bind(&ask.lanes)
+        .bind(ids)
+        .bind(claims)
+        .bind(&ask.lanes.lanes)
+        .bind(ask.fence)
         .execute(connection)
         .await
         .map(drop)
-        .map_err(|error| fault(&error))
 }

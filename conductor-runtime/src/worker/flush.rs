@@ -1,15 +1,16 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::PgPool;
-use sqlx::{Connection, Postgres};
+use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::fetch::{Ask, Claimed, disown, finish_and_claim, is_paused};
+use super::control::Control;
+use super::fetch::{Ask, Claimed, Slots, disown, finish_and_claim, is_paused};
+use super::locked::{is_locked, take_locked};
 use super::outcome::{End, Outcome};
 use super::suspend::Suspensions;
-use crate::db::{Fault, fault};
+use crate::client::Conductor;
+use crate::db::{ANSWER, Database, Fault, Session, fault, living, no_answer};
 use crate::error::Verdict;
 
 /// Outcomes as the arrays that travel.
@@ -80,9 +81,20 @@ pub(super) fn millis(delay: Duration) -> i64 {
     i64::try_from(delay.as_millis()).map_or(LONGEST, |millis| millis.min(LONGEST))
 }
 
-/// How long a round trip may take: a network that swallows packets says nothing for a quarter of an
-/// hour, while a new connection might work.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// What a round trip brings to the database, and how it gets there.
+pub(super) struct Trip {
+    pub(super) conductor: Conductor,
+    /// The session of the last one.
+    pub(super) spare: Option<Session>,
+    pub(super) outcomes: Vec<Outcome>,
+    pub(super) ask: Ask,
+    /// All claims that the worker knows, where the others are to be given back.
+    pub(super) known: Option<Vec<(Uuid, i32)>>,
+    pub(super) after_fault: bool,
+    /// What was locked has been left out already.
+    pub(super) again: bool,
+    pub(super) control: watch::Receiver<Control>,
+}
 
 /// What came of a round trip.
 #[derive(Debug)]
@@ -90,101 +102,142 @@ pub(super) struct Returned {
     pub(super) ask: Ask,
     pub(super) claimed: Vec<Claimed>,
     pub(super) next_due: Option<Duration>,
-    /// The slots that the worker has, by lane.
-    pub(super) lanes: Vec<i32>,
-    pub(super) slots: Vec<i32>,
+    pub(super) slots: Vec<Slots>,
     /// The queue is paused, as far as was asked.
     pub(super) paused: bool,
     /// Outcomes that are not known to be written; to be brought again.
     pub(super) unwritten: Vec<Outcome>,
     /// Outcomes that the database refuses, and refuses as failures too.
     pub(super) refused: Vec<Outcome>,
+    /// Outcomes of executions that somebody else has locked.
+    pub(super) locked: Vec<Outcome>,
     pub(super) fault: Option<Fault>,
     /// The claim may have committed although the answer was lost.
     pub(super) suspect: bool,
+    /// For the next trip, as it has everything prepared.
+    pub(super) session: Option<Session>,
 }
 
 /// One round trip: writes the outcomes, and claims.
 ///
 /// A passing fault leaves the outcomes to be brought again, which is harmless where they were
 /// written: a claim number matches once. A refusal is narrowed down to the outcome that caused it.
-pub(super) async fn round_trip(
-    pool: PgPool,
-    outcomes: Vec<Outcome>,
-    ask: Ask,
-    known: Option<Vec<Uuid>>,
-    after_fault: bool,
-) -> Returned {
+pub(super) async fn round_trip(trip: Trip) -> Returned {
+    let Trip {
+        conductor,
+        spare,
+        outcomes,
+        ask,
+        known,
+        after_fault,
+        again,
+        control,
+    } = trip;
+    let database = conductor.database();
+    let tell = |error: &sqlx::Error, queue: i32| {
+        if !conductor.outage().met(error) && !after_fault {
+            tracing::warn!(%error, queue,
+                "the database does not do what a worker asks for; outcomes are kept and it is tried again");
+        }
+    };
     let mut returned = Returned {
         ask,
         claimed: Vec::new(),
         next_due: None,
-        lanes: Vec::new(),
         slots: Vec::new(),
         paused: false,
         unwritten: Vec::new(),
         refused: Vec::new(),
+        locked: Vec::new(),
         fault: None,
         suspect: known.is_some(),
+        session: None,
     };
     let ask = &returned.ask;
-    let connection = if after_fault {
-        living(&pool).await
-    } else {
-        pool.acquire().await
+    let session = async {
+        let session = match spare {
+            _ if after_fault => living(database).await?,
+            Some(session) => session,
+            None => database.connection().await?,
+        };
+        database.ready(session).await
     };
-    let mut connection = match connection {
-        Ok(connection) => connection,
+    let mut session = match session.await {
+        Ok(session) => session,
         Err(error) => {
-            tracing::debug!(%error, "no connection");
+            tell(&error, ask.queue);
             returned.unwritten = outcomes;
             returned.fault = Some(Fault::Passing);
             return returned;
         }
     };
     if let Some(known) = known {
-        match disown(&mut connection, ask, &known).await {
+        let disown = async {
+            disown(&mut session, ask, &known).await?;
+            session.separate().await
+        };
+        let disowned = tokio::time::timeout(ANSWER, disown).await;
+        match disowned.unwrap_or_else(|_| Err(no_answer(&mut session))) {
             Ok(()) => returned.suspect = false,
-            Err(fault) => {
+            Err(error) => {
+                let kind = fault(&error);
+                if kind == Fault::Passing {
+                    tell(&error, ask.queue);
+                }
                 returned.unwritten = outcomes;
-                returned.fault = Some(fault);
+                returned.fault = Some(kind);
                 return returned;
             }
         }
     }
-    // After the claim, so that a pause which the claim did not see is seen now.
     let answer = async {
-        let answer = finish_and_claim(&mut connection, &outcomes, ask).await?;
-        let paused = ask.paused && is_paused(&mut connection, ask.queue).await.unwrap_or(false);
+        let answer = finish_and_claim(&mut session, &outcomes, ask).await?;
+        if !ask.paused {
+            session.end().await?;
+            return Ok((answer, false));
+        }
+        // After the claim, so that a pause which the claim did not see is seen now.
+        session.separate().await?;
+        let paused = is_paused(&mut session, ask.queue).await.unwrap_or(false);
+        // What counts is committed.
+        let _ = session.end().await;
         Ok((answer, paused))
     };
-    let answer = match tokio::time::timeout(PATIENCE, answer).await {
-        Ok(answer) => answer,
-        Err(_) => {
-            // The statement may still be under way; nobody else must get this connection.
-            connection.close_on_drop();
-            Err(sqlx::Error::Protocol(format!(
-                "no answer within {PATIENCE:?}"
-            )))
-        }
+    let answer = match in_time(answer, ask.orchestrator, control.clone()).await {
+        Some(answer) => answer,
+        None => Err(no_answer(&mut session)),
     };
     match answer {
         Ok((answer, paused)) => {
+            conductor.outage().over();
             returned.paused = paused;
             returned.claimed = answer.claimed;
             returned.next_due = answer.next_due;
-            returned.lanes = answer.lanes;
             returned.slots = answer.slots;
+            returned.session = Some(session).filter(Session::is_at_rest);
         }
         Err(error) => {
             let kind = fault(&error);
             returned.fault = Some(kind);
             match kind {
+                Fault::Passing if is_locked(&error) && !again => {
+                    drop(session);
+                    let trip = Trip {
+                        ask: returned.ask,
+                        spare: None,
+                        outcomes,
+                        known: None,
+                        after_fault,
+                        again: true,
+                        control,
+                        conductor,
+                    };
+                    return without_locked(trip, &error).await;
+                }
                 Fault::Passing => {
-                    tracing::debug!(%error, "a round trip failed");
-                    // What the server itself refuses, such as a deadlock's victim, has not happened.
-                    let answered = matches!(error, sqlx::Error::Database(_));
-                    returned.suspect = returned.ask.want > 0 && !answered;
+                    tell(&error, returned.ask.queue);
+                    let asked = returned.ask.want > 0 || !returned.ask.lanes.back.is_empty();
+                    returned.suspect = asked && !is_undone(&error);
                     returned.unwritten = outcomes;
                 }
                 Fault::LeaseLost => returned.unwritten = outcomes,
@@ -193,16 +246,10 @@ pub(super) async fn round_trip(
                 }
                 Fault::Refused => {
                     tracing::warn!(%error, "the database refuses an outcome; looking for it");
-                    let ask = Ask {
-                        want: 0,
-                        idle: false,
-                        paused: false,
-                        lanes: Vec::new(),
-                        ..returned.ask.clone()
-                    };
-                    drop(connection);
+                    let ask = returned.ask.without_claim();
+                    drop(session);
                     (returned.unwritten, returned.refused) =
-                        narrow_down(&pool, outcomes, &ask).await;
+                        narrow_down(database, outcomes, &ask).await;
                 }
             }
         }
@@ -210,14 +257,82 @@ pub(super) async fn round_trip(
     returned
 }
 
-/// A connection that answers: after a restart of the server, those in the pool may be dead.
-async fn living(pool: &PgPool) -> Result<PoolConnection<Postgres>, sqlx::Error> {
-    loop {
-        let mut connection = pool.acquire().await?;
-        match connection.ping().await {
-            Ok(()) => return Ok(connection),
-            Err(error) => tracing::debug!(%error, "a dead connection is put away"),
+/// The trip again, after a lock was not to be had in time, without the outcomes that are locked. Where none
+/// is, it is something else that a claim or a new wait touches: then without those.
+async fn without_locked(mut trip: Trip, error: &sqlx::Error) -> Returned {
+    let (database, orchestrator) = (trip.conductor.database().clone(), trip.ask.orchestrator);
+    let asked = trip.ask.clone();
+    let taken = take_locked(&database, &mut trip.outcomes);
+    let taken = in_time(taken, orchestrator, trip.control.clone()).await;
+    let mut locked = taken.and_then(Result::ok).unwrap_or_default();
+    let found = !locked.is_empty();
+    if !found {
+        let waits = |outcome: &mut Outcome| matches!(outcome.end, End::Suspended(_));
+        locked.extend(trip.outcomes.extract_if(.., waits));
+        trip.ask = trip.ask.without_claim();
+    }
+    if !trip.conductor.outage().met(error) && !trip.after_fault {
+        tracing::warn!(
+            queue = asked.queue,
+            set_aside = locked.len(),
+            execution = locked.first().map(|one| tracing::field::display(one.id)),
+            "somebody's open transaction has locked what a worker is to write; it is written when that is over"
+        );
+    }
+    let mut returned = Box::pin(round_trip(trip)).await;
+    returned.locked.extend(locked);
+    if !found {
+        // What it asked for was not answered.
+        returned.ask = asked;
+        returned.fault.get_or_insert(Fault::Passing);
+    }
+    returned
+}
+
+/// None where it takes too long, or still takes its time when the lease is lost: what keeps the heartbeat
+/// from its answers may keep this one's for ever, and what it claims is no longer to be run.
+async fn in_time<T>(
+    work: impl Future<Output = T>,
+    orchestrator: i64,
+    mut control: watch::Receiver<Control>,
+) -> Option<T> {
+    let lost = async {
+        // Outcomes alone are also brought without an identity.
+        let lost = control.wait_for(|control| {
+            orchestrator != i64::default() && control.orchestrator != Some(orchestrator)
+        });
+        if lost.await.is_err() {
+            // The orchestrator is gone, and with it soon this.
+            std::future::pending().await
         }
+    };
+    tokio::select! {
+        done = tokio::time::timeout(ANSWER, work) => done.ok(),
+        () = lost => None,
+    }
+}
+
+/// What the server itself refuses, such as a deadlock's victim, has not happened. Of a session that ends, by
+/// itself or between a pooler and the server, nobody knows.
+fn is_undone(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().map(|db| db.code());
+    code.is_some_and(|code| {
+        let code = code.unwrap_or_default();
+        !code.starts_with("08") && !code.starts_with("57P")
+    })
+}
+
+/// Writes outcomes by themselves; the ask claims nothing.
+pub(super) async fn write_alone(
+    database: &Database,
+    outcomes: &[Outcome],
+    ask: &Ask,
+) -> Result<(), sqlx::Error> {
+    let mut session = database.session().await?;
+    let written = finish_and_claim(&mut session, outcomes, ask);
+    match tokio::time::timeout(ANSWER, written).await {
+        Ok(written) => session.settle(written.map(drop)).await,
+        Err(_) => Err(no_answer(&mut session)),
     }
 }
 
@@ -225,7 +340,7 @@ async fn living(pool: &PgPool) -> Result<PoolConnection<Postgres>, sqlx::Error> 
 /// with the database's words. Gives back what a passing fault has kept from being written, and what
 /// is refused in every form.
 async fn narrow_down(
-    pool: &PgPool,
+    database: &Database,
     outcomes: Vec<Outcome>,
     ask: &Ask,
 ) -> (Vec<Outcome>, Vec<Outcome>) {
@@ -233,12 +348,7 @@ async fn narrow_down(
     let mut refused = Vec::new();
     let mut parts = vec![outcomes];
     while let Some(mut part) = parts.pop() {
-        let written = async {
-            finish_and_claim(&mut *pool.acquire().await?, &part, ask)
-                .await
-                .map(drop)
-        };
-        match written.await {
+        match write_alone(database, &part, ask).await {
             Ok(()) => {}
             Err(error) if fault(&error) != Fault::Refused => unwritten.append(&mut part),
             Err(_) if part.len() > 1 => {

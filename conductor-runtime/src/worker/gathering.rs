@@ -63,8 +63,8 @@ impl Gathering {
         self.items.drain(..).map(|(_, item)| item)
     }
 
-    pub(super) fn ids(&self) -> impl Iterator<Item = Uuid> {
-        self.items.iter().map(|(_, item)| item.id)
+    pub(super) fn items(&self) -> impl Iterator<Item = &Claimed> {
+        self.items.iter().map(|(_, item)| item)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -80,16 +80,7 @@ mod tests {
     fn claimed(n: u128) -> Claimed {
         Claimed {
             id: Uuid::from_u128(n),
-            task_id: 1,
-            claim: 1,
-            attempt: 1,
-            payload: String::new(),
-            memo: None,
-            origin: Uuid::from_u128(n),
-            parent: None,
-            trigger: None,
-            lanes: Vec::new(),
-            start_at: None,
+            ..Claimed::example(1, &[])
         }
     }
 
@@ -115,6 +106,6 @@ mod tests {
         assert_eq!(batch, [1, 3, 4]);
         // What is left waits since it came itself.
         assert_eq!(gathering.ready_at().unwrap(), later + wait);
-        assert_eq!(gathering.ids().count(), 1);
+        assert_eq!(gathering.items().count(), 1);
     }
 }

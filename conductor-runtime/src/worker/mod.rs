@@ -11,6 +11,8 @@ mod execute;
 mod fetch;
 mod flush;
 mod gathering;
+mod lanes;
+mod locked;
 mod outcome;
 mod pace;
 mod pipeline;
@@ -20,5 +22,6 @@ mod window;
 
 pub use config::{DEFAULT_CONCURRENCY, Worker};
 pub(crate) use control::{Control, Phase, Signals};
+pub(crate) use execute::converted;
 pub(crate) use pipeline::Pipeline;
 pub(crate) use record::Recorder;

@@ -1,28 +1,28 @@
+mod handlers;
 mod trips;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgPool;
 use tokio::sync::{Notify, broadcast, watch};
-use tokio::task::{Id, JoinError, JoinSet};
-use tokio_util::sync::CancellationToken;
+use tokio::task::{Id, JoinSet};
 use uuid::Uuid;
 
-use super::backlog::{Backlog, Turn};
-use super::batch::batch_attempt;
+use self::handlers::{Ended, Running};
+use super::backlog::Backlog;
 use super::config::Worker;
 use super::control::{Control, Phase, Signals};
-use super::execute::{Surroundings, attempt, panic_text};
+use super::execute::Surroundings;
 use super::fetch::Claimed;
 use super::flush::Returned;
+use super::locked::Locked;
 use super::outcome::{End, Outcome};
 use super::pace::Pace;
 use super::window::Windows;
 use crate::context::Durable;
-use crate::error::Verdict;
-use crate::task::{Runner, States, TaskDefinition};
+use crate::db::{Database, Session};
+use crate::task::{States, TaskDefinition};
 
 /// The safety net under the notifications.
 const POLL: Duration = Duration::from_secs(1);
@@ -30,12 +30,12 @@ const POLL: Duration = Duration::from_secs(1);
 const REFUSED_AGAIN: Duration = Duration::from_secs(10);
 /// How long dropped handlers have to stop at the next `.await`.
 const STUCK: Duration = Duration::from_secs(3);
-/// After so long without a free slot, claims that wait for one are given back.
+/// Claims that have waited so long for a handler or a slot are given back.
 const STALL: Duration = Duration::from_millis(500);
 
 /// One queue's worker at work.
 pub(crate) struct Pipeline {
-    pool: PgPool,
+    database: Database,
     queue: String,
     queue_id: i32,
     concurrency: usize,
@@ -58,6 +58,8 @@ pub(crate) struct Pipeline {
     running: HashMap<Id, Running>,
     outcomes: Vec<Outcome>,
     trips: JoinSet<Returned>,
+    /// The last trip's session, for the next one where that follows at once.
+    spare: Option<Session>,
     /// Claims that are asked for and not yet answered.
     asked: usize,
     /// The trip under way tells which slots are in use, so that no other may.
@@ -74,14 +76,17 @@ pub(crate) struct Pipeline {
     /// When to look whether the queue is paused, while claims wait for a handler.
     next_pause_look: Instant,
     last_start: Instant,
-    /// The database may have claimed for this worker what it never heard of.
     /// The identity under which a claim may have committed without our knowing.
     suspect: Option<i64>,
     /// The trip under way gives such claims back, so no other may claim beside it.
     disowning: bool,
+    /// How often that was done: what was sent before is void from then on.
+    fence: i32,
     /// Outcomes that the database refuses in every form, brought again from time to time.
     refused: Vec<Outcome>,
     refused_at: Instant,
+    /// Outcomes of executions that somebody else has locked.
+    locked: Locked,
     orchestrator: Option<i64>,
     /// An identity that the database no longer accepts.
     over: Option<i64>,
@@ -94,64 +99,6 @@ async fn start(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// What a handler runs: one execution, or the items of a batch.
-#[derive(Debug)]
-struct Running {
-    task: &'static str,
-    task_id: i32,
-    members: Vec<Member>,
-}
-
-#[derive(Debug)]
-struct Member {
-    id: Uuid,
-    claim: i32,
-    parent: Option<Uuid>,
-    lanes: Vec<i32>,
-    cancel: CancellationToken,
-}
-
-impl Member {
-    fn of(claimed: &Claimed) -> Self {
-        Self {
-            id: claimed.id,
-            claim: claimed.claim,
-            parent: claimed.parent,
-            lanes: claimed.lanes.clone(),
-            cancel: CancellationToken::new(),
-        }
-    }
-}
-
-/// How a handler ended.
-enum Ended {
-    /// No end where the claim was lost.
-    Single(Option<End>, Duration),
-    /// In the order of the members.
-    Batch(Vec<End>),
-}
-
-/// One line a handler: a batch may have thousands of failures.
-fn warn_of_failures(running: &Running, ends: &[Option<End>]) {
-    let failures = running.members.iter().zip(ends);
-    let mut failures = failures.filter_map(|(member, end)| match end {
-        Some(End::Failed { error, verdict }) => Some((member, error, verdict)),
-        _ => None,
-    });
-    if let Some((member, error, verdict)) = failures.next() {
-        let (task, last) = (running.task, *verdict == Verdict::Permanent);
-        match failures.count() {
-            0 => {
-                tracing::warn!(task, execution = %member.id, %error, permanent = last, "attempt failed");
-            }
-            more => {
-                tracing::warn!(task, execution = %member.id, %error, permanent = last, more,
-                    "attempts of a batch failed");
-            }
-        }
     }
 }
 
@@ -169,7 +116,7 @@ impl Pipeline {
         let control = signals.control;
         let orchestrator = control.borrow().orchestrator;
         Self {
-            pool: conductor.pool().clone(),
+            database: conductor.database().clone(),
             queue: worker.queue.clone(),
             queue_id,
             concurrency: worker.concurrency,
@@ -195,6 +142,7 @@ impl Pipeline {
             running: HashMap::new(),
             outcomes: Vec::new(),
             trips: JoinSet::new(),
+            spare: None,
             asked: 0,
             settling: false,
             more: true,
@@ -207,8 +155,10 @@ impl Pipeline {
             last_start: now,
             suspect: None,
             disowning: false,
+            fence: 0,
             refused: Vec::new(),
             refused_at: now,
+            locked: Locked::new(),
             orchestrator,
             over: None,
             lease_lost: signals.lease_lost,
@@ -220,18 +170,24 @@ impl Pipeline {
     /// Works until the orchestrator stops and everything that was claimed is written or released.
     pub(crate) async fn run(mut self) {
         loop {
-            if self.pool.is_closed() {
+            if self.database.is_closed() {
                 // The application has closed it; nothing can be written any more.
                 return;
             }
             self.heed_control();
             self.start_handlers();
             self.send();
+            self.send_locked();
+            if self.trips.is_empty() {
+                self.spare = None;
+            }
             self.count_busy();
             if self.is_over() {
                 break;
             }
             let pause_look = self.pause_look();
+            let settle_at = self.settle_at();
+            let next_try = (self.locked.next_try()).map(|at| at.max(self.patient_until));
             tokio::select! {
                 changed = self.control.changed() => {
                     if changed.is_err() {
@@ -240,6 +196,10 @@ impl Pipeline {
                     }
                 }
                 Some(returned) = self.trips.join_next() => self.received(returned),
+                ended = self.locked.ended() => {
+                    let outcomes = self.locked.take(ended);
+                    self.outcomes.extend(outcomes);
+                }
                 Some(ended) = self.handlers.join_next_with_id() => {
                     self.ended(ended);
                     while let Some(ended) = self.handlers.try_join_next_with_id() {
@@ -254,7 +214,10 @@ impl Pipeline {
                 () = tokio::time::sleep_until(self.next_look.into()) => self.tick(),
                 // Without a free slot nothing starts, however long it has been due.
                 () = start(self.waiting.next_start()), if self.has_free_slot() => {}
-                () = start(pause_look) => {}
+                // The answer puts the next look off, so this is the time to see what has waited.
+                () = start(pause_look) => self.give_back(),
+                () = start(settle_at) => {}
+                () = start(next_try) => {}
             }
         }
         self.count_busy();
@@ -277,10 +240,17 @@ impl Pipeline {
         }
         if control.phase != Phase::Working {
             self.release_waiting();
+            self.waiting.lanes_mut().set_deep(false);
         }
         if lost {
             self.orchestrator = current;
-            self.waiting.forget_lanes();
+            self.waiting.lanes_mut().forget();
+            // What ends late had its slots under the old identity.
+            for running in self.running.values_mut() {
+                for member in &mut running.members {
+                    member.lanes.clear();
+                }
+            }
             if current.is_some() && self.suspect != current {
                 // Under another identity: what the old one held has been given back.
                 self.suspect = None;
@@ -312,120 +282,6 @@ impl Pipeline {
         }
     }
 
-    fn start_handlers(&mut self) {
-        while self.has_free_slot() {
-            let Some(turn) = self.waiting.next() else {
-                return;
-            };
-            self.last_start = Instant::now();
-            match turn {
-                Turn::Single(claimed) => self.start_single(claimed),
-                Turn::Batch(claimed) => self.start_batch(claimed),
-            }
-        }
-    }
-
-    fn has_free_slot(&self) -> bool {
-        self.running.len() < self.concurrency
-    }
-
-    fn start_single(&mut self, claimed: Claimed) {
-        let task_id = claimed.task_id;
-        let task = self.tasks.get(&task_id).copied();
-        let Some((task, Runner::Single(run))) = task.map(|task| (task, &task.runner)) else {
-            // The claim names our tasks, so this is a claim of a task that we do not have.
-            self.waiting.ended(&claimed.lanes);
-            self.release(vec![claimed]);
-            return;
-        };
-        let member = Member::of(&claimed);
-        let surroundings = self.surroundings.clone();
-        let attempt = attempt(task, *run, claimed, member.cancel.clone(), surroundings);
-        let handle = self.handlers.spawn(async move {
-            let (end, took) = attempt.await;
-            Ended::Single(end, took)
-        });
-        let running = Running {
-            task: task.name,
-            task_id,
-            members: vec![member],
-        };
-        self.running.insert(handle.id(), running);
-    }
-
-    fn start_batch(&mut self, claimed: Vec<Claimed>) {
-        let of = claimed.first().and_then(|claimed| {
-            let task = *self.tasks.get(&claimed.task_id)?;
-            Some((claimed.task_id, task, task.batch()?))
-        });
-        let Some((task_id, task, batch)) = of else {
-            self.release(claimed);
-            return;
-        };
-        let members: Vec<Member> = claimed.iter().map(Member::of).collect();
-        let cancels = members.iter().map(|member| member.cancel.clone()).collect();
-        let attempt = batch_attempt(task, batch, claimed, cancels, self.surroundings.clone());
-        let handle = self
-            .handlers
-            .spawn(async move { Ended::Batch(attempt.await) });
-        let running = Running {
-            task: task.name,
-            task_id,
-            members,
-        };
-        self.running.insert(handle.id(), running);
-    }
-
-    fn ended(&mut self, ended: Result<(Id, Ended), JoinError>) {
-        let handler = match &ended {
-            Ok((handler, _)) => *handler,
-            Err(error) => error.id(),
-        };
-        let Some(running) = self.running.remove(&handler) else {
-            return;
-        };
-        let ends = match ended {
-            Ok((_, Ended::Single(end, took))) => {
-                self.pace.measured(took);
-                if let Some(pace) = self.limited.get_mut(&running.task_id) {
-                    pace.measured(took);
-                }
-                vec![end]
-            }
-            // How long a batch takes says nothing of how many to claim ahead.
-            Ok((_, Ended::Batch(ends))) => ends.into_iter().map(Some).collect(),
-            Err(error) => {
-                let end = match error.try_into_panic() {
-                    Ok(panic) => End::failed(&panic_text(panic.as_ref())),
-                    // Dropped by abort_all.
-                    Err(_) => End::Released,
-                };
-                vec![Some(end); running.members.len()]
-            }
-        };
-        warn_of_failures(&running, &ends);
-        for (member, end) in running.members.into_iter().zip(ends) {
-            self.ended_member(running.task, member, end);
-        }
-    }
-
-    fn ended_member(&mut self, task: &'static str, member: Member, end: Option<End>) {
-        self.waiting.ended(&member.lanes);
-        let Some(end) = end else {
-            tracing::warn!(task, execution = %member.id, claim = member.claim,
-                "the claim was lost; the handler was dropped");
-            // Its slot is free.
-            self.look();
-            return;
-        };
-        self.outcomes.push(Outcome {
-            id: member.id,
-            claim: member.claim,
-            parent: member.parent,
-            end,
-        });
-    }
-
     /// Something may be due.
     fn look(&mut self) {
         self.idle = false;
@@ -438,7 +294,13 @@ impl Pipeline {
         if self.refused_at.elapsed() >= REFUSED_AGAIN {
             self.outcomes.append(&mut self.refused);
         }
-        if self.waiting.is_waiting() && self.last_start.elapsed() >= STALL {
+        self.give_back();
+    }
+
+    /// What has waited long for a handler or a slot is for others.
+    fn give_back(&mut self) {
+        let nothing_starts = self.waiting.is_waiting() && self.last_start.elapsed() >= STALL;
+        if nothing_starts || self.waiting.has_waited(STALL) {
             // The handlers have become slow; other workers may have free slots.
             self.pace.stalled();
             for pace in self.limited.values_mut() {
@@ -452,6 +314,14 @@ impl Pipeline {
             };
             self.release(waiting);
         }
+        // Those of one limit, while others go on: they wait where everybody can see why.
+        let blocked = self.waiting.drain_blocked(STALL);
+        for claimed in &blocked {
+            if let Some(pace) = self.limited.get_mut(&claimed.task_id) {
+                pace.stalled();
+            }
+        }
+        self.release(blocked);
     }
 
     fn cancelled(&mut self, cancelled: Result<Uuid, broadcast::error::RecvError>) {
@@ -481,11 +351,18 @@ impl Pipeline {
         self.running.is_empty()
             && self.waiting.is_empty()
             && self.outcomes.is_empty()
+            && self.locked.is_empty()
             && self.trips.is_empty()
     }
 
     fn is_over(&self) -> bool {
-        if self.control.borrow().phase == Phase::Working {
+        let phase = self.control.borrow().phase;
+        if phase == Phase::Working {
+            return false;
+        }
+        // Others wait for its slots, while another queue of this process may take its time to drain.
+        let has_slots = self.orchestrator.is_some() && self.waiting.lanes().unsettled().is_some();
+        if phase != Phase::Halting && has_slots {
             return false;
         }
         // A handler that never yields cannot be dropped; the process is about to end with it.
@@ -495,6 +372,7 @@ impl Pipeline {
         (self.running.is_empty() || stuck)
             && self.waiting.is_empty()
             && self.outcomes.is_empty()
+            && (self.locked.is_empty() || stuck)
             && self.trips.is_empty()
     }
 

@@ -1,32 +1,42 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::PgPool;
 use sqlx::{Postgres, Transaction};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use uuid::Uuid;
 
-use crate::db::{Batcher, Fault, fault, take_message};
+use super::locked::is_locked;
+use crate::client::Conductor;
+use crate::db::{Batcher, Fault, Patience, Session, fault, take_message};
 use crate::error::{Error, Result};
 
 /// Most records in one statement.
 const MAX_ROWS: usize = 2000;
-/// Between tries while the database is away.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// Between tries of a record whose execution somebody else has locked, which wait themselves for a while.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Writes the step records of many executions together.
 #[derive(Debug, Clone)]
 pub(crate) struct Recorder {
-    pool: PgPool,
+    conductor: Conductor,
     batcher: Batcher<Record>,
     transactions: Arc<Semaphore>,
+    /// Whose turn it is to wait for a locked execution.
+    turn: Arc<Semaphore>,
 }
 
-/// A transaction of a handler, with its share of the pool.
+/// A connection for a handler's transaction, with its share of the pool.
 #[derive(Debug)]
-pub(crate) struct HandlerTransaction {
-    pub(crate) transaction: Transaction<'static, Postgres>,
+pub(crate) struct Share {
+    session: Session,
+    begin: String,
     _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Share {
+    pub(crate) async fn begin(&mut self) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
+        self.session.transaction(self.begin.clone()).await
+    }
 }
 
 #[derive(Debug)]
@@ -40,24 +50,43 @@ struct Record {
 }
 
 impl Recorder {
-    pub(crate) fn new(pool: PgPool) -> Self {
-        let most = pool.options().get_max_connections() / 2;
+    pub(crate) fn new(conductor: Conductor) -> Self {
+        let most = conductor.database().max_connections() / 2;
         Self {
-            pool,
+            conductor,
             batcher: Batcher::new(),
             transactions: Arc::new(Semaphore::new(most.max(1) as usize)),
+            turn: Arc::new(Semaphore::new(1)),
         }
     }
 
-    /// Begins a handler's transaction. No more than half of the pool's connections serve such
-    /// ones, so that claims, records and heartbeats always find one.
-    pub(crate) async fn begin(&self) -> Result<HandlerTransaction> {
+    /// A connection for a handler's transaction, when there is one. No more than half of the pool's
+    /// connections serve such ones, so that claims and records always find one.
+    pub(crate) async fn share(&self, patience: &mut Patience) -> Result<Share> {
         let permit = Arc::clone(&self.transactions).acquire_owned().await.ok();
-        let transaction = self.pool.begin().await?;
-        Ok(HandlerTransaction {
-            transaction,
-            _permit: permit,
-        })
+        let database = self.conductor.database();
+        loop {
+            match patience.connection(database).await {
+                Ok(session) => {
+                    return Ok(Share {
+                        session,
+                        begin: database.begin_words(""),
+                        _permit: permit,
+                    });
+                }
+                Err(error) => self.again(patience, error).await?,
+            }
+        }
+    }
+
+    /// Returns when it is time to try again, where that may help; the lease ends the handlers of a
+    /// process that waits too long.
+    pub(crate) async fn again(&self, patience: &mut Patience, error: sqlx::Error) -> Result<()> {
+        self.conductor.outage().met(&error);
+        match patience.again(&error).await {
+            true => Ok(()),
+            false => Err(error.into()),
+        }
     }
 
     /// Returns when the record is committed; false where the claim was lost and nothing written.
@@ -78,10 +107,10 @@ impl Recorder {
             value,
             done,
         };
-        let pool = self.pool.clone();
+        let (conductor, turn) = (self.conductor.clone(), Arc::clone(&self.turn));
         self.batcher.add(record, take_batch, move |batch| {
-            let pool = pool.clone();
-            async move { write(&pool, batch).await }
+            let (conductor, turn) = (conductor.clone(), Arc::clone(&turn));
+            async move { write(&conductor, &turn, batch).await }
         });
         outcome
             .await
@@ -93,28 +122,61 @@ fn take_batch(waiting: &mut Vec<Record>) -> Vec<Record> {
     take_message(waiting, MAX_ROWS, |record| record.value.len())
 }
 
-async fn write(pool: &PgPool, batch: Vec<Record>) {
-    match insert(pool, &batch).await {
+async fn write(conductor: &Conductor, turn: &Arc<Semaphore>, batch: Vec<Record>) {
+    match insert(conductor, &batch, false).await {
         Ok(held) => {
             for (record, held) in batch.into_iter().zip(held) {
-                // A handler that was dropped no longer waits.
-                let _ = record.done.send(Ok(held));
+                match held {
+                    // A handler that was dropped no longer waits.
+                    Some(held) => drop(record.done.send(Ok(held))),
+                    None => {
+                        tokio::spawn(write_locked(conductor.clone(), Arc::clone(turn), record));
+                    }
+                }
             }
         }
         Err(error) if batch.len() == 1 => {
             for record in batch {
-                let _ = record
-                    .done
-                    .send(Err(Error::Database(sqlx::Error::Protocol(format!(
-                        "the value of step {:?} was not stored: {error}",
-                        record.key
-                    )))));
+                refuse(record, &error);
             }
         }
         // One by one, so that a refused record is refused alone.
         Err(_) => {
             for record in batch {
-                Box::pin(write(pool, vec![record])).await;
+                Box::pin(write(conductor, turn, vec![record])).await;
+            }
+        }
+    }
+}
+
+fn refuse(record: Record, error: &sqlx::Error) {
+    let text = format!("the value of step {:?} was not stored: {error}", record.key);
+    let _ = record
+        .done
+        .send(Err(Error::Database(sqlx::Error::Protocol(text))));
+}
+
+/// Writes the record of an execution that somebody else has locked, one after the other, until it is
+/// written or nobody wants it any more. It queues for the lock: whoever only looks may never find it free.
+async fn write_locked(conductor: Conductor, turn: Arc<Semaphore>, record: Record) {
+    let record = [record];
+    loop {
+        let permit = turn.acquire().await;
+        if record[0].done.is_closed() {
+            return;
+        }
+        let written = insert(&conductor, &record, true).await;
+        drop(permit);
+        match written {
+            Err(error) if is_locked(&error) => tokio::time::sleep(PAUSE).await,
+            Err(error) => {
+                let [record] = record;
+                return refuse(record, &error);
+            }
+            Ok(held) => {
+                let [record] = record;
+                let held = held.first() == Some(&Some(true));
+                return drop(record.done.send(Ok(held)));
             }
         }
     }
@@ -122,30 +184,35 @@ async fn write(pool: &PgPool, batch: Vec<Record>) {
 
 /// Writes until the database answers: a record that is sent twice changes nothing. The lease ends
 /// the handlers of a process that waits too long.
-async fn insert(pool: &PgPool, batch: &[Record]) -> Result<Vec<bool>, sqlx::Error> {
+async fn insert(
+    conductor: &Conductor,
+    batch: &[Record],
+    waits: bool,
+) -> Result<Vec<Option<bool>>, sqlx::Error> {
     let ids: Vec<Uuid> = batch.iter().map(|record| record.id).collect();
     let claims: Vec<i32> = batch.iter().map(|record| record.claim).collect();
     let keys: Vec<&str> = batch.iter().map(|record| record.key.as_str()).collect();
     let kinds: Vec<&str> = batch.iter().map(|record| record.kind).collect();
     let values: Vec<&str> = batch.iter().map(|record| record.value.as_str()).collect();
+    let mut patience = Patience::new(Duration::MAX);
     loop {
-        let held = sqlx::query_scalar("select conductor.record_steps($1, $2, $3, $4, $5)")
+        let held = sqlx::query_scalar("select conductor.record_steps($1, $2, $3, $4, $5, $6)")
             .bind(&ids)
             .bind(&claims)
             .bind(&keys)
             .bind(&kinds)
             .bind(&values)
-            .fetch_one(pool)
-            .await;
-        match held {
+            .bind(waits);
+        match patience.ask(conductor.database(), held).await {
+            Err(error) if waits && is_locked(&error) => return Err(error),
             Err(error) if fault(&error) == Fault::Passing => {
-                tracing::debug!(%error, records = batch.len(), "step records are sent again");
-                if batch.iter().all(|record| record.done.is_closed()) {
+                conductor.outage().met(&error);
+                let unwanted = batch.iter().all(|record| record.done.is_closed());
+                if unwanted || !patience.again(&error).await {
                     return Err(error);
                 }
-                tokio::time::sleep(PATIENCE).await;
             }
-            other => return other,
+            other => return Ok(other?.unwrap_or_default()),
         }
     }
 }

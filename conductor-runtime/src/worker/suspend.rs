@@ -50,7 +50,7 @@ impl<'o> Suspensions<'o> {
             self.detached
                 .push(child.is_some_and(|child| child.detached));
             let event = wait.event.as_ref();
-            self.events.push(event.map(|event| event.name));
+            self.events.push(event.map(|event| event.name.as_ref()));
             self.filters
                 .push(event.and_then(|event| event.filter.as_deref()));
         }

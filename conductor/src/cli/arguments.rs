@@ -54,8 +54,12 @@ pub(super) enum Command {
     Unschedule(Named),
     /// List all schedules; or pause, resume or trigger one
     Schedules(Schedules),
+    /// List the triggers on tables that tasks and waits need, and what went wrong in them
+    Triggers(Triggers),
     /// Bring the database's schema up to date
-    Migrate,
+    Migrate(Migrate),
+    /// Look whether this program fits the database, and change nothing
+    Check(Check),
     /// Run what is due until nothing is, then end
     Drain(Serve),
     /// Print the database's address and open psql
@@ -67,6 +71,39 @@ pub(super) struct Serve {
     /// Serve this queue and no other, with so many handlers at once; may be repeated
     #[arg(long = "queue", value_name = "NAME[:CONCURRENCY]")]
     pub(super) queues: Vec<String>,
+    /// Refuse to start where the database has something that this program cannot work with; see
+    /// `check`. Without this, it is a warning
+    #[arg(long)]
+    pub(super) strict: bool,
+    /// Make and drop no triggers on tables; refuse to start where one is missing. `triggers --sql`
+    /// prints what is to be applied by hand
+    #[arg(long)]
+    pub(super) no_ddl: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Migrate {
+    /// How long to wait for running processes of an older build to end, where a migration does not
+    /// work with them
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub(super) wait: Duration,
+    /// Also make the roles conductor_client and conductor_worker, and give them their rights
+    #[arg(long)]
+    pub(super) roles: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// As a JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+    /// What a start of this program would change (schema, schedules, subscriptions) is listed, but is
+    /// no reason to end with 1
+    #[arg(long)]
+    pub(super) allow_changes: bool,
+    /// Look at no more than so many executions, the oldest first; all by default
+    #[arg(long, value_name = "N")]
+    pub(super) at_most: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -129,6 +166,12 @@ pub(super) struct Emit {
     pub(super) event: String,
     #[command(flatten)]
     pub(super) payload: PayloadArguments,
+    /// Tell which executions it started and woke
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// How long to wait for that at most
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "10s", requires = "wait")]
+    pub(super) timeout: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -138,6 +181,16 @@ pub(super) struct Events {
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub(super) limit: u32,
+    /// One JSON object a line
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Triggers {
+    /// Print the SQL that makes what is missing and drops what nothing needs
+    #[arg(long, conflicts_with = "json")]
+    pub(super) sql: bool,
     /// One JSON object a line
     #[arg(long)]
     pub(super) json: bool,
@@ -326,7 +379,7 @@ Logs of worker and drain go to standard error, by RUST_LOG (default info). NO_CO
 
 Exit codes:
   0  done
-  1  the execution failed or was cancelled, or what was asked for is not there
+  1  the execution failed or was cancelled, what was asked for is not there, or `check` found something
   2  the command line is wrong
   3  the database is out of reach, or its schema does not fit this program"
         ))
@@ -363,10 +416,12 @@ Examples:
         .mut_subcommand("emit", |command| {
             command.after_help(format!(
                 "\
-The event's id is printed. It is kept for seven days.
+The event's id is printed, and with --wait a line for each execution that it started or woke, with
+its task and its id. Events are kept for seven days, or as long as their declaration says.
 
 Examples:
   {program} emit announcement message=\"Hello World\"
+  {program} emit announcement message=\"Hello World\" --wait
   {program} emit announcement --json '{{\"message\":\"Hello World\"}}'"
             ))
         })
@@ -435,6 +490,34 @@ Examples:
             command.after_help(
                 "What is due later stays. The exit code is 0, whatever the tasks' outcomes are.",
             )
+        })
+        .mut_subcommand("migrate", |command| {
+            command.after_help(format!(
+                "\
+Where a migration is marked as breaking, running processes of an older build are told to drain and
+end with exit code 0; the migration waits for them, and is refused when some are still there. A
+compatible one disturbs nobody.
+
+Examples:
+  {program} migrate
+  {program} migrate --wait 10m"
+            ))
+        })
+        .mut_subcommand("check", |command| {
+            command.after_help(format!(
+                "\
+For CI and before deploys. It migrates nothing, declares nothing and writes nothing: a role that may
+only read is enough. Every live execution's payload is read as its task would read it, and every
+recorded value whose type is known from outside of a handler: children's outputs, events, sleeps.
+Values of ctx.step and ctx.transaction have types that only the handler knows; they are not read.
+
+The exit code is 1 where something is found.
+
+Examples:
+  {program} check
+  {program} check --allow-changes && deploy
+  {program} check --json | jq .findings"
+            ))
         })
         .mut_subcommand("db", |command| {
             command.after_help(

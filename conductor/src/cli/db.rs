@@ -4,23 +4,28 @@ use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
 use conductor_runtime::client::Conductor;
-use conductor_runtime::db::{applied_version, latest_version};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::arguments::Db;
+use super::arguments::{Db, Migrate};
 use super::fault::{Done, FAILED, Fault};
 use super::output;
+use super::serve::log;
 
-pub(super) async fn migrate(url: Option<&str>) -> Done {
+pub(super) async fn migrate(command: Migrate, url: Option<&str>) -> Done {
+    log();
     let conductor = open(url).await?;
-    let before = applied_version(conductor.pool()).await?;
-    conductor.migrate().await?;
-    let now = latest_version();
+    let before = conductor.schema_version().await?;
+    conductor.migrate_within(command.wait).await?;
+    let now = conductor.schema_version().await?;
     output::print(&if before == now {
         format!("schema version {now}; nothing to do")
     } else {
         format!("schema version {now}; it was {before}")
     })?;
+    if command.roles {
+        conductor.create_roles().await?;
+        output::print("the roles conductor_client and conductor_worker have their rights")?;
+    }
     Ok(())
 }
 
@@ -90,7 +95,7 @@ async fn psql(address: &str, bin_dir: Option<PathBuf>) -> Done {
     }
 }
 
-async fn open(url: Option<&str>) -> Done<Conductor> {
+pub(super) async fn open(url: Option<&str>) -> Done<Conductor> {
     Ok(match url {
         Some(url) => Conductor::open_url(url).await?,
         None => Conductor::open().await?,

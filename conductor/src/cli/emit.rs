@@ -1,15 +1,20 @@
 //! `emit` and `events`: says that something has happened, and lists what has.
 
+use std::time::Duration;
+
 use anstyle::Style;
 use conductor_runtime::client::Conductor;
+use conductor_runtime::event::EventEffect;
 use serde_json::json;
 
 use super::arguments::{Emit, Events};
-use super::fault::{Done, Fault, USAGE};
+use super::fault::{Done, FAILED, Fault, USAGE};
 use super::output::{self, FAINT, Table};
 use super::payload::whole;
 use super::{Program, connect, fields, json};
 
+/// Columns of a name.
+const NAME: usize = 40;
 /// Columns of a payload.
 const PAYLOAD: usize = 100;
 
@@ -33,8 +38,44 @@ pub(super) async fn emit(command: Emit, url: Option<&str>, program: &Program) ->
             )
         })?,
     };
+    if command.wait {
+        let effect = conductor
+            .emit_json_watched(name, &payload, command.timeout)
+            .await?;
+        return tell(name, &effect, command.timeout, program);
+    }
     let id = conductor.emit_json(name, &payload).await?;
     output::print(&id.to_string())?;
+    Ok(())
+}
+
+/// Says whom an event has started and woken.
+fn tell(name: &str, effect: &EventEffect, patience: Duration, program: &Program) -> Done {
+    let mut lines = vec![effect.id.to_string()];
+    for (what, affected) in [("started", &effect.started), ("woke", &effect.woken)] {
+        lines.extend(affected.iter().map(|affected| {
+            let task = output::line(&affected.task, NAME);
+            format!("{what} {task} {}", affected.execution_id)
+        }));
+    }
+    output::print(&lines.join("\n"))?;
+    if !effect.complete {
+        return Err(Fault::new(
+            FAILED,
+            format!(
+                "within {} not all who wait for {name:?} could be looked at: a worker does that; is \
+                 one running? Start one: {}",
+                humantime::format_duration(patience),
+                program.call()
+            ),
+        ));
+    }
+    if effect.started.is_empty() && effect.woken.is_empty() {
+        output::note(&format!(
+            "nobody was started or woken: no task is subscribed to such an event {name:?}, and no \
+             execution waits for one"
+        ));
+    }
     Ok(())
 }
 

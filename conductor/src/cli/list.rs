@@ -1,13 +1,13 @@
 //! `list`: executions in a table.
 
 use anstyle::Style;
-use chrono::{DateTime, Utc};
-use conductor_runtime::client::{Conductor, ExecutionInfo, Filter, Status};
+use chrono::{DateTime, TimeDelta, Utc};
+use conductor_runtime::client::{Conductor, ExecutionInfo, Filter, Status, Stuck};
 use serde_json::value::RawValue;
 
 use super::arguments::List;
 use super::fault::Done;
-use super::output::{self, FAINT, Table, of_state};
+use super::output::{self, ERROR, FAINT, Table, of_state};
 use super::{json, tasks};
 
 pub(super) async fn list(command: List, conductor: &Conductor) -> Done {
@@ -49,11 +49,24 @@ pub(super) async fn list(command: List, conductor: &Conductor) -> Done {
             plain(output::short(now - info.created_at)),
             plain(took.unwrap_or_default()),
             plain((info.failures + info.crashes).to_string()),
-            (note(info, now), FAINT),
+            match info.stuck {
+                Some(stuck) => (stuck_note(stuck), ERROR),
+                None => (note(info, now), FAINT),
+            },
         ]);
     }
     output::print(&table.render())?;
     Ok(())
+}
+
+fn stuck_note(stuck: Stuck) -> String {
+    match stuck {
+        Stuck::Overtime(by) => format!(
+            "stuck? {} over its timeout",
+            output::short(TimeDelta::from_std(by).unwrap_or(TimeDelta::MAX))
+        ),
+        _ => "stuck? its process is gone".to_owned(),
+    }
 }
 
 /// What else one wants to know at a glance.
@@ -70,6 +83,9 @@ fn note(info: &ExecutionInfo, now: DateTime<Utc>) -> String {
             )
         }
         (_, _, Some(error)) => output::line(error, 60),
+        (Status::Suspended, ..) => info.event.as_deref().map_or_else(String::new, |name| {
+            format!("waits for event {}", output::line(name, 40))
+        }),
         _ => String::new(),
     }
 }
@@ -101,9 +117,11 @@ pub(super) fn members(info: &ExecutionInfo, more: Vec<(&str, String)>) -> String
         ("dedupe_key", text(serde_json::json!(info.dedupe_key))),
         ("trigger", text(serde_json::json!(info.trigger))),
         ("postponed", info.postponed.to_string()),
+        ("event", text(serde_json::json!(info.event))),
         ("payload", raw(Some(&info.payload))),
         ("output", raw(info.output.as_deref())),
         ("error", text(serde_json::json!(info.error))),
+        ("stuck", text(serde_json::json!(info.stuck.map(stuck_note)))),
     ];
     members.extend(more);
     json::object(members)

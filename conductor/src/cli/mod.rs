@@ -20,6 +20,7 @@
 //! ```
 
 mod arguments;
+mod check;
 mod children;
 mod db;
 mod emit;
@@ -43,6 +44,7 @@ mod steps;
 mod story;
 mod tasks;
 mod tree;
+mod triggers;
 mod waits;
 mod why;
 
@@ -63,7 +65,7 @@ use program::Program;
 /// | code | meaning |
 /// | --- | --- |
 /// | 0 | done |
-/// | 1 | the execution failed or was cancelled, or what was asked for is not there |
+/// | 1 | the execution failed or was cancelled, what was asked for is not there, or `check` found something |
 /// | 2 | the command line is wrong |
 /// | 3 | the database is out of reach, or its schema does not fit this program |
 ///
@@ -123,7 +125,9 @@ async fn execute(mut options: Options) -> Done {
             schedule::unschedule(command, &connect(url).await?, &program).await
         }
         Command::Schedules(command) => schedules::schedules(command, &connect(url).await?).await,
-        Command::Migrate => db::migrate(url).await,
+        Command::Triggers(command) => triggers::triggers(command, &connect(url).await?).await,
+        Command::Migrate(command) => db::migrate(command, url).await,
+        Command::Check(command) => check::check(command, url).await,
         Command::Db(command) => db::db(command, url).await,
     }
 }
@@ -136,6 +140,12 @@ fn parse(program: &Program, given: Vec<OsString>) -> Done<Option<Arguments>> {
     match parsed {
         Ok(arguments) => Ok(Some(arguments)),
         Err(said) => {
+            if names_address(&said.to_string()) {
+                return Err(Fault::new(
+                    USAGE,
+                    "an address of a database stands where none is expected; give it as --database-url URL, or in DATABASE_URL",
+                ));
+            }
             let printed = said.print();
             if said.use_stderr() {
                 return Err(Fault::silent(USAGE));
@@ -144,6 +154,11 @@ fn parse(program: &Program, given: Vec<OsString>) -> Done<Option<Arguments>> {
             Ok(None)
         }
     }
+}
+
+/// Whether a message repeats an address, and its password with it.
+fn names_address(text: &str) -> bool {
+    text.contains("postgres://") || text.contains("postgresql://")
 }
 
 /// Connects to the database that was named, else to the usual one, and migrates.

@@ -54,7 +54,8 @@ impl fmt::Debug for Options {
         f.debug_struct("Options")
             .field("workers", &self.workers)
             .field("setup", &self.setup.is_some())
-            .field("arguments", &self.arguments)
+            // They may hold an address with its password.
+            .field("arguments", &self.arguments.as_ref().map(Vec::len))
             .finish()
     }
 }

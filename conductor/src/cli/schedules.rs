@@ -108,6 +108,11 @@ fn state(schedule: &ScheduleInfo) -> (String, Style) {
             "no worker that has the task is running",
             AnsiColor::Yellow.on_default(),
         )
+    } else if schedule.retired {
+        (
+            "goes with the last worker that has it",
+            AnsiColor::Yellow.on_default(),
+        )
     } else {
         ("active", AnsiColor::Green.on_default())
     };
@@ -133,5 +138,6 @@ fn object(schedule: &ScheduleInfo) -> String {
         ("paused", schedule.paused.to_string()),
         ("fault", text(json!(schedule.fault))),
         ("served", schedule.served.to_string()),
+        ("retired", schedule.retired.to_string()),
     ]))
 }

@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 use super::arguments::Serve;
 use super::fault::{Done, Fault, USAGE};
 use super::output::{self, FAINT, STRONG, styled};
-use super::{Options, Program, connect, db, fields};
+use super::{Options, Program, db, fields};
 
 /// Most names in the banner.
 const MAX_NAMES: usize = 8;
@@ -36,13 +36,21 @@ pub(super) async fn drain(options: Options, command: Serve, url: Option<&str>) -
 
 async fn prepare(options: Options, command: Serve, url: Option<&str>) -> Done<Orchestrator> {
     let asked = queues(&command, &options.workers)?;
-    let conductor = connect(url).await?;
+    let no_ddl = command.no_ddl;
+    // The start migrates, with what `setup` says of it.
+    let conductor = db::open(url).await?;
     let mut builder = Orchestrator::builder(conductor).workers(options.workers);
+    if command.strict {
+        builder = builder.strict();
+    }
     if let Some(setup) = options.setup {
         builder = setup(builder).await?;
     }
     if !asked.is_empty() {
         builder = builder.only_workers(asked);
+    }
+    if no_ddl {
+        builder = builder.no_ddl();
     }
     Ok(builder.build()?)
 }
@@ -83,7 +91,7 @@ fn queues(command: &Serve, declared: &[Worker]) -> Done<Vec<Worker>> {
 }
 
 /// Logs to standard error, unless the program has a subscriber of its own.
-fn log() {
+pub(super) fn log() {
     let (filter, wrong) = match std::env::var(EnvFilter::DEFAULT_ENV) {
         Ok(text) if !text.is_empty() => match EnvFilter::try_new(&text) {
             Ok(filter) => (filter, None),
@@ -103,7 +111,8 @@ fn log() {
 }
 
 fn usual() -> EnvFilter {
-    EnvFilter::new("info,sqlx=warn")
+    // The driver warns of each connection that breaks; an outage is told once.
+    EnvFilter::new("info,sqlx=error")
 }
 
 fn banner(orchestrator: &Orchestrator, program: &Program) -> String {

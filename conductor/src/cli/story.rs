@@ -124,6 +124,7 @@ fn rows(told: &Story) -> Vec<(&'static str, String)> {
         Trigger::Event { name, event_id, .. } => {
             format!(" by event {} {event_id}", output::line(name, 100))
         }
+        Trigger::Row { table, op } => format!(" by an {op} of {}", output::line(table, 140)),
         _ => String::new(),
     };
     rows.push(("invoked", format!("{}{by}", moment(info.created_at, now))));

@@ -19,6 +19,42 @@ struct Address {
     city: String,
 }
 
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize, schemars::JsonSchema, EventFields)]
+#[serde(rename_all = "camelCase")]
+pub struct Parcel {
+    post_code: String,
+    to: Option<Box<Contact>>,
+    size: Size<u32>,
+}
+
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize, schemars::JsonSchema, EventFields)]
+pub struct Contact {
+    #[serde(rename = "full-name")]
+    name: String,
+}
+
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize, schemars::JsonSchema, EventFields)]
+pub struct Size<T> {
+    #[serde(rename = "w")]
+    width: T,
+}
+
+#[event]
+struct Posted {
+    parcel: Option<Parcel>,
+    #[serde(rename = "return")]
+    back: Parcel,
+    sender: Option<Address>,
+}
+
+#[task(event(
+    Posted,
+    when = parcel.post_code == "10115" && back.size.width > 3 && sender.city != "Bonn" && back.to.is_some()
+))]
+async fn deliver(ctx: &TaskContext) -> anyhow::Result<()> {
+    Ok(())
+}
+
 #[event(name = "user.renamed", version = 2)]
 #[derive(PartialEq, serde::Serialize, Clone)]
 #[serde(rename_all = "camelCase")]
@@ -112,6 +148,17 @@ fn main() {
             r#"{"op":"ne","path":["address","city"],"value":"Berlin"}],"op":"and"}"#
         )
     );
+    let deliver = filter("deliver", 0);
+    for path in [
+        r#"["parcel","postCode"]"#, r#"["return","size","w"]"#, r#"["sender","city"]"#, r#"["return","to"]"#,
+    ] {
+        assert!(deliver.contains(path), "{deliver}");
+    }
+    let name = Posted::parcel.then(Parcel::to).then(Contact::name).eq("Ada");
+    assert_eq!(name.to_json()["path"].to_string(), r#"["parcel","to","full-name"]"#);
+    let width = Posted::back.then(Parcel::size).then(Size::<u32>::width).le(9);
+    assert_eq!(width.to_json()["path"].to_string(), r#"["return","size","w"]"#);
+
     assert_eq!(filter("audit", 1), r#"{"op":"in","path":["now"],"values":["a","b"]}"#);
     let audit = task("audit").subscriptions;
     assert_eq!((audit.len(), audit[1].event, audit[1].event_version), (3, "user.renamed", 2));
@@ -123,5 +170,5 @@ fn main() {
     let event = inventory::iter::<EventDefinition>().find(|event| event.name == "user_signed_up").unwrap();
     assert_eq!((event.version, event.docs), (1, "Somebody has an account now."));
     assert!(event.schema().to_string().contains("visits"));
-    assert_eq!(inventory::iter::<EventDefinition>().count(), 4);
+    assert_eq!(inventory::iter::<EventDefinition>().count(), 5);
 }

@@ -45,7 +45,8 @@ pub(super) struct Ticks {
     pub(super) schedules: Vec<i64>,
     pub(super) executions: Vec<Uuid>,
     pub(super) at: Vec<DateTime<Utc>>,
-    pub(super) payloads: Vec<String>,
+    /// None where the code could not make it.
+    pub(super) payloads: Vec<Option<String>>,
 }
 
 impl Ticks {
@@ -90,13 +91,13 @@ impl Ticks {
         let name = row.name.unwrap_or_default();
         for at in due.run {
             let payload = match (row.payload.clone(), declared) {
-                (Some(payload), _) => payload,
+                (Some(payload), _) => Some(payload),
                 (None, Some(declared)) => match computed(declared, CronTick::new(&name, at)) {
-                    Ok(payload) => payload,
+                    Ok(payload) => Some(payload),
                     Err(reason) => {
-                        tracing::error!(task = row.task, schedule = name, tick = %at, reason,
-                            "the payload of a tick cannot be made; the tick is left out");
-                        continue;
+                        tracing::warn!(task = row.task, schedule = name, tick = %at, reason,
+                            "the payload of a tick cannot be made; its execution tries again");
+                        None
                     }
                 },
                 (None, None) => continue,

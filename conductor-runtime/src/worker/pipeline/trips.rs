@@ -6,10 +6,10 @@ use tokio::task::JoinError;
 use uuid::Uuid;
 
 use super::{POLL, Pipeline};
-use crate::db::{Fault, take_message};
+use crate::db::{Fault, Session, take_message};
 use crate::worker::control::Phase;
-use crate::worker::fetch::Ask;
-use crate::worker::flush::{Returned, round_trip};
+use crate::worker::fetch::{Ask, LaneColumns};
+use crate::worker::flush::{Returned, Trip, round_trip};
 use crate::worker::outcome::Outcome;
 use crate::worker::pace::Pace;
 
@@ -41,6 +41,7 @@ impl Pipeline {
         if Instant::now() < self.patient_until {
             return;
         }
+        self.locked.attract(&mut self.outcomes);
         let want = self.want();
         let disown = self.suspect.is_some() && self.suspect == self.orchestrator;
         let paused = !self.waiting.is_empty() && Instant::now() >= self.next_pause_look;
@@ -50,7 +51,7 @@ impl Pipeline {
                     || want > 0 && (self.more || !self.idle)
                     || disown
                     || paused
-                    || self.waiting.is_unsettled() && self.orchestrator.is_some()
+                    || self.settle_at().is_some_and(|at| at <= Instant::now())
             }
             trips if trips < MOST_TRIPS && self.suspect.is_none() && !self.disowning => {
                 self.outcomes.len() >= WORTH_A_SECOND_TRIP
@@ -68,27 +69,45 @@ impl Pipeline {
         }
         if self.disowning {
             self.suspect = None;
+            self.fence += 1;
         }
-        let (lanes, used) = if self.asked == 0 && !self.settling && self.orchestrator.is_some() {
-            self.waiting.lanes()
-        } else {
-            Default::default()
-        };
-        self.settling |= !lanes.is_empty();
+        let mut lanes = LaneColumns::default();
+        if self.asked == 0 && !self.settling && self.orchestrator.is_some() {
+            let pace = |task: i32| self.limited.get(&task).map_or(1, Pace::most_held);
+            lanes = self.waiting.lanes_mut().columns(want, pace);
+        }
+        self.settling |= !lanes.lanes.is_empty();
+        let ask = self.ask(want, paused, lanes);
+        self.asked += want;
+        let outcomes = take_message(&mut self.outcomes, usize::MAX, Outcome::bytes);
+        self.trips.spawn(round_trip(Trip {
+            conductor: self.surroundings.durable.conductor.clone(),
+            spare: self.spare.take(),
+            outcomes,
+            ask,
+            known,
+            after_fault: self.faults > 0,
+            again: false,
+            control: self.control.clone(),
+        }));
+    }
+
+    /// What is asked for with the outcomes, if anything.
+    fn ask(&self, want: usize, paused: bool, lanes: LaneColumns) -> Ask {
         let ahead = |pace: &Pace| i32::try_from(pace.most_held()).unwrap_or(i32::MAX);
         let (quick, ahead) = (self.limited.iter())
             .map(|(task, pace)| (*task, ahead(pace)))
             .unzip();
-        let ask = Ask {
+        Ask {
             orchestrator: self.orchestrator.unwrap_or_default(),
             queue: self.queue_id,
             tasks: self.tasks.keys().copied().collect(),
             windows: self.windows.columns(self.surroundings.durable.clock.now()),
             lanes,
-            used,
             most: self.concurrency,
             quick,
             ahead,
+            fence: self.fence,
             want,
             batched: if self.all_batched() {
                 Vec::new()
@@ -98,22 +117,28 @@ impl Pipeline {
             batch_want: self.batch_want(),
             idle: !self.more,
             paused,
-        };
-        self.asked += want;
-        let outcomes = take_message(&mut self.outcomes, usize::MAX, Outcome::bytes);
-        self.trips.spawn(round_trip(
-            self.pool.clone(),
-            outcomes,
-            ask,
-            known,
-            self.faults > 0,
-        ));
+        }
+    }
+
+    /// Brings what waits for a lock.
+    pub(super) fn send_locked(&mut self) {
+        if Instant::now() >= self.patient_until && !self.locked.is_empty() {
+            let ask = self.ask(0, false, LaneColumns::default()).without_claim();
+            self.locked.send(&self.database, ask);
+        }
     }
 
     /// When to look whether the queue is paused, where nothing else leads to the database before.
     pub(super) fn pause_look(&self) -> Option<Instant> {
         let look = !self.waiting.is_empty() && self.trips.is_empty();
         look.then(|| self.next_pause_look.max(self.patient_until))
+    }
+
+    /// When to give slots back, where nothing else leads to the database before.
+    pub(super) fn settle_at(&self) -> Option<Instant> {
+        let settle = self.trips.is_empty() && self.orchestrator.is_some();
+        let at = self.waiting.lanes().unsettled().filter(|_| settle)?;
+        Some(at.max(self.patient_until))
     }
 
     /// How many more executions the worker can hold. One claim at a time, as the answers of two
@@ -150,18 +175,17 @@ impl Pipeline {
         self.tasks.len() == self.waiting.batched().count()
     }
 
-    /// All that the worker knows to be its own.
-    fn held(&self) -> Vec<Uuid> {
+    /// All claims that the worker knows to be its own. Not the executions: one that was written as
+    /// suspended may have been claimed again, in the trip whose answer is missing.
+    fn held(&self) -> Vec<(Uuid, i32)> {
         let running = self.running.values().flat_map(|running| &running.members);
-        let running = running.map(|member| member.id);
-        let waiting = self.waiting.ids();
-        let outcomes = self.outcomes.iter().map(|outcome| outcome.id);
-        let refused = self.refused.iter().map(|outcome| outcome.id);
-        running
-            .chain(waiting)
-            .chain(outcomes)
-            .chain(refused)
-            .collect()
+        let running = running.map(|member| (member.id, member.claim));
+        let waiting = self.waiting.all();
+        let waiting = waiting.map(|claimed| (claimed.id, claimed.claim));
+        let outcomes = self.outcomes.iter().chain(&self.refused);
+        let outcomes = outcomes.map(|outcome| (outcome.id, outcome.claim));
+        let all = running.chain(waiting).chain(outcomes);
+        all.chain(self.locked.claims()).collect()
     }
 
     pub(super) fn received(&mut self, returned: Result<Returned, JoinError>) {
@@ -174,20 +198,23 @@ impl Pipeline {
                 self.disowning = false;
                 self.asked = 0;
                 self.settling = false;
-                self.waiting.unsettle();
+                self.waiting.lanes_mut().unsettle();
                 return;
             }
         };
+        // Others of this process may need it more.
+        let keeps = |session: &Session| session.is_young() && self.database.has_plenty();
+        self.spare = returned.session.filter(keeps);
         self.asked = self.asked.saturating_sub(returned.ask.want);
         let current = self.orchestrator == Some(returned.ask.orchestrator);
-        let told = !returned.ask.lanes.is_empty();
+        let told = !returned.ask.lanes.lanes.is_empty();
         if told {
             self.settling = false;
         }
         if told && returned.fault.is_some() && current {
-            self.waiting.unsettle();
+            self.waiting.lanes_mut().unsettle();
         }
-        if returned.suspect {
+        if returned.suspect && current {
             self.suspect = Some(returned.ask.orchestrator);
         }
         self.disowning = false;
@@ -196,6 +223,7 @@ impl Pipeline {
             self.refused.extend(returned.refused);
             self.refused_at = Instant::now();
         }
+        self.locked.extend(returned.locked);
         match returned.fault {
             None => self.faults = 0,
             Some(Fault::LeaseLost) => {
@@ -205,10 +233,6 @@ impl Pipeline {
             }
             Some(Fault::Passing | Fault::Refused) => {
                 let patience = PATIENCE[self.faults.min(PATIENCE.len() - 1)];
-                if self.faults == 0 {
-                    tracing::warn!(queue = %self.queue, outcomes = self.outcomes.len(),
-                        "the database does not answer as it should; outcomes are kept and tried again");
-                }
                 self.faults += 1;
                 self.more = true;
                 self.patient_until = Instant::now() + patience;
@@ -219,8 +243,8 @@ impl Pipeline {
         let got = returned.claimed.len();
         if current {
             self.waiting.extend(returned.claimed);
-            if told || !returned.lanes.is_empty() {
-                (self.waiting).granted(&returned.ask.lanes, &returned.lanes, &returned.slots);
+            if told || !returned.slots.is_empty() {
+                (self.waiting).granted(&returned.ask.lanes.back, returned.slots);
             }
         } else {
             self.release(returned.claimed);
@@ -239,6 +263,7 @@ impl Pipeline {
             self.cancel(id);
         }
         self.more = got == returned.ask.want;
+        self.waiting.lanes_mut().set_deep(self.more);
         if got > 0 {
             self.idle = false;
             self.looks = 0;

@@ -1,0 +1,235 @@
+//! Reads what live executions have stored as the code of this binary would read it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use futures_util::TryStreamExt;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{Bound, Finding, Report};
+use crate::context::KINDS;
+use crate::error::Result;
+use crate::event::EventDefinition;
+use crate::registry::Registry;
+use crate::task::{TaskDefinition, Trigger};
+use crate::worker::converted;
+
+/// So many executions a statement; the rows come one by one, however large they are.
+const PORTION: i64 = 500;
+
+#[derive(sqlx::FromRow)]
+struct Live {
+    id: Uuid,
+    task: String,
+    trigger: Option<String>,
+    payload: String,
+}
+
+#[derive(sqlx::FromRow)]
+struct Stored {
+    execution_id: Uuid,
+    key: String,
+    kind: String,
+    /// Only of those that can be read here; none for a wait.
+    value: Option<String>,
+    /// The task of the child whose end this is, where its execution is still known.
+    child: Option<String>,
+    /// The name of the event that came, where it is still known.
+    event: Option<String>,
+}
+
+/// What could not be read, with the first of each sort.
+#[derive(Default)]
+struct Unreadable {
+    payloads: BTreeMap<&'static str, (u64, Uuid, String)>,
+    records: BTreeMap<(&'static str, String), (u64, Uuid, String, String)>,
+}
+
+pub(super) async fn look(
+    connection: &mut PgConnection,
+    bound: Bound,
+    progress: &mut (dyn FnMut(u64) + Send),
+    report: &mut Report,
+) -> Result<()> {
+    let mut unreadable = Unreadable::default();
+    let mut after = Uuid::nil();
+    let mut tasks: HashMap<Uuid, &'static TaskDefinition> = HashMap::new();
+    loop {
+        let left = bound.executions - report.executions;
+        let portion = PORTION.min(i64::try_from(left).unwrap_or(i64::MAX));
+        if portion == 0 || bound.is_over() {
+            report.complete = sqlx::query_scalar(
+                "select not exists (select from conductor.live_executions l where l.id > $1)",
+            )
+            .bind(after)
+            .fetch_one(&mut *connection)
+            .await?;
+            break;
+        }
+        tasks.clear();
+        let mut seen = 0;
+        let mut rows = sqlx::query_as::<_, Live>(
+            "select l.id, t.name as task, l.trigger::text as trigger, l.payload::text as payload
+               from conductor.live_executions l
+               join conductor.tasks t on t.id = l.task_id
+              where l.id > $1
+              order by l.id
+              limit $2",
+        )
+        .bind(after)
+        .bind(portion)
+        .fetch(&mut *connection);
+        while let Some(live) = rows.try_next().await? {
+            seen += 1;
+            after = live.id;
+            // Those of other programs are theirs to read.
+            if let Some(task) = Registry::global().get(&live.task) {
+                unreadable.payload(task, &live);
+                tasks.insert(live.id, task);
+            }
+        }
+        drop(rows);
+        if seen == 0 {
+            break;
+        }
+        report.executions += seen;
+        report.records += unreadable.records_of(connection, &tasks).await?;
+        progress(report.executions);
+    }
+    unreadable.tell(&mut report.findings);
+    Ok(())
+}
+
+impl Unreadable {
+    fn payload(&mut self, task: &'static TaskDefinition, live: &Live) {
+        let trigger = Trigger::read(live.trigger.as_deref());
+        let error = match converted(task, &trigger, live.trigger.as_deref(), &live.payload) {
+            Ok(payload) => {
+                let payload = payload.as_deref().unwrap_or(&live.payload);
+                task.check_payload(payload)
+                    .err()
+                    .map(|error| error.to_string())
+            }
+            Err(error) => Some(format!("{error:#}")),
+        };
+        if let Some(error) = error {
+            let first = self.payloads.entry(task.name);
+            first.or_insert((0, live.id, error)).0 += 1;
+        }
+    }
+
+    /// Looks at all that is recorded of these executions, and at what they wait for.
+    async fn records_of(
+        &mut self,
+        connection: &mut PgConnection,
+        tasks: &HashMap<Uuid, &'static TaskDefinition>,
+    ) -> Result<u64> {
+        let ids: Vec<Uuid> = tasks.keys().copied().collect();
+        let mut rows = sqlx::query_as::<_, Stored>(
+            "select s.execution_id, s.key, s.kind,
+                    case when s.kind in ('invoke', 'event', 'emit', 'race') then s.value::text end as value,
+                    case when s.kind = 'invoke' then
+                        (select t.name from conductor.finished_executions f
+                           join conductor.tasks t on t.id = f.task_id
+                          where f.id = case when s.value->>'id' ~ '^[0-9a-f-]{36}$'
+                                            then (s.value->>'id')::uuid end)
+                    end as child,
+                    case when s.kind = 'event' then
+                        (select e.name from conductor.events e
+                          where e.id = case when s.value->>'event' ~ '^[0-9a-f-]{36}$'
+                                            then (s.value->>'event')::uuid end)
+                    end as event
+               from conductor.steps s
+              where s.execution_id = any ($1)
+             union all
+             select w.execution_id, w.key, w.kind, null, null, null
+               from conductor.waits w
+              where w.execution_id = any ($1)",
+        )
+        .bind(ids)
+        .fetch(connection);
+        let mut seen = 0;
+        while let Some(stored) = rows.try_next().await? {
+            seen += 1;
+            if let Some(task) = tasks.get(&stored.execution_id)
+                && let Err(error) = readable(&stored)
+            {
+                let sort = (task.name, stored.kind);
+                let first = (0, stored.execution_id, stored.key, error);
+                self.records.entry(sort).or_insert(first).0 += 1;
+            }
+        }
+        Ok(seen)
+    }
+
+    fn tell(self, findings: &mut Vec<Finding>) {
+        let payloads = self.payloads.into_iter();
+        findings.extend(
+            payloads.map(|(task, (executions, execution, error))| Finding::Payload {
+                task: task.to_owned(),
+                executions,
+                execution,
+                error,
+            }),
+        );
+        let records = self.records.into_iter();
+        findings.extend(
+            records.map(
+                |((task, step), (records, execution, key, error))| Finding::Record {
+                    task: task.to_owned(),
+                    step,
+                    records,
+                    execution,
+                    key,
+                    error,
+                },
+            ),
+        );
+    }
+}
+
+/// The end of a child, or an event that came, as its record has it.
+#[derive(Deserialize)]
+struct Came<'r> {
+    state: Option<&'r str>,
+    #[serde(borrow)]
+    output: Option<&'r RawValue>,
+    event: Option<Uuid>,
+    #[serde(borrow)]
+    payload: Option<&'r RawValue>,
+}
+
+fn readable(stored: &Stored) -> std::result::Result<(), String> {
+    if !KINDS.contains(&stored.kind.as_str()) {
+        return Err("this program knows no such kind".to_owned());
+    }
+    let Some(value) = stored.value.as_deref() else {
+        return Ok(());
+    };
+    let read = || match stored.kind.as_str() {
+        "emit" => serde_json::from_str::<Uuid>(value).map(drop),
+        "race" => serde_json::from_str::<usize>(value).map(drop),
+        _ => {
+            let came: Came<'_> = serde_json::from_str(value)?;
+            let json = |value: Option<&RawValue>| value.map_or("null", RawValue::get).to_owned();
+            if came.state == Some("completed")
+                && let Some(task) = stored
+                    .child
+                    .as_deref()
+                    .and_then(|name| Registry::global().get(name))
+            {
+                return task.check_output(&json(came.output));
+            }
+            let event = stored.event.as_deref();
+            if came.event.is_some()
+                && let Some(event) = EventDefinition::all().find(|known| Some(known.name) == event)
+            {
+                return (event.check)(&json(came.payload));
+            }
+            Ok(())
+        }
+    };
+    read().map_err(|error| error.to_string())
+}

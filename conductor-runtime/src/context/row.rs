@@ -1,0 +1,252 @@
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::TaskContext;
+use super::block::Block;
+use super::lazy::Lazy;
+use super::memo::{Awaited, Met, Wait, Wake};
+use crate::codec;
+use crate::error::{Error, Result, too_long};
+use crate::row::{self, Catalogue, IntoRowFilter, Row, RowChange, RowOp};
+
+const KIND: &str = "row";
+
+/// A wait for a change of a row that is being said; `.await` gives the change.
+#[must_use = "a wait does nothing until it is awaited"]
+pub struct WaitForRow<'c, R> {
+    ctx: &'c TaskContext,
+    lazy: Lazy<'c, Options, Result<RowChange<R>>>,
+    of: PhantomData<fn() -> R>,
+}
+
+struct Options {
+    key: String,
+    met: Met,
+    op: RowOp,
+    table: String,
+    columns: Option<Vec<String>>,
+    filter: Option<serde_json::Value>,
+    timeout: Option<Duration>,
+}
+
+impl TaskContext {
+    /// Waits until a row is inserted into a table; the worker's slot is free meanwhile. Say more with
+    /// `.when(…)` and `.timeout(…)` first. What came is recorded.
+    ///
+    /// The wait sees every matching row that was committed since the execution was created or, where that
+    /// came later, since the table has its trigger, which the first wait for the table installs. Further
+    /// waits of the execution give the rows that follow, one by one, in the order in which their
+    /// transactions were seen to have committed.
+    ///
+    /// ```
+    /// # use conductor::prelude::*;
+    /// # use conductor::Field;
+    /// # use std::time::Duration;
+    /// #[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+    /// struct User { id: i64, email: String }
+    /// const EMAIL: Field<User, String> = Field::new(&["email"]);
+    ///
+    /// #[task]
+    /// async fn invite(ctx: &TaskContext, email: String) -> anyhow::Result<Option<i64>> {
+    ///     let joined = ctx
+    ///         .wait_for_insert::<User>("joined", "public.users")
+    ///         .when(EMAIL.eq(email))
+    ///         .timeout(Duration::from_secs(7 * 24 * 60 * 60))
+    ///         .await?;
+    ///     Ok(joined.new.map(|user| user.id))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NoRow`] where none came within the timeout, which is recorded as well; [`Error::Table`],
+    /// which is permanent, where the table or a column is not there or its trigger may not be made;
+    /// [`Error::Locked`] where the table is in use for so long that the trigger cannot be made.
+    pub fn wait_for_insert<R: Row>(
+        &self,
+        key: impl Into<String>,
+        table: impl Into<String>,
+    ) -> WaitForRow<'_, R> {
+        self.wait_for_row(key.into(), RowOp::Insert, table.into())
+    }
+
+    /// Waits until a row of a table is updated; as [`wait_for_insert`](Self::wait_for_insert), and
+    /// `.columns(…)` says which columns must have changed.
+    pub fn wait_for_update<R: Row>(
+        &self,
+        key: impl Into<String>,
+        table: impl Into<String>,
+    ) -> WaitForRow<'_, R> {
+        self.wait_for_row(key.into(), RowOp::Update, table.into())
+    }
+
+    /// Waits until a row of a table is deleted; as [`wait_for_insert`](Self::wait_for_insert).
+    pub fn wait_for_delete<R: Row>(
+        &self,
+        key: impl Into<String>,
+        table: impl Into<String>,
+    ) -> WaitForRow<'_, R> {
+        self.wait_for_row(key.into(), RowOp::Delete, table.into())
+    }
+
+    fn wait_for_row<R: Row>(&self, key: String, op: RowOp, table: String) -> WaitForRow<'_, R> {
+        WaitForRow {
+            ctx: self,
+            lazy: Lazy::new(Options {
+                met: self.memo.meet(&key, KIND),
+                key,
+                op,
+                table,
+                columns: None,
+                filter: None,
+                timeout: None,
+            }),
+            of: PhantomData,
+        }
+    }
+
+    /// Lets changes of the table enter the log, and gives the name of their event.
+    async fn watch<R: Row>(&self, options: &Options) -> Result<String> {
+        let durable = self.durable()?;
+        let database = durable.conductor.database();
+        let refuse = |reason: String| {
+            Error::Table(format!(
+                "the wait {:?} for an {} of {:?}: {reason}",
+                options.key, options.op, options.table
+            ))
+        };
+        let row = std::any::type_name::<R>();
+        let columns = row::columns_of(&codec::schema_of::<R>().to_value())
+            .map_err(|reason| refuse(format!("the row {row} {reason}")))?;
+        if let Some(fault) = row::unread(options.filter.as_ref(), &columns, row) {
+            return Err(refuse(fault));
+        }
+        let what = format!(
+            "{} {:?} {columns:?} {:?}",
+            options.op, options.table, options.columns
+        );
+        if let Some(event) = durable.conductor.watched(&what) {
+            return Ok(event);
+        }
+        let table = Catalogue::new(database)
+            .table(&options.table)
+            .await?
+            .map_err(refuse)?;
+        let missing =
+            (columns.iter()).find_map(|column| table.column_fault(column, &format!("{row} reads")));
+        let changed = options.columns.as_deref();
+        let unchanged = (changed.unwrap_or_default().iter())
+            .find_map(|column| table.column_fault(column, "`columns` names"));
+        if let Some(fault) = missing.or(unchanged) {
+            return Err(refuse(fault));
+        }
+        let event =
+            row::watch(database, &table, options.op, &columns, changed, durable.ddl).await?;
+        durable.conductor.note_watched(what, &event);
+        Ok(event)
+    }
+}
+
+impl<R: Row> WaitForRow<'_, R> {
+    /// Only an update that changes the value of one of these columns. They need not be fields of `R`.
+    pub fn columns<C: Into<String>>(mut self, columns: impl IntoIterator<Item = C>) -> Self {
+        self.lazy.change(|options| {
+            let mut columns: Vec<String> = columns.into_iter().map(Into::into).collect();
+            columns.sort();
+            columns.dedup();
+            options.columns = Some(columns);
+        });
+        self
+    }
+
+    /// Only a change that the filter lets through. A filter on the row means the new one, and of a delete
+    /// the old one; [`Filter::on_old`](crate::event::Filter::on_old) and
+    /// [`Filter::on_new`](crate::event::Filter::on_new) make filters on the change. Said twice, both must.
+    pub fn when(mut self, filter: impl IntoRowFilter<R>) -> Self {
+        self.lazy.change(|options| {
+            let filter = filter.row_filter_json(options.op);
+            options.filter = Some(match options.filter.take() {
+                Some(first) => serde_json::json!({"op": "and", "of": [first, filter]}),
+                None => filter,
+            });
+        });
+        self
+    }
+
+    /// How long to wait, by the database's clock, from when the handler first waits. None by default.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.lazy.change(|options| options.timeout = Some(timeout));
+        self
+    }
+}
+
+impl<R> Unpin for WaitForRow<'_, R> {}
+
+impl<R: Row> Future for WaitForRow<'_, R> {
+    type Output = Result<RowChange<R>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let ctx = this.ctx;
+        this.lazy.poll_with(cx, |mut options| async move {
+            let met = std::mem::replace(&mut options.met, Ok(None));
+            if let Some(recorded) = met? {
+                return came(options, &recorded);
+            }
+            if let Some(error) = options.timeout.and_then(too_long) {
+                return Err(error);
+            }
+            if options.columns.is_some() && options.op != RowOp::Update {
+                return Err(Error::Invalid(format!(
+                    "the wait {:?} is for an {}, which changes no columns: leave out `.columns(…)`",
+                    options.key, options.op
+                )));
+            }
+            ctx.durable()?;
+            ctx.go_on().await?;
+            let name = {
+                let _busy = ctx.memo.busy();
+                ctx.watch::<R>(&options).await?
+            };
+            let wait = Wait {
+                kind: KIND,
+                group: options.key.clone(),
+                wake: options.timeout.map(Wake::In),
+                child: None,
+                event: Some(Awaited {
+                    name: name.into(),
+                    filter: options.filter.map(|filter| filter.to_string()),
+                }),
+            };
+            match Block::on(&ctx.memo, vec![(options.key, wait)]).await {}
+        })
+    }
+}
+
+/// A change as its record has it; without an event where none came in time.
+#[derive(Deserialize)]
+struct Came<'r> {
+    event: Option<Uuid>,
+    #[serde(borrow)]
+    payload: Option<&'r RawValue>,
+}
+
+fn came<R: Row>(options: Options, recorded: &RawValue) -> Result<RowChange<R>> {
+    let Options { key, op, table, .. } = options;
+    let unreadable = |error: serde_json::Error| {
+        Error::Table(format!(
+            "the wait {key:?}: the {op} of {table:?} that came cannot be read: {error}"
+        ))
+    };
+    let came: Came<'_> = serde_json::from_str(recorded.get()).map_err(unreadable)?;
+    if came.event.is_none() {
+        return Err(Error::NoRow { table, op, key });
+    }
+    serde_json::from_str(came.payload.map_or("null", RawValue::get)).map_err(unreadable)
+}

@@ -1,0 +1,90 @@
+use std::future::Future;
+
+use sqlx::FromRow;
+use sqlx::postgres::{PgArguments, PgQueryResult, PgRow, Postgres};
+use sqlx::query::{Query, QueryAs, QueryScalar};
+
+use super::{Database, Session};
+
+/// Statements that run by themselves, each in a transaction of its own.
+pub(crate) trait Alone: Sized + Send {
+    type Row: Send;
+
+    fn one_in(
+        self,
+        session: Session,
+    ) -> impl Future<Output = Result<Self::Row, sqlx::Error>> + Send;
+
+    fn optional_in(
+        self,
+        session: Session,
+    ) -> impl Future<Output = Result<Option<Self::Row>, sqlx::Error>> + Send;
+
+    fn all_in(
+        self,
+        session: Session,
+    ) -> impl Future<Output = Result<Vec<Self::Row>, sqlx::Error>> + Send;
+
+    /// The one row that there is.
+    fn one(
+        self,
+        database: &Database,
+    ) -> impl Future<Output = Result<Self::Row, sqlx::Error>> + Send {
+        async { self.one_in(database.session().await?).await }
+    }
+
+    /// The first row, if there is any.
+    fn optional(
+        self,
+        database: &Database,
+    ) -> impl Future<Output = Result<Option<Self::Row>, sqlx::Error>> + Send {
+        async { self.optional_in(database.session().await?).await }
+    }
+
+    fn all(
+        self,
+        database: &Database,
+    ) -> impl Future<Output = Result<Vec<Self::Row>, sqlx::Error>> + Send {
+        async { self.all_in(database.session().await?).await }
+    }
+}
+
+macro_rules! alone {
+    (@$name:ident, $fetch:ident, $answer:ty) => {
+        async fn $name(self, mut session: Session) -> Result<$answer, sqlx::Error> {
+            let mut flight = session.flight();
+            let answer = self.$fetch(&mut *flight).await;
+            flight.landed = true;
+            drop(flight);
+            session.settle(answer).await
+        }
+    };
+    ($query:ty, $row:ty, [$($output:ident: $($bound:tt)+)?]) => {
+        impl$(<$output: $($bound)+>)? Alone for $query {
+            type Row = $row;
+
+            alone!(@one_in, fetch_one, $row);
+            alone!(@optional_in, fetch_optional, Option<$row>);
+            alone!(@all_in, fetch_all, Vec<$row>);
+        }
+    };
+}
+
+alone!(Query<'_, Postgres, PgArguments>, PgRow, []);
+alone!(QueryAs<'_, Postgres, O, PgArguments>, O, [O: for<'r> FromRow<'r, PgRow> + Send + Unpin]);
+alone!(QueryScalar<'_, Postgres, O, PgArguments>, O, [O: Send + Unpin + sqlx::Type<Postgres> + for<'r> sqlx::Decode<'r, Postgres>]);
+
+impl Database {
+    /// Runs a statement by itself, for what it does.
+    pub(crate) async fn run(
+        &self,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Result<PgQueryResult, sqlx::Error> {
+        let mut session = self.session().await?;
+        let mut flight = session.flight();
+        let done = query.execute(&mut *flight).await;
+        flight.landed = true;
+        drop(flight);
+        session.settle(done).await
+    }
+}

@@ -1,0 +1,146 @@
+use std::sync::{Arc, OnceLock};
+
+use sqlx::Connection;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+
+use super::Session;
+
+/// How often two connections are compared. Where several programs connect at the same time, a pooler of
+/// few sessions may show each of them a session of its own for a while.
+const LOOKS: usize = 5;
+/// A pooler may have prepared something under one of the driver's names for somebody else.
+pub(super) const AFRESH: &str = "; deallocate all";
+
+/// The way to the server: straight, or through a pooler that has a server's session for us for one
+/// transaction only (PgBouncer's mode `transaction`).
+///
+/// The driver prepares a statement and runs it in two round trips, which such a pooler may send to two
+/// sessions. So everything is a transaction there, and nothing stays prepared.
+#[derive(Debug, Clone)]
+pub(crate) struct Database {
+    pool: PgPool,
+    /// A pool of connections that are fit for a pooler, once one was found.
+    through: Arc<OnceLock<PgPool>>,
+}
+
+impl Database {
+    pub(crate) fn new(pool: PgPool) -> Self {
+        Self {
+            pool,
+            through: Arc::default(),
+        }
+    }
+
+    /// The application's pool.
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// The pool that the work goes through.
+    fn working(&self) -> &PgPool {
+        self.through.get().unwrap_or(&self.pool)
+    }
+
+    pub(crate) fn options(&self) -> PgConnectOptions {
+        (*self.working().connect_options()).clone()
+    }
+
+    pub(crate) fn max_connections(&self) -> u32 {
+        self.working().options().get_max_connections()
+    }
+
+    /// Whether at least half of the pool's connections are free to be had.
+    pub(crate) fn has_plenty(&self) -> bool {
+        let pool = self.working();
+        let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
+        let taken = pool.size().saturating_sub(idle);
+        taken <= self.max_connections() / 2
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.working().is_closed()
+    }
+
+    /// Whether sessions last for a transaction only, so that LISTEN is not to be had.
+    pub(crate) fn is_through_pooler(&self) -> bool {
+        self.through.get().is_some()
+    }
+
+    /// Finds out whether a pooler lies between: two connections that have one session between them, or one
+    /// that has several in turn, as where others come between.
+    pub(crate) async fn look_for_pooler(&self) -> Result<(), sqlx::Error> {
+        let options = fit_for_pooler((*self.pool.connect_options()).clone());
+        let mut first = self.pool.acquire().await?;
+        let Ok(mut second) = PgConnection::connect_with(&options).await else {
+            // No more sessions for this role, or the server is going down: the work will tell.
+            return Ok(());
+        };
+        let mut seen: Option<(i32, i32)> = None;
+        for _ in 0..LOOKS {
+            let now = (
+                session_of(&mut first).await?,
+                session_of(&mut second).await?,
+            );
+            if now.0 == now.1 || *seen.get_or_insert(now) != now {
+                tracing::info!(
+                    "the database is reached through a transaction pooler: new work is found by polling, unless CONDUCTOR_LISTEN_URL names a direct way"
+                );
+                let pool = PgPoolOptions::new()
+                    .max_connections(self.pool.options().get_max_connections())
+                    .acquire_timeout(self.pool.options().get_acquire_timeout())
+                    .test_before_acquire(false)
+                    .connect_lazy_with(options);
+                let _ = self.through.set(pool);
+                break;
+            }
+        }
+        let _ = second.close().await;
+        Ok(())
+    }
+
+    /// A connection for several statements.
+    pub(crate) async fn session(&self) -> Result<Session, sqlx::Error> {
+        let session = self.connection().await?;
+        self.ready(session).await
+    }
+
+    /// Begins the transaction that everything needs where it goes through a pooler.
+    pub(crate) async fn ready(&self, mut session: Session) -> Result<Session, sqlx::Error> {
+        if self.is_through_pooler() {
+            session.begin(self.begin_words("")).await?;
+        }
+        Ok(session)
+    }
+
+    /// Begins a transaction of this mode, such as `read only`.
+    pub(crate) async fn begin_as(&self, mode: &str) -> Result<Session, sqlx::Error> {
+        let mut session = self.connection().await?;
+        session.begin(self.begin_words(mode)).await?;
+        Ok(session)
+    }
+
+    /// A connection on which nothing was begun.
+    pub(crate) async fn connection(&self) -> Result<Session, sqlx::Error> {
+        let connection = self.working().acquire().await?;
+        Ok(Session::new(connection, self.is_through_pooler()))
+    }
+
+    pub(crate) fn begin_words(&self, mode: &str) -> String {
+        let also = if self.is_through_pooler() { AFRESH } else { "" };
+        format!("begin {mode}{also}")
+    }
+}
+
+/// What a pooler of the plainest configuration lets through.
+fn fit_for_pooler(options: PgConnectOptions) -> PgConnectOptions {
+    options.statement_cache_capacity(0).extra_float_digits(None)
+}
+
+/// The server's session that a connection has just now.
+async fn session_of(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    use sqlx::Row;
+    sqlx::raw_sql("select pg_backend_pid()")
+        .fetch_one(connection)
+        .await?
+        .try_get(0)
+}

@@ -1,0 +1,123 @@
+use std::time::{Duration, Instant};
+
+use sqlx::Connection;
+
+use super::session::silence;
+use super::{Alone, Database, Fault, Session, fault, is_lasting};
+use crate::error::Error;
+
+/// How long one statement may take: a network that swallows packets says nothing for a quarter of an
+/// hour, while a new connection might work.
+pub(crate) const ANSWER: Duration = Duration::from_secs(30);
+/// How long a client's call is tried again before it ends in an error.
+pub(crate) const OUTAGE: Duration = Duration::from_secs(30);
+
+/// Between tries.
+const PAUSES: [Duration; 4] = [
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+    Duration::from_millis(250),
+    Duration::from_secs(1),
+];
+/// How long the first try may take, so that there is time for others on connections that live.
+const FIRST_ANSWER: Duration = Duration::from_secs(10);
+/// How long a connection of the pool may take to show that it lives.
+const PING: Duration = Duration::from_secs(1);
+/// What has waited for so long has waited behind a fault.
+const PROMPT: Duration = Duration::from_secs(1);
+
+/// Tries that follow one another at growing intervals, for a time.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    began: Instant,
+    most: Duration,
+    tries: usize,
+}
+
+impl Patience {
+    /// [`Duration::MAX`] for a worker, which tries until it loses its lease.
+    pub(crate) fn new(most: Duration) -> Self {
+        Self::since(Instant::now(), most)
+    }
+
+    pub(crate) fn since(began: Instant, most: Duration) -> Self {
+        let tries = 0;
+        Self { began, most, tries }
+    }
+
+    /// Where what was tried may be tried again behind this error, returns true when it is time to.
+    pub(crate) async fn again(&mut self, error: &sqlx::Error) -> bool {
+        let bounded = self.most < Duration::MAX;
+        if fault(error) != Fault::Passing
+            || matches!(error, sqlx::Error::PoolClosed)
+            || bounded && (is_lasting(error) || self.began.elapsed() >= self.most)
+        {
+            return false;
+        }
+        tracing::debug!(%error, "sent again");
+        tokio::time::sleep(PAUSES[self.tries.min(PAUSES.len() - 1)]).await;
+        self.tries += 1;
+        true
+    }
+
+    /// A session; behind a fault one that answers.
+    pub(crate) async fn session(&self, database: &Database) -> Result<Session, sqlx::Error> {
+        let session = self.connection(database).await?;
+        database.ready(session).await
+    }
+
+    /// The same, without a transaction.
+    pub(crate) async fn connection(&self, database: &Database) -> Result<Session, sqlx::Error> {
+        if self.tries == 0 && self.began.elapsed() < PROMPT {
+            database.connection().await
+        } else {
+            living(database).await
+        }
+    }
+
+    /// One try of a statement that stands alone; gives the first row, if there is any.
+    pub(crate) async fn ask<S: Alone>(
+        &self,
+        database: &Database,
+        statement: S,
+    ) -> Result<Option<S::Row>, sqlx::Error> {
+        let session = self.session(database).await?;
+        let asked = tokio::time::timeout(self.answer(), statement.optional_in(session)).await;
+        asked.unwrap_or_else(|_| Err(silence()))
+    }
+
+    /// How long this try may take.
+    pub(crate) fn answer(&self) -> Duration {
+        if self.tries == 0 {
+            FIRST_ANSWER
+        } else {
+            ANSWER
+        }
+    }
+
+    /// What the caller is told when it is not tried again.
+    pub(crate) fn over(&self, error: sqlx::Error) -> Error {
+        match fault(&error) {
+            Fault::Passing if !is_lasting(&error) && !matches!(error, sqlx::Error::PoolClosed) => {
+                Error::Unavailable {
+                    waited: self.began.elapsed(),
+                    reason: error.to_string(),
+                }
+            }
+            _ => error.into(),
+        }
+    }
+}
+
+/// A connection that answers, without a transaction: after a restart of the server, those in the pool
+/// may be dead.
+pub(crate) async fn living(database: &Database) -> Result<Session, sqlx::Error> {
+    loop {
+        let mut session = database.connection().await?;
+        match tokio::time::timeout(PING, session.ping()).await {
+            Ok(Ok(())) => return Ok(session),
+            Ok(Err(error)) => tracing::debug!(%error, "a dead connection is put away"),
+            Err(_) => session.close_on_drop(),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use super::NewEvent;
+use crate::client::Conductor;
+use crate::db::Alone;
+use crate::error::{Error, Result};
+
+/// How long to pause before looking again: twice as long each time, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+/// What an emitted event has done.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct EventEffect {
+    /// The event's id.
+    pub id: Uuid,
+    /// Whether that is all: the event is in the log, and all who waited for it then have been looked
+    /// at. Where it is false, an orchestrator does the rest.
+    pub complete: bool,
+    /// The executions that it started.
+    pub started: Vec<Affected>,
+    /// The executions of which it ended a wait.
+    pub woken: Vec<Affected>,
+}
+
+/// An execution that an event has started or woken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Affected {
+    /// Its id.
+    pub execution_id: Uuid,
+    /// Its task's name.
+    pub task: String,
+}
+
+impl Conductor {
+    /// As [`emit_json`](Self::emit_json), and gives what the event did, once all who are subscribed
+    /// or wait have been looked at, and after `patience` at the latest. For people who look on:
+    /// to tell it, the event is emitted more slowly than others.
+    ///
+    /// # Errors
+    /// As [`emit_json`](Self::emit_json).
+    pub async fn emit_json_watched(
+        &self,
+        name: &str,
+        payload: &str,
+        patience: Duration,
+    ) -> Result<EventEffect> {
+        let new = NewEvent::checked(name, payload)?;
+        let id = new.id;
+        self.migrate().await?;
+        let watch = sqlx::query("select conductor.watch_event($1)").bind(id);
+        self.database().run(watch).await?;
+        self.emit_new(new).await?;
+        let began = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        let (complete, started, woken) = loop {
+            let effect: (bool, Vec<Uuid>, Vec<Uuid>) =
+                sqlx::query_as("select done, started, woken from conductor.event_effect($1)")
+                    .bind(id)
+                    .one(self.database())
+                    .await?;
+            let left = patience.saturating_sub(began.elapsed());
+            if effect.0 || left.is_zero() {
+                break effect;
+            }
+            sleep(pause.min(left)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        };
+        Ok(EventEffect {
+            id,
+            complete,
+            started: self.affected(started).await?,
+            woken: self.affected(woken).await?,
+        })
+    }
+
+    /// With the names of their tasks, in the order of ids.
+    async fn affected(&self, ids: Vec<Uuid>) -> Result<Vec<Affected>> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows: Vec<(Uuid, String)> = sqlx::query_as(
+            "select e.id, e.task from conductor.executions e where e.id = any ($1) order by e.id",
+        )
+        .bind(ids)
+        .all(self.database())
+        .await
+        .map_err(Error::from)?;
+        let affected = rows
+            .into_iter()
+            .map(|(execution_id, task)| Affected { execution_id, task });
+        Ok(affected.collect())
+    }
+}

@@ -1,0 +1,177 @@
+//! Keeps the tables small. One process of the cluster does it at a time: whichever finds it due, by the
+//! row in `conductor.chores`, so that there is no leader to lose.
+
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::chores::{patiently, recover};
+use super::rows;
+use crate::client::Conductor;
+use crate::db::Alone;
+use crate::worker::Control;
+
+/// Once in this time across the cluster, as the two below.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+const LOOK_FOR_ORPHANS_EVERY: Duration = Duration::from_secs(60 * 60);
+const SWEEP_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long one process goes on with a chore of which there is more; then any other may.
+const TURN: Duration = Duration::from_secs(30);
+/// How many executions one statement removes, at most and at least; in between as many as it can
+/// within these times.
+const PORTION: RangeInclusive<i32> = 100..=5000;
+const QUICK: Duration = Duration::from_millis(15);
+const SLOW: Duration = Duration::from_millis(40);
+/// Longest time for one chore, its turns included.
+const PATIENCE: Duration = Duration::from_secs(60);
+const MOST_LANES: i32 = 1000;
+const SWEPT: i32 = 5000;
+
+/// Looks at each heartbeat whether something is due. Apart from the chores that must not wait.
+pub(super) async fn keep(
+    conductor: Conductor,
+    control: watch::Receiver<Control>,
+    every: Duration,
+    ddl: bool,
+) {
+    loop {
+        tokio::time::sleep(every).await;
+        if control.borrow().orchestrator.is_none() {
+            continue;
+        }
+        patiently(&conductor, "pruning", PATIENCE, prune(&conductor, ddl)).await;
+        patiently(&conductor, "orphans", PATIENCE, orphans(&conductor)).await;
+        patiently(&conductor, "sweeping", PATIENCE, sweep(&conductor)).await;
+    }
+}
+
+/// Lanes of keys that nothing uses any more go; one whose parked executions were lost sight of is
+/// found.
+async fn lanes(conductor: &Conductor) -> Result<(), sqlx::Error> {
+    let look = sqlx::query("select conductor.prune_lanes($1), conductor.revive_lanes()");
+    let look = look.bind(MOST_LANES);
+    conductor.database().run(look).await.map(drop)
+}
+
+/// Whether this process is to do a chore of the whole cluster's now; where it has come to before.
+async fn take(
+    conductor: &Conductor,
+    chore: &str,
+    every: Duration,
+) -> Result<Option<Option<Uuid>>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select position_before from conductor.take_chore($1, $2 * interval '1 second')",
+    )
+    .bind(chore)
+    .bind(every.as_secs_f64())
+    .optional(conductor.database())
+    .await
+}
+
+async fn leave(
+    conductor: &Conductor,
+    chore: &str,
+    position: Option<Uuid>,
+    again: bool,
+) -> Result<(), sqlx::Error> {
+    let leave = sqlx::query("select conductor.leave_chore($1, $2, $3)")
+        .bind(chore)
+        .bind(position)
+        .bind(again);
+    conductor.database().run(leave).await.map(drop)
+}
+
+async fn prune(conductor: &Conductor, ddl: bool) -> Result<(), sqlx::Error> {
+    if take(conductor, "prune", PRUNE_EVERY).await?.is_none() {
+        return Ok(());
+    }
+    let began = Instant::now();
+    let mut portion = 1000;
+    let mut after: Option<DateTime<Utc>> = None;
+    loop {
+        let sent = Instant::now();
+        let (removed, reached): (i32, Option<DateTime<Utc>>) = sqlx::query_as(
+            "select removed, nullif(reached, '-infinity')
+               from conductor.prune_finished($1, coalesce($2, '-infinity'))",
+        )
+        .bind(portion)
+        .bind(after)
+        .one(conductor.database())
+        .await?;
+        if removed < portion {
+            break;
+        }
+        if began.elapsed() >= TURN {
+            return leave(conductor, "prune", None, true).await;
+        }
+        after = reached;
+        let took = sent.elapsed();
+        if took > SLOW {
+            portion = (portion / 2).max(*PORTION.start());
+        } else if took < QUICK {
+            portion = (portion * 2).min(*PORTION.end());
+        }
+        // Half of the time is for the others.
+        tokio::time::sleep(took).await;
+    }
+    loop {
+        let sent = Instant::now();
+        let removed: i32 = sqlx::query_scalar("select conductor.prune($1)")
+            .bind(portion)
+            .one(conductor.database())
+            .await?;
+        if removed < portion {
+            break;
+        }
+        if began.elapsed() >= TURN {
+            return leave(conductor, "prune", None, true).await;
+        }
+        tokio::time::sleep(sent.elapsed()).await;
+    }
+    lanes(conductor).await?;
+    row_triggers(conductor, ddl).await
+}
+
+/// Watches that nobody has used for a week go, and with them triggers that nothing needs.
+async fn row_triggers(conductor: &Conductor, ddl: bool) -> Result<(), sqlx::Error> {
+    let prune = sqlx::query("select conductor.prune_row_watches()");
+    conductor.database().run(prune).await?;
+    if ddl {
+        rows::remove_unneeded(conductor).await?;
+    }
+    Ok(())
+}
+
+/// What runs under an orchestrator that is not there.
+async fn orphans(conductor: &Conductor) -> Result<(), sqlx::Error> {
+    if take(conductor, "orphans", LOOK_FOR_ORPHANS_EVERY)
+        .await?
+        .is_none()
+    {
+        return Ok(());
+    }
+    recover(conductor, "select conductor.recover_orphans($1)").await
+}
+
+/// Records whose execution is not there.
+async fn sweep(conductor: &Conductor) -> Result<(), sqlx::Error> {
+    let Some(mut position) = take(conductor, "sweep", SWEEP_EVERY).await? else {
+        return Ok(());
+    };
+    let began = Instant::now();
+    loop {
+        let sent = Instant::now();
+        position = sqlx::query_scalar("select conductor.sweep($1, $2)")
+            .bind(position)
+            .bind(SWEPT)
+            .one(conductor.database())
+            .await?;
+        if position.is_none() || began.elapsed() >= TURN {
+            return leave(conductor, "sweep", position, position.is_some()).await;
+        }
+        tokio::time::sleep(sent.elapsed()).await;
+    }
+}

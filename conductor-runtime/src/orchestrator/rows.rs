@@ -1,0 +1,96 @@
+//! Row changes: declares what the tasks of this binary listen to, makes the triggers on the user's tables
+//! and drops those that nothing needs.
+
+use std::collections::BTreeSet;
+
+use sqlx::postgres::types::Oid;
+
+use crate::client::Conductor;
+use crate::db::Alone;
+use crate::error::{Error, Result};
+use crate::registry::Registry;
+use crate::row::{self, Rule};
+
+/// Finds the tables and columns that tasks name. Refused before anything is declared.
+pub(super) async fn check(conductor: &Conductor) -> Result<Vec<Rule>> {
+    row::rules(conductor).await
+}
+
+/// Declares the rules, and makes the triggers that they need.
+pub(super) async fn declare(
+    conductor: &Conductor,
+    task_ids: &[i32],
+    rules: &[Rule],
+    ddl: bool,
+) -> Result<()> {
+    let owners: BTreeSet<String> = Registry::global()
+        .tasks()
+        .map(|task| task.owner())
+        .collect();
+    let owners: Vec<String> = owners.into_iter().collect();
+    let declarations: serde_json::Value =
+        rules.iter().map(|rule| rule.declaration.clone()).collect();
+    let declare = sqlx::query("select conductor.declare_row_triggers($1, $2, $3)")
+        .bind(owners)
+        .bind(task_ids)
+        .bind(declarations);
+    conductor.database().run(declare).await?;
+    let mut missing = Vec::new();
+    for rule in rules {
+        let (name, enabled): (Option<String>, Option<bool>) = sqlx::query_as(
+            "select r.name, r.enabled from (select 1) one
+               left join lateral conductor.row_trigger($1::oid::regclass, $2) r on true",
+        )
+        .bind(rule.table.oid)
+        .bind(rule.op.as_str())
+        .one(conductor.database())
+        .await?;
+        match (name, enabled) {
+            (None, _) if ddl => row::install(conductor.database(), &rule.table, rule.op).await?,
+            (None, _) => missing.push(format!(
+                "task {:?} at {}: {}",
+                rule.task.name,
+                rule.task.place,
+                row::missing(&rule.table.name, rule.op)
+            )),
+            (Some(name), Some(false)) => tracing::warn!(
+                table = %rule.table.name, trigger = name,
+                "the trigger is disabled, so its changes start nothing"
+            ),
+            (Some(_), _) => {}
+        }
+    }
+    if !missing.is_empty() {
+        return Err(Error::Refused(missing));
+    }
+    if ddl {
+        remove_unneeded(conductor).await?;
+    }
+    Ok(())
+}
+
+/// Drops triggers that neither a task nor a wait needs; what is in use has to wait for the next round.
+pub(super) async fn remove_unneeded(conductor: &Conductor) -> Result<(), sqlx::Error> {
+    let unneeded: Vec<(Oid, String, String)> = sqlx::query_as(
+        "select l.relation::oid, l.op, l.table_name from conductor.list_row_triggers() l
+          where l.trigger_name is not null and l.tasks = '{}' and l.watches = '{}'",
+    )
+    .all(conductor.database())
+    .await?;
+    for (relation, op, table) in unneeded {
+        if row::remove(conductor.database(), relation, &op).await? {
+            tracing::info!(
+                table,
+                op,
+                "the trigger is dropped, as nothing needs it any more"
+            );
+        } else {
+            tracing::debug!(
+                table,
+                op,
+                "the trigger stays for now: the table is in use, or is not ours"
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,142 @@
+use serde_json::Value;
+use sqlx::postgres::types::Oid;
+
+use super::TableName;
+use crate::db::{Alone, Database};
+use crate::registry::nearest;
+
+/// A table as the database has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Table {
+    pub(crate) oid: Oid,
+    /// With its schema, quoted where it must be.
+    pub(crate) name: String,
+    columns: Vec<String>,
+}
+
+/// The tables that are looked up, each once.
+#[derive(Debug)]
+pub(crate) struct Catalogue<'p> {
+    database: &'p Database,
+    found: Vec<(String, Result<Table, String>)>,
+}
+
+impl<'p> Catalogue<'p> {
+    pub(crate) fn new(database: &'p Database) -> Self {
+        Self {
+            database,
+            found: Vec::new(),
+        }
+    }
+
+    /// The table of this name, or why its rows cannot be listened to.
+    pub(crate) async fn table(&mut self, name: &str) -> Result<Result<Table, String>, sqlx::Error> {
+        if let Some((_, found)) = self.found.iter().find(|(looked_up, _)| looked_up == name) {
+            return Ok(found.clone());
+        }
+        let found = self.look_up(name).await?;
+        self.found.push((name.to_owned(), found.clone()));
+        Ok(found)
+    }
+
+    async fn look_up(&self, text: &str) -> Result<Result<Table, String>, sqlx::Error> {
+        let name = match TableName::parse(text) {
+            Ok(name) => name,
+            Err(reason) => return Ok(Err(format!("{text:?} is no table's name: {reason}"))),
+        };
+        // For each part of the name first as SQL reads it, then as it is written. No function of ours, as a
+        // check is made by roles that may only read.
+        let row: Option<(Oid, String, String, bool, bool, Vec<String>)> = sqlx::query_as(
+            "select c.oid, format('%I.%I', n.nspname, c.relname), c.relkind::text, c.relpersistence = 't',
+                    n.nspname = 'conductor' or n.nspname = 'information_schema' or n.nspname ~ '^pg_',
+                    array(select a.attname::text from pg_attribute a
+                           where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped order by a.attnum)
+               from unnest(coalesce($1, '{public}')) with ordinality as s(name, n)
+               join pg_namespace n on n.nspname = s.name
+              cross join unnest($2) with ordinality as t(name, n)
+               join pg_class c on c.relnamespace = n.oid and c.relname = t.name
+              where c.relkind in ('r', 'p', 'v', 'm', 'f')
+              order by s.n, t.n
+              limit 1",
+        )
+        .bind(name.schemas())
+        .bind(name.names())
+        .optional(self.database)
+        .await?;
+        let Some((oid, exact, kind, is_temporary, is_system, columns)) = row else {
+            return Ok(Err(format!(
+                "there is no table {name}{}",
+                self.hint(&name).await?
+            )));
+        };
+        let refused = match kind.as_str() {
+            _ if is_system => Some("belongs to the system"),
+            _ if is_temporary => Some("is temporary"),
+            "v" => Some("is a view"),
+            "m" => Some("is a materialized view"),
+            "f" => Some("is a foreign table"),
+            _ => None,
+        };
+        Ok(match refused {
+            Some(why) => Err(format!(
+                "{exact} {why}, and its rows cannot be listened to; name an ordinary or partitioned table"
+            )),
+            None => Ok(Table {
+                oid,
+                name: exact,
+                columns,
+            }),
+        })
+    }
+
+    /// The table that was most likely meant.
+    async fn hint(&self, name: &TableName) -> Result<String, sqlx::Error> {
+        let tables: Vec<(String, String)> = sqlx::query_as(
+            "select c.relname::text, format('%I.%I', n.nspname, c.relname)
+               from pg_class c
+               join pg_namespace n on n.oid = c.relnamespace
+              where c.relkind in ('r', 'p') and c.relpersistence <> 't'
+                and n.nspname not in ('conductor', 'information_schema') and n.nspname !~ '^pg_'
+              order by n.nspname = 'public' desc, n.nspname, c.relname
+              limit 2000",
+        )
+        .all(self.database)
+        .await?;
+        let written = name.names();
+        let written = written.first().map_or("", String::as_str);
+        let near = nearest(written, tables.iter().map(|(table, _)| table.as_str()));
+        let near = tables
+            .iter()
+            .find(|(table, _)| Some(table.as_str()) == near);
+        Ok(near.map_or_else(String::new, |(_, full)| format!("; did you mean {full}?")))
+    }
+}
+
+impl Table {
+    /// Why a column cannot be read; none where it is there.
+    pub(crate) fn column_fault(&self, column: &str, wanted_by: &str) -> Option<String> {
+        if self.columns.iter().any(|known| known == column) {
+            return None;
+        }
+        let hint = match nearest(column, self.columns.iter().map(String::as_str)) {
+            Some(near) => format!("; did you mean {near:?}?"),
+            None => format!("; it has {}", self.columns.join(", ")),
+        };
+        Some(format!(
+            "the table {} has no column {column:?}, which {wanted_by}{hint}",
+            self.name
+        ))
+    }
+}
+
+/// The columns that a struct reads: the properties of its JSON Schema.
+pub(crate) fn columns_of(schema: &Value) -> Result<Vec<String>, String> {
+    let is_object = schema.get("type").is_some_and(|kind| kind == "object");
+    match schema.get("properties").and_then(Value::as_object) {
+        Some(properties) => Ok(properties.keys().cloned().collect()),
+        None if is_object && schema.get("oneOf").is_none() && schema.get("anyOf").is_none() => {
+            Ok(Vec::new())
+        }
+        None => Err("is no struct with named fields, each of which is a column".to_owned()),
+    }
+}

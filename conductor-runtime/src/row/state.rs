@@ -1,0 +1,258 @@
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::postgres::types::Oid;
+
+use super::catalogue::Table;
+use super::{Catalogue, RowOp, columns_of, filter};
+use crate::client::Conductor;
+use crate::db::Alone;
+use crate::error::{Error, Result};
+use crate::registry::Registry;
+use crate::task::TaskDefinition;
+
+/// An operation of a table that tasks or waits want to hear of, or that has a trigger of ours.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RowTriggerInfo {
+    /// With its schema, quoted where it must be; a number where the table is gone.
+    pub table: String,
+    /// What happens to its rows.
+    pub op: RowOp,
+    /// The tasks that it starts.
+    pub tasks: Vec<String>,
+    /// The events of executions that wait, or did in the last seven days.
+    pub watches: Vec<String>,
+    /// Whether the table has the trigger.
+    pub installed: bool,
+    /// Whether it fires: somebody may have disabled it.
+    pub enabled: bool,
+    /// What is to be applied by hand: makes the trigger where it is missing, drops it where nothing needs
+    /// it; none where all is well.
+    pub sql: Option<String>,
+}
+
+impl RowTriggerInfo {
+    /// Whether a task or a wait needs it.
+    pub fn is_needed(&self) -> bool {
+        !self.tasks.is_empty() || !self.watches.is_empty()
+    }
+}
+
+/// What went wrong in a trigger; the statement of the user that fired it was not disturbed, and what it
+/// would have started was not.
+#[derive(Debug, Clone, sqlx::FromRow)]
+#[non_exhaustive]
+pub struct RowFault {
+    /// With its schema, quoted where it must be.
+    #[sqlx(rename = "table_name")]
+    pub table: String,
+    /// What happened to its rows.
+    pub op: String,
+    /// The task that was not started; none where it concerns waits.
+    pub task: Option<String>,
+    /// The SQLSTATE.
+    pub code: String,
+    /// The last message.
+    pub message: String,
+    /// How often it was noted; it may have been more often.
+    pub times: i64,
+    /// When it was noted first.
+    pub first_at: DateTime<Utc>,
+    /// When it was noted last.
+    pub last_at: DateTime<Utc>,
+}
+
+impl Conductor {
+    /// The triggers on tables: those that this binary's tasks and the database's tasks and waits need,
+    /// and those that are there.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where a task of this binary names a table or column that does not exist.
+    pub async fn row_triggers(&self) -> Result<Vec<RowTriggerInfo>> {
+        self.migrate().await?;
+        let rules = rules(self).await?;
+        let rows: Vec<Listed> = sqlx::query_as(
+            "select l.relation::oid as relation, l.table_name, l.op, l.tasks, l.watches, l.trigger_name, l.enabled
+               from conductor.list_row_triggers() l",
+        )
+        .all(self.database())
+        .await?;
+        let mut found: Vec<(Listed, Option<String>)> =
+            rows.into_iter().map(|row| (row, None)).collect();
+        for rule in &rules {
+            let known = found
+                .iter_mut()
+                .find(|(row, _)| row.relation == rule.table.oid && row.op == rule.op.as_str());
+            match known {
+                Some((row, _)) if row.tasks.contains(&rule.task.name.to_owned()) => {}
+                Some((row, _)) => row.tasks.push(rule.task.name.to_owned()),
+                None => found.push((
+                    Listed {
+                        relation: rule.table.oid,
+                        table_name: rule.table.name.clone(),
+                        op: rule.op.as_str().to_owned(),
+                        tasks: vec![rule.task.name.to_owned()],
+                        watches: Vec::new(),
+                        trigger_name: None,
+                        enabled: false,
+                    },
+                    None,
+                )),
+            }
+        }
+        for (row, sql) in &mut found {
+            let is_needed = !row.tasks.is_empty() || !row.watches.is_empty();
+            *sql = match (&row.trigger_name, is_needed) {
+                (None, true) => {
+                    sqlx::query_scalar("select conductor.row_trigger_sql($1::oid::regclass, $2)")
+                        .bind(row.relation)
+                        .bind(&row.op)
+                        .optional(self.database())
+                        .await?
+                        .flatten()
+                }
+                (Some(name), false) => {
+                    sqlx::query_scalar("select format('drop trigger %I on ', $1) || $2")
+                        .bind(name)
+                        .bind(&row.table_name)
+                        .optional(self.database())
+                        .await?
+                }
+                _ => None,
+            };
+        }
+        let mut triggers: Vec<RowTriggerInfo> = found
+            .into_iter()
+            .filter_map(|(row, sql)| {
+                Some(RowTriggerInfo {
+                    op: RowOp::read(&row.op)?,
+                    table: row.table_name,
+                    tasks: row.tasks,
+                    watches: row.watches,
+                    installed: row.trigger_name.is_some(),
+                    enabled: row.enabled,
+                    sql,
+                })
+            })
+            .collect();
+        triggers.sort_by(|a, b| (&a.table, a.op).cmp(&(&b.table, b.op)));
+        Ok(triggers)
+    }
+
+    /// What went wrong in triggers in the last seven days, the latest first.
+    pub async fn row_faults(&self) -> Result<Vec<RowFault>> {
+        self.migrate().await?;
+        Ok(sqlx::query_as(
+            "select table_name, op, task, code, message, times, first_at, last_at from conductor.list_row_faults()",
+        )
+        .all(self.database())
+        .await?)
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct Listed {
+    relation: Oid,
+    table_name: String,
+    op: String,
+    tasks: Vec<String>,
+    watches: Vec<String>,
+    trigger_name: Option<String>,
+    enabled: bool,
+}
+
+/// What a task wants to hear of, found in the catalogue.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub(crate) task: &'static TaskDefinition,
+    pub(crate) table: Table,
+    pub(crate) op: RowOp,
+    /// What `conductor.declare_row_triggers` reads.
+    pub(crate) declaration: Value,
+}
+
+/// What the tasks of this binary want to hear of.
+///
+/// # Errors
+/// [`Error::Refused`] with all tables and columns that are not there, and the tasks' places.
+pub(crate) async fn rules(conductor: &Conductor) -> Result<Vec<Rule>> {
+    let mut catalogue = Catalogue::new(conductor.database());
+    let (mut rules, mut faults): (Vec<Rule>, Vec<String>) = (Vec::new(), Vec::new());
+    for task in Registry::global().tasks() {
+        for wanted in task.row_triggers {
+            let refuse = |reason: String| {
+                format!(
+                    "task {:?} at {}, on_{}({:?}): {reason}",
+                    task.name, task.place, wanted.op, wanted.table
+                )
+            };
+            let row = (wanted.row)();
+            let table = match catalogue.table(wanted.table).await? {
+                Ok(table) => table,
+                Err(reason) => {
+                    faults.push(refuse(reason));
+                    continue;
+                }
+            };
+            let columns = match columns_of(&(wanted.schema)().to_value()) {
+                Ok(columns) => columns,
+                Err(reason) => {
+                    faults.push(refuse(format!("the row {row} {reason}")));
+                    continue;
+                }
+            };
+            let before = faults.len();
+            for column in &columns {
+                let fault = table.column_fault(column, &format!("{row} reads"));
+                faults.extend(fault.map(&refuse));
+            }
+            for column in wanted.columns {
+                let fault = table.column_fault(column, "`columns` names");
+                faults.extend(fault.map(&refuse));
+            }
+            let filter = wanted.filter_json();
+            faults.extend(unread(filter.as_ref(), &columns, row).map(&refuse));
+            let again = rules
+                .iter()
+                .any(|r| r.task.name == task.name && r.table.oid == table.oid && r.op == wanted.op);
+            if again {
+                faults.push(refuse(format!(
+                    "it names the table {} a second time; a change starts a task once, so join the conditions",
+                    table.name
+                )));
+            }
+            if faults.len() == before {
+                rules.push(Rule {
+                    task,
+                    op: wanted.op,
+                    declaration: serde_json::json!({
+                        "task": task.name,
+                        "relation": table.oid.0,
+                        "op": wanted.op.as_str(),
+                        "columns": columns,
+                        "changed": (!wanted.columns.is_empty()).then_some(wanted.columns),
+                        "filter": filter,
+                        "owner": task.owner(),
+                    }),
+                    table,
+                });
+            }
+        }
+    }
+    match faults.is_empty() {
+        true => Ok(rules),
+        false => Err(Error::Refused(faults)),
+    }
+}
+
+/// A field that a filter names by its name in Rust, where serde gives it another: the column would
+/// never be found.
+pub(crate) fn unread(filter: Option<&Value>, columns: &[String], row: &str) -> Option<String> {
+    let mut named = Vec::new();
+    filter::columns(filter?, &mut named);
+    let unread = named.into_iter().find(|name| !columns.contains(name))?;
+    Some(format!(
+        "`when` names the field {unread:?}, but {row} has no such column in its JSON (it has {}); where serde renames it, give the field the column's name",
+        columns.join(", ")
+    ))
+}

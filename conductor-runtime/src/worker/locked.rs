@@ -1,0 +1,162 @@
+//! Executions that somebody's open transaction has locked: the outcomes of others do not wait for them.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use tokio::task::{JoinError, JoinSet};
+use uuid::Uuid;
+
+use super::fetch::Ask;
+use super::flush::write_alone;
+use super::outcome::Outcome;
+use crate::db::{Alone, Database, has_code};
+
+/// What the server says where a lock was not to be had in time.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+/// Between tries, which wait themselves for a while.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Most outcomes in one try.
+const MOST: usize = 500;
+
+pub(crate) fn is_locked(error: &sqlx::Error) -> bool {
+    has_code(error, LOCK_NOT_AVAILABLE)
+}
+
+/// What an outcome changes: the execution, and the parent that is to hear of its end.
+fn touched(outcome: &Outcome) -> impl Iterator<Item = Uuid> {
+    [Some(outcome.id), outcome.parent].into_iter().flatten()
+}
+
+fn take_touching(outcomes: &mut Vec<Outcome>, locked: &HashSet<Uuid>) -> Vec<Outcome> {
+    let is_locked = |outcome: &mut Outcome| touched(outcome).any(|id| locked.contains(&id));
+    outcomes.extract_if(.., is_locked).collect()
+}
+
+/// Takes out the outcomes that cannot be written just now.
+pub(super) async fn take_locked(
+    database: &Database,
+    outcomes: &mut Vec<Outcome>,
+) -> Result<Vec<Outcome>, sqlx::Error> {
+    let ids: Vec<Uuid> = outcomes.iter().flat_map(touched).collect();
+    let locked = sqlx::query_scalar("select conductor.locked($1)").bind(ids);
+    let locked: Vec<Uuid> = locked.one(database).await?;
+    Ok(take_touching(outcomes, &locked.into_iter().collect()))
+}
+
+/// Outcomes that wait for a lock. Those of one execution after the other are brought by themselves, where
+/// they can queue for it: whoever only looks whether it is free may never meet it so.
+#[derive(Debug)]
+pub(super) struct Locked {
+    waiting: VecDeque<Outcome>,
+    tries: JoinSet<Try>,
+    /// The claims of the try under way, and all that it touches.
+    under_way: Vec<(Uuid, i32)>,
+    touches: HashSet<Uuid>,
+    not_before: Instant,
+}
+
+/// How a try ended.
+#[derive(Debug)]
+pub(super) enum Try {
+    Written,
+    StillLocked(Vec<Outcome>),
+    /// By another fault, which the usual trips deal with.
+    Failed(Vec<Outcome>),
+}
+
+impl Locked {
+    pub(super) fn new() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            tries: JoinSet::new(),
+            under_way: Vec::new(),
+            touches: HashSet::new(),
+            not_before: Instant::now(),
+        }
+    }
+
+    pub(super) fn extend(&mut self, outcomes: Vec<Outcome>) {
+        self.waiting.extend(outcomes);
+    }
+
+    /// Takes over the outcomes that would meet the same locks.
+    pub(super) fn attract(&mut self, outcomes: &mut Vec<Outcome>) {
+        if !self.is_empty() {
+            let waiting = self.waiting.iter().flat_map(touched);
+            let locked = waiting.chain(self.touches.iter().copied()).collect();
+            self.waiting.extend(take_touching(outcomes, &locked));
+        }
+    }
+
+    /// Begins the next try where it is time; the ask claims nothing.
+    pub(super) fn send(&mut self, database: &Database, ask: Ask) {
+        if !self.tries.is_empty() || Instant::now() < self.not_before {
+            return;
+        }
+        let Some(first) = self.waiting.pop_front() else {
+            return;
+        };
+        let locked: HashSet<Uuid> = touched(&first).collect();
+        let mut outcomes = vec![first];
+        let mut rest: Vec<Outcome> = self.waiting.drain(..).collect();
+        outcomes.append(&mut take_touching(&mut rest, &locked));
+        rest.extend(outcomes.drain(outcomes.len().min(MOST)..));
+        self.waiting.extend(rest);
+        let claims = outcomes.iter().map(|outcome| (outcome.id, outcome.claim));
+        self.under_way = claims.collect();
+        self.touches = outcomes.iter().flat_map(touched).collect();
+        let database = database.clone();
+        self.tries.spawn(async move {
+            match write_alone(&database, &outcomes, &ask).await {
+                Ok(()) => Try::Written,
+                Err(error) if is_locked(&error) => Try::StillLocked(outcomes),
+                Err(_) => Try::Failed(outcomes),
+            }
+        });
+    }
+
+    /// The end of a try; never, where none is under way.
+    pub(super) async fn ended(&mut self) -> Result<Try, JoinError> {
+        match self.tries.join_next().await {
+            Some(ended) => ended,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Gives the outcomes that the usual trips are to bring.
+    pub(super) fn take(&mut self, ended: Result<Try, JoinError>) -> Vec<Outcome> {
+        self.under_way.clear();
+        self.touches.clear();
+        match ended {
+            Ok(Try::Written) => Vec::new(),
+            Ok(Try::StillLocked(outcomes)) => {
+                self.waiting.extend(outcomes);
+                self.not_before = Instant::now() + PAUSE;
+                Vec::new()
+            }
+            Ok(Try::Failed(outcomes)) => outcomes,
+            Err(error) => {
+                // They are lost to us, but not to the lease.
+                tracing::error!(%error, "a try to write an outcome panicked");
+                Vec::new()
+            }
+        }
+    }
+
+    /// When the next try may begin.
+    pub(super) fn next_try(&self) -> Option<Instant> {
+        let waits = self.tries.is_empty() && !self.waiting.is_empty();
+        waits.then_some(self.not_before)
+    }
+
+    /// The claims of all of them.
+    pub(super) fn claims(&self) -> impl Iterator<Item = (Uuid, i32)> {
+        let waiting = self.waiting.iter();
+        let waiting = waiting.map(|outcome| (outcome.id, outcome.claim));
+        waiting.chain(self.under_way.iter().copied())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.tries.is_empty()
+    }
+}

@@ -1,0 +1,439 @@
+-- Row changes: inserts, updates and deletes of the user's tables that start executions and end waits.
+--
+-- A table that somebody wants to hear of has one trigger an operation (conductor_insert,
+-- conductor_update, conductor_delete), for each statement, with transition tables. It is always the same:
+-- what is to be done is data, rows of row_triggers (tasks) and row_watches (waits), so that a deploy which
+-- changes columns, filters or tasks needs no lock on the user's table. Executions are inserted in the
+-- user's own statement, one insert a task however many rows it changed, and commit or vanish with it.
+-- For waits each change is put into the inbox of events, under a name that nobody else can emit, and the
+-- rest is that of 0000000010_events.sql.
+--
+-- The trigger runs with the rights of this schema's owner, as whoever writes the table need not know
+-- this schema. Names of columns are the only text that becomes SQL, each by format('%I'); filters are
+-- data. A fault in here is noted in row_faults and never breaks the user's statement. The new rows of a
+-- bulk load are read once a task; nothing is done per row but the insert.
+
+set local search_path = pg_catalog, pg_temp;
+
+-- Which changes start executions of which tasks.
+create table conductor.row_triggers (
+    task_id integer not null references conductor.tasks (id) on delete cascade,
+    -- By name in a dump, by number else: it stays with a table that is renamed.
+    relation regclass not null,
+    op text not null check (op in ('insert', 'update', 'delete')),
+    -- The columns that the task reads.
+    columns text[] not null,
+    -- An update counts where the value of one of these changed; null: every update.
+    changed text[],
+    -- Over {"old": …, "new": …}; null: all of them.
+    filter jsonb,
+    -- Whose code declares it, as with schedules.
+    owner text not null,
+    primary key (task_id, relation, op)
+);
+
+create index row_triggers_relation on conductor.row_triggers (relation, op);
+
+-- Which changes are put into the log of events, as executions wait for them, or did.
+create table conductor.row_watches (
+    -- The event's name, which says all the rest.
+    event text collate "C" primary key,
+    relation regclass not null,
+    op text not null check (op in ('insert', 'update', 'delete')),
+    columns text[] not null,
+    changed text[],
+    -- To the hour.
+    used_at timestamptz not null
+);
+
+create index row_watches_relation on conductor.row_watches (relation, op);
+
+-- Faults of the trigger, a few rows each: whoever meets one while another transaction has the row makes
+-- one more, up to a limit, so that nobody waits.
+create table conductor.row_faults (
+    id bigint primary key generated always as identity,
+    relation regclass not null,
+    op text not null,
+    -- Null where it was a watch.
+    task_id integer,
+    code text not null,
+    message text not null,
+    times bigint not null,
+    first_at timestamptz not null,
+    last_at timestamptz not null
+) with (fillfactor = 50);
+
+create index row_faults_of on conductor.row_faults (relation, op, task_id);
+
+-- JSON for filters; null where they could not read it (U+0000 in a column of type json, say).
+create function conductor.as_jsonb(p_json json) returns jsonb
+language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return p_json::jsonb;
+exception when data_exception or program_limit_exceeded then
+    return null;
+end
+$$;
+
+create function conductor.note_row_fault(
+    p_relation regclass, p_op text, p_task integer, p_code text, p_message text) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_id bigint;
+begin
+    select f.id into v_id from conductor.row_faults f
+     where f.relation = p_relation and f.op = p_op and f.task_id is not distinct from p_task and f.code = p_code
+     limit 1
+       for update skip locked;
+    if found then
+        update conductor.row_faults f set times = f.times + 1, last_at = v_now, message = p_message where f.id = v_id;
+    elsif (select count(*) from conductor.row_faults f where f.relation = p_relation and f.op = p_op) < 100 then
+        insert into conductor.row_faults (relation, op, task_id, code, message, times, first_at, last_at)
+        values (p_relation, p_op, p_task, p_code, left(p_message, 1000), 1, v_now, v_now);
+    end if;
+exception when serialization_failure then
+    raise;
+when others then
+    raise warning 'conductor could not note a fault of the trigger on %: %', p_relation, sqlerrm;
+end
+$$;
+
+-- A query on the transition tables that gives old and new, as JSON of these columns. The two tables of an
+-- update hold its rows in the same order, which pairs them also where the key changes. With p_key
+-- they are paired by these columns instead.
+create function conductor.rows_query(p_op text, p_columns text[], p_changed text[], p_key text[]) returns text
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_columns text := (select coalesce(string_agg(format('r.%I', c), ', ' order by n), '')
+                         from unnest(p_columns) with ordinality as g(c, n));
+    v_changed text := (select string_agg(format('r.%I', c), ', ' order by n)
+                         from unnest(p_changed) with ordinality as g(c, n));
+    v_key text := (select string_agg(format('r.%I', c), ', ' order by n)
+                     from unnest(p_key) with ordinality as g(c, n));
+    v_side constant text := 'select %s as i, row_to_json(c.*) as j, row(%s) as d from %I r cross join lateral (select %s) c';
+    v_pair text := coalesce('row(' || v_key || ')', 'row_number() over ()');
+begin
+    if p_op = 'insert' then
+        return format('select null::json as old, row_to_json(c.*) as new
+                         from new_rows r cross join lateral (select %s) c', v_columns);
+    elsif p_op = 'delete' then
+        return format('select row_to_json(c.*) as old, null::json as new
+                         from old_rows r cross join lateral (select %s) c', v_columns);
+    end if;
+    return format('select o.j as old, n.j as new from (%s) o join (%s) n on n.i %s o.i %s %s',
+                  format(v_side, v_pair, coalesce(v_changed, ''), 'old_rows', v_columns),
+                  format(v_side, v_pair, coalesce(v_changed, ''), 'new_rows', v_columns),
+                  case when p_key is null then '=' else '*=' end,
+                  -- By their bytes: every type has that, and no operator of the user's is called.
+                  case when v_changed is null then '' else 'where n.d *<> o.d' end,
+                  case when p_key is null then 'order by o.i' else '' end);
+end
+$$;
+
+-- The one trigger function.
+create function conductor.rows_changed() returns trigger
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+set timezone = 'UTC' set datestyle = 'ISO' set intervalstyle = 'postgres' set bytea_output = 'hex'
+set extra_float_digits = 1 set jit = off
+as $$
+declare
+    -- A UUIDv7 as conductor.uuid7 makes it, of the nth row: 1/4096 ms after the one before.
+    c_id constant text := $id$
+        (lpad(to_hex(($8 + row_number() over ()) >> 12), 12, '0') || '7'
+         || lpad(to_hex(($8 + row_number() over ()) & 4095), 3, '0') || substr(gen_random_uuid()::text, 20))::uuid $id$;
+    v_ticks bigint := floor(extract(epoch from clock_timestamp()) * 1000 * 4096);
+    v_op text := lower(tg_op);
+    v_rule record;
+    v_now timestamptz;
+    v_key text[];
+    v_count bigint;
+    v_queues integer[];
+    v_watched boolean := false;
+begin
+    -- A statement that changed nothing, and an update whose rows are not all there in pairs: one that
+    -- moves a row to another partition, where a trigger of the user's drops it.
+    if tg_op = 'INSERT' then
+        if not exists (select from new_rows) then
+            return null;
+        end if;
+    elsif tg_op = 'DELETE' then
+        if not exists (select from old_rows) then
+            return null;
+        end if;
+    else
+        select count(*) into v_count from new_rows;
+        if v_count = 0 then
+            return null;
+        elsif v_count <> (select count(*) from old_rows) then
+            v_key := coalesce(
+                (select array_agg(a.attname::text) from pg_index i
+                   join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
+                  where i.indrelid = tg_relid and i.indisprimary), '{}');
+        end if;
+    end if;
+
+    v_now := conductor.now();
+    for v_rule in
+        select r.task_id, t.queue_id, t.priority, r.columns, r.changed, r.filter, null as event
+          from conductor.row_triggers r
+          join conductor.tasks t on t.id = r.task_id
+         where r.relation = tg_relid and r.op = v_op
+        union all
+        select null, null, null, w.columns, w.changed, null, w.event
+          from conductor.row_watches w
+         where w.relation = tg_relid and w.op = v_op
+    loop
+        begin
+            if v_key = '{}' then
+                raise exception 'the old and the new rows of an update cannot be paired: % has no primary key',
+                    tg_relid::regclass;
+            elsif v_rule.event is null then
+                execute format(
+                    'insert into conductor.live_executions (
+                            id, run_at, created_at, queue_id, task_id, priority, trigger, payload)
+                     select %s, $1, $1, $2, $3, $4, $5,
+                            json_build_object(''op'', $6, ''old'', s.old, ''new'', s.new)
+                       from (%s) s
+                      where $7 is null
+                         or conductor.matches($7, conductor.as_jsonb(json_build_object(''old'', s.old, ''new'', s.new)))',
+                    c_id, conductor.rows_query(v_op, v_rule.columns, v_rule.changed, v_key))
+                  using v_now, v_rule.queue_id, v_rule.task_id, v_rule.priority,
+                        json_build_object('kind', 'row', 'op', v_op,
+                                          'table', format('%I.%I', tg_table_schema, tg_table_name)),
+                        v_op, v_rule.filter, v_ticks;
+                get diagnostics v_count = row_count;
+                if v_count > 0 then
+                    v_queues := v_queues || v_rule.queue_id;
+                end if;
+            else
+                execute format(
+                    'insert into conductor.event_inbox (id, name, payload)
+                     select %s, $1, e.payload
+                       from (select json_build_object(''op'', $2, ''old'', s.old, ''new'', s.new) as payload
+                               from (%s) s) e
+                      where conductor.as_jsonb(e.payload) is not null',
+                    c_id, conductor.rows_query(v_op, v_rule.columns, v_rule.changed, v_key))
+                  using v_rule.event, v_op, null, null, null, null, null, v_ticks;
+                get diagnostics v_count = row_count;
+                v_watched := v_watched or v_count > 0;
+            end if;
+        exception when serialization_failure then
+            -- The user's transaction is lost whatever we do; it has to be told to try again.
+            raise;
+        when others then
+            perform conductor.note_row_fault(tg_relid, v_op, v_rule.task_id, sqlstate, sqlerrm);
+        end;
+    end loop;
+    if v_queues is not null then
+        perform conductor.wake((select array_agg(distinct q) from unnest(v_queues) as q), true);
+    end if;
+    if v_watched then
+        perform pg_notify('conductor', 'events:');
+    end if;
+    return null;
+exception when serialization_failure then
+    raise;
+when others then
+    perform conductor.note_row_fault(tg_relid, lower(tg_op), null, sqlstate, sqlerrm);
+    return null;
+end
+$$;
+
+-- The trigger of an operation, where the table has it.
+create function conductor.row_trigger(p_relation regclass, p_op text, out name text, out enabled boolean)
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+    select t.tgname, t.tgenabled in ('O', 'A')
+      from pg_trigger t
+     where t.tgrelid = p_relation and t.tgfoid = 'conductor.rows_changed()'::regprocedure
+       and not t.tgisinternal
+       -- TRIGGER_TYPE_INSERT, _DELETE, _UPDATE.
+       and t.tgtype & case p_op when 'insert' then 4 when 'delete' then 8 when 'update' then 16 else 0 end <> 0
+     order by t.tgenabled in ('O', 'A') desc
+     limit 1;
+$$;
+
+-- What makes the trigger of an operation; null for a word that is none.
+create function conductor.row_trigger_sql(p_relation regclass, p_op text) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+    select format(
+        'create trigger %I after %s on %I.%I referencing %s for each statement execute function conductor.rows_changed()',
+        'conductor_' || p_op, p_op, n.nspname, c.relname,
+        case p_op when 'insert' then 'new table as new_rows' when 'delete' then 'old table as old_rows'
+                  else 'old table as old_rows new table as new_rows' end)
+      from pg_class c
+      join pg_namespace n on n.oid = c.relnamespace
+     where c.oid = p_relation and p_op in ('insert', 'update', 'delete');
+$$;
+
+-- All operations of tables that are wanted or have the trigger, for people and for the command check.
+create function conductor.list_row_triggers()
+returns table (
+    relation regclass, table_name text, op text, tasks text[], watches text[], trigger_name text, enabled boolean)
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+    select k.relation, coalesce(format('%I.%I', n.nspname, c.relname), k.relation::text), k.op,
+           array(select t.name from conductor.row_triggers r join conductor.tasks t on t.id = r.task_id
+                  where r.relation = k.relation and r.op = k.op order by t.name),
+           array(select w.event from conductor.row_watches w
+                  where w.relation = k.relation and w.op = k.op order by w.event),
+           g.name, coalesce(g.enabled, false)
+      from (select r.relation, r.op from conductor.row_triggers r
+             union
+            select w.relation, w.op from conductor.row_watches w
+             union
+            select t.tgrelid::regclass, o.op
+              from pg_trigger t
+              join (values ('insert', 4), ('delete', 8), ('update', 16)) as o(op, bit) on t.tgtype & o.bit <> 0
+             where t.tgfoid = 'conductor.rows_changed()'::regprocedure and not t.tgisinternal) k
+      left join pg_class c on c.oid = k.relation
+      left join pg_namespace n on n.oid = c.relnamespace
+     cross join lateral conductor.row_trigger(k.relation, k.op) g
+     order by 2, 3;
+$$;
+
+-- What went wrong in triggers, the latest first.
+create function conductor.list_row_faults()
+returns table (
+    table_name text, op text, task text, code text, message text, times bigint, first_at timestamptz,
+    last_at timestamptz)
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+    select coalesce(format('%I.%I', n.nspname, c.relname), f.relation::text), f.op, t.name, f.code,
+           (array_agg(f.message order by f.last_at desc))[1], sum(f.times)::bigint, min(f.first_at), max(f.last_at)
+      from conductor.row_faults f
+      left join pg_class c on c.oid = f.relation
+      left join pg_namespace n on n.oid = c.relnamespace
+      left join conductor.tasks t on t.id = f.task_id
+     group by f.relation, n.nspname, c.relname, f.op, t.name, f.code
+     order by max(f.last_at) desc;
+$$;
+
+-- What a program's code wants to hear of, at its start; as with conductor.declare_schedules.
+create function conductor.declare_row_triggers(p_owners text[], p_tasks integer[], p_rules jsonb) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform pg_advisory_xact_lock(hashtextextended('conductor.row_triggers', 0));
+    delete from conductor.row_triggers r
+     using conductor.tasks t
+     where t.id = r.task_id and r.owner = any (p_owners)
+       and not exists (select from jsonb_to_recordset(p_rules) as d(task text, relation oid, op text)
+                        where d.task = t.name and d.relation = r.relation and d.op = r.op)
+       and (t.id = any (p_tasks)
+            or not exists (select from conductor.orchestrators o
+                            where t.id = any (o.task_ids) and o.lease_until > clock_timestamp()));
+    insert into conductor.row_triggers as r (task_id, relation, op, columns, changed, filter, owner)
+    select t.id, d.relation::regclass, d.op, d.columns, d.changed, nullif(d.filter, 'null'), d.owner
+      from jsonb_to_recordset(p_rules) as d(
+           task text, relation oid, op text, columns text[], changed text[], filter jsonb, owner text)
+      join conductor.tasks t on t.name = d.task
+     order by t.id, d.relation, d.op
+        on conflict (task_id, relation, op) do update
+       set columns = excluded.columns, changed = excluded.changed, filter = excluded.filter, owner = excluded.owner
+     where (r.columns, r.changed, r.filter, r.owner)
+           is distinct from (excluded.columns, excluded.changed, excluded.filter, excluded.owner);
+end
+$$;
+
+-- Makes the trigger of an operation, unless the table has it. The lock that this takes makes those who
+-- write the table wait, so we wait for it no longer than p_patience.
+create function conductor.install_row_trigger(p_relation regclass, p_op text, p_patience interval) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform pg_advisory_xact_lock(hashtextextended('conductor.row_triggers', 0));
+    if (select r.name from conductor.row_trigger(p_relation, p_op) r) is null then
+        perform set_config('lock_timeout', ceil(extract(epoch from p_patience) * 1000)::text, true);
+        execute conductor.row_trigger_sql(p_relation, p_op);
+    end if;
+end
+$$;
+
+-- Drops a trigger that neither a task nor a wait needs. False where the lock was not to be had in time, or
+-- the table is not ours.
+create function conductor.remove_row_trigger(p_relation regclass, p_op text, p_patience interval) returns boolean
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_name text;
+begin
+    perform pg_advisory_xact_lock(hashtextextended('conductor.row_triggers', 0));
+    if exists (select from conductor.row_triggers r where r.relation = p_relation and r.op = p_op)
+       or exists (select from conductor.row_watches w where w.relation = p_relation and w.op = p_op) then
+        return true;
+    end if;
+    select r.name into v_name from conductor.row_trigger(p_relation, p_op) r;
+    if v_name is null then
+        return true;
+    end if;
+    perform set_config('lock_timeout', ceil(extract(epoch from p_patience) * 1000)::text, true);
+    execute (select format('drop trigger %I on %I.%I', v_name, n.nspname, c.relname)
+               from pg_class c join pg_namespace n on n.oid = c.relnamespace
+              where c.oid = p_relation);
+    return true;
+exception when lock_not_available or insufficient_privilege then
+    return false;
+end
+$$;
+
+-- Lets changes enter the log of events, and gives the name under which they do. With p_ddl the trigger is
+-- made where it is missing. When this has committed, every later commit of a change is seen: whoever
+-- was writing the table before has been waited for.
+create function conductor.watch_rows(
+    p_relation regclass, p_op text, p_columns text[], p_changed text[], p_ddl boolean, p_patience interval,
+    out event text, out installed boolean)
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_fresh boolean;
+begin
+    select format('conductor:%s %I.%I (%s)', p_op, n.nspname, c.relname,
+                  (select string_agg(format('%I', g), ', ') from unnest(p_columns) as g))
+           || coalesce((select ' of (' || string_agg(format('%I', g), ', ') || ')' from unnest(p_changed) as g), '')
+      into event
+      from pg_class c join pg_namespace n on n.oid = c.relnamespace
+     where c.oid = p_relation;
+    installed := (select r.name from conductor.row_trigger(p_relation, p_op) r) is not null;
+    if installed and exists (
+           select from conductor.row_watches w
+            where w.event = watch_rows.event and w.relation = p_relation and w.used_at > v_now - interval '1 hour') then
+        return;
+    end if;
+    perform pg_advisory_xact_lock(hashtextextended('conductor.row_triggers', 0));
+    insert into conductor.row_watches as w (event, relation, op, columns, changed, used_at)
+    values (watch_rows.event, p_relation, p_op, p_columns, p_changed, v_now)
+        on conflict on constraint row_watches_pkey do update
+       set relation = excluded.relation, used_at = excluded.used_at
+    returning w.xmax = 0 into v_fresh;
+    perform set_config('lock_timeout', ceil(extract(epoch from p_patience) * 1000)::text, true);
+    if p_ddl and (select r.name from conductor.row_trigger(p_relation, p_op) r) is null then
+        execute conductor.row_trigger_sql(p_relation, p_op);
+        installed := true;
+    elsif v_fresh and has_table_privilege(p_relation, 'update, delete, truncate') then
+        execute (select format('lock table only %I.%I in share row exclusive mode', n.nspname, c.relname)
+                   from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                  where c.oid = p_relation);
+    end if;
+end
+$$;
+
+-- Forgets watches that nobody has used for as long as events are kept, and faults that are as old.
+create function conductor.prune_row_watches() returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+    delete from conductor.row_watches w
+     where w.used_at < conductor.now() - interval '7 days'
+       and not exists (select from conductor.waits o where o.event_name = w.event);
+    delete from conductor.row_faults f where f.last_at < conductor.now() - interval '7 days';
+end
+$$;
+
+revoke execute on all functions in schema conductor from public;

@@ -1,0 +1,223 @@
+//! One call at least of each function that takes texts. `{n}` is the hostile text, in each place where a
+//! text may stand; `{a}` to `{i}` are ids of its own. Each statement says itself whether all was as it
+//! should be.
+
+/// Abbreviations, put in one after the other.
+pub(super) const WORDS: &[(&str, &str)] = &[
+    (
+        "{declaration}",
+        "jsonb_build_array(jsonb_build_object(
+             'name', {n}, 'queue', {n}, 'package', {n}, 'place', {n}, 'docs', {n}, 'priority', 0,
+             'max_attempts', 1, 'backoff_initial_ms', 1, 'backoff_max_ms', 1, 'jitter', 0,
+             'keep_completed_ms', 1e9, 'keep_failed_ms', 1e9, 'payload_schema', {n}, 'output_schema', {n},
+             'limits', jsonb_build_array(
+                 jsonb_build_object('kind', 'concurrency', 'path', array[{n}], 'amount', 9))))",
+    ),
+    (
+        "{filter}",
+        "jsonb_build_object('op', 'eq', 'path', array[{n}], 'value', {n})",
+    ),
+    (
+        "{change}",
+        "jsonb_build_object('op', 'eq', 'path', array['new', {n}], 'value', {n})",
+    ),
+    ("{payload}", "json_build_object({n}, {n})::text"),
+    ("{value}", "to_json({n})::text"),
+    (
+        "{task}",
+        "(select t.id from conductor.tasks t where t.name = {n})",
+    ),
+    (
+        "{queue}",
+        "(select q.id from conductor.queues q where q.name = {n})",
+    ),
+    (
+        "{orchestrator}",
+        "(select o.id from conductor.orchestrators o where o.host = {n})",
+    ),
+    ("{table}", "format('%I', {n})::regclass"),
+    ("{times}", "array[null]::timestamptz[]"),
+    ("{numbers}", "array[null]::bigint[]"),
+    ("{priorities}", "array[null]::integer[]"),
+    ("{a}", "md5('a' || {n})::uuid"),
+    ("{b}", "md5('b' || {n})::uuid"),
+    ("{c}", "md5('c' || {n})::uuid"),
+    ("{d}", "md5('d' || {n})::uuid"),
+    ("{e}", "md5('e' || {n})::uuid"),
+    ("{f}", "md5('f' || {n})::uuid"),
+    ("{g}", "md5('g' || {n})::uuid"),
+    ("{h}", "md5('h' || {n})::uuid"),
+    ("{i}", "md5('i' || {n})::uuid"),
+    ("{n}", "$1::text"),
+];
+
+/// In this order, each in a transaction of its own: the function, and a call of it.
+pub(super) const STORY: &[(&str, &str)] = &[
+    ("declare_tasks", "select count(*) = 1 from conductor.declare_tasks({declaration}, true) t where t.name = {n}"),
+    ("declare_missing", "select conductor.declare_missing({declaration})::text = ''"),
+    ("declare_limits", "select conductor.declare_limits({declaration})::text = ''"),
+    ("refuse_unknown", "select conductor.refuse_unknown(array[{n}])::text = ''"),
+    ("start_orchestrator", "select conductor.start_orchestrator({n}, 1, array[{queue}], array[{task}], '1 hour') > 0"),
+    ("take_chore", "select count(*) = 0 from conductor.take_chore({n}, '1 hour')"),
+    ("leave_chore", "select conductor.leave_chore({n}, null, true)::text is null"),
+    // Executions: a, c and d run; b too, and then waits.
+    ("invoke_many", "select r.ids is null from conductor.invoke_many(
+         array[{a}, {b}], array[{n}, {n}], array[{payload}, {payload}], {times} || {times}, {numbers} || {numbers},
+         {priorities} || {priorities}, false, false) r"),
+    ("invoke_keyed", "select r.ids is null from conductor.invoke_keyed(
+         array[{c}], array[{n}], array[{payload}], {times}, {numbers}, {priorities}, false, array[{n}], {numbers}) r"),
+    ("meet_keys", "select (r.ids, r.came_of) = (array[{c}], array['replaced']) from conductor.meet_keys(
+         array[{e}], array[{n}], array[{payload}], {times}, {numbers}, {priorities}, false, array[{n}], {numbers},
+         clock_timestamp()) r"),
+    ("invoke_mixed", "select (r.ids, r.came_of) = (array[{d}], array['created']) from conductor.invoke_mixed(
+         array[{d}], array[{n}], array[{payload}], {times}, {numbers}, {priorities}, false, false, array[{n} || '2'],
+         array[3600000], {numbers}) r"),
+    ("invoke_many", "select (r.ids, r.came_of) = (array[{d}], array['throttled']) from conductor.invoke_many(
+         array[{e}], array[{n}], array[{payload}], {times}, {numbers}, {priorities}, false, false, array[{n} || '2'],
+         array[3600000], {numbers}) r"),
+    ("admit", "select (conductor.admit({orchestrator}, array[{a}], array[{task}], array[{n}], 1, clock_timestamp(), 9,
+                                       '{}', '{}', '{}', '{}')).ids = array[{a}]"),
+    ("roomy_lanes", "select conductor.roomy_lanes(array[{task}], array[{n}], array[{task}], array[1], array[7, 8], array[2, 1],
+                                                  array[{n}, {n}]) = array[8]"),
+    ("finish_and_claim", "select array_agg(r.id order by r.id) filter (where r.id is not null)
+              = (select array_agg(k order by k) from unnest(array[{a}, {b}, {c}, {d}]) k)
+              and count(r.id) = count(*) filter (where r.payload = {payload}) from conductor.finish_and_claim(
+         '{}', '{}', array[{n}], '{}', '{}', array[{n}], '{}', '{}', '{}', {orchestrator}, {queue}, array[{task}],
+         '{}', '{}', '{}', 100, false, '{}', '{}', '{}', 9, '{}', '{}', '{}', '{}', array[{n}], 0) r"),
+    ("claim", "select count(r.id) = 0 from conductor.claim({orchestrator}, {queue}, array[{task}], 9, false,
+         p_roomy => array[7], p_roomy_limits => array[1], p_roomy_keys => array[{n}]) r"),
+    ("invoke", "select conductor.invoke({n}, jsonb_build_object({n}, {n}), dedupe_key => {n} || '3') is not null"),
+    ("lane_runs", "select cardinality(conductor.lane_runs({task}, array[{n}], {n}, clock_timestamp(), 9)) = 4"),
+    ("record_steps", "select conductor.record_steps(array[{a}], array[1], array[{n}], array[{n}], array[{value}]) = '{t}'"),
+    ("record_in_transaction", "select conductor.record_in_transaction({a}, 1, {n} || '2', {n}, {value})::text = ''"),
+    ("recorded", "select conductor.recorded({a}, {n})"),
+    // b waits for three events and for a child, f.
+    ("suspend", "select conductor.suspend(
+         array[{b}], array[1], array_fill({b}, array[4]), array[{n}, {n} || '2', {n} || '3', {n} || '4'],
+         array[{n}, {n}, {n}, 'event'], array[{n}, {n}, {n}, {n}], array_fill(null::bigint, array[4]),
+         array_fill(null::timestamptz, array[4]), array[null, {f}, null, null], array[null, {n}, null, null],
+         array[null, {payload}, null, null], array_fill(false, array[4]), array[{n}, null, {n}, {n}],
+         array[{filter}::text, null, {filter}::text, {filter}::text]) = 1"),
+    ("report", "select conductor.report(array[{f}], array[{b}], array[{n} || '2'], array[{value}])::text = ''"),
+    ("conclude", "select conductor.conclude(array[{f}], 'failed', {n})::text = ''"),
+    // Events: g, h, and one whose id is the server's.
+    ("lock_events", "select conductor.lock_events(array[{n}], true)::text = ''"),
+    ("declare_subscriptions", "select conductor.declare_subscriptions(
+         array[{n}], array[{task}], jsonb_build_array(jsonb_build_object(
+             'task', {n}, 'event', {n}, 'n', 0, 'filter', {filter}, 'event_version', 1, 'owner', {n})),
+         jsonb_build_array(jsonb_build_object(
+             'name', {n}, 'version', 1, 'package', {n}, 'place', {n}, 'docs', {n}, 'schema', {n}, 'keep_ms', 1e9))
+         )::text = ''"),
+    ("publish", "select conductor.publish(array[{g}], array[{n}], array[{payload}])::text = ''"),
+    ("deliver", "select conductor.deliver({n}, 100)"),
+    ("emit_many", "select conductor.emit_many(array[{h}], array[{n}], array[{payload}], false)::text = ''"),
+    ("emit", "select conductor.emit({n}, jsonb_build_object({n}, {n})) is not null"),
+    ("catch_up", "select conductor.catch_up(array[{b}], array[{n}], clock_timestamp())::text = ''"),
+    ("as_time", "select conductor.as_time({n}) is null"),
+    ("as_jsonb", "select conductor.as_jsonb(to_json({n})) = to_jsonb({n})"),
+    ("compares", "select conductor.compares('eq', to_jsonb({n}), to_jsonb({n}), {n})
+                     and not conductor.compares({n}, to_jsonb({n}), to_jsonb({n}), 'time')"),
+    ("matches", "select conductor.matches({filter}, {payload}::jsonb) and not conductor.matches(to_jsonb({n}), to_jsonb({n}))
+                    and not conductor.matches({filter}, jsonb_build_object({n}, {n} || ' '))"),
+    ("field_hash", "select conductor.field_hash(array[{n}], to_jsonb({n})) = any (conductor.field_hashes({payload}::jsonb))"),
+    ("field_hashes", "select cardinality(conductor.field_hashes({payload}::jsonb)) = 2"),
+    ("filter_hash", "select conductor.filter_hash({filter}) = any (conductor.field_hashes({payload}::jsonb))"),
+    ("filter_number", "select conductor.filter_number({n}, {filter}) <> conductor.filter_number({n} || ' ', {filter})"),
+    // Schedules; no worker reads these rules.
+    ("check_schedule", "select conductor.check_schedule({n}, {n}, 'UTC')::text = ''"),
+    ("schedule", "select conductor.schedule({n}, {n}, {n}, {value}::json)::text = ''"),
+    ("changed_rule", "select count(*) = 1 from conductor.schedules s, conductor.changed_rule(s, {n}, {n}, clock_timestamp())
+                       where s.name = {n}"),
+    ("pause_schedule", "select conductor.pause_schedule({n}, {n})"),
+    ("resume_schedule", "select conductor.resume_schedule({n}, {n})"),
+    ("trigger_schedule", "select conductor.trigger_schedule({n}, {n}) is not null"),
+    ("declare_schedules", "select count(*) = 1 from conductor.declare_schedules(array[{n}], jsonb_build_array(jsonb_build_object(
+         'task', {n}, 'name', {n} || '2', 'owner', {n}, 'cron', {n}, 'timezone', {n}, 'missed', 'once', 'overlap', 'allow')))"),
+    ("tick", "select count(*) = 1 from conductor.schedules s, conductor.tick(
+         array[s.id], array[s.version], array[clock_timestamp() + interval '1 hour'], array[{n}], array[s.id], array[{i}],
+         array[clock_timestamp()], array[{payload}]) t where s.name = {n} and t = 1"),
+    ("unschedule", "select conductor.unschedule({n}, {n})"),
+    ("set_paused", "select conductor.set_paused({n}, true)"),
+    ("resume_queue", "select conductor.resume_queue({n})"),
+    ("pause_queue", "select conductor.pause_queue({n})"),
+    // How a, c and d end.
+    ("complete", "select conductor.complete(array[{a}], array[1], array[{value}]) = 1"),
+    ("fail", "select conductor.fail(array[{d}], array[1], array[{n}], array[true], {numbers}) = 1"),
+    ("cancel", "select conductor.cancel({c}, {n})"),
+    ("finish_and_claim", "select count(*) = 0 from conductor.finish_and_claim(
+         array[{c}], array[1], array[{value}], '{}', '{}', '{}', '{}', '{}', '{}', {orchestrator}, {queue}, array[{task}],
+         '{}', '{}', '{}', 0, false, '{}', '{}', '{}', 9, '{}', '{}', '{}', '{}', '{}', 0)"),
+    // A table of this name, with a column of this name.
+    ("declare_row_triggers", "select conductor.declare_row_triggers(array[{n}], array[{task}], (
+         select jsonb_agg(jsonb_build_object('task', {n}, 'relation', {table}::oid, 'op', op, 'columns', array[{n}],
+                    'changed', case op when 'update' then array[{n}] end, 'filter', {change}, 'owner', {n}))
+           from unnest(array['insert', 'update']) op))::text = ''"),
+    ("rows_query", "select conductor.rows_query('update', array[{n}], array[{n}], array[{n}]) is not null"),
+    ("row_trigger_sql", "select conductor.row_trigger_sql({table}, 'insert') is not null
+                            and conductor.row_trigger_sql({table}, {n}) is null"),
+    ("install_row_trigger", "select conductor.install_row_trigger({table}, 'insert', '1 s')::text = ''"),
+    ("install_row_trigger", "select conductor.install_row_trigger({table}, 'update', '1 s')::text = ''"),
+    ("install_row_trigger", "select conductor.install_row_trigger({table}, 'delete', '1 s')::text = ''"),
+    ("remove_row_trigger", "select conductor.remove_row_trigger({table}, 'delete', '1 s')
+                               and conductor.remove_row_trigger({table}, {n}, '1 s')"),
+    ("row_trigger", "select r.name = 'conductor_update' from conductor.row_trigger({table}, 'update') r"),
+    ("watch_rows", "select r.installed from conductor.watch_rows({table}, 'insert', array[{n}], array[{n}], true, '1 s') r"),
+    ("watch_rows", "select r.installed from conductor.watch_rows({table}, 'update', array[{n}], array[{n}], true, '1 s') r"),
+    ("note_row_fault", "select conductor.note_row_fault({table}, {n}, null, {n}, {n})::text = ''"),
+];
+
+/// What must be refused in words, with the code.
+pub(super) const REFUSED: &[(&str, &str)] = &[
+    ("CD001", "select conductor.invoke({n} || '?')"),
+    (
+        "CD001",
+        "select conductor.refuse_unknown(array[{n} || '?'])",
+    ),
+    (
+        "CD002",
+        "select conductor.schedule({n}, {n}, {n}, missed => {n})",
+    ),
+    ("CD002", "select conductor.check_schedule({n}, {n}, {n})"),
+    ("CD002", "select conductor.emit('conductor:' || {n})"),
+    (
+        "22004",
+        "select conductor.install_row_trigger({table}, {n}, '1 s')",
+    ),
+    (
+        "23514",
+        "select conductor.watch_rows({table}, {n}, array[{n}], array[{n}], true, '1 s')",
+    ),
+    (
+        "22P02",
+        "select conductor.invoke_many(array[{e}], array[{n}], array['\"' || {n}], {times}, {numbers}, {priorities}, false, false)",
+    ),
+];
+
+/// What must have come back, to the byte.
+pub(super) const KEPT: &[&str] = &[
+    "select (f.output::text, f.payload::text, f.error is null) = ({value}, {payload}, true)
+       from conductor.finished_executions f where f.id = {a}",
+    "select (f.state::text, f.error) = ('failed', {n}) from conductor.finished_executions f where f.id = {d}",
+    "select (f.state::text, f.error, f.dedupe_key) = ('cancelled', {n}, {n})
+       from conductor.finished_executions f where f.id = {c}",
+    "select (f.state::text, f.error) = ('failed', {n}) from conductor.finished_executions f where f.id = {f}",
+    "select (s.kind, s.value::text) = ({n}, {value}) from conductor.steps s where s.execution_id = {a} and s.key = {n}",
+    "select s.value::text = {value} from conductor.steps s where s.execution_id = {b} and s.key = {n} || '2'",
+    "select s.value #>> array['payload', {n}] = {n} from conductor.steps s where s.execution_id = {b} and s.key = {n}",
+    "select count(*) = 2 from conductor.events e where e.name = {n} and e.payload::text = {payload}",
+    "select count(*) = 2 from conductor.executions x
+      where x.task = {n} and x.trigger ->> 'kind' = 'event' and x.trigger ->> 'name' = {n}",
+    "select count(*) = 2 from conductor.executions x
+      where x.task = {n} and x.trigger ->> 'kind' = 'schedule' and x.trigger ->> 'name' = {n}",
+    "select array_agg(x.payload #>> array['new', {n}] order by x.id) = array[{n}, {n}]
+       from conductor.executions x where x.task = {n} and x.trigger ->> 'kind' = 'row'
+        and x.trigger ->> 'table' = format('public.%I', {n})",
+    "select count(*) = 2 from conductor.event_inbox i
+      where i.name like 'conductor:%' and i.payload #>> array['new', {n}] = {n}",
+    "select (t.place, t.docs, t.payload_schema #>> '{}') = ({n}, {n}, {n}) from conductor.tasks t where t.name = {n}",
+    "select (s.cron, s.timezone, s.owner) = ({n}, {n}, {n}) from conductor.schedules s where s.name = {n} || '2'",
+    "select (r.code, r.message) = ({n}, {n}) from conductor.row_faults r where r.op = {n}",
+    "select q.paused from conductor.queues q where q.name = {n}",
+    "select (l.columns, l.filter #>> array['value']) = (array[{n}], {n}) from conductor.row_triggers l
+      where l.relation = {table} and l.op = 'update'",
+];
