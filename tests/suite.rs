@@ -29,6 +29,7 @@ mod transactions;
 
 mod g1_fencing;
 mod g2_recovery;
+mod g2_waking;
 mod g3_no_lost_result;
 mod g4_one_bad_row;
 mod g11_limits;

@@ -86,12 +86,19 @@ pub(crate) struct Durable {
     pub(crate) conductor: Conductor,
     pub(crate) recorder: Recorder,
     pub(crate) control: watch::Receiver<Control>,
+    /// Under which identity the execution was claimed.
+    pub(crate) orchestrator: Option<i64>,
     pub(crate) clock: Clock,
     /// Whether triggers on tables may be made.
     pub(crate) ddl: bool,
 }
 
 impl Durable {
+    /// Whether the lease of the claim still holds.
+    pub(crate) fn is_held(&self) -> bool {
+        self.control.borrow().holder() == self.orchestrator
+    }
+
     /// The database's time, for what an estimate that runs behind would do again and again. Where the
     /// database does not answer, the estimate.
     async fn exact_now(&self) -> DateTime<Utc> {
@@ -249,7 +256,7 @@ impl TaskContext {
         if self.memo.is_inside() {
             return Ok(());
         }
-        if self.stopping() {
+        if self.stopping() || !self.is_held() {
             self.memo.stop(Stop::Released);
             std::future::pending::<()>().await;
         }
@@ -266,6 +273,11 @@ impl TaskContext {
             }
         }
         Ok(())
+    }
+
+    /// A long poll may have been stopped together with its process.
+    fn is_held(&self) -> bool {
+        self.durable.as_ref().is_none_or(Durable::is_held)
     }
 
     fn stopping(&self) -> bool {

@@ -40,6 +40,11 @@ impl LeaseTimes {
         self.lease.mul_f64(0.8)
     }
 
+    /// When the handlers of a lease that was renewed then must have stopped.
+    pub(super) fn until(self, renewed: Instant) -> Instant {
+        renewed + self.trust()
+    }
+
     fn interval(self) -> PgInterval {
         PgInterval {
             months: 0,
@@ -176,7 +181,7 @@ pub(super) async fn keep(
         let patience = if doubtful {
             times.every
         } else {
-            let left = (renewed + times.trust()).saturating_duration_since(began);
+            let left = times.until(renewed).saturating_duration_since(began);
             (left / 2)
                 .max(SHORTEST_TRY)
                 .min(left.max(Duration::from_millis(10)))
@@ -192,24 +197,24 @@ pub(super) async fn keep(
         match beaten {
             Ok(Ok((true, drain_for))) => {
                 renewed = began;
-                assume(&control, Some(id));
+                hold(&control, id, times.until(renewed));
                 if drain_for.is_some_and(|version| version > latest_version()) {
                     retire(&retired, drain_for);
                 }
             }
             Ok(Ok((false, _))) if retired.borrow().is_some() => {
                 // It has ended, or was taken for dead; another lease is not to be had.
-                assume(&control, None);
+                doubt(&control);
                 return std::future::pending().await;
             }
             Ok(Ok((false, _))) => {
-                assume(&control, None);
+                doubt(&control);
                 tracing::warn!(orchestrator = id, "the lease was lost; starting anew");
                 match line.start(&identity, times).await {
                     Ok(new) => {
                         id = new;
                         renewed = began;
-                        assume(&control, Some(id));
+                        hold(&control, id, times.until(renewed));
                     }
                     Err(error) if too_new_for(&error).is_some() => {
                         retire(&retired, too_new_for(&error));
@@ -224,7 +229,7 @@ pub(super) async fn keep(
                 };
                 if !doubtful && renewed.elapsed() >= times.trust() {
                     tracing::warn!(reason, "the lease cannot be renewed");
-                    assume(&control, None);
+                    doubt(&control);
                 }
                 continue;
             }
@@ -232,12 +237,18 @@ pub(super) async fn keep(
     }
 }
 
-fn assume(control: &watch::Sender<Control>, orchestrator: Option<i64>) {
+/// Told also where it does not change, to who has seen its end before it was renewed.
+fn hold(control: &watch::Sender<Control>, id: i64, until: Instant) {
     control.send_if_modified(|control| {
-        let changed = control.orchestrator != orchestrator;
-        control.orchestrator = orchestrator;
+        let changed = control.holder() != Some(id);
+        control.orchestrator = Some(id);
+        control.until = until;
         changed
     });
+}
+
+fn doubt(control: &watch::Sender<Control>) {
+    control.send_if_modified(|control| control.orchestrator.take().is_some());
 }
 
 /// Said again, the first one counts.

@@ -196,6 +196,7 @@ impl Orchestrator {
 
         let (control, heard) = watch::channel(Control {
             orchestrator: Some(id),
+            until: lease.until(taken),
             phase: Phase::Working,
         });
         let signals = Signals {
@@ -207,6 +208,7 @@ impl Orchestrator {
             conductor: conductor.clone(),
             recorder: Recorder::new(conductor.clone()),
             control: signals.control.clone(),
+            orchestrator: Some(id),
             clock: clock.clone(),
             ddl,
         };

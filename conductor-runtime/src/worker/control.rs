@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 
@@ -7,7 +8,17 @@ use tokio::sync::{Notify, watch};
 pub(crate) struct Control {
     /// The identity under which claims are made; none while the lease is in doubt.
     pub(crate) orchestrator: Option<i64>,
+    /// When the trust in the lease ends. A process that was stopped itself wakes behind that, before anybody
+    /// can have said so.
+    pub(crate) until: Instant,
     pub(crate) phase: Phase,
+}
+
+impl Control {
+    /// The identity under which work may begin now.
+    pub(crate) fn holder(&self) -> Option<i64> {
+        self.orchestrator.filter(|_| Instant::now() < self.until)
+    }
 }
 
 /// Where in its life the orchestrator is.

@@ -1,5 +1,6 @@
 use std::any::Any;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -71,6 +72,20 @@ pub(super) async fn attempt(
         },
     };
     (end, started.elapsed())
+}
+
+/// Polls the attempt for as long as its lease holds. A process that was stopped for longer begins nothing
+/// when it goes on, of what others may have run meanwhile.
+pub(super) async fn while_held<T>(
+    durable: &Durable,
+    attempt: impl Future<Output = T>,
+) -> Option<T> {
+    let mut attempt = pin!(attempt);
+    poll_fn(|cx| match durable.is_held() {
+        true => attempt.as_mut().poll(cx).map(Some),
+        false => Poll::Ready(None),
+    })
+    .await
 }
 
 /// What the handler is to read instead of the stored payload: of an execution that an event or a row

@@ -227,7 +227,7 @@ impl Pipeline {
     /// Takes over what the orchestrator says: a lost lease or the deadline ends all handlers.
     fn heed_control(&mut self) {
         let control = *self.control.borrow_and_update();
-        let current = control.orchestrator.filter(|id| self.over != Some(*id));
+        let current = control.holder().filter(|id| self.over != Some(*id));
         let lost = current != self.orchestrator;
         if lost && self.orchestrator.is_some() {
             tracing::warn!(queue = %self.queue, running = self.running.len(), "lease in doubt; handlers are stopped");
@@ -244,6 +244,7 @@ impl Pipeline {
         }
         if lost {
             self.orchestrator = current;
+            self.surroundings.durable.orchestrator = current;
             self.waiting.lanes_mut().forget();
             // What ends late had its slots under the old identity.
             for running in self.running.values_mut() {

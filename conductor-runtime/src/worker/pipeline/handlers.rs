@@ -11,7 +11,7 @@ use crate::error::Verdict;
 use crate::task::Runner;
 use crate::worker::backlog::Turn;
 use crate::worker::batch::batch_attempt;
-use crate::worker::execute::{attempt, panic_text};
+use crate::worker::execute::{attempt, panic_text, while_held};
 use crate::worker::fetch::Claimed;
 use crate::worker::outcome::{End, Outcome};
 
@@ -50,6 +50,8 @@ pub(super) enum Ended {
     Single(Option<End>, Duration),
     /// In the order of the members.
     Batch(Vec<End>),
+    /// Dropped, as its lease was over.
+    Dropped,
 }
 
 /// One line a handler: a batch may have thousands of failures.
@@ -102,10 +104,13 @@ impl Pipeline {
         };
         let member = Member::of(&claimed);
         let surroundings = self.surroundings.clone();
+        let durable = surroundings.durable.clone();
         let attempt = attempt(task, *run, claimed, member.cancel.clone(), surroundings);
         let handle = self.handlers.spawn(async move {
-            let (end, took) = attempt.await;
-            Ended::Single(end, took)
+            match while_held(&durable, attempt).await {
+                Some((end, took)) => Ended::Single(end, took),
+                None => Ended::Dropped,
+            }
         });
         let running = Running {
             task: task.name,
@@ -126,10 +131,14 @@ impl Pipeline {
         };
         let members: Vec<Member> = claimed.iter().map(Member::of).collect();
         let cancels = members.iter().map(|member| member.cancel.clone()).collect();
+        let durable = self.surroundings.durable.clone();
         let attempt = batch_attempt(task, batch, claimed, cancels, self.surroundings.clone());
-        let handle = self
-            .handlers
-            .spawn(async move { Ended::Batch(attempt.await) });
+        let handle = self.handlers.spawn(async move {
+            match while_held(&durable, attempt).await {
+                Some(ends) => Ended::Batch(ends),
+                None => Ended::Dropped,
+            }
+        });
         let running = Running {
             task: task.name,
             task_id,
@@ -156,6 +165,7 @@ impl Pipeline {
             }
             // How long a batch takes says nothing of how many to claim ahead.
             Ok((_, Ended::Batch(ends))) => ends.into_iter().map(Some).collect(),
+            Ok((_, Ended::Dropped)) => vec![Some(End::Released); running.members.len()],
             Err(error) => {
                 let end = match error.try_into_panic() {
                     Ok(panic) => End::failed(&panic_text(panic.as_ref())),
