@@ -93,10 +93,19 @@ impl Load {
 
 /// How many executions live, or events that may start some are on their way.
 pub async fn live(server: &str) -> anyhow::Result<i64> {
-    let mut session = PgConnection::connect(server).await?;
     let live = "select (select count(*) from conductor.live_executions)
                      + (select count(*) from conductor.event_inbox)";
-    Ok(sqlx::query_scalar(live).fetch_one(&mut session).await?)
+    counted(server, live).await
+}
+
+/// How many processes hold a lease, or have died with one that is not over.
+pub async fn leases(server: &str) -> anyhow::Result<i64> {
+    counted(server, "select count(*) from conductor.orchestrators").await
+}
+
+async fn counted(server: &str, query: &'static str) -> anyhow::Result<i64> {
+    let mut session = PgConnection::connect(server).await?;
+    Ok(sqlx::query_scalar(query).fetch_one(&mut session).await?)
 }
 
 async fn ask(conductor: &Conductor, choice: usize, n: i64) -> Asked {

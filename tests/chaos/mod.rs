@@ -17,11 +17,12 @@ use conductor::Conductor;
 use uuid::Uuid;
 
 use dice::Dice;
-use load::{Load, live};
+use load::{Load, leases, live};
 use storm::Storm;
 use verdict::Verdict;
 
-use crate::{alone, support::eventually};
+use crate::alone;
+use crate::support::eventually;
 
 const SECONDS: u64 = 25;
 const WORKERS: usize = 3;
@@ -49,12 +50,7 @@ async fn a_storm_loses_nothing_and_doubles_nothing() -> anyhow::Result<()> {
     storm.start_workers()?;
     // An event that nobody has subscribed to yet starts nothing.
     eventually("the workers", || async {
-        let there = "select count(*) from conductor.orchestrators";
-        let there: i64 = sqlx::query_scalar(there)
-            .fetch_one(conductor.pool())
-            .await
-            .unwrap();
-        there == WORKERS as i64
+        leases(&storm.server.url()).await.unwrap() == WORKERS as i64
     })
     .await;
 
@@ -85,6 +81,14 @@ async fn a_storm_loses_nothing_and_doubles_nothing() -> anyhow::Result<()> {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let quiet = calm.elapsed();
+    // The lease of one that was killed at last is over only later.
+    eventually("only the living ones are left", || {
+        storm.mend().unwrap();
+        let here = storm.all_at_work();
+        let left = leases(&url);
+        async move { here && left.await.unwrap() == WORKERS as i64 }
+    })
+    .await;
     storm.end().await?;
     conductor.pool().close().await;
     tokio::time::sleep(Duration::from_millis(200)).await;

@@ -1,4 +1,6 @@
 use std::fmt;
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,6 +23,8 @@ pub struct Storm {
     gone: Vec<Worker>,
     ends: Vec<(Instant, Relief)>,
     folder: PathBuf,
+    /// What it has done, for who looks for the cause of a fault.
+    deeds: File,
     dice: Dice,
     pub log: Log,
     pub counts: Counts,
@@ -61,7 +65,8 @@ enum Relief {
 
 impl Storm {
     pub async fn new(workers: usize, folder: &Path, dice: Dice) -> anyhow::Result<Self> {
-        let server = Server::start().await?;
+        // One that is ending waits for those who have not said who they are.
+        let server = Server::start_with(&["authentication_timeout=5s".to_owned()]).await?;
         let mut proxies = Vec::new();
         for _ in 0..=workers {
             proxies.push(Proxy::before(server.socket()).await?);
@@ -73,6 +78,7 @@ impl Storm {
             gone: Vec::new(),
             ends: Vec::new(),
             folder: folder.to_owned(),
+            deeds: File::create(folder.join("storm"))?,
             dice,
             log: Log::default(),
             counts: Counts::default(),
@@ -114,18 +120,22 @@ impl Storm {
         Ok(())
     }
 
+    fn note(&mut self, deed: fmt::Arguments<'_>) -> anyhow::Result<()> {
+        Ok(writeln!(self.deeds, "{} {deed}", now())?)
+    }
+
     async fn strike(&mut self) -> anyhow::Result<()> {
         let worker = self.dice.roll(self.workers.len());
         match self.dice.roll(100) {
             0..20 => self.kill(worker)?,
             20..32 => {
                 self.counts.short_pauses += 1;
-                self.pause(worker, 100..1200);
+                self.pause(worker, 100..1200)?;
             }
             32..42 => {
                 self.counts.long_pauses += 1;
                 let lease = LEASE.as_millis() as u64;
-                self.pause(worker, lease + 300..lease * 2);
+                self.pause(worker, lease + 300..lease * 2)?;
             }
             42..57 => self.terminate_sessions().await?,
             57..63 => self.restart(Shutdown::Killed).await?,
@@ -138,6 +148,7 @@ impl Storm {
                 if !std::mem::replace(&mut self.workers[worker].told, true) {
                     self.counts.terms += 1;
                     self.workers[worker].signal(Signal::SIGTERM);
+                    self.note(format_args!("SIGTERM {}", self.workers[worker].id()))?;
                 }
             }
         }
@@ -149,6 +160,7 @@ impl Storm {
         let victim = &mut self.workers[worker];
         self.log.kills.push((victim.id(), now()));
         victim.kill()?;
+        self.note(format_args!("SIGKILL {}", self.workers[worker].id()))?;
         self.replace(worker)
     }
 
@@ -156,21 +168,28 @@ impl Storm {
         let new = Worker::start(&self.proxies[worker].url(), &self.folder, Times::SHORT)?;
         let old = std::mem::replace(&mut self.workers[worker], new);
         self.end_pause(old.id());
+        self.note(format_args!(
+            "{} takes over from {}",
+            self.workers[worker].id(),
+            old.id()
+        ))?;
         self.gone.push(old);
         Ok(())
     }
 
-    fn pause(&mut self, worker: usize, millis: std::ops::Range<u64>) {
+    fn pause(&mut self, worker: usize, millis: std::ops::Range<u64>) -> anyhow::Result<()> {
         let time = self.dice.millis(millis);
         let worker = &mut self.workers[worker];
         if worker.paused {
-            return;
+            return Ok(());
         }
         worker.paused = true;
         worker.signal(Signal::SIGSTOP);
         self.log.pauses.push((worker.id(), now(), Moment::MAX));
+        let process = worker.id();
         self.ends
-            .push((Instant::now() + time, Relief::Continue(worker.id())));
+            .push((Instant::now() + time, Relief::Continue(process)));
+        self.note(format_args!("SIGSTOP {process}"))
     }
 
     fn end_pause(&mut self, process: u32) {
@@ -183,6 +202,7 @@ impl Storm {
 
     async fn terminate_sessions(&mut self) -> anyhow::Result<()> {
         self.counts.terminated += 1;
+        self.note(format_args!("terminations"))?;
         let share = [1.0, 0.3][self.dice.roll(2)];
         let mut session = PgConnection::connect(&self.server.url()).await?;
         sqlx::query(
@@ -197,18 +217,22 @@ impl Storm {
 
     async fn restart(&mut self, how: Shutdown) -> anyhow::Result<()> {
         self.counts.restarts += 1;
+        self.note(format_args!("{how:?} end of the server"))?;
         self.server.stop(how).await?;
         let away = self.dice.millis(0..1500);
         tokio::time::sleep(away).await;
-        self.server.start_again().await
+        self.server.start_again().await?;
+        self.note(format_args!("the server is back"))
     }
 
     async fn cut(&mut self) -> anyhow::Result<()> {
         self.counts.cuts += 1;
         let which = self.dice.roll(self.proxies.len());
         let end = Instant::now() + self.dice.millis(100..5000);
+        let kind = self.dice.roll(5);
+        self.note(format_args!("cut {kind} of way {which}"))?;
         let proxy = &mut self.proxies[which];
-        match self.dice.roll(5) {
+        match kind {
             0 => proxy.cut(),
             1 => proxy.close_halves(),
             2 => proxy.swallow(),
@@ -227,6 +251,7 @@ impl Storm {
     async fn relieve(&mut self, now: Instant) -> anyhow::Result<()> {
         let over: Vec<_> = self.ends.extract_if(.., |(at, _)| *at <= now).collect();
         for (_, relief) in over {
+            self.note(format_args!("{relief:?}"))?;
             match relief {
                 Relief::Continue(process) => {
                     self.end_pause(process);
@@ -272,6 +297,11 @@ impl Storm {
     /// Behind the storm: workers that did not start have another go.
     pub fn mend(&mut self) -> anyhow::Result<()> {
         self.collect()
+    }
+
+    /// Whether all of them have started.
+    pub fn all_at_work(&self) -> bool {
+        (self.workers.iter()).all(|worker| worker.said().contains("worker started"))
     }
 
     /// Ends all workers in order.
