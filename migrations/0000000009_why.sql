@@ -149,6 +149,11 @@ begin
                                         'task', o.task, 'state', o.state, 'event', o.event_name) order by o.key),
            string_agg(case when o.child_id is not null
                            then format('its child %s (%s)', o.child_id, coalesce(o.task || ', ' || o.state, 'gone'))
+                           when o.kind = 'row'
+                           then concat_ws(' ', case when o.matching then 'a matching'
+                                                    when o.event_name like 'conductor:delete %' then 'a'
+                                                    else 'an' end,
+                                          substr(o.event_name, length('conductor:') + 1))
                            when o.event_name is not null
                            then format('%s event "%s"', case when o.matching then 'a matching' else 'an' end,
                                        o.event_name)

@@ -110,6 +110,15 @@ fn a_wait_for_a_row_is_shown_and_ended() {
             ),
             "{shown}"
         );
+        let why = program.ok(&["why", &id]);
+        let change =
+            "waits for a matching insert public.users (email, id, name, plan), at most until";
+        assert!(why.contains(change), "{why}");
+        let listed = program.ok(&["list"]);
+        assert!(
+            listed.contains("waits for insert public.users (email"),
+            "{listed}"
+        );
         program.ok(&["invoke", "sign_up", "name=Ada"]);
         let drained = program.run(&["drain"]);
         assert!(drained.out.contains("Ada has come"), "{drained:?}");

@@ -83,9 +83,13 @@ fn note(info: &ExecutionInfo, now: DateTime<Utc>) -> String {
             )
         }
         (_, _, Some(error)) => output::line(error, 60),
-        (Status::Suspended, ..) => info.event.as_deref().map_or_else(String::new, |name| {
-            format!("waits for event {}", output::line(name, 40))
-        }),
+        (Status::Suspended, ..) => match info.event.as_deref() {
+            Some(name) => match output::row_change(name) {
+                Some(change) => format!("waits for {}", output::line(change, 40)),
+                None => format!("waits for event {}", output::line(name, 40)),
+            },
+            None => String::new(),
+        },
         _ => String::new(),
     }
 }

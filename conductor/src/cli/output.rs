@@ -88,6 +88,11 @@ pub(super) fn line(text: &str, longest: usize) -> String {
     short
 }
 
+/// What an execution waits for, where its event is the change of a row.
+pub(super) fn row_change(event: &str) -> Option<&str> {
+    event.strip_prefix("conductor:")
+}
+
 /// A stored text with its lines, without what else a terminal might obey.
 pub(super) fn lines(text: &str) -> String {
     let harmless = |c: char| c == '\n' || c == '\t' || !obeyed(c);

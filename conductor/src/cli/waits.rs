@@ -85,10 +85,14 @@ fn awaited(wait: &WaitInfo, told: &Story, family: &Family) -> String {
             }
             ("row", deadline) => {
                 let limit = deadline.map_or_else(String::new, |at| format!("; at most until {at}"));
-                let which = if wait.filtered { "a matching " } else { "an " };
                 let change = wait.event.as_deref().unwrap_or_default();
-                let change = change.strip_prefix("conductor:").unwrap_or(change);
-                format!("for {which}{}{limit}", output::line(change, 2 * KEY))
+                let change = output::row_change(change).unwrap_or(change);
+                let which = match wait.filtered {
+                    true => "a matching",
+                    false if change.starts_with("delete ") => "a",
+                    false => "an",
+                };
+                format!("for {which} {}{limit}", output::line(change, 2 * KEY))
             }
             ("sleep", Some(at)) => format!("asleep until {at}"),
             (kind, Some(at)) => format!("{}, at most until {at}", output::line(kind, KEY)),
