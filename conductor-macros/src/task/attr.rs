@@ -200,6 +200,19 @@ impl Attr {
     }
 }
 
+/// What the parts of an attribute become, without spaces, and the mistakes in it.
+#[cfg(test)]
+pub(super) fn definitions(
+    tokens: TokenStream,
+    of: impl Fn(&Attr, &Path) -> Vec<TokenStream>,
+) -> (Vec<String>, String) {
+    let mut errors = Errors::default();
+    let attr = Attr::read(tokens, &mut errors);
+    let made = of(&attr, &attr.krate()).into_iter();
+    let made = made.map(|tokens| tokens.to_string().replace(' ', ""));
+    (made.collect(), errors.into_compile_errors().to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

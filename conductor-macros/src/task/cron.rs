@@ -146,17 +146,15 @@ pub(crate) fn refuse_same_names(crons: &[Cron], errors: &mut Errors) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::attr::Attr;
+    use super::super::attr::definitions;
     use super::*;
 
     fn read(tokens: TokenStream) -> (Vec<String>, String) {
-        let mut errors = Errors::default();
-        let attr = Attr::read(tokens, &mut errors);
-        let krate = attr.krate();
-        let crons = attr.crons.iter();
-        let crons = crons.map(|cron| cron.definition(&krate, &quote!(Report)).to_string());
-        let crons = crons.map(|cron| cron.replace(' ', "")).collect();
-        (crons, errors.into_compile_errors().to_string())
+        definitions(tokens, |attr, krate| {
+            let crons = attr.crons.iter();
+            let crons = crons.map(|cron| cron.definition(krate, &quote!(Report)));
+            crons.collect()
+        })
     }
 
     #[test]

@@ -141,17 +141,15 @@ pub(crate) fn refuse_same(events: &[Subscription], errors: &mut Errors) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::attr::Attr;
+    use super::super::attr::definitions;
     use super::*;
 
     fn read(tokens: TokenStream) -> (Vec<String>, String) {
-        let mut errors = Errors::default();
-        let attr = Attr::read(tokens, &mut errors);
-        let krate = attr.krate();
-        let events = attr.events.iter();
-        let events = events.map(|event| event.definition(&krate, &quote!(Welcome)).to_string());
-        let events = events.map(|event| event.replace(' ', "")).collect();
-        (events, errors.into_compile_errors().to_string())
+        definitions(tokens, |attr, krate| {
+            let events = attr.events.iter();
+            let events = events.map(|event| event.definition(krate, &quote!(Welcome)));
+            events.collect()
+        })
     }
 
     #[test]

@@ -209,17 +209,15 @@ pub(crate) fn refuse_same(rows: &[RowTrigger], errors: &mut Errors) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::attr::Attr;
+    use super::super::attr::definitions;
     use super::*;
 
     fn read(tokens: TokenStream) -> (Vec<String>, String) {
-        let mut errors = Errors::default();
-        let attr = Attr::read(tokens, &mut errors);
-        let krate = attr.krate();
-        let rows = attr.rows.iter();
-        let rows = rows.map(|row| row.definition(&krate, &quote!(Audit)).to_string());
-        let rows = rows.map(|row| row.replace(' ', "")).collect();
-        (rows, errors.into_compile_errors().to_string())
+        definitions(tokens, |attr, krate| {
+            let rows = attr.rows.iter();
+            let rows = rows.map(|row| row.definition(krate, &quote!(Audit)));
+            rows.collect()
+        })
     }
 
     #[test]
