@@ -1,4 +1,4 @@
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sqlx::postgres::types::PgInterval;
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError};
@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::client::Conductor;
 use crate::db::{connect, latest_version};
-use crate::worker::{Control, Signals};
+use crate::worker::{BootInstant, Control, Signals};
 
 /// Of a transaction that takes a lease: in a stricter mode the look for newer migrations would be older
 /// than the lock.
@@ -41,7 +41,7 @@ impl LeaseTimes {
     }
 
     /// When the handlers of a lease that was renewed then must have stopped.
-    pub(super) fn until(self, renewed: Instant) -> Instant {
+    pub(super) fn until(self, renewed: BootInstant) -> BootInstant {
         renewed + self.trust()
     }
 
@@ -145,7 +145,7 @@ pub(super) async fn keep(
     times: LeaseTimes,
     control: watch::Sender<Control>,
     signals: Signals,
-    taken: Instant,
+    taken: BootInstant,
     retired: watch::Sender<Option<i32>>,
 ) {
     let told = conductor.notifier().versions();
@@ -175,13 +175,13 @@ pub(super) async fn keep(
             () = told.notified() => {}
         }
 
-        let began = Instant::now();
+        let began = BootInstant::now();
         // A statement that hangs must not outlive the trust in the lease, and where the connection
         // says nothing any more, there must be time for another one.
         let patience = if doubtful {
             times.every
         } else {
-            let left = times.until(renewed).saturating_duration_since(began);
+            let left = times.until(renewed).since(began);
             (left / 2)
                 .max(SHORTEST_TRY)
                 .min(left.max(Duration::from_millis(10)))
@@ -238,7 +238,7 @@ pub(super) async fn keep(
 }
 
 /// Told also where it does not change, to who has seen its end before it was renewed.
-fn hold(control: &watch::Sender<Control>, id: i64, until: Instant) {
+fn hold(control: &watch::Sender<Control>, id: i64, until: BootInstant) {
     control.send_if_modified(|control| {
         let changed = control.holder() != Some(id);
         control.orchestrator = Some(id);

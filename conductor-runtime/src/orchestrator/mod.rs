@@ -12,7 +12,7 @@ mod signal;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -30,7 +30,7 @@ use crate::db::{Alone, Clock, too_new};
 use crate::error::{Error, Result};
 use crate::registry::Registry;
 use crate::task::{States, TaskDefinition};
-use crate::worker::{Control, Phase, Pipeline, Recorder, Signals};
+use crate::worker::{BootInstant, Control, Phase, Pipeline, Recorder, Signals};
 use lease::{Identity, LeaseTimes};
 
 /// The workers of this process, not yet started.
@@ -184,7 +184,7 @@ impl Orchestrator {
         let clock = Clock::new(conductor.notifier().clock_shift_ms());
         let (now, shift_ms) = conductor.clock().await?;
         clock.set(now, shift_ms);
-        let taken = Instant::now();
+        let taken = BootInstant::now();
         let mut tx = conductor.database().begin_as(lease::MODE).await?;
         let id = lease::start(&mut tx, &identity, lease)
             .await

@@ -1,23 +1,25 @@
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
+
+use super::boot_instant::BootInstant;
 
 /// What the orchestrator tells its workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Control {
     /// The identity under which claims are made; none while the lease is in doubt.
     pub(crate) orchestrator: Option<i64>,
-    /// When the trust in the lease ends. A process that was stopped itself wakes behind that, before anybody
-    /// can have said so.
-    pub(crate) until: Instant,
+    /// When the trust in the lease ends. A process that was stopped itself, or slept with its machine, wakes
+    /// behind that, before anybody can have said so.
+    pub(crate) until: BootInstant,
     pub(crate) phase: Phase,
 }
 
 impl Control {
     /// The identity under which work may begin now.
     pub(crate) fn holder(&self) -> Option<i64> {
-        self.orchestrator.filter(|_| Instant::now() < self.until)
+        self.orchestrator
+            .filter(|_| BootInstant::now() < self.until)
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod backlog;
 mod batch;
+mod boot_instant;
 mod config;
 mod control;
 mod execute;
@@ -20,6 +21,7 @@ mod record;
 mod suspend;
 mod window;
 
+pub(crate) use boot_instant::BootInstant;
 pub use config::{DEFAULT_CONCURRENCY, Worker};
 pub(crate) use control::{Control, Phase, Signals};
 pub(crate) use execute::converted;
