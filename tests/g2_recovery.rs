@@ -8,7 +8,9 @@ use conductor::prelude::*;
 use conductor::testing::TestConductor;
 use sqlx::Connection;
 
-use crate::support::{Gate, Process, eventually, give_back, info, orchestrators, session, soon};
+use crate::support::{
+    Gate, Process, Proxy, eventually, give_back, info, orchestrators, session, soon,
+};
 
 #[task(name = "g2-first-hangs")]
 async fn g2_first_hangs(ctx: &TaskContext) -> anyhow::Result<u32> {
@@ -51,6 +53,24 @@ async fn what_a_killed_process_ran_is_run_again(test: TestConductor) -> anyhow::
     assert_eq!(failures.len(), 1);
     assert!(failures[0].error.contains("process died"), "{failures:?}");
     survivor.stop().await?;
+    Ok(())
+}
+
+/// What it had begun in the database would be locked for as long as it is frozen.
+#[conductor::test]
+async fn a_process_that_is_frozen_in_the_middle_of_a_heartbeat_is_recovered(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let proxy = Proxy::of(&test).await?;
+    let frozen = Process::at(&proxy.url())?;
+    let run = test.invoke::<G2FirstHangs>(()).await?;
+    eventually("the handler", || is_running(&run)).await;
+    proxy.hold_behind("conductor.heartbeat");
+    eventually("a heartbeat", async || proxy.holds()).await;
+    frozen.freeze()?;
+    let other = Process::start(&test)?;
+    assert_eq!(soon("the result", run.result()).await?, 2);
+    drop(other);
     Ok(())
 }
 

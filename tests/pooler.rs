@@ -13,7 +13,7 @@ use conductor::testing::TestConductor;
 use conductor::{Conductor, Error, Status};
 use sqlx::postgres::PgConnectOptions;
 
-use crate::support::{eventually, soon};
+use crate::support::{Process, Proxy, eventually, soon};
 
 #[event]
 struct PoolerCalled {
@@ -216,5 +216,31 @@ async fn an_empty_database_is_made_ready_through_it(test: TestConductor) -> anyh
     let run = client.invoke::<PoolerSquare>(PoolerSquare { n: 3 }).await?;
     Orchestrator::builder(client).build()?.drain().await?;
     assert_eq!(run.result().await?, 9);
+    Ok(())
+}
+
+/// What it had claimed in an open transaction would be locked for as long as it is frozen.
+#[conductor::test]
+async fn a_process_that_is_frozen_in_the_middle_of_a_claim_is_recovered(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let Some(pooler) = Pooler::before(&test).await? else {
+        return Ok(());
+    };
+    let proxy = Proxy::to(&pooler.url).await?;
+    let frozen = Process::at(&proxy.url())?;
+    let squares = (0..500).map(|n| PoolerSquare { n });
+    let runs = test.invoke_batch::<PoolerSquare>(squares).await?;
+    let first = test.execution::<PoolerSquare>(runs[0]);
+    soon("the first result", first.result()).await?;
+    proxy.hold_behind("conductor.finish_and_claim");
+    eventually("a claim", async || proxy.holds()).await;
+    frozen.freeze()?;
+    let other = Process::start(&test)?;
+    for id in runs {
+        let run = test.execution::<PoolerSquare>(id);
+        soon("the result", run.result()).await?;
+    }
+    drop(other);
     Ok(())
 }

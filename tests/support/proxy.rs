@@ -27,6 +27,8 @@ struct Network {
     database: String,
     orders: watch::Sender<Orders>,
     losses: Mutex<Losses>,
+    /// The text of the statement behind which nothing passes.
+    last: Mutex<Option<&'static str>>,
 }
 
 #[derive(Debug)]
@@ -75,6 +77,14 @@ impl Proxy {
         Self::new(target, database).await
     }
 
+    /// Before another one's address.
+    pub async fn to(url: &str) -> anyhow::Result<Self> {
+        let options: PgConnectOptions = url.parse()?;
+        let address = format!("{}:{}", options.get_host(), options.get_port());
+        let database = options.get_database().unwrap_or_default().to_owned();
+        Self::new(Target::Address(address), database).await
+    }
+
     async fn new(server: Target, database: String) -> anyhow::Result<Self> {
         let mut proxy = Self {
             port: 0,
@@ -83,6 +93,7 @@ impl Proxy {
                 database,
                 orders: watch::channel(Orders::default()).0,
                 losses: Mutex::default(),
+                last: Mutex::default(),
             }),
             acceptor: None,
         };
@@ -148,6 +159,16 @@ impl Proxy {
         self.order(|orders| orders.hold = hold);
     }
 
+    /// Nothing passes behind the next message with such a statement, as if the client was frozen then.
+    pub fn hold_behind(&self, text: &'static str) {
+        *self.network.last.lock().unwrap() = Some(text);
+    }
+
+    /// Whether nothing passes.
+    pub fn holds(&self) -> bool {
+        self.network.orders.borrow().hold
+    }
+
     /// The server gets these statements and acts on them, and the connection breaks before it answers:
     /// so many times.
     pub fn lose_answers(&self, text: &'static str, times: usize) {
@@ -168,6 +189,23 @@ impl Proxy {
             orders.age += 1;
             change(orders);
         });
+    }
+}
+
+impl Network {
+    fn loses(&self, statement: &str) -> bool {
+        let mut losses = self.losses.lock().unwrap();
+        let lost = losses.left > 0 && statement.contains(losses.text);
+        losses.left -= usize::from(lost);
+        lost
+    }
+
+    fn holds_behind(&self, statement: &str) {
+        let mut last = self.last.lock().unwrap();
+        if last.is_some_and(|last| statement.contains(last)) {
+            *last = None;
+            self.orders.send_modify(|orders| orders.hold = true);
+        }
     }
 }
 
@@ -212,7 +250,13 @@ async fn between(
         () = async {
             tokio::join!(
                 pass(from_client, to_server, age, orders.clone(), |part| {
-                    talk.lock().unwrap().said(part, &network.losses);
+                    let mut talk = talk.lock().unwrap();
+                    for statement in talk.said(part) {
+                        network.holds_behind(&statement);
+                        if network.loses(&statement) {
+                            talk.losing = Losing::Swallowing;
+                        }
+                    }
                     true
                 }),
                 pass(from_server, to_client, age, orders.clone(), |part| {
@@ -285,17 +329,18 @@ enum Losing {
 }
 
 impl Talk {
-    /// Looks whether the answer is to be lost.
-    fn said(&mut self, part: &[u8], losses: &Mutex<Losses>) {
+    /// The statements that this part asks for.
+    fn said(&mut self, part: &[u8]) -> Vec<String> {
         self.unread.extend_from_slice(part);
+        let mut asked = Vec::new();
         loop {
             let head = usize::from(self.begun);
             let Some(length) = self.unread.get(head..head + 4) else {
-                return;
+                return asked;
             };
             let length = u32::from_be_bytes(length.try_into().unwrap()) as usize;
             if self.unread.len() < head + length {
-                return;
+                return asked;
             }
             let message: Vec<u8> = self.unread.drain(..head + length).collect();
             let body = &message[head + 4..];
@@ -323,11 +368,7 @@ impl Talk {
                 b'Q' => text(),
                 _ => continue,
             };
-            let mut losses = losses.lock().unwrap();
-            if losses.left > 0 && statement.contains(losses.text) {
-                losses.left -= 1;
-                self.losing = Losing::Swallowing;
-            }
+            asked.push(statement);
         }
     }
 

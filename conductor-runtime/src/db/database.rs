@@ -9,7 +9,9 @@ use super::Session;
 /// few sessions may show each of them a session of its own for a while.
 const LOOKS: usize = 5;
 /// A pooler may have prepared something under one of the driver's names for somebody else.
-pub(super) const AFRESH: &str = "; deallocate all";
+const AFRESH: &str = "; deallocate all";
+/// A process that is frozen between begin and commit would keep what it has locked for as long as it is frozen.
+const BRIEF: &str = "; set local idle_in_transaction_session_timeout = '10s'";
 
 /// The way to the server: straight, or through a pooler that has a server's session for us for one
 /// transaction only (PgBouncer's mode `transaction`).
@@ -107,7 +109,7 @@ impl Database {
     /// Begins the transaction that everything needs where it goes through a pooler.
     pub(crate) async fn ready(&self, mut session: Session) -> Result<Session, sqlx::Error> {
         if self.is_through_pooler() {
-            session.begin(self.begin_words("")).await?;
+            session.begin(begin_own()).await?;
         }
         Ok(session)
     }
@@ -129,6 +131,11 @@ impl Database {
         let also = if self.is_through_pooler() { AFRESH } else { "" };
         format!("begin {mode}{also}")
     }
+}
+
+/// Through a pooler, for statements of our own. A handler's transaction may take its time.
+pub(super) fn begin_own() -> String {
+    format!("begin{AFRESH}{BRIEF}")
 }
 
 /// What a pooler of the plainest configuration lets through.

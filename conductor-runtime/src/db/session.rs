@@ -5,7 +5,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{AssertSqlSafe, Connection, Transaction};
 
-use super::database::AFRESH;
+use super::database::begin_own;
 use super::patience::ANSWER;
 
 /// How long a connection may take to begin a transaction, and to come back to the pool.
@@ -99,7 +99,7 @@ impl Session {
     /// Commits what was done so far, where it is a transaction: what follows is one of its own.
     pub(crate) async fn separate(&mut self) -> Result<(), sqlx::Error> {
         if self.through {
-            sqlx::raw_sql(AssertSqlSafe(format!("commit; begin{AFRESH}")))
+            sqlx::raw_sql(AssertSqlSafe(format!("commit; {}", begin_own())))
                 .execute(&mut *self.connection)
                 .await?;
         }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use sqlx::postgres::types::PgInterval;
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio::sync::watch;
 
 use crate::client::Conductor;
@@ -106,21 +106,25 @@ impl Line {
     }
 
     /// Whether the lease held, and the breaking migration for which this process is to end.
+    ///
+    /// One message: a process that is frozen between begin and commit would keep the others from its row, and
+    /// so from recovering what it holds, for as long as it is frozen.
     async fn beat(
         &mut self,
         id: i64,
         times: LeaseTimes,
     ) -> Result<(bool, Option<i32>), sqlx::Error> {
         let mut connection = self.connection().await?;
-        let mut tx = connection
-            .begin_with(AssertSqlSafe(self.begin.clone()))
+        let message = format!(
+            "{}; select conductor.heartbeat({id}, '{} microseconds'), conductor.drain_for({id}); commit",
+            self.begin,
+            times.interval().microseconds,
+        );
+        let rows = sqlx::raw_sql(AssertSqlSafe(message))
+            .fetch_all(&mut connection)
             .await?;
-        let held = sqlx::query_as("select conductor.heartbeat($1, $2), conductor.drain_for($1)")
-            .bind(id)
-            .bind(times.interval())
-            .fetch_one(&mut *tx)
-            .await?;
-        tx.commit().await?;
+        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+        let held = (row.try_get(0)?, row.try_get(1)?);
         self.connection = Some(connection);
         Ok(held)
     }
