@@ -1,15 +1,18 @@
-//! G2: a process that wakes behind the end of its lease begins nothing of what others have done meanwhile.
+//! G2: a process that wakes behind the end of its lease begins nothing of what others have done meanwhile, and
+//! leaves nothing behind where it keeps the lease after all.
 
 use std::fs::{File, read_to_string};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use conductor::prelude::*;
 use conductor::testing::TestConductor;
+use conductor::{Conductor, Orchestrator};
 use uuid::Uuid;
 
-use crate::support::{Process, eventually, number};
+use crate::support::{Gate, Process, Proxy, eventually, info, number, soon};
 
 const EXECUTIONS: usize = 800;
 /// Threads of such a process. Each may have been stopped between its look at the lease and the body.
@@ -99,4 +102,61 @@ async fn neither_handlers_nor_steps(test: TestConductor) -> anyhow::Result<()> {
 #[conductor::test]
 async fn no_batches_either(test: TestConductor) -> anyhow::Result<()> {
     begins_nothing::<G2WakingBatch>(&test, |path| path).await
+}
+
+struct Gates {
+    one: Arc<Gate>,
+    other: Arc<Gate>,
+}
+
+#[task(name = "g2-one-at-once", concurrency = 1)]
+async fn g2_one_at_once(ctx: &TaskContext, n: i64) -> anyhow::Result<i64> {
+    if n == 1 {
+        ctx.state::<Gates>().one.pass().await;
+    }
+    Ok(n)
+}
+
+#[task(name = "g2-beside")]
+async fn g2_beside(ctx: &TaskContext) -> anyhow::Result<()> {
+    ctx.state::<Gates>().other.pass().await;
+    Ok(())
+}
+
+#[conductor::test]
+async fn a_lease_that_was_in_doubt_keeps_no_slots(test: TestConductor) -> anyhow::Result<()> {
+    let proxy = Proxy::of(&test).await?;
+    let (one, other) = (Gate::new(), Gate::new());
+    let handle = Orchestrator::builder(Conductor::connect_to(&proxy.url()).await?)
+        .heartbeat(Duration::from_secs(1), Duration::from_secs(6))
+        .state(Gates {
+            one: Arc::clone(&one),
+            other: Arc::clone(&other),
+        })
+        .build()?
+        .start()
+        .await?;
+    let beside = test.invoke::<G2Beside>(()).await?;
+    other.entered(1).await;
+    test.invoke::<G2OneAtOnce>(G2OneAtOnce { n: 1 }).await?;
+    one.entered(1).await;
+    let second = test.invoke::<G2OneAtOnce>(G2OneAtOnce { n: 2 }).await?;
+    eventually("the second one is parked", async || {
+        number(&test, "select count(*) from conductor.live_executions where queue_id < 0 and state = 'pending'").await == 1
+    })
+    .await;
+
+    proxy.hold(true);
+    // Its end and its slot cannot be told any more.
+    one.open(1);
+    other.dropped().await;
+    proxy.hold(false);
+    assert_eq!(soon("the second one", second.result()).await?, 2);
+    other.entered(1).await;
+    other.open(1);
+    soon("the one beside", beside.result()).await?;
+    let info = info(&test, beside.id()).await?;
+    assert_eq!((info.crashes, info.failures), (0, 0), "the lease was kept");
+    handle.stop().await?;
+    Ok(())
 }

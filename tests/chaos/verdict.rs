@@ -16,6 +16,9 @@ use super::worker::LEASE;
 /// long before they are dropped.
 const WAKING: Duration = Duration::from_secs(1);
 
+/// When what was about to begin has begun, where the process goes on.
+const AT_ONCE: Duration = Duration::from_millis(1);
+
 /// What was found behind the storm.
 #[derive(Debug, Default)]
 pub struct Verdict {
@@ -239,7 +242,7 @@ impl Verdict {
                             && (first.at..=learnt(first, next, log)).contains(at)
                     })
                 };
-                match gone(&log.kills) || gone(&log.lost_leases) {
+                match gone(&log.kills) || gone(&log.lost_leases) || was_about_to(next, log) {
                     true => self.repeated += 1,
                     false => self.doubles.push(format!(
                         "{key} of {execution} began in process {} at {}, ended {end:?}, and began again in {} at {}",
@@ -316,6 +319,16 @@ fn learnt(first: &Entry, next: &Entry, log: &Log) -> Moment {
         }
     }
     learnt
+}
+
+/// Whether the body's process was stopped past its lease until just then: a thread may have stood between its
+/// look at the lease and the body.
+fn was_about_to(body: &Entry, log: &Log) -> bool {
+    log.pauses.iter().any(|(process, stopped, went_on)| {
+        *process == body.process
+            && went_on.saturating_sub(*stopped) >= micros(LEASE.mul_f64(0.8))
+            && (*went_on..=went_on.saturating_add(micros(AT_ONCE))).contains(&body.at)
+    })
 }
 
 /// The end of the body that began there.

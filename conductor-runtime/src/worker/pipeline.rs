@@ -226,24 +226,27 @@ impl Pipeline {
 
     /// Takes over what the orchestrator says: a lost lease or the deadline ends all handlers.
     fn heed_control(&mut self) {
-        let control = *self.control.borrow_and_update();
-        let current = control.holder().filter(|id| self.over != Some(*id));
+        let (phase, holder) = {
+            let control = self.control.borrow_and_update();
+            (control.phase, control.holder())
+        };
+        let current = holder.filter(|id| self.over != Some(*id));
         let lost = current != self.orchestrator;
         if lost && self.orchestrator.is_some() {
             tracing::warn!(queue = %self.queue, running = self.running.len(), "lease in doubt; handlers are stopped");
         }
-        if control.phase == Phase::Halting {
+        if phase == Phase::Halting {
             self.halting_since.get_or_insert_with(Instant::now);
         }
-        if lost || control.phase == Phase::Halting {
+        if lost || phase == Phase::Halting {
             self.abort_all();
         }
-        if control.phase != Phase::Working {
+        if phase != Phase::Working {
             self.release_waiting();
             self.waiting.lanes_mut().set_deep(false);
         }
         if lost {
-            self.orchestrator = current;
+            let before = std::mem::replace(&mut self.orchestrator, current);
             self.surroundings.durable.orchestrator = current;
             self.waiting.lanes_mut().forget();
             // What ends late had its slots under the old identity.
@@ -252,7 +255,10 @@ impl Pipeline {
                     member.lanes.clear();
                 }
             }
-            if current.is_some() && self.suspect != current {
+            if current.is_none() {
+                // It may be held again, with slots and claims that are not known here any more.
+                self.suspect = before.or(self.suspect);
+            } else if self.suspect != current {
                 // Under another identity: what the old one held has been given back.
                 self.suspect = None;
             }

@@ -194,7 +194,7 @@ impl Pipeline {
             Err(error) => {
                 // Its outcomes are lost to us, but not to the lease.
                 tracing::error!(%error, "a round trip panicked");
-                self.suspect = self.orchestrator;
+                self.suspect = self.orchestrator.or(self.suspect);
                 self.disowning = false;
                 self.asked = 0;
                 self.settling = false;
@@ -214,7 +214,8 @@ impl Pipeline {
         if told && returned.fault.is_some() && current {
             self.waiting.lanes_mut().unsettle();
         }
-        if returned.suspect && current {
+        // Without one now, that may be held again.
+        if returned.suspect && (current || self.orchestrator.is_none()) {
             self.suspect = Some(returned.ask.orchestrator);
         }
         self.disowning = false;
