@@ -95,7 +95,7 @@ pub(crate) struct Durable {
 
 impl Durable {
     /// Whether the lease of the claim still holds.
-    pub(crate) fn is_held(&self) -> bool {
+    fn is_held(&self) -> bool {
         self.control.borrow().holder() == self.orchestrator
     }
 

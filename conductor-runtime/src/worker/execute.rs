@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::control::Control;
 use super::fetch::Claimed;
 use super::outcome::End;
 use super::window::Windows;
@@ -77,13 +79,17 @@ pub(super) async fn attempt(
 /// Polls the attempt for as long as its lease holds. A process that was stopped for longer begins nothing
 /// when it goes on, of what others may have run meanwhile.
 pub(super) async fn while_held<T>(
-    durable: &Durable,
+    (control, orchestrator): (watch::Receiver<Control>, Option<i64>),
     attempt: impl Future<Output = T>,
 ) -> Option<T> {
     let mut attempt = pin!(attempt);
-    poll_fn(|cx| match durable.is_held() {
-        true => attempt.as_mut().poll(cx).map(Some),
-        false => Poll::Ready(None),
+    poll_fn(|cx| {
+        // What is borrowed is locked: not while the handler runs.
+        let held = control.borrow().holder() == orchestrator;
+        match held {
+            true => attempt.as_mut().poll(cx).map(Some),
+            false => Poll::Ready(None),
+        }
     })
     .await
 }

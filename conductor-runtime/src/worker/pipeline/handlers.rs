@@ -104,10 +104,10 @@ impl Pipeline {
         };
         let member = Member::of(&claimed);
         let surroundings = self.surroundings.clone();
-        let durable = surroundings.durable.clone();
+        let lease = (self.control.clone(), self.orchestrator);
         let attempt = attempt(task, *run, claimed, member.cancel.clone(), surroundings);
         let handle = self.handlers.spawn(async move {
-            match while_held(&durable, attempt).await {
+            match while_held(lease, attempt).await {
                 Some((end, took)) => Ended::Single(end, took),
                 None => Ended::Dropped,
             }
@@ -131,10 +131,10 @@ impl Pipeline {
         };
         let members: Vec<Member> = claimed.iter().map(Member::of).collect();
         let cancels = members.iter().map(|member| member.cancel.clone()).collect();
-        let durable = self.surroundings.durable.clone();
+        let lease = (self.control.clone(), self.orchestrator);
         let attempt = batch_attempt(task, batch, claimed, cancels, self.surroundings.clone());
         let handle = self.handlers.spawn(async move {
-            match while_held(&durable, attempt).await {
+            match while_held(lease, attempt).await {
                 Some(ends) => Ended::Batch(ends),
                 None => Ended::Dropped,
             }
