@@ -19,6 +19,11 @@
 --     the end of the index range that claims read.
 --   * Time is conductor.now(), the server's clock, which tests may shift. Leases alone use the
 --     unshifted clock: they are about processes that live in real time.
+--   * No plan depends on statistics. Between bursts the live tables are empty, so autovacuum notes 0 rows in
+--     them, and the plans are kept when they are full again. Hot functions plan once (force_generic_plan), and
+--     read a table by an index and an array of keys ("l.id = any (p_ids)"), joined to the arrays by hash
+--     (enable_nestloop = off), or row by row ("cross join lateral (select ... limit 1)"). The order of joins
+--     is never left to the planner. A value of a table that is small is looked up by a scalar subquery.
 --   * pg_notify takes a lock on the whole server, so nothing notifies once per execution. A worker
 --     that runs out of work sets queues.idle; the next invoke clears it and notifies, once.
 --     Messages on the channel "conductor":
@@ -128,7 +133,8 @@ create table conductor.live_executions (
     -- The execution that this one repeats, by conductor.retry.
     retry_of uuid,
     -- The task's queue, or -lane where it waits for a limit (0000000008_limits.sql).
-    queue_id integer not null,
+    -- By a check and not by "not null", of which the planner would make use (see live_executions_due).
+    queue_id integer check (queue_id is not null),
     task_id integer not null,
     priority integer not null,
     -- The fencing token: grows with every claim and every loss of one.
@@ -168,7 +174,12 @@ create table conductor.live_executions (
 );
 
 -- The order of claims. No claim changes any of these columns.
-create index live_executions_due on conductor.live_executions (queue_id, priority desc, run_at, id);
+--
+-- The predicate is true of every row, and is implied only by a condition on queue_id: so the planner cannot
+-- use this index for look-ups by id, which it takes for as cheap as those by the primary key while
+-- pg_class.reltuples is 0, as after each vacuum that meets an idle queue. Each would walk the whole index.
+create index live_executions_due on conductor.live_executions (queue_id, priority desc, run_at, id)
+ where queue_id is not null;
 
 -- The arbiter of dedupe keys. Those without one are not in it, and claims leave it alone but for
 -- debounced ones.
@@ -279,7 +290,8 @@ create table conductor.remains (
     execution_id uuid primary key
 );
 
-create index waits_event on conductor.waits (event_name, event_hash, execution_id, key) where event_name is not null;
+-- With a predicate that only the delivery of an event states, as live_executions_due has one.
+create index waits_event on conductor.waits (event_name, event_hash, execution_id, key) where event_name <> '';
 
 -- The rules of 0000000007_schedule.sql.
 create table conductor.schedules (

@@ -285,6 +285,7 @@ $$;
 -- at different times, so that one that kills its process does not meet the same neighbours again.
 create function conductor.give_back(p_ids uuid[], p_max_crashes integer) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
     v_now timestamptz := conductor.now();
@@ -304,12 +305,11 @@ begin
 
     update conductor.live_executions l
        set state = 'pending', orchestrator_id = null, claim = l.claim + 1, crashes = l.crashes + v_charge,
-           queue_id = t.queue_id,
+           queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id),
            run_at = case when l.crashes + v_charge > 1 and v_charge = 1
                          then v_now + random() * l.crashes * interval '2 s' else l.run_at end,
            error = case when v_charge = 1 then 'the process died while it ran this attempt' else l.error end
-      from conductor.tasks t
-     where l.id = any (p_ids) and l.state = 'running' and t.id = l.task_id;
+     where l.id = any (p_ids) and l.state = 'running';
     get diagnostics v_count = row_count;
 
     perform conductor.conclude(

@@ -109,6 +109,41 @@ begin
 end
 $$;
 
+-- Gives executions that have not started, and that the caller has locked, new payloads, times and priorities.
+-- What the call itself has just made (its first id), or had made before its answer was lost, is as it should be.
+-- Returns the queues in which something is due.
+create function conductor.replace(
+    p_ids uuid[], p_firsts uuid[], p_calls bigint[], p_payloads text[], p_run_at timestamptz[], p_wait_ms bigint[],
+    p_priorities integer[], p_begun timestamptz) returns integer[]
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_nestloop = off set enable_mergejoin = off set jit = off
+as $$
+declare
+    -- Those who waited for a lock count from now.
+    v_now timestamptz := conductor.now();
+    v_queues integer[];
+begin
+    -- One that waits for a limit is looked at anew, as the payload may name another one.
+    with replaced as (
+        update conductor.live_executions l
+           set payload = k.payload::json, priority = coalesce(k.priority, l.priority),
+               queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id),
+               run_at = coalesce(k.run_at, v_now + k.wait_ms * interval '1 ms', l.run_at),
+               postponed = l.postponed and k.run_at is null and k.wait_ms is null
+          from unnest(p_ids, p_firsts, p_calls, p_payloads, p_run_at, p_wait_ms, p_priorities)
+               as k(id, first, calls, payload, run_at, wait_ms, priority)
+         where l.id = any (p_ids) and l.id = k.id
+           and (l.id <> k.first or k.calls > 1 and l.created_at = p_begun)
+        returning l.queue_id, l.run_at
+    )
+    select array_agg(distinct r.queue_id) filter (where r.run_at < v_now + interval '1s')
+      into v_queues
+      from replaced r;
+    return v_queues;
+end
+$$;
+
 -- Invokes whose keys are not all free: what has not started is replaced, what has is found. Of several
 -- calls with one key, the first of which may just have been made (p_begun), the last one counts, as
 -- if they came one by one. Gives beside the answers the queues to wake.
@@ -121,7 +156,6 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_has
 set enable_mergejoin = off set jit = off
 as $$
 declare
-    v_now timestamptz;
     -- One element a key, in the order of the keys: what its calls come to, ...
     v_task_ids integer[];
     v_debounced boolean[];
@@ -197,25 +231,8 @@ begin
             detail = coalesce(v_busy::text, '');
     end if;
 
-    -- Those who waited for a lock count from now. One that waits for a limit is looked at anew, as the
-    -- payload may name another one.
-    v_now := conductor.now();
-    with replaced as (
-        update conductor.live_executions l
-           set payload = k.payload::json, priority = coalesce(k.priority, l.priority), queue_id = t.queue_id,
-               run_at = coalesce(k.run_at, v_now + k.wait_ms * interval '1 ms', l.run_at),
-               postponed = l.postponed and k.run_at is null and k.wait_ms is null
-          from unnest(v_locked, v_firsts, v_calls, v_payloads, v_run_at, v_wait_ms, v_priorities)
-               as k(id, first, calls, payload, run_at, wait_ms, priority),
-               conductor.tasks t
-         where l.id = k.id and t.id = l.task_id
-           -- What this call has just made, or had made before its answer was lost, is as it should be.
-           and (l.id <> k.first or k.calls > 1 and l.created_at = p_begun)
-        returning l.queue_id, l.run_at
-    )
-    select array_agg(distinct r.queue_id) filter (where r.run_at < v_now + interval '1s')
-      into queues
-      from replaced r;
+    queues := conductor.replace(
+        v_locked, v_firsts, v_calls, v_payloads, v_run_at, v_wait_ms, v_priorities, p_begun);
 
     select array_agg(v_found[c.key_n] order by c.n),
            array_agg(case when c.id = v_found[c.key_n] then 'created'

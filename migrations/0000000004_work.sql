@@ -68,9 +68,9 @@ returns table (
     parent uuid, trigger text, lanes integer[], slots integer[], lane_limits integer[], lane_keys text[],
     start_ms integer, next_due_ms bigint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
--- A plan made while the table was empty must not read the whole of it when it is full.
+-- No plan depends on statistics (0000000001_setup.sql).
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
-set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set enable_nestloop = off set enable_mergejoin = off set jit = off
 as $$
 declare
     v_now timestamptz;
@@ -265,7 +265,7 @@ begin
                    set state = 'running', claim = l.claim + 1, orchestrator_id = p_orchestrator, claimed_at = v_now,
                        postponed = false, holds_key = l.holds_key and not l.debounced
                   from unnest(v_ids, v_lane, v_lanes, v_starts) as g(id, lane, lanes, start_ms)
-                 where l.id = g.id
+                 where l.id = any (v_ids) and l.id = g.id
                 returning l.id, l.task_id, l.claim, l.failures + l.crashes + 1 as attempt, l.payload::text as payload,
                           l.run_at, coalesce(l.retry_of, l.id) as origin,
                           case when l.parent_key is not null then l.parent_id end as parent,
@@ -335,7 +335,7 @@ $$;
 create function conductor.conclude(
     p_ids uuid[], p_state conductor.execution_state, p_error text) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
     v_now timestamptz := conductor.now();
@@ -353,11 +353,11 @@ begin
         insert into conductor.finished_executions (
                id, created_at, claimed_at, finished_at, expires_at, parent_id, retry_of, queue_id, task_id,
                priority, claim, failures, crashes, state, dedupe_key, trigger, payload, error)
-        select g.id, g.created_at, g.claimed_at, v_now, v_now + t.keep_failed, g.parent_id, g.retry_of, t.queue_id,
-               g.task_id, g.priority, g.claim, g.failures, g.crashes, p_state, g.dedupe_key, g.trigger, g.payload,
-               g.error
+        select g.id, g.created_at, g.claimed_at, v_now,
+               v_now + (select t.keep_failed from conductor.tasks t where t.id = g.task_id), g.parent_id, g.retry_of,
+               (select t.queue_id from conductor.tasks t where t.id = g.task_id), g.task_id, g.priority, g.claim,
+               g.failures, g.crashes, p_state, g.dedupe_key, g.trigger, g.payload, g.error
           from gone g
-          join conductor.tasks t on t.id = g.task_id
     ), told as (
         select count(pg_notify('conductor', 'done:' || g.id)) as n from gone g where g.watched
     )
@@ -375,8 +375,8 @@ $$;
 -- Outcomes of handlers that completed. One that has lost its claim matches nothing.
 create function conductor.complete(p_ids uuid[], p_claims integer[], p_outputs text[]) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
-set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_nestloop = off set enable_mergejoin = off set jit = off
 as $$
 declare
     v_now timestamptz := conductor.now();
@@ -389,8 +389,8 @@ begin
     with gone as (
         delete from conductor.live_executions l
          using unnest(p_ids, p_claims, p_outputs) as o(id, claim, output)
-         where l.id = o.id and l.claim = o.claim and l.state = 'running'
-        returning l.id, l.created_at, l.claimed_at, l.parent_id, l.parent_key, l.retry_of, l.task_id,
+         where l.id = any (p_ids) and l.id = o.id and l.claim = o.claim and l.state = 'running'
+        returning l.id, l.created_at, l.claimed_at, l.parent_id, l.parent_key, l.retry_of, l.queue_id, l.task_id,
                   l.priority, l.claim, l.failures, l.crashes, l.watched, l.cancelled, l.cancel_reason, l.dedupe_key,
                   l.trigger, l.payload, o.output
     ), kept as (
@@ -398,13 +398,16 @@ begin
                id, created_at, claimed_at, finished_at, expires_at, parent_id, retry_of, queue_id, task_id,
                priority, claim, failures, crashes, state, dedupe_key, trigger, payload, output, error)
         select g.id, g.created_at, g.claimed_at, v_now,
-               v_now + case when g.cancelled then t.keep_failed else t.keep_completed end,
-               g.parent_id, g.retry_of, t.queue_id, g.task_id, g.priority, g.claim, g.failures, g.crashes,
+               v_now + (select case when g.cancelled then t.keep_failed else t.keep_completed end
+                          from conductor.tasks t where t.id = g.task_id),
+               g.parent_id, g.retry_of,
+               case when g.queue_id > 0 then g.queue_id
+                    else (select t.queue_id from conductor.tasks t where t.id = g.task_id) end,
+               g.task_id, g.priority, g.claim, g.failures, g.crashes,
                case when g.cancelled then 'cancelled' else 'completed' end::conductor.execution_state,
                g.dedupe_key, g.trigger, g.payload, case when not g.cancelled then g.output::json end,
                case when g.cancelled then g.cancel_reason end
           from gone g
-          join conductor.tasks t on t.id = g.task_id
     )
     select count(*) + 0 * count(case when g.watched then pg_notify('conductor', 'done:' || g.id) end),
            array_agg(g.id) filter (where g.parent_key is not null),
@@ -427,8 +430,8 @@ $$;
 create function conductor.fail(
     p_ids uuid[], p_claims integer[], p_errors text[], p_permanent boolean[], p_delay_ms bigint[]) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
-set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_nestloop = off set enable_mergejoin = off set jit = off
 as $$
 declare
     v_now timestamptz := conductor.now();
@@ -440,17 +443,19 @@ begin
     with failed as (
         update conductor.live_executions l
            set state = 'pending', orchestrator_id = null, failures = l.failures + 1, error = o.error,
-               queue_id = t.queue_id, run_at = v_now + coalesce(
+               queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id),
+               run_at = v_now + coalesce(
                    o.delay_ms * interval '1 ms',
-                   least(extract(epoch from t.backoff_initial)::float8 * power(2, least(l.failures, 60)),
-                         extract(epoch from t.backoff_max)::float8)
-                       * (1 + t.jitter * (2 * random() - 1)) * interval '1 s')
+                   (select least(extract(epoch from t.backoff_initial)::float8 * power(2, least(l.failures, 60)),
+                                 extract(epoch from t.backoff_max)::float8)
+                               * (1 + t.jitter * (2 * random() - 1)) * interval '1 s'
+                      from conductor.tasks t where t.id = l.task_id))
           from unnest(p_ids, p_claims, p_errors, p_permanent, p_delay_ms)
-               as o(id, claim, error, permanent, delay_ms),
-               conductor.tasks t
-         where l.id = o.id and l.claim = o.claim and l.state = 'running' and t.id = l.task_id
+               as o(id, claim, error, permanent, delay_ms)
+         where l.id = any (p_ids) and l.id = o.id and l.claim = o.claim and l.state = 'running'
         returning l.id, l.failures, l.crashes, l.error, l.cancelled,
-                  o.permanent or l.failures >= t.max_attempts as final
+                  o.permanent or l.failures >= (select t.max_attempts from conductor.tasks t
+                                                 where t.id = l.task_id) as final
     ), noted as (
         insert into conductor.failures (execution_id, attempt, failed_at, error)
         select f.id, f.failures + f.crashes, v_now, f.error from failed f
@@ -472,25 +477,32 @@ $$;
 
 -- Claims that the worker gives back unfinished, at shutdown; nothing is charged.
 create function conductor.release(p_ids uuid[], p_claims integer[]) returns integer
-language sql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
-as $$
-    select conductor.give_back(
-        array(select l.id from conductor.live_executions l
-                join unnest(p_ids, p_claims) as o(id, claim) on o.id = l.id and o.claim = l.claim
-               where l.state = 'running'
-                 for no key update of l),
-        null);
-$$;
-
--- Gives back what stopped at a step or checkpoint because its task's window closed: due when it opens.
-create function conductor.postpone(p_ids uuid[], p_claims integer[], p_until timestamptz[]) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_nestloop = off set enable_mergejoin = off set jit = off
 as $$
 declare
     v_held uuid[] := array(
         select l.id from conductor.live_executions l
           join unnest(p_ids, p_claims) as o(id, claim) on o.id = l.id and o.claim = l.claim
-         where l.state = 'running'
+         where l.id = any (p_ids) and l.state = 'running'
+           for no key update of l);
+begin
+    return conductor.give_back(v_held, null);
+end
+$$;
+
+-- Gives back what stopped at a step or checkpoint because its task's window closed: due when it opens.
+create function conductor.postpone(p_ids uuid[], p_claims integer[], p_until timestamptz[]) returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_nestloop = off set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_held uuid[] := array(
+        select l.id from conductor.live_executions l
+          join unnest(p_ids, p_claims) as o(id, claim) on o.id = l.id and o.claim = l.claim
+         where l.id = any (p_ids) and l.state = 'running'
            for no key update of l);
 begin
     perform conductor.give_back(v_held, null);
@@ -550,7 +562,7 @@ $$;
 -- written in time asks, and brings those of the others.
 create function conductor.locked(p_ids uuid[]) returns uuid[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
     v_free uuid[] := array(

@@ -65,8 +65,8 @@ create function conductor.record_steps(
     p_ids uuid[], p_claims integer[], p_keys text[], p_kinds text[], p_values text[], p_waits boolean default false)
 returns boolean[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
-set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_nestloop = off set enable_mergejoin = off set jit = off
 as $$
 declare
     v_now timestamptz := conductor.now();
@@ -79,20 +79,20 @@ begin
     v_held := array(
         select l.id
           from unnest(p_ids, p_claims) as g(id, claim)
-          join conductor.live_executions l on l.id = g.id
+          join conductor.live_executions l on l.id = g.id and l.id = any (p_ids)
          where l.claim = g.claim and l.state = 'running'
            for no key update of l skip locked);
     -- By claim again: one batch may hold records of an old claim and of its successor.
     insert into conductor.steps (execution_id, key, kind, value, recorded_at)
     select g.id, g.key, g.kind, g.value::json, v_now
       from unnest(p_ids, p_claims, p_keys, p_kinds, p_values) as g(id, claim, key, kind, value)
-      join conductor.live_executions l on l.id = g.id and l.claim = g.claim
+      join conductor.live_executions l on l.id = g.id and l.id = any (v_held) and l.claim = g.claim
      where g.id = any (v_held)
         on conflict (execution_id, key) do nothing;
     return array(
         select case when l.id is null or l.claim <> g.claim then false when l.id = any (v_held) then true end
           from unnest(p_ids, p_claims) with ordinality as g(id, claim, n)
-          left join conductor.live_executions l on l.id = g.id and l.state = 'running'
+          left join conductor.live_executions l on l.id = g.id and l.id = any (p_ids) and l.state = 'running'
          order by g.n);
 end
 $$;
@@ -139,7 +139,8 @@ create function conductor.suspend(
     p_events text[], p_filters text[])
 returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_nestloop = off set enable_mergejoin = off set jit = off
 as $$
 declare
     v_now timestamptz := conductor.now();
@@ -170,7 +171,7 @@ begin
       into v_held, v_cancelled
       from (select l.id, l.cancelled
               from unnest(p_ids, p_claims) as g(id, claim)
-              join conductor.live_executions l on l.id = g.id
+              join conductor.live_executions l on l.id = g.id and l.id = any (p_ids)
              where l.claim = g.claim and l.state = 'running'
                for no key update of l) h;
     if v_cancelled is not null then
@@ -190,8 +191,10 @@ begin
                as g(execution_id, key, kind, group_key, wake_ms, wake_at, child_id, task, payload, detached, event,
                     filter)
          where g.execution_id = any (v_held)
-           and not exists (select from conductor.steps s where s.execution_id = g.execution_id and s.key = g.key)
-           and not exists (select from conductor.waits w where w.execution_id = g.execution_id and w.key = g.key)
+           and (select true from conductor.steps s
+                 where s.execution_id = g.execution_id and s.key = g.key limit 1) is null
+           and (select true from conductor.waits w
+                 where w.execution_id = g.execution_id and w.key = g.key limit 1) is null
     ), fresh as (
         insert into conductor.waits (
                execution_id, key, kind, group_key, wake_at, child_id, event_name, event_filter, event_hash)
@@ -220,22 +223,25 @@ begin
     -- Due at once where something has come already, else at the first time that it waits for.
     with due as (
         select g.execution_id,
-               min(case when w.execution_id is not null then coalesce(w.wake_at, 'infinity')
-                        when exists (select from conductor.waits o
-                                      where o.execution_id = g.execution_id and o.group_key = g.group_key
-                                        and o.child_id is not null)
+               min(case when w.key is not null then coalesce(w.wake_at, 'infinity')
+                        when (select true from conductor.waits o
+                               where o.execution_id = g.execution_id and o.group_key = g.group_key
+                                 and o.child_id is not null limit 1)
                         then 'infinity'
                         else v_now end) as run_at
           from unnest(p_executions, p_keys, p_groups) as g(execution_id, key, group_key)
-          left join conductor.waits w on w.execution_id = g.execution_id and w.key = g.key
+          left join lateral (
+               select k.key, k.wake_at from conductor.waits k
+                where k.execution_id = g.execution_id and k.key = g.key limit 1) w on true
          where g.execution_id = any (v_held)
          group by g.execution_id
     )
     update conductor.live_executions l
-       set state = 'suspended', orchestrator_id = null, run_at = d.run_at, queue_id = t.queue_id,
+       set state = 'suspended', orchestrator_id = null, run_at = d.run_at,
+           queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id),
            partial_wakes = case when l.id = any (v_fresh) then 0 else l.partial_wakes end
-      from due d, conductor.tasks t
-     where l.id = d.execution_id and t.id = l.task_id;
+      from due d
+     where l.id = any (v_held) and l.id = d.execution_id;
     perform conductor.wake(v_queues, false);
     return cardinality(v_held);
 end
@@ -247,8 +253,8 @@ $$;
 create function conductor.report(p_children uuid[], p_parents uuid[], p_keys text[], p_outcomes text[])
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
-set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_nestloop = off set enable_mergejoin = off set jit = off
 as $$
 declare
     v_now timestamptz := conductor.now();
@@ -259,11 +265,18 @@ begin
     -- In one order, so that two workers never wait for one another; and before the waits are
     -- looked at: a parent that suspends now is waited for.
     perform from conductor.live_executions l where l.id = any (p_parents) order by l.id for no key update;
-    with resolved as (
+    -- By their places: nobody but the holder of its execution changes a wait.
+    with found as materialized (
+        select k.place, g.outcome
+          from unnest(p_children, p_parents, p_keys, p_outcomes) as g(child_id, parent_id, key, outcome)
+         cross join lateral (
+               select w.ctid as place from conductor.waits w
+                where w.execution_id = g.parent_id and w.key = g.key and w.child_id = g.child_id limit 1) k
+    ), resolved as (
         delete from conductor.waits w
-         using unnest(p_children, p_parents, p_keys, p_outcomes) as g(child_id, parent_id, key, outcome)
-         where w.execution_id = g.parent_id and w.key = g.key and w.child_id = g.child_id
-        returning w.execution_id, w.key, w.kind, w.group_key, g.outcome
+         using found f
+         where w.ctid = any (array(select o.place from found o)) and w.ctid = f.place
+        returning w.execution_id, w.key, w.kind, w.group_key, f.outcome
     ), recorded as (
         insert into conductor.steps (execution_id, key, kind, value, recorded_at)
         select r.execution_id, r.key, r.kind, r.outcome::json, v_now from resolved r
@@ -276,23 +289,25 @@ begin
     with ready as (
         select distinct r.execution_id
           from unnest(v_executions, v_groups) as r(execution_id, group_key)
-         where not exists (select from conductor.waits w
-                            where w.execution_id = r.execution_id and w.group_key = r.group_key)
+         where (select true from conductor.waits w
+                 where w.execution_id = r.execution_id and w.group_key = r.group_key limit 1) is null
     ), paced as (
-        select r.execution_id,
-               exists (select from conductor.waits w
-                        where w.execution_id = r.execution_id and w.child_id is not null) as more
+        select r.execution_id, d.delay
           from ready r
-    ), woken as (
-        update conductor.live_executions l
-           set run_at = v_now + d.delay, postponed = false, partial_wakes = l.partial_wakes + 1
-          from paced p
-          join conductor.live_executions o on o.id = p.execution_id
          cross join lateral (
-               select case when p.more and o.partial_wakes > 0
+               select o.partial_wakes from conductor.live_executions o where o.id = r.execution_id limit 1) o
+         cross join lateral (
+               select case when o.partial_wakes > 0
+                            and (select true from conductor.waits w
+                                  where w.execution_id = r.execution_id and w.child_id is not null limit 1)
                            then least(0.05 * power(2, least(o.partial_wakes - 1, 10)), 5) * interval '1 s'
                            else interval '0' end as delay) d
-         where l.id = p.execution_id and l.state = 'suspended' and l.run_at > v_now + d.delay
+    ), woken as (
+        update conductor.live_executions l
+           set run_at = v_now + p.delay, postponed = false, partial_wakes = l.partial_wakes + 1
+          from paced p
+         where l.id = any (v_executions) and l.id = p.execution_id
+           and l.state = 'suspended' and l.run_at > v_now + p.delay
         returning l.queue_id
     )
     select array_agg(distinct w.queue_id) into v_queues from woken w;

@@ -491,7 +491,7 @@ begin
     if v_parked is not null then
         update conductor.live_executions l set queue_id = -g.lane
           from unnest(v_parked, v_full) as g(id, lane)
-         where l.id = g.id and l.id = any (v_parked) and l.queue_id <> -g.lane;
+         where l.id = g.id and l.id = any (v_parked) and l.queue_id is distinct from -g.lane;
         get diagnostics moved = row_count;
     end if;
 end

@@ -347,7 +347,7 @@ begin
 
     v_waited := array(
         select d.name from (select distinct g.name from unnest(p_names) as g(name)) d
-         where exists (select from conductor.waits w where w.event_name = d.name));
+         where (select true from conductor.waits w where w.event_name = d.name and w.event_name <> '' limit 1));
     if cardinality(v_waited) > 0 then
         insert into conductor.event_deliveries (seq, name, event_id)
         select e.seq, e.name, e.id from conductor.events e
@@ -404,7 +404,7 @@ begin
                   from unnest(v_hashes) as h
                  cross join lateral (
                        select c.execution_id, c.key, c.event_filter from conductor.waits c
-                        where c.event_name = p_name and c.event_hash = h
+                        where c.event_name = p_name and c.event_name <> '' and c.event_hash = h
                           and (c.execution_id, c.key) > (v_event.after_execution, v_event.after_key)
                         order by c.execution_id, c.key
                         limit v_left) o

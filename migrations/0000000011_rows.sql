@@ -431,7 +431,7 @@ as $$
 begin
     delete from conductor.row_watches w
      where w.used_at < conductor.now() - interval '7 days'
-       and not exists (select from conductor.waits o where o.event_name = w.event);
+       and not exists (select from conductor.waits o where o.event_name = w.event and o.event_name <> '');
     delete from conductor.row_faults f where f.last_at < conductor.now() - interval '7 days';
 end
 $$;
