@@ -290,6 +290,16 @@ create table conductor.remains (
     execution_id uuid primary key
 );
 
+-- What is still to be done with executions that somebody's open transaction had locked at the time: a
+-- chore does it once they are free (conductor.do_deferred).
+create table conductor.deferred (
+    execution_id uuid not null,
+    -- cancel: its parent did not wait any longer. disown: its process does not know of this claim.
+    what text not null check (what in ('cancel', 'disown')),
+    claim integer not null default 0,
+    primary key (execution_id, what, claim)
+);
+
 -- With a predicate that only the delivery of an event states, as live_executions_due has one.
 create index waits_event on conductor.waits (event_name, event_hash, execution_id, key) where event_name <> '';
 

@@ -204,6 +204,65 @@ as $$
      where c.name = p_name;
 $$;
 
+-- Locks those of these executions that run and that nobody else has locked, and gives them. Of one that
+-- is to end, as it was cancelled or may have crashed too often, the parent is locked before, as
+-- whoever ends a child does; where somebody else has that one, the child is not given. Waits for nobody.
+create function conductor.lock_held(p_ids uuid[], p_max_crashes integer) returns uuid[]
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_nestloop = off
+set enable_hashjoin = on set jit = off
+as $$
+declare
+    v_most integer := coalesce(p_max_crashes, 2147483647);
+    v_of uuid[];
+    v_parents uuid[];
+    v_ids uuid[];
+begin
+    v_of := array(
+        select l.parent_id from conductor.live_executions l
+         where l.id = any (p_ids) and l.parent_key is not null and (l.cancelled or l.crashes + 1 >= v_most));
+    v_parents := array(
+        select p.id from conductor.live_executions p
+         where p.id = any (v_of) order by p.id for no key update skip locked);
+    v_ids := array(
+        select l.id from conductor.live_executions l
+         where l.id = any (p_ids) and l.state = 'running' order by l.id for no key update skip locked);
+    -- By a statement of its own: a cancel may have committed before the lock came.
+    v_of := array(
+        select l.parent_id from conductor.live_executions l
+         where l.id = any (v_ids) and l.parent_key is not null and (l.cancelled or l.crashes + 1 >= v_most));
+    -- Parents that are there and not ours.
+    v_of := array(
+        select p.id from conductor.live_executions p where p.id = any (v_of)
+        except select id from unnest(v_parents) as id);
+    if cardinality(v_of) = 0 then
+        return v_ids;
+    end if;
+    return array(
+        select l.id from conductor.live_executions l
+         where l.id = any (v_ids)
+           and not (coalesce(l.parent_id = any (v_of), false) and l.parent_key is not null
+                    and (l.cancelled or l.crashes + 1 >= v_most)));
+end
+$$;
+
+-- Locks the parents of those of these executions that were cancelled, before they end: parents before
+-- children, everywhere.
+create function conductor.lock_parents(p_ids uuid[]) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+as $$
+declare
+    v_parents uuid[] := array(
+        select l.parent_id from conductor.live_executions l
+         where l.id = any (p_ids) and l.cancelled and l.parent_key is not null);
+begin
+    if cardinality(v_parents) > 0 then
+        perform from conductor.live_executions p where p.id = any (v_parents) order by p.id for no key update;
+    end if;
+end
+$$;
+
 -- Gives back what dead orchestrators held. An execution that has seen its process die
 -- p_max_crashes times is taken for the killer and fails. One that somebody's open transaction has
 -- locked keeps nothing else waiting: it is an orphan then, to be looked for soon.
@@ -213,6 +272,7 @@ as $$
 declare
     v_dead bigint[];
     v_held uuid[];
+    v_free uuid[];
     v_ids uuid[];
 begin
     -- Most calls end here, and lock nothing.
@@ -235,10 +295,10 @@ begin
     perform conductor.drop_retired_schedules();
     v_held := array(
         select l.id from conductor.live_executions l where l.state = 'running' and l.orchestrator_id = any (v_dead));
+    v_free := conductor.lock_held(v_held, p_max_crashes);
     v_ids := array(
         select l.id from conductor.live_executions l
-         where l.id = any (v_held) and l.state = 'running' and l.orchestrator_id = any (v_dead)
-           for no key update skip locked);
+         where l.id = any (v_free) and l.orchestrator_id = any (v_dead));
     if cardinality(v_ids) < cardinality(v_held) then
         update conductor.chores c set due_at = clock_timestamp() where c.name = 'orphans';
     end if;
@@ -256,6 +316,7 @@ declare
     v_until timestamptz := conductor.now() + interval '1 hour';
     v_queues integer[];
     v_held uuid[];
+    v_free uuid[];
     v_ids uuid[];
 begin
     delete from conductor.orchestrators o where o.id = p_orchestrator returning o.queue_ids into v_queues;
@@ -269,10 +330,10 @@ begin
                lateral (select l.id from conductor.live_executions l
                          where l.queue_id = q and l.priority = p and l.run_at <= v_until
                            and l.state = 'running' and l.orchestrator_id = p_orchestrator) held);
+    v_free := conductor.lock_held(v_held, null);
     v_ids := array(
         select l.id from conductor.live_executions l
-         where l.id = any (v_held) and l.state = 'running' and l.orchestrator_id = p_orchestrator
-           for no key update skip locked);
+         where l.id = any (v_free) and l.orchestrator_id = p_orchestrator);
     if cardinality(v_ids) < cardinality(v_held) then
         update conductor.chores c set due_at = clock_timestamp() where c.name = 'orphans';
     end if;
@@ -338,11 +399,11 @@ declare
         select l.id from conductor.live_executions l
          where l.state = 'running'
            and not exists (select from conductor.orchestrators o where o.id = l.orchestrator_id));
+    v_free uuid[] := conductor.lock_held(v_held, p_max_crashes);
     v_ids uuid[] := array(
         select l.id from conductor.live_executions l
-         where l.id = any (v_held) and l.state = 'running'
-           and not exists (select from conductor.orchestrators o where o.id = l.orchestrator_id)
-           for no key update of l skip locked);
+         where l.id = any (v_free)
+           and not exists (select from conductor.orchestrators o where o.id = l.orchestrator_id));
 begin
     if cardinality(v_ids) < cardinality(v_held) then
         update conductor.chores c set due_at = clock_timestamp() where c.name = 'orphans';

@@ -23,12 +23,18 @@ begin
     if p_always then
         perform pg_notify('conductor', 'queue:' || q) from unnest(p_queues) as q;
     else
-        with woken as (
-            update conductor.queues q set idle = false
+        -- A row that a user's open transaction has locked, by a cancel or a pause, keeps its flag.
+        with seen as (
+            select count(pg_notify('conductor', 'queue:' || q.id)) as n from conductor.queues q
              where q.id = any (p_queues) and q.idle
-            returning q.id
+        ), free as (
+            select q.id from conductor.queues q
+             where q.id = any (p_queues) and q.idle
+               for no key update skip locked
+        ), woken as (
+            update conductor.queues q set idle = false from free f where q.id = f.id
         )
-        select count(pg_notify('conductor', 'queue:' || w.id)) into v_woken from woken w;
+        select s.n into v_woken from seen s;
     end if;
 end
 $$;

@@ -308,7 +308,9 @@ begin
         end if;
         -- Nothing is due: say so, and look once more, as an invoke may just have missed the flag.
         exit when not p_idle or v_left < p_limit;
-        update conductor.queues q set idle = true where q.id = p_queue and not q.idle;
+        update conductor.queues q set idle = true
+         where q.id = any (array(select o.id from conductor.queues o
+                                  where o.id = p_queue and not o.idle for no key update skip locked));
         exit when not found;
     end loop;
 
@@ -482,12 +484,14 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bit
 set enable_nestloop = off set enable_mergejoin = off set jit = off
 as $$
 declare
-    v_held uuid[] := array(
+    v_held uuid[];
+begin
+    perform conductor.lock_parents(p_ids);
+    v_held := array(
         select l.id from conductor.live_executions l
           join unnest(p_ids, p_claims) as o(id, claim) on o.id = l.id and o.claim = l.claim
          where l.id = any (p_ids) and l.state = 'running'
            for no key update of l);
-begin
     return conductor.give_back(v_held, null);
 end
 $$;
@@ -499,12 +503,14 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bit
 set enable_nestloop = off set enable_mergejoin = off set jit = off
 as $$
 declare
-    v_held uuid[] := array(
+    v_held uuid[];
+begin
+    perform conductor.lock_parents(p_ids);
+    v_held := array(
         select l.id from conductor.live_executions l
           join unnest(p_ids, p_claims) as o(id, claim) on o.id = l.id and o.claim = l.claim
          where l.id = any (p_ids) and l.state = 'running'
            for no key update of l);
-begin
     perform conductor.give_back(v_held, null);
     update conductor.live_executions l set run_at = greatest(o.until, conductor.now()), postponed = true
       from unnest(p_ids, p_until) as o(id, until)
@@ -523,6 +529,8 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_lanes integer[];
+    v_held uuid[];
+    v_ids uuid[];
 begin
     -- Slots too: of the lanes that it does know, it says itself how many it uses. Lanes are waited for,
     -- which must not hold up the heartbeat.
@@ -546,14 +554,26 @@ begin
        set holders = a.holders - p_orchestrator::text,
            due_at = coalesce(a.due_at, case when a.parked then conductor.now() end)
      where a.id = any (v_lanes);
+    v_held := array(
+        select l.id from conductor.live_executions l
+          join conductor.tasks t on t.id = l.task_id
+         where l.state = 'running' and l.orchestrator_id = p_orchestrator
+           and (l.queue_id = p_queue or l.queue_id < 0 and t.queue_id = p_queue)
+           and not exists (select from unnest(p_ids, p_claims) as k(id, claim)
+                            where k.id = l.id and k.claim = l.claim));
+    -- Nobody is waited for while the orchestrator's row is held, which the heartbeat wants.
+    v_ids := conductor.lock_held(v_held, null);
+    insert into conductor.deferred (execution_id, what, claim)
+    select l.id, 'disown', l.claim from conductor.live_executions l
+     where l.id = any (v_held) and l.id <> all (v_ids) and l.state = 'running' and l.orchestrator_id = p_orchestrator
+       and not exists (select from unnest(p_ids, p_claims) as k(id, claim)
+                        where k.id = l.id and k.claim = l.claim)
+        on conflict do nothing;
     return conductor.give_back(
         array(select l.id from conductor.live_executions l
-                join conductor.tasks t on t.id = l.task_id
-               where l.state = 'running' and l.orchestrator_id = p_orchestrator
-                 and (l.queue_id = p_queue or l.queue_id < 0 and t.queue_id = p_queue)
+               where l.id = any (v_ids) and l.orchestrator_id = p_orchestrator
                  and not exists (select from unnest(p_ids, p_claims) as k(id, claim)
-                                  where k.id = l.id and k.claim = l.claim)
-                 for no key update of l),
+                                  where k.id = l.id and k.claim = l.claim)),
         null);
 end
 $$;

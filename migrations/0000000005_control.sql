@@ -169,6 +169,7 @@ declare
 begin
     return exists (select from conductor.event_inbox i)
     or exists (select from conductor.event_deliveries d)
+    or exists (select from conductor.event_revisits r)
     or exists (
         select from conductor.schedules s
          where not s.paused and s.fault is null and (s.next_at is null or s.next_at <= v_now)

@@ -22,6 +22,107 @@ begin
 end
 $$;
 
+-- Cancels children that their parents do not wait for any longer, with theirs, and gives those of which
+-- somebody else has locked some: a claim that comes upon them must not wait.
+create function conductor.cancel_free(p_ids uuid[]) returns uuid[]
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+as $$
+declare
+    v_reason constant text := 'its parent did not wait any longer';
+    v_id uuid;
+    v_level uuid[];
+    v_locked uuid[];
+    v_tree uuid[];
+    v_left uuid[] := '{}';
+begin
+    for v_id in
+        select c.id from conductor.live_executions c
+         where c.id = any (p_ids) and not c.detached order by c.id
+    loop
+        -- As in conductor.cancel: each level is locked before the next one is looked for. The parent
+        -- is ours already, or ended.
+        v_level := array[v_id];
+        v_tree := '{}';
+        loop
+            v_locked := array(
+                select l.id from conductor.live_executions l
+                 where l.id = any (v_level) order by l.id for no key update skip locked);
+            exit when cardinality(v_locked)
+                < (select count(*) from conductor.live_executions l where l.id = any (v_level));
+            v_tree := v_tree || v_locked;
+            v_level := array(
+                select c.id from conductor.live_executions c
+                 where c.parent_id = any (v_locked) and c.parent_id is not null and not c.detached
+                   and c.id <> all (v_tree));
+            exit when cardinality(v_level) = 0;
+        end loop;
+        if cardinality(v_level) > 0 then
+            v_left := v_left || v_id;
+        else
+            perform conductor.cancel(v_id, v_reason);
+        end if;
+    end loop;
+    return v_left;
+end
+$$;
+
+-- Does what was deferred for executions that are free now; how many are done with. Waits for nobody.
+create function conductor.do_deferred(p_limit integer) returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+as $$
+declare
+    v_late uuid[];
+    v_left uuid[];
+    v_held uuid[];
+    v_claims integer[];
+    v_free uuid[];
+    v_count integer := 0;
+begin
+    if not exists (select from conductor.deferred d) then
+        return 0;
+    end if;
+    -- In any order: those that stay locked must not stand before the others for ever.
+    v_late := array(
+        select d.execution_id from conductor.deferred d
+         where d.what = 'cancel' order by random() limit p_limit for update skip locked);
+    if cardinality(v_late) > 0 then
+        -- Their parents first, as everywhere; where somebody has one, its child stays.
+        v_free := array(
+            select p.id from conductor.live_executions p
+             where p.id = any (array(select c.parent_id from conductor.live_executions c where c.id = any (v_late)))
+             order by p.id for no key update skip locked);
+        v_left := array(
+            select c.id from conductor.live_executions c
+             where c.id = any (v_late) and c.parent_id <> all (v_free)
+               and exists (select from conductor.live_executions p where p.id = c.parent_id));
+        v_left := v_left || conductor.cancel_free(array(select id from unnest(v_late) as id except select id from unnest(v_left) as id));
+        delete from conductor.deferred d
+         where d.what = 'cancel' and d.execution_id = any (v_late) and d.execution_id <> all (v_left);
+        get diagnostics v_count = row_count;
+    end if;
+
+    select array_agg(d.execution_id), array_agg(d.claim) into v_held, v_claims
+      from (select g.execution_id, g.claim from conductor.deferred g
+             where g.what = 'disown' order by random() limit p_limit for update skip locked) d;
+    if v_held is not null then
+        v_free := conductor.lock_held(v_held, null);
+        v_free := array(
+            select l.id from conductor.live_executions l
+              join unnest(v_held, v_claims) as g(id, claim) on g.id = l.id and g.claim = l.claim
+             where l.id = any (v_free));
+        v_count := v_count + conductor.give_back(v_free, null);
+        delete from conductor.deferred d
+         using unnest(v_held, v_claims) as g(id, claim)
+         where d.what = 'disown' and d.execution_id = g.id and d.claim = g.claim
+           and not exists (select from conductor.live_executions l
+                            where l.id = g.id and l.claim = g.claim and l.state = 'running');
+    end if;
+    return v_count;
+end
+$$;
+
 -- Records the deadlines that are over among what these executions wait for, and cancels the
 -- children that came too late. The caller holds the executions' rows.
 create function conductor.settle(p_ids uuid[], p_now timestamptz) returns void
@@ -53,8 +154,12 @@ begin
             on conflict (execution_id, key) do nothing
     )
     select array_agg(l.child_id) filter (where l.child_id is not null) into v_late from late l;
-    perform conductor.cancel(c.id, 'its parent did not wait any longer')
-       from conductor.live_executions c where c.id = any (v_late) and not c.detached;
+    if v_late is not null then
+        v_late := conductor.cancel_free(v_late);
+        insert into conductor.deferred (execution_id, what)
+        select distinct id, 'cancel' from unnest(v_late) as id
+            on conflict do nothing;
+    end if;
 end
 $$;
 
@@ -166,6 +271,7 @@ begin
     end if;
     -- Before the executions, as whoever emits does.
     perform conductor.lock_events(p_events, false);
+    perform conductor.lock_parents(p_ids);
     -- Locked before anything is looked at: a child that ends now waits for us, or is seen below.
     select array_agg(h.id) filter (where not h.cancelled), array_agg(h.id) filter (where h.cancelled)
       into v_held, v_cancelled

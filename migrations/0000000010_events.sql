@@ -13,7 +13,8 @@
 -- A wait for one value of a field is found by a hash of both, so that an event looks at those which it
 -- may end, and not at all that wait for its name.
 --
--- Locks are taken in this order: names by number, executions by id, waits.
+-- Locks are taken in this order: names by number, executions by id, waits. Whoever hands out events waits
+-- for no execution: the lock of a name would be held as long as somebody's open transaction.
 
 set local search_path = pg_catalog, pg_temp;
 
@@ -51,6 +52,16 @@ create table conductor.event_deliveries (
 );
 
 create index event_deliveries_name on conductor.event_deliveries (name, seq);
+
+-- Executions that were locked by somebody's open transaction when an event came which they wait for: they
+-- look into the log once they are free, and until then no later event of the name is handed to them.
+create table conductor.event_revisits (
+    execution_id uuid not null,
+    name text collate "C" not null,
+    -- The first one that they have missed.
+    event_id uuid not null,
+    primary key (execution_id, name)
+);
 
 -- Which events start executions of which tasks. Of several filters one is enough.
 create table conductor.subscriptions (
@@ -373,6 +384,7 @@ declare
     v_keys text[];
     v_wanted uuid[];
     v_alive uuid[];
+    v_missed uuid[];
     v_woken uuid[];
     v_queues integer[];
 begin
@@ -411,9 +423,23 @@ begin
                  order by o.execution_id, o.key
                  limit v_left) w;
         if v_executions is not null then
-            -- Whoever ends, suspends or times out one of them now is waited for, and seen below.
-            perform from conductor.live_executions l where l.id = any (v_wanted) order by l.id for no key update;
-            v_alive := array(select l.id from conductor.live_executions l where l.id = any (v_wanted));
+            -- One that somebody has locked looks into the log later, and so does who has missed another.
+            v_alive := array(
+                select l.id from conductor.live_executions l
+                 where l.id = any (v_wanted) order by l.id for no key update skip locked);
+            v_alive := array(
+                select id from unnest(v_alive) as id
+                 where not exists (select from conductor.event_revisits r
+                                    where r.execution_id = id and r.name = p_name));
+            v_missed := array(
+                select l.id from conductor.live_executions l
+                 where l.id = any (v_wanted) and l.id <> all (v_alive) order by l.id);
+            if cardinality(v_missed) > 0 then
+                insert into conductor.event_revisits (execution_id, name, event_id)
+                select id, p_name, v_event.event_id from unnest(v_missed) as id
+                    on conflict do nothing;
+                perform pg_notify('conductor', 'events:');
+            end if;
             with taken as (
                 delete from conductor.waits w
                  using (select distinct on (o.execution_id) o.execution_id, o.key
@@ -468,8 +494,75 @@ begin
 end
 $$;
 
+-- Has executions that were locked when an event came look into the log, where they are free now.
+create function conductor.revisit(p_limit integer) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_missed record;
+    v_queues integer[];
+begin
+    -- In any order: those that stay locked must not stand before the others for ever.
+    for v_missed in
+        select r.execution_id, r.name, r.event_id from conductor.event_revisits r
+         order by random() limit p_limit for update skip locked
+    loop
+        -- The name's lock comes first, but nobody is waited for here.
+        continue when not pg_try_advisory_xact_lock_shared(hashtextextended('conductor.event ' || v_missed.name, 0));
+        perform from conductor.live_executions l where l.id = v_missed.execution_id for no key update skip locked;
+        if not found and exists (select from conductor.live_executions l where l.id = v_missed.execution_id) then
+            continue;
+        end if;
+        perform conductor.catch_up(array[v_missed.execution_id], array[v_missed.name], v_now);
+        delete from conductor.event_revisits r
+         where r.execution_id = v_missed.execution_id and r.name = v_missed.name;
+        update conductor.event_watches w set woken = w.woken || v_missed.execution_id
+         where w.event_id = v_missed.event_id
+           and exists (select from conductor.steps s
+                        where s.execution_id = v_missed.execution_id and s.kind in ('event', 'row')
+                          and s.value->>'event' = v_missed.event_id::text);
+        with due as (
+            update conductor.live_executions l set run_at = v_now, postponed = false
+             where l.id = v_missed.execution_id and l.state = 'suspended' and l.run_at > v_now
+               -- It has had something of the name.
+               and exists (select from conductor.steps s
+                            where s.execution_id = l.id and s.recorded_at = v_now and s.kind in ('event', 'row'))
+            returning l.queue_id
+        )
+        select array_agg(d.queue_id) into v_queues from due d;
+        perform conductor.wake(v_queues, false);
+    end loop;
+end
+$$;
+
+-- The locks of these names that are free now; where none is, that of the first one is waited for a little,
+-- as it may always be taken by somebody for a moment.
+create function conductor.try_lock_events(p_names text[]) returns text[]
+language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '250ms'
+as $$
+declare
+    v_names text[] := array(
+        select d.n from (select distinct n, hashtextextended('conductor.event ' || n, 0) as number
+                           from unnest(p_names) as n where n is not null) d
+         where pg_try_advisory_xact_lock(d.number));
+begin
+    if cardinality(v_names) = 0 and cardinality(p_names) > 0 then
+        begin
+            perform conductor.lock_events(p_names[1:1], true);
+            v_names := p_names[1:1];
+        exception when lock_not_available then
+            null;
+        end;
+    end if;
+    return v_names;
+end
+$$;
+
 -- Brings what was emitted in transactions into the log, and goes on with what waits for delivery: so
--- many events and so many waits of each of a few names. True where nothing is left.
+-- many events and so many waits of each of a few names. True where nothing is left; null where
+-- somebody has had the names' locks for so long that it is to be tried again later.
 create function conductor.dispatch(p_limit integer) returns boolean
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
@@ -489,10 +582,17 @@ begin
                 union all
                 (select d.name from conductor.event_deliveries d order by d.seq limit p_limit)) f
          limit 16);
+    if exists (select from conductor.event_revisits r) then
+        perform conductor.revisit(p_limit);
+    end if;
     if cardinality(v_names) = 0 then
         return true;
     end if;
-    perform conductor.lock_events(v_names, true);
+    -- Somebody else brings those of which the lock is taken, or they stay for the next time.
+    v_names := conductor.try_lock_events(v_names);
+    if cardinality(v_names) = 0 then
+        return null;
+    end if;
     with taken as (
         delete from conductor.event_inbox i
          using (select o.n
@@ -521,13 +621,14 @@ $$;
 -- they are mostly in the log when this returns. One that is sent again (its id is the client's) is emitted once.
 create function conductor.emit_many(p_ids uuid[], p_names text[], p_payloads text[], p_in_transaction boolean)
 returns void
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 declare
     v_names text[];
     v_name text;
     v_left boolean := false;
+    v_lock bigint;
     v_earlier record;
 begin
     for v_name in select distinct n from unnest(p_names) as n loop
@@ -548,7 +649,21 @@ begin
               using errcode = 'CD002', hint = 'Store the data elsewhere and emit a reference.';
     end loop;
     v_names := array(select distinct n from unnest(p_names) as n);
-    -- Where much has gathered while no orchestrator was there, nobody has to work it off here.
+    -- Where much has gathered while no orchestrator was there, nobody has to work it off here; nor is anybody
+    -- waited for who has the lock for long.
+    if not p_in_transaction then
+        foreach v_lock in array array(
+            select distinct hashtextextended('conductor.event ' || n, 0) from unnest(v_names) as n order by 1)
+        loop
+            continue when pg_try_advisory_xact_lock(v_lock);
+            begin
+                perform conductor.lock_events(v_names, true);
+            exception when lock_not_available then
+                p_in_transaction := true;
+            end;
+            exit;
+        end loop;
+    end if;
     if p_in_transaction or exists (
            select from unnest(v_names) as g(name)
             where (select true from conductor.event_inbox i where i.name = g.name
@@ -560,7 +675,6 @@ begin
         perform pg_notify('conductor', 'events:');
         return;
     end if;
-    perform conductor.lock_events(v_names, true);
     -- What committed before comes before.
     with taken as (
         delete from conductor.event_inbox i where i.name = any (v_names)
@@ -708,7 +822,8 @@ create function conductor.event_effect(
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
     select exists (select from conductor.events e where e.id = p_id)
-               and not exists (select from conductor.event_deliveries d where d.event_id = p_id),
+               and not exists (select from conductor.event_deliveries d where d.event_id = p_id)
+               and not exists (select from conductor.event_revisits r where r.event_id = p_id),
            coalesce(w.started, '{}'), coalesce(w.woken, '{}')
       from (select) o
       left join conductor.event_watches w on w.event_id = p_id

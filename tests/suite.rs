@@ -44,6 +44,7 @@ mod g18_unknown;
 mod attempts;
 mod batches;
 mod cancel;
+mod open_transactions;
 mod order;
 mod long_handlers;
 mod pause;

@@ -10,6 +10,8 @@ use crate::worker::Control;
 /// Longest time for one chore; it is soon taken up again over another connection, as a network may
 /// swallow what is sent.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Most deferred things that one look does.
+const MOST_DEFERRED: i32 = 500;
 
 /// Does what some living process of the cluster must do, any of them: recovers the dead, passes on
 /// cancels whose notification was missed. Apart from the heartbeat, which must not wait.
@@ -31,6 +33,7 @@ pub(super) async fn chores(
             recover(&conductor, "select conductor.recover($1)"),
         )
         .await;
+        patiently(&conductor, "deferred", PATIENCE, do_deferred(&conductor)).await;
         patiently(
             &conductor,
             "cancels",
@@ -66,6 +69,12 @@ pub(super) async fn recover(
         tracing::warn!(executions = recovered, "recovered from a dead process");
     }
     Ok(())
+}
+
+/// What met executions that somebody's open transaction had locked, where they are free now.
+async fn do_deferred(conductor: &Conductor) -> Result<(), sqlx::Error> {
+    let look = sqlx::query("select conductor.do_deferred($1)").bind(MOST_DEFERRED);
+    conductor.database().run(look).await.map(drop)
 }
 
 async fn pass_on_cancels(conductor: &Conductor, id: i64) -> Result<(), sqlx::Error> {

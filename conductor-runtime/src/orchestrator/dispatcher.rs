@@ -77,7 +77,7 @@ pub(super) async fn declare(conductor: &Conductor, task_ids: &[i32]) -> Result<(
 /// Brings into the log what was emitted while no orchestrator was there, before the first deadline of a
 /// wait is looked at.
 pub(super) async fn catch_up(conductor: &Conductor) -> Result<()> {
-    while !dispatch(conductor).await? {}
+    while dispatch(conductor).await? == Some(false) {}
     Ok(())
 }
 
@@ -86,11 +86,23 @@ pub(super) async fn catch_up(conductor: &Conductor) -> Result<()> {
 pub(super) async fn keep(conductor: Conductor, mut control: watch::Receiver<Control>) {
     let told = conductor.notifier().events();
     let mut failed = false;
+    let mut kept_out = false;
     loop {
         let pause = match dispatch(&conductor).await {
             Ok(done) => {
                 failed = false;
-                if done { POLL } else { Duration::ZERO }
+                if done.is_none() && !kept_out {
+                    tracing::warn!(
+                        "somebody has held the lock of an event's name for long (pg_locks, locktype advisory); \
+                         what is emitted under this name waits until it is free"
+                    );
+                }
+                kept_out = done.is_none();
+                if done == Some(false) {
+                    Duration::ZERO
+                } else {
+                    POLL
+                }
             }
             Err(error) => {
                 if !conductor.outage().met(&error) && !failed {
@@ -118,8 +130,8 @@ async fn stopping(control: &mut watch::Receiver<Control>) {
         .await;
 }
 
-/// Whether nothing is left.
-async fn dispatch(conductor: &Conductor) -> std::result::Result<bool, sqlx::Error> {
+/// Whether nothing is left; none where the locks of the names are not to be had.
+async fn dispatch(conductor: &Conductor) -> std::result::Result<Option<bool>, sqlx::Error> {
     let mut session = conductor.database().session().await?;
     let dispatched = sqlx::query_scalar("select conductor.dispatch($1)")
         .bind(PORTION)
