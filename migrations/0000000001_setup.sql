@@ -142,6 +142,8 @@ create table conductor.live_executions (
     -- Attempts that failed by themselves, and attempts that died with their process.
     failures integer not null default 0,
     crashes integer not null default 0,
+    -- Those of the crashes behind which it has got on: it has suspended, or recorded a step since.
+    forgiven integer not null default 0,
     state conductor.execution_state not null default 'pending',
     -- Somebody waits for the outcome and wants a notification.
     watched boolean not null default false,

@@ -342,7 +342,8 @@ end
 $$;
 
 -- Takes running executions from whoever had them: cancelled ones end, the others are due again. The
--- caller has locked them. With p_max_crashes, each is charged a crash, and the charged ones are due
+-- caller has locked them. One that has crashed p_max_crashes times and recorded nothing in between, or
+-- twenty times as often in all, fails. With p_max_crashes, each is charged a crash, and the charged ones are due
 -- at different times, so that one that kills its process does not meet the same neighbours again.
 create function conductor.give_back(p_ids uuid[], p_max_crashes integer) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -364,11 +365,18 @@ begin
      where v_charge = 1 and l.id = any (p_ids) and l.state = 'running'
         on conflict do nothing;
 
+    -- What it has recorded under this claim it will not do again: the crashes before do not count.
+    if v_charge = 1 then
+        update conductor.live_executions l set forgiven = l.crashes
+         where l.id = any (p_ids) and l.state = 'running' and l.crashes > l.forgiven
+           and (select true from conductor.steps s
+                 where s.execution_id = l.id and s.recorded_at > l.claimed_at limit 1);
+    end if;
     update conductor.live_executions l
        set state = 'pending', orchestrator_id = null, claim = l.claim + 1, crashes = l.crashes + v_charge,
            queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id),
-           run_at = case when l.crashes + v_charge > 1 and v_charge = 1
-                         then v_now + random() * l.crashes * interval '2 s' else l.run_at end,
+           run_at = case when l.crashes - l.forgiven + v_charge > 1 and v_charge = 1
+                         then v_now + random() * (l.crashes - l.forgiven) * interval '2 s' else l.run_at end,
            error = case when v_charge = 1 then 'the process died while it ran this attempt' else l.error end
      where l.id = any (p_ids) and l.state = 'running';
     get diagnostics v_count = row_count;
@@ -379,8 +387,14 @@ begin
         'cancelled', null);
     perform conductor.conclude(
         array(select l.id from conductor.live_executions l
-               where l.id = any (p_ids) and l.state = 'pending' and l.crashes >= p_max_crashes),
+               where l.id = any (p_ids) and l.state = 'pending' and l.crashes - l.forgiven >= p_max_crashes),
         'failed', format('given up after %s crashes: each time the process died while it ran this', p_max_crashes));
+    -- One that records something new each time is not to kill processes for ever.
+    perform conductor.conclude(
+        array(select l.id from conductor.live_executions l
+               where l.id = any (p_ids) and l.state = 'pending' and l.crashes >= 20 * p_max_crashes),
+        'failed', format('given up after %s crashes in all, although it recorded something between them',
+                         20 * p_max_crashes));
 
     select array_agg(distinct l.queue_id) into v_queues
       from conductor.live_executions l where l.id = any (p_ids) and l.state = 'pending';

@@ -344,7 +344,7 @@ begin
     )
     update conductor.live_executions l
        set state = 'suspended', orchestrator_id = null, run_at = d.run_at,
-           queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id),
+           queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id), forgiven = l.crashes,
            partial_wakes = case when l.id = any (v_fresh) then 0 else l.partial_wakes end
       from due d
      where l.id = any (v_held) and l.id = d.execution_id;

@@ -44,6 +44,7 @@ mod g18_unknown;
 mod attempts;
 mod batches;
 mod cancel;
+mod crashes;
 mod open_transactions;
 mod order;
 mod long_handlers;
