@@ -152,6 +152,8 @@ create table conductor.live_executions (
     detached boolean not null default false,
     -- How often in a row a child's end has woken it although it waited for more.
     partial_wakes integer not null default 0,
+    -- What the payload adds to an answer: a claim must know it without reading the payload.
+    bytes integer not null generated always as (octet_length(payload::text)) stored,
     cancel_reason text,
     -- run_at is the opening of the task's window.
     postponed boolean not null default false,
@@ -264,6 +266,8 @@ create table conductor.steps (
     kind text not null,
     value json not null,
     recorded_at timestamptz not null,
+    -- As of live_executions: the sum says what all records of an execution add to an answer.
+    bytes integer not null generated always as (octet_length(value::text)) stored,
     primary key (execution_id, key)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 1);
 

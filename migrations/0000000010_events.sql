@@ -37,7 +37,8 @@ create table conductor.event_inbox (
     n bigint primary key generated always as identity,
     id uuid not null,
     name text collate "C" not null,
-    payload json not null
+    payload json not null,
+    bytes integer not null generated always as (octet_length(payload::text)) stored
 );
 
 create index event_inbox_name on conductor.event_inbox (name, n);
@@ -367,6 +368,33 @@ begin
 end
 $$;
 
+-- Takes out of the inbox what stands first of these names, in the order in which it came: so many events of
+-- each, and together no more than so many bytes, but always one, as arrays end at a gigabyte. The caller
+-- holds the locks of the names.
+create function conductor.take_inbox(
+    p_names text[], p_limit integer, p_bytes bigint, out ids uuid[], out names text[], out payloads text[])
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+begin
+    with first as materialized (
+        select o.n, sum(o.bytes) over (order by o.n) - o.bytes as before
+          from unnest(p_names) as g(name)
+         cross join lateral (select b.n, b.bytes from conductor.event_inbox b
+                              where b.name = g.name order by b.n limit p_limit) o
+    ), taken as (
+        delete from conductor.event_inbox i
+         using first f
+         where i.n = f.n and f.before < p_bytes
+        returning i.n, i.id, i.name, i.payload
+    )
+    select array_agg(t.id order by t.n), array_agg(t.name order by t.n), array_agg(t.payload::text order by t.n)
+      into ids, names, payloads
+      from taken t;
+end
+$$;
+
 -- Hands events of a name to the waits that are there, in the order of events, until so many waits were
 -- looked at. True where nothing is left. The caller holds the lock of the name.
 create function conductor.deliver(p_name text, p_limit integer) returns boolean
@@ -377,6 +405,8 @@ as $$
 declare
     v_now timestamptz := conductor.now();
     v_left integer := p_limit;
+    -- How many looks at small payloads one look at this one stands for, as each may be recorded.
+    v_weight integer;
     v_event record;
     v_payload jsonb;
     v_hashes bigint[];
@@ -405,6 +435,7 @@ begin
             delete from conductor.event_deliveries d where d.seq = v_event.seq;
             continue;
         end if;
+        v_weight := greatest(octet_length(v_event.payload::text) / (256 * 1024), 1);
         v_payload := v_event.payload;
         v_hashes := conductor.field_hashes(v_payload);
         select array_agg(w.execution_id order by w.execution_id, w.key),
@@ -419,9 +450,9 @@ begin
                         where c.event_name = p_name and c.event_name <> '' and c.event_hash = h
                           and (c.execution_id, c.key) > (v_event.after_execution, v_event.after_key)
                         order by c.execution_id, c.key
-                        limit v_left) o
+                        limit greatest(v_left / v_weight, 1)) o
                  order by o.execution_id, o.key
-                 limit v_left) w;
+                 limit greatest(v_left / v_weight, 1)) w;
         if v_executions is not null then
             -- One that somebody has locked looks into the log later, and so does who has missed another.
             v_alive := array(
@@ -481,7 +512,7 @@ begin
              where w.execution_id = g.execution_id and w.key = g.key
                and not exists (select from conductor.live_executions l where l.id = g.execution_id);
         end if;
-        if coalesce(cardinality(v_executions), 0) < v_left then
+        if coalesce(cardinality(v_executions), 0) < greatest(v_left / v_weight, 1) then
             delete from conductor.event_deliveries d where d.seq = v_event.seq;
         else
             update conductor.event_deliveries d
@@ -489,7 +520,7 @@ begin
                    after_key = v_keys[cardinality(v_keys)]
              where d.seq = v_event.seq;
         end if;
-        v_left := v_left - greatest(coalesce(cardinality(v_executions), 0), 1);
+        v_left := v_left - greatest(coalesce(cardinality(v_executions), 0), 1) * v_weight;
     end loop;
 end
 $$;
@@ -576,12 +607,14 @@ declare
     v_payloads text[];
     v_done boolean := true;
 begin
+    -- Whoever has waited longest comes first, so that busy names do not keep the others waiting.
     v_names := array(
-        select distinct f.name
-          from ((select i.name from conductor.event_inbox i order by i.n limit p_limit)
-                union all
-                (select d.name from conductor.event_deliveries d order by d.seq limit p_limit)) f
-         limit 16);
+        select i.name from (select b.name, b.n from conductor.event_inbox b order by b.n limit p_limit) i
+         group by i.name order by min(i.n) limit 16);
+    v_names := v_names || array(
+        select d.name from (select b.name, b.seq from conductor.event_deliveries b order by b.seq limit p_limit) d
+         where d.name <> all (v_names)
+         group by d.name order by min(d.seq) limit 16);
     if exists (select from conductor.event_revisits r) then
         perform conductor.revisit(p_limit);
     end if;
@@ -593,18 +626,8 @@ begin
     if cardinality(v_names) = 0 then
         return null;
     end if;
-    with taken as (
-        delete from conductor.event_inbox i
-         using (select o.n
-                  from unnest(v_names) as g(name)
-                 cross join lateral (select b.n from conductor.event_inbox b
-                                      where b.name = g.name order by b.n limit p_limit) o) t
-         where i.n = t.n
-        returning i.n, i.id, i.name, i.payload
-    )
-    select array_agg(t.id order by t.n), array_agg(t.name order by t.n), array_agg(t.payload::text order by t.n)
-      into v_ids, v_of, v_payloads
-      from taken t;
+    select t.ids, t.names, t.payloads into v_ids, v_of, v_payloads
+      from conductor.take_inbox(v_names, p_limit, 16 * 1024 * 1024) t;
     if v_ids is not null then
         perform conductor.publish(v_ids, v_of, v_payloads);
     end if;
@@ -629,6 +652,7 @@ declare
     v_name text;
     v_left boolean := false;
     v_lock bigint;
+    v_later boolean;
     v_earlier record;
 begin
     for v_name in select distinct n from unnest(p_names) as n loop
@@ -651,7 +675,11 @@ begin
     v_names := array(select distinct n from unnest(p_names) as n);
     -- Where much has gathered while no orchestrator was there, nobody has to work it off here; nor is anybody
     -- waited for who has the lock for long.
-    if not p_in_transaction then
+    v_later := p_in_transaction or exists (
+        select from unnest(v_names) as g(name)
+         where (select count(*) > 500 or sum(i.bytes) > 16 * 1024 * 1024
+                  from (select b.bytes from conductor.event_inbox b where b.name = g.name order by b.n limit 501) i));
+    if not v_later then
         foreach v_lock in array array(
             select distinct hashtextextended('conductor.event ' || n, 0) from unnest(v_names) as n order by 1)
         loop
@@ -659,33 +687,27 @@ begin
             begin
                 perform conductor.lock_events(v_names, true);
             exception when lock_not_available then
-                p_in_transaction := true;
+                v_later := true;
             end;
             exit;
         end loop;
     end if;
-    if p_in_transaction or exists (
-           select from unnest(v_names) as g(name)
-            where (select true from conductor.event_inbox i where i.name = g.name
-                    order by i.n offset 500 limit 1)) then
+    if not v_later then
+        -- What committed before comes before.
+        select t.ids, t.names, t.payloads into v_earlier
+          from conductor.take_inbox(v_names, 500, 16 * 1024 * 1024) t;
+        if v_earlier.ids is not null then
+            perform conductor.publish(v_earlier.ids, v_earlier.names, v_earlier.payloads);
+        end if;
+        v_later := exists (select from conductor.event_inbox i where i.name = any (v_names));
+    end if;
+    if v_later then
         insert into conductor.event_inbox (id, name, payload)
         select g.id, g.name, g.payload::json
           from unnest(p_ids, p_names, p_payloads) with ordinality as g(id, name, payload, n)
          order by g.n;
         perform pg_notify('conductor', 'events:');
         return;
-    end if;
-    -- What committed before comes before.
-    with taken as (
-        delete from conductor.event_inbox i where i.name = any (v_names)
-        returning i.n, i.id, i.name, i.payload
-    )
-    select array_agg(t.id order by t.n) as ids, array_agg(t.name order by t.n) as names,
-           array_agg(t.payload::text order by t.n) as payloads
-      into v_earlier
-      from taken t;
-    if v_earlier.ids is not null then
-        perform conductor.publish(v_earlier.ids, v_earlier.names, v_earlier.payloads);
     end if;
     perform conductor.publish(p_ids, p_names, p_payloads);
     foreach v_name in array v_names loop

@@ -43,6 +43,7 @@ mod g18_unknown;
 
 mod attempts;
 mod batches;
+mod bytes;
 mod cancel;
 mod crashes;
 mod open_transactions;

@@ -75,10 +75,20 @@ pub(super) async fn declare(conductor: &Conductor, task_ids: &[i32]) -> Result<(
 }
 
 /// Brings into the log what was emitted while no orchestrator was there, before the first deadline of a
-/// wait is looked at.
-pub(super) async fn catch_up(conductor: &Conductor) -> Result<()> {
-    while dispatch(conductor).await? == Some(false) {}
-    Ok(())
+/// wait is looked at. What cannot be dispatched keeps no worker from starting: [`keep`] tries it again.
+pub(super) async fn catch_up(conductor: &Conductor) {
+    loop {
+        match dispatch(conductor).await {
+            Ok(Some(false)) => {}
+            Ok(_) => return,
+            Err(error) => {
+                if !conductor.outage().met(&error) {
+                    tracing::warn!(%error, "events cannot be dispatched at the start; trying again later");
+                }
+                return;
+            }
+        }
+    }
 }
 
 /// Dispatches when it is told to, and looks each second. Every orchestrator does; the database hands

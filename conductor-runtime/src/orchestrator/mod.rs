@@ -180,7 +180,7 @@ impl Orchestrator {
         dispatcher::declare(&conductor, &all_tasks).await?;
         rows::declare(&conductor, &all_tasks, &rules, ddl).await?;
         conductor.notifier().start(conductor.database()).await;
-        dispatcher::catch_up(&conductor).await?;
+        dispatcher::catch_up(&conductor).await;
         let clock = Clock::new(conductor.notifier().clock_shift_ms());
         let (now, shift_ms) = conductor.clock().await?;
         clock.set(now, shift_ms);
