@@ -6,7 +6,7 @@ set local search_path = pg_catalog, pg_temp;
 -- starts); without, it keeps what it has (a client only wants its task to be known).
 create function conductor.declare_tasks(p_tasks jsonb, p_replace boolean)
 returns table (id integer, queue_id integer, name text)
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
     -- Some 9500 years: what ends later is no point in time any more.
@@ -97,6 +97,24 @@ language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform conductor.declare_tasks(p_tasks, false);
+end
+$$;
+
+-- Makes tasks that nobody has declared yet, by their names, in the default queue: what is invoked of them
+-- waits until somebody does.
+create function conductor.know_tasks(p_names text[]) returns void
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    insert into conductor.queues (name) values ('default')
+        on conflict on constraint queues_name_key do nothing;
+    insert into conductor.tasks (name, queue_id, declared_at)
+    select distinct g.name, q.id, conductor.now()
+      from unnest(p_names) as g(name)
+      join conductor.queues q on q.name = 'default'
+     where g.name is not null
+     order by g.name
+        on conflict on constraint tasks_name_key do nothing;
 end
 $$;
 

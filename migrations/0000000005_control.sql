@@ -315,6 +315,24 @@ begin
 end
 $$;
 
+-- Removes dynamic schedules that have had their last tick, once that is as long ago as what they have
+-- started is kept; how many.
+create function conductor.prune_schedules() returns integer
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_count integer;
+begin
+    delete from conductor.schedules s
+     using conductor.tasks t
+     where t.id = s.task_id and s.dynamic and s.next_at = 'infinity' and s.former_cron is null and not s.paused
+       and s.fault is null and v_now - greatest(s.last_at, s.planned_from) > t.keep_completed;
+    get diagnostics v_count = row_count;
+    return v_count;
+end
+$$;
+
 -- Removes what is past its time, a portion at a time: finished executions with all of theirs, slots of
 -- throttled invokes, the notes on repeated ones, schedules that will not tick again, and events. How
 -- many of the kind of which there were most: p_limit or more where there may be more.
@@ -346,12 +364,7 @@ begin
      where r.id = o.id and o.replaced_at < clock_timestamp() - interval '1 hour';
     get diagnostics v_notes = row_count;
 
-    -- Made at run time, for a time that is over. They are kept as what they have started.
-    delete from conductor.schedules s
-     using conductor.tasks t
-     where t.id = s.task_id and s.dynamic and s.next_at = 'infinity' and s.former_cron is null and not s.paused
-       and s.fault is null and v_now - greatest(s.last_at, s.planned_from) > t.keep_completed;
-    get diagnostics v_schedules = row_count;
+    v_schedules := conductor.prune_schedules();
     return greatest(v_finished, v_remains, v_slots, v_notes, v_schedules, conductor.prune_events(p_limit));
 end
 $$;

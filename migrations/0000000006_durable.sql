@@ -259,15 +259,7 @@ begin
     if exists (select from unnest(p_tasks) as g(task)
                 where g.task is not null
                   and not exists (select from conductor.tasks t where t.name = g.task)) then
-        insert into conductor.queues (name) values ('default')
-            on conflict on constraint queues_name_key do nothing;
-        insert into conductor.tasks (name, queue_id, declared_at)
-        select distinct g.task, q.id, v_now
-          from unnest(p_tasks) as g(task)
-          join conductor.queues q on q.name = 'default'
-         where g.task is not null
-         order by g.task
-            on conflict on constraint tasks_name_key do nothing;
+        perform conductor.know_tasks(p_tasks);
     end if;
     -- Before the executions, as whoever emits does.
     perform conductor.lock_events(p_events, false);

@@ -59,7 +59,7 @@ $$;
 
 -- Takes away the static schedules that newer code has dropped and no living process declares.
 create function conductor.drop_retired_schedules() returns void
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform from conductor.schedules s where s.retired;
@@ -79,7 +79,7 @@ $$;
 -- last living process that does. Gives the ids of what it may tick.
 create function conductor.declare_schedules(p_owners text[], p_schedules jsonb)
 returns table (id bigint, task text, name text)
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_now timestamptz := conductor.now();
@@ -295,7 +295,7 @@ $$;
 create function conductor.tick(
     p_ids bigint[], p_versions bigint[], p_next timestamptz[], p_faults text[],
     p_schedules bigint[], p_executions uuid[], p_at timestamptz[], p_payloads text[]) returns integer
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare

@@ -793,7 +793,7 @@ $$;
 -- these crates that it does not declare go, unless the task is not its own and a living process has it.
 create function conductor.declare_subscriptions(
     p_owners text[], p_tasks integer[], p_subscriptions jsonb, p_events jsonb) returns void
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform pg_advisory_xact_lock(hashtextextended('conductor.declare_subscriptions', 0));

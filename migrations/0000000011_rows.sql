@@ -9,9 +9,11 @@
 -- rest is that of 0000000010_events.sql.
 --
 -- The trigger runs with the rights of this schema's owner, as whoever writes the table need not know
--- this schema. Names of columns are the only text that becomes SQL, each by format('%I'); filters are
--- data. A fault in here is noted in row_faults and never breaks the user's statement. The new rows of a
--- bulk load are read once a task; nothing is done per row but the insert.
+-- this schema. So nothing that others have defined may be evaluated in it (row_value), and only the owner
+-- can put it on a table, or install_row_trigger for who may make triggers there. Names of columns are the
+-- only text that becomes SQL, each by format('%I') and only where the table has it; filters are data. A
+-- fault in here is noted in row_faults and never breaks the user's statement. The new rows of a bulk load
+-- are read once a task; nothing is done per row but the insert.
 
 set local search_path = pg_catalog, pg_temp;
 
@@ -101,19 +103,89 @@ when others then
 end
 $$;
 
+-- An expression that gives a value for JSON without calling anything that others than superusers and this
+-- schema's owner have defined. JSON is made by a type's cast to json where it has one, and who owns the
+-- type can make that; so a type of theirs is taken by its output function, which is none of theirs: as
+-- text, and its arrays as arrays of texts. What is built in, or the owner's own, is taken as it is.
+create function conductor.row_value(p_value text, p_type oid) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_type record;
+    v_text text;
+begin
+    -- FirstNormalObjectId: what initdb has made.
+    if p_type < 16384 then
+        return p_value;
+    end if;
+    select t.typtype, t.typbasetype, t.typrelid, o.rolsuper or o.rolname = current_user as trusted,
+           case when t.typsubscript = 'array_subscript_handler'::regproc then t.typelem else 0 end as element
+      into v_type
+      from pg_type t join pg_roles o on o.oid = t.typowner
+     where t.oid = p_type;
+    if v_type.typtype = 'd' then
+        return conductor.row_value(p_value, v_type.typbasetype);
+    elsif v_type.typtype = 'c' then
+        select format('(select row_to_json(f.*) from (select %s) f)',
+                      string_agg(format('%s as %I', conductor.row_value(g.field, g.atttypid), g.attname), ', ' order by g.attnum))
+          into v_text
+          from (select a.attname, a.attnum, a.atttypid, format('(%s).%I', p_value, a.attname) as field
+                  from pg_attribute a
+                 where a.attrelid = v_type.typrelid and a.attnum > 0 and not a.attisdropped) g
+        having bool_or(conductor.row_value(g.field, g.atttypid) <> g.field);
+    elsif v_type.element <> 0 then
+        if conductor.row_value('v', v_type.element) <> 'v' then
+            v_text := format('format(''%%s'', %s)::text[]', p_value);
+        end if;
+    elsif v_type.trusted is not true then
+        v_text := format('format(''%%s'', %s)', p_value);
+    end if;
+    if v_text is null then
+        return p_value;
+    end if;
+    -- Not "is null", which a row of nulls is too.
+    return format('case when num_nulls(%s) = 0 then %s end', p_value, v_text);
+end
+$$;
+
+-- The columns of a table as they stand in a select list, as JSON reads them or as they are. Only what the
+-- table has: "r.name" of anything else would be a call, name(r).
+create function conductor.row_columns(p_relation oid, p_columns text[], p_json boolean) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_column record;
+    v_list text;
+begin
+    for v_column in
+        select g.c as name, format('r.%I', g.c) as value, a.atttypid as type
+          from unnest(p_columns) with ordinality as g(c, n)
+          left join pg_attribute a on a.attrelid = p_relation and a.attname = g.c and a.attnum > 0 and not a.attisdropped
+         order by g.n
+    loop
+        if v_column.type is null then
+            raise exception 'column % of the table % (r) does not exist', v_column.value, p_relation::regclass
+                using errcode = 'undefined_column';
+        end if;
+        v_list := concat_ws(', ', v_list,
+            case when p_json then format('%s as %I', conductor.row_value(v_column.value, v_column.type), v_column.name)
+                 else v_column.value end);
+    end loop;
+    return v_list;
+end
+$$;
+
 -- A query on the transition tables that gives old and new, as JSON of these columns. The two tables of an
 -- update hold its rows in the same order, which pairs them also where the key changes. With p_key
 -- they are paired by these columns instead.
-create function conductor.rows_query(p_op text, p_columns text[], p_changed text[], p_key text[]) returns text
-language plpgsql immutable set search_path = pg_catalog, pg_temp
+create function conductor.rows_query(
+    p_relation oid, p_op text, p_columns text[], p_changed text[], p_key text[]) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_columns text := (select coalesce(string_agg(format('r.%I', c), ', ' order by n), '')
-                         from unnest(p_columns) with ordinality as g(c, n));
-    v_changed text := (select string_agg(format('r.%I', c), ', ' order by n)
-                         from unnest(p_changed) with ordinality as g(c, n));
-    v_key text := (select string_agg(format('r.%I', c), ', ' order by n)
-                     from unnest(p_key) with ordinality as g(c, n));
+    v_columns text := coalesce(conductor.row_columns(p_relation, p_columns, true), '');
+    v_changed text := conductor.row_columns(p_relation, p_changed, false);
+    v_key text := conductor.row_columns(p_relation, p_key, false);
     v_side constant text := 'select %s as i, row_to_json(c.*) as j, row(%s) as d from %I r cross join lateral (select %s) c';
     v_pair text := coalesce('row(' || v_key || ')', 'row_number() over ()');
 begin
@@ -200,7 +272,7 @@ begin
                        from (%s) s
                       where $7 is null
                          or conductor.matches($7, conductor.as_jsonb(json_build_object(''old'', s.old, ''new'', s.new)))',
-                    c_id, conductor.rows_query(v_op, v_rule.columns, v_rule.changed, v_key))
+                    c_id, conductor.rows_query(tg_relid, v_op, v_rule.columns, v_rule.changed, v_key))
                   using v_now, v_rule.queue_id, v_rule.task_id, v_rule.priority,
                         json_build_object('kind', 'row', 'op', v_op,
                                           'table', format('%I.%I', tg_table_schema, tg_table_name)),
@@ -216,7 +288,7 @@ begin
                        from (select json_build_object(''op'', $2, ''old'', s.old, ''new'', s.new) as payload
                                from (%s) s) e
                       where conductor.as_jsonb(e.payload) is not null',
-                    c_id, conductor.rows_query(v_op, v_rule.columns, v_rule.changed, v_key))
+                    c_id, conductor.rows_query(tg_relid, v_op, v_rule.columns, v_rule.changed, v_key))
                   using v_rule.event, v_op, null, null, null, null, null, v_ticks;
                 get diagnostics v_count = row_count;
                 v_watched := v_watched or v_count > 0;
@@ -316,10 +388,12 @@ $$;
 
 -- What a program's code wants to hear of, at its start; as with conductor.declare_schedules.
 create function conductor.declare_row_triggers(p_owners text[], p_tasks integer[], p_rules jsonb) returns void
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform pg_advisory_xact_lock(hashtextextended('conductor.row_triggers', 0));
+    perform conductor.check_row_table(d.relation::regclass, d.op)
+       from jsonb_to_recordset(p_rules) as d(relation oid, op text);
     delete from conductor.row_triggers r
      using conductor.tasks t
      where t.id = r.task_id and r.owner = any (p_owners)
@@ -341,16 +415,56 @@ begin
 end
 $$;
 
+-- Refuses what no trigger of ours belongs on: neither the system's tables, nor temporary ones, nor views.
+create function conductor.check_row_table(p_relation regclass, p_op text) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if p_op is null or p_op not in ('insert', 'update', 'delete') then
+        raise exception 'a change is an insert, an update or a delete, not "%"', p_op using errcode = 'CD002';
+    end if;
+    perform from pg_class c join pg_namespace n on n.oid = c.relnamespace
+      where c.oid = p_relation and c.relkind in ('r', 'p') and c.relpersistence <> 't'
+        and n.nspname not in ('conductor', 'information_schema') and n.nspname !~ '^pg_';
+    if not found then
+        raise exception '% is no table whose rows can be listened to', p_relation
+            using errcode = 'CD002', hint = 'Name an ordinary or partitioned table of your own.';
+    end if;
+end
+$$;
+
+-- Who calls, within a function that runs with its owner's rights.
+create function conductor.caller() returns name
+language sql stable set search_path = pg_catalog, pg_temp
+as $$ select case current_setting('role') when 'none' then session_user else current_setting('role')::name end $$;
+
+-- Makes the trigger of an operation, for a caller who may make triggers on the table. The trigger's
+-- function is this schema's owner's alone, so it is the owner who makes it.
+create function conductor.make_row_trigger(p_relation regclass, p_op text) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform conductor.check_row_table(p_relation, p_op);
+    if not has_table_privilege(conductor.caller(), p_relation, 'trigger') then
+        raise exception 'permission denied for table %', p_relation using errcode = 'insufficient_privilege';
+    elsif not has_table_privilege(current_user, p_relation, 'trigger') then
+        raise exception 'permission denied for table % to %, who owns the schema conductor', p_relation, current_user
+            using errcode = 'insufficient_privilege';
+    end if;
+    execute conductor.row_trigger_sql(p_relation, p_op);
+end
+$$;
+
 -- Makes the trigger of an operation, unless the table has it. The lock that this takes makes those who
 -- write the table wait, so we wait for it no longer than p_patience.
 create function conductor.install_row_trigger(p_relation regclass, p_op text, p_patience interval) returns void
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform pg_advisory_xact_lock(hashtextextended('conductor.row_triggers', 0));
     if (select r.name from conductor.row_trigger(p_relation, p_op) r) is null then
         perform set_config('lock_timeout', ceil(extract(epoch from p_patience) * 1000)::text, true);
-        execute conductor.row_trigger_sql(p_relation, p_op);
+        perform conductor.make_row_trigger(p_relation, p_op);
     end if;
 end
 $$;
@@ -388,12 +502,13 @@ $$;
 create function conductor.watch_rows(
     p_relation regclass, p_op text, p_columns text[], p_changed text[], p_ddl boolean, p_patience interval,
     out event text, out installed boolean)
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_now timestamptz := conductor.now();
     v_fresh boolean;
 begin
+    perform conductor.check_row_table(p_relation, p_op);
     select format('conductor:%s %I.%I (%s)', p_op, n.nspname, c.relname,
                   (select string_agg(format('%I', g), ', ') from unnest(p_columns) as g))
            || coalesce((select ' of (' || string_agg(format('%I', g), ', ') || ')' from unnest(p_changed) as g), '')
@@ -414,7 +529,7 @@ begin
     returning w.xmax = 0 into v_fresh;
     perform set_config('lock_timeout', ceil(extract(epoch from p_patience) * 1000)::text, true);
     if p_ddl and (select r.name from conductor.row_trigger(p_relation, p_op) r) is null then
-        execute conductor.row_trigger_sql(p_relation, p_op);
+        perform conductor.make_row_trigger(p_relation, p_op);
         installed := true;
     elsif v_fresh and has_table_privilege(p_relation, 'update, delete, truncate') then
         execute (select format('lock table only %I.%I in share row exclusive mode', n.nspname, c.relname)
@@ -426,7 +541,7 @@ $$;
 
 -- Forgets watches that nobody has used for as long as events are kept, and faults that are as old.
 create function conductor.prune_row_watches() returns void
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     delete from conductor.row_watches w

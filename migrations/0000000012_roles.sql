@@ -1,8 +1,9 @@
 -- Who may do what, for databases where not everybody is the owner.
 --
 -- conductor_client invokes, emits, cancels, retries, and reads; every change goes through functions that
--- check what they are given. conductor_worker works: it reads and writes the tables and calls all
--- functions, but owns nothing and cannot change the schema. Both are roles without login, of the whole
+-- check what they are given. conductor_worker works: it reads and writes the tables of what runs and calls
+-- the functions, but owns nothing and cannot change the schema; what is declared (tasks, limits, schedules,
+-- subscriptions, row triggers) it changes by functions only. SECURITY.md has all of it. Both are roles without login, of the whole
 -- server; an application's role becomes a member:  grant conductor_client to app;
 --
 -- Nothing needs them. They are made by `migrate --roles`, and a migration gives what it brings to those
@@ -36,9 +37,12 @@ begin
         revoke all on all functions in schema conductor from conductor_worker;
         grant usage on schema conductor to conductor_worker;
         grant select, insert, update, delete on all tables in schema conductor to conductor_worker;
-        revoke insert, update, delete on table conductor.migrations, conductor.clock from conductor_worker;
+        revoke insert, update, delete on table conductor.migrations, conductor.clock, conductor.tasks, conductor.limits,
+               conductor.schedules, conductor.subscriptions, conductor.event_types, conductor.row_triggers,
+               conductor.row_watches from conductor_worker;
         grant execute on all functions in schema conductor to conductor_worker;
-        revoke execute on function conductor.advance_clock(interval), conductor.grant_roles() from conductor_worker;
+        revoke execute on function conductor.advance_clock(interval), conductor.grant_roles(),
+               conductor.create_roles(), conductor.rows_changed(), conductor.make_row_trigger(regclass, text) from conductor_worker;
     end if;
 end
 $$;

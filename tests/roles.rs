@@ -102,6 +102,17 @@ async fn each_role_does_its_part_and_no_more(test: TestConductor) -> anyhow::Res
             "select conductor.pause_queue('default')",
             "select conductor.grant_roles()",
             "create table conductor.mine (x integer)",
+            // Others' work, and its records.
+            "select conductor.record_steps('{}', '{}', '{}', '{}', '{}')",
+            "select conductor.recover(1)",
+            "select conductor.note_row_fault('pg_class', 'insert', null, '', '')",
+            "select conductor.watch_rows('pg_class', 'insert', '{}', null, true, '1s')",
+            "select conductor.set_paused('default', true)",
+            "insert into conductor.steps values (gen_random_uuid(), 'k', 'step', 'null', now())",
+            "insert into conductor.event_inbox (id, name, payload) values (gen_random_uuid(), 'e', '{}')",
+            "insert into conductor.row_faults (relation, op, code, message, times, first_at, last_at)
+             values ('pg_class', 'insert', '', '', 1, now(), now())",
+            "truncate conductor.live_executions",
         ],
     )
     .await;
@@ -117,7 +128,20 @@ async fn each_role_does_its_part_and_no_more(test: TestConductor) -> anyhow::Res
             "update conductor.clock set shift = '1 hour'",
             "delete from conductor.migrations",
             "select conductor.grant_roles()",
+            "select conductor.create_roles()",
             "create table conductor.mine (x integer)",
+            "create trigger mine after insert on conductor.live_executions for each statement
+             execute function conductor.rows_changed()",
+            "insert into conductor.tasks (name, queue_id, declared_at) select 'x', min(id), now() from conductor.queues",
+            "update conductor.tasks set queue_id = 1",
+            "update conductor.limits set amount = 100",
+            "insert into conductor.limits (task_id, kind, path, amount) values (1, 'concurrency', '{}', 1)",
+            "update conductor.schedules set next_at = now()",
+            "delete from conductor.schedules",
+            "delete from conductor.subscriptions",
+            "update conductor.event_types set keep_ms = 0",
+            "insert into conductor.row_triggers (task_id, relation, op, columns, owner) values (1, 'pg_authid', 'insert', '{}', '')",
+            "delete from conductor.row_watches",
             "drop table conductor.steps",
             "create role another_one",
         ],
@@ -177,6 +201,73 @@ async fn the_rights_are_these(test: TestConductor) -> anyhow::Result<()> {
                  where p.pronamespace = 'conductor'::regnamespace
                    and has_function_privilege('public', p.oid, 'execute')";
     assert_eq!(number(&test, open).await, 0);
+    Ok(())
+}
+
+async fn names(test: &TestConductor, sql: &str) -> Vec<String> {
+    sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
+        .fetch_all(test.pool())
+        .await
+        .unwrap()
+}
+
+/// What is declared is changed by functions only, and what belongs to the schema's owner not at all.
+#[conductor::test]
+async fn a_worker_writes_what_runs_and_not_what_is_declared(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    test.create_roles().await?;
+    let kept = "select distinct c.relname::text from pg_catalog.pg_class c
+                 where c.relnamespace = 'conductor'::regnamespace and c.relkind in ('r', 'p')
+                   and not has_table_privilege('conductor_worker', c.oid, 'insert, update, delete')
+                 order by 1";
+    let expected = [
+        "clock",
+        "event_types",
+        "limits",
+        "migrations",
+        "row_triggers",
+        "row_watches",
+        "schedules",
+        "subscriptions",
+        "tasks",
+    ];
+    assert_eq!(names(&test, kept).await, expected);
+    let beyond = "select c.relname::text from pg_catalog.pg_class c
+                   where c.relnamespace = 'conductor'::regnamespace and c.relkind in ('r', 'p')
+                     and has_table_privilege('conductor_worker', c.oid, 'truncate, references, trigger')";
+    assert_eq!(names(&test, beyond).await, Vec::<String>::new());
+    let owners = "select p.proname::text from pg_catalog.pg_proc p
+                   where p.pronamespace = 'conductor'::regnamespace
+                     and not has_function_privilege('conductor_worker', p.oid, 'execute')
+                   order by 1";
+    let expected = [
+        "advance_clock",
+        "create_roles",
+        "grant_roles",
+        "make_row_trigger",
+        "rows_changed",
+    ];
+    assert_eq!(names(&test, owners).await, expected);
+    Ok(())
+}
+
+/// Whatever a function of the owner's rights evaluates must be built in or ours: it takes no values of
+/// types that others can make, and looks nothing up where others can put it.
+#[conductor::test]
+async fn functions_with_the_owners_rights_take_plain_values(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let open = "select p.oid::regprocedure::text from pg_catalog.pg_proc p
+                 cross join lateral unnest(coalesce(p.proallargtypes, p.proargtypes::oid[])) as a(type)
+                  join pg_catalog.pg_type t on t.oid = a.type
+                 where p.pronamespace = 'conductor'::regnamespace and p.prosecdef
+                   and (t.typtype = 'p' or t.typnamespace <> 'pg_catalog'::regnamespace)
+                union all
+                select p.oid::regprocedure::text from pg_catalog.pg_proc p
+                 where p.pronamespace = 'conductor'::regnamespace
+                   and (p.proconfig is null or not p.proconfig @> array['search_path=pg_catalog, pg_temp'])";
+    assert_eq!(names(&test, open).await, Vec::<String>::new());
     Ok(())
 }
 

@@ -131,7 +131,7 @@ impl<'t> Tries<'t> {
                 holders: holders(database, self.table.oid).await?,
             }),
             Some(INSUFFICIENT_PRIVILEGE) => Err(Error::Table(format!(
-                "this role may not make the trigger for {}s on the table {name}: {error}; grant it `trigger` on the table, or let the owner apply what the command `triggers --sql` prints and start with --no-ddl",
+                "this role may not make the trigger for {}s on the table {name}: {error}; grant it `trigger` on the table (and the owner of the schema conductor, who makes it), or let the table's owner apply what the command `triggers --sql` prints and start with --no-ddl",
                 self.op
             ))),
             _ => Err(error.into()),
