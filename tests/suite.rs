@@ -14,6 +14,7 @@ mod deploys;
 mod events;
 mod events_sql;
 mod faults;
+mod hints;
 mod hostile;
 mod migrations;
 mod names;

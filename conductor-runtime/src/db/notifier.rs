@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgListener};
 use tokio::sync::futures::Notified;
@@ -12,8 +12,13 @@ use super::{ANSWER, Database, direct_way, pool_options};
 /// A listener that has heard nothing for so long is asked whether it lives, and must answer as soon: where
 /// the network has forgotten its connection, nothing else tells.
 const QUIET: Duration = Duration::from_secs(5);
+/// Between two looks at the clock, however many notifications tell of it.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// Listens on the channel "conductor" with one connection of its own and tells those concerned.
+///
+/// Anybody who may connect can notify, so a message is a hint to look and no more: what it tells of is
+/// asked of the database, and many messages are one look.
 ///
 /// Where LISTEN is not to be had (behind a transaction pooler), nothing is told and everybody
 /// polls. After a lost connection everybody is told to look, as messages may have been missed.
@@ -28,6 +33,8 @@ struct Interests {
     queues: Mutex<HashMap<i32, Arc<Notify>>>,
     executions: Mutex<HashMap<Uuid, Weak<Notify>>>,
     cancels: broadcast::Sender<Uuid>,
+    /// Changes where something may have been cancelled.
+    cancel_hints: watch::Sender<()>,
     clock_shift_ms: watch::Sender<i64>,
     schedules: Arc<Notify>,
     events: Arc<Notify>,
@@ -49,6 +56,7 @@ impl Notifier {
                 queues: Mutex::default(),
                 executions: Mutex::default(),
                 cancels: broadcast::channel(1024).0,
+                cancel_hints: watch::channel(()).0,
                 clock_shift_ms: watch::channel(0).0,
                 schedules: Arc::default(),
                 events: Arc::default(),
@@ -117,6 +125,11 @@ impl Notifier {
         self.interests.cancels.subscribe()
     }
 
+    /// Changes where something that runs may have been cancelled.
+    pub(crate) fn cancel_hints(&self) -> watch::Receiver<()> {
+        self.interests.cancel_hints.subscribe()
+    }
+
     /// Tells of cancels that were found in the database; telling twice is harmless.
     pub(crate) fn pass_on_cancels(&self, ids: Vec<Uuid>) {
         for id in ids {
@@ -173,9 +186,10 @@ impl Drop for EndInterest {
 }
 
 impl Interests {
-    fn tell(&self, message: &str) {
+    /// Tells those concerned to look; true where the clock may have been moved.
+    fn tell(&self, message: &str) -> bool {
         let Some((kind, value)) = message.split_once(':') else {
-            return;
+            return false;
         };
         match kind {
             "queue" => {
@@ -193,26 +207,20 @@ impl Interests {
                 }
             }
             "cancel" => {
-                if let Ok(id) = value.parse() {
-                    // Nobody subscribed: no worker runs here.
-                    let _ = self.cancels.send(id);
-                }
+                self.cancel_hints.send_replace(());
             }
             "schedules" => self.schedules.notify_one(),
             "events" => self.events.notify_one(),
             "version" => self.versions.notify_one(),
-            "clock" => {
-                if let Ok(shift) = value.parse() {
-                    self.set_clock(shift);
-                    self.tell_all();
-                }
-            }
+            "clock" => return true,
             _ => tracing::debug!(message, "unknown notification"),
         }
+        false
     }
 
-    fn set_clock(&self, shift_ms: i64) {
-        self.clock_shift_ms.send_replace(shift_ms);
+    /// True where it is news.
+    fn set_clock(&self, shift_ms: i64) -> bool {
+        self.clock_shift_ms.send_replace(shift_ms) != shift_ms
     }
 
     fn tell_all(&self) {
@@ -237,16 +245,7 @@ async fn listen(options: &PgConnectOptions, interests: &Interests) -> Option<PgL
             .await?;
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.listen("conductor").await?;
-        // Later messages tell the whole shift, so what was shifted before must be known.
-        let shift = sqlx::query_scalar(
-            "select floor(extract(epoch from shift) * 1000)::bigint from conductor.clock",
-        )
-        .fetch_optional(&mut listener)
-        .await;
-        match shift {
-            Ok(shift) => interests.set_clock(shift.unwrap_or_default()),
-            Err(error) => tracing::debug!(%error, "the clock's shift cannot be read"),
-        }
+        look_at_clock(&mut listener, interests).await?;
         Ok::<_, sqlx::Error>(listener)
     };
     match tokio::time::timeout(ANSWER, attempt).await {
@@ -259,16 +258,59 @@ async fn listen(options: &PgConnectOptions, interests: &Interests) -> Option<PgL
     }
 }
 
+/// Takes over how far tests have moved the clock, and tells everybody where that is news.
+async fn look_at_clock(
+    listener: &mut PgListener,
+    interests: &Interests,
+) -> Result<(), sqlx::Error> {
+    let shift = sqlx::query_scalar(
+        "select floor(extract(epoch from shift) * 1000)::bigint from conductor.clock",
+    )
+    .fetch_optional(&mut *listener)
+    .await;
+    match shift {
+        Ok(shift) => {
+            if interests.set_clock(shift.unwrap_or_default()) {
+                interests.tell_all();
+            }
+            Ok(())
+        }
+        Err(error @ sqlx::Error::Database(_)) => {
+            tracing::debug!(%error, "the clock's shift cannot be read");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Serves until the connection is lost.
 async fn serve(mut listener: PgListener, interests: &Interests) {
+    let mut look_due = false;
+    let mut looked = Instant::now();
     loop {
-        match tokio::time::timeout(QUIET, listener.try_recv()).await {
-            Ok(Ok(Some(notification))) => interests.tell(notification.payload()),
+        let wait = if look_due {
+            BETWEEN_LOOKS.saturating_sub(looked.elapsed())
+        } else {
+            QUIET
+        };
+        if wait.is_zero() {
+            let look = look_at_clock(&mut listener, interests);
+            if !matches!(tokio::time::timeout(QUIET, look).await, Ok(Ok(()))) {
+                tracing::debug!("the listener's connection does not tell the time");
+                return;
+            }
+            look_due = false;
+            looked = Instant::now();
+            continue;
+        }
+        match tokio::time::timeout(wait, listener.try_recv()).await {
+            Ok(Ok(Some(notification))) => look_due |= interests.tell(notification.payload()),
             Ok(Ok(None)) => return,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "the listener lost its connection");
                 return;
             }
+            Err(_) if look_due => {}
             Err(_) => {
                 let asked = sqlx::query("select 1").execute(&mut listener);
                 if !matches!(tokio::time::timeout(QUIET, asked).await, Ok(Ok(_))) {

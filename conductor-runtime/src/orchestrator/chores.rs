@@ -12,6 +12,8 @@ use crate::worker::Control;
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Most deferred things that one look does.
 const MOST_DEFERRED: i32 = 500;
+/// Between two looks for cancels.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// Does what some living process of the cluster must do, any of them: recovers the dead, passes on
 /// cancels whose notification was missed. Apart from the heartbeat, which must not wait.
@@ -41,6 +43,20 @@ pub(super) async fn chores(
             pass_on_cancels(&conductor, id),
         )
         .await;
+    }
+}
+
+/// Looks for cancels where a notification hints at one. Anybody may send these, so they are not believed,
+/// and however many come, there is one look at a time and a pause behind it.
+pub(super) async fn heed_cancels(conductor: Conductor, control: watch::Receiver<Control>) {
+    let mut hints = conductor.notifier().cancel_hints();
+    while hints.changed().await.is_ok() {
+        let orchestrator = control.borrow().orchestrator;
+        if let Some(id) = orchestrator {
+            let look = pass_on_cancels(&conductor, id);
+            patiently(&conductor, "cancels", PATIENCE, look).await;
+        }
+        tokio::time::sleep(BETWEEN_LOOKS).await;
     }
 }
 

@@ -12,6 +12,8 @@ use crate::worker::{BootInstant, Control, Signals};
 /// Of a transaction that takes a lease: in a stricter mode the look for newer migrations would be older
 /// than the lock.
 pub(super) const MODE: &str = "isolation level read committed read write";
+/// Between a hint that older processes are to end and the heartbeat that asks whether it is so.
+const BEHIND_HINT: Duration = Duration::from_millis(50);
 /// After a renewal that failed: the next connection of the pool may be a living one.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
 
@@ -176,7 +178,8 @@ pub(super) async fn keep(
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = signals.lease_lost.notified() => {}
-            () = told.notified() => {}
+            // A hint that anybody may give, as often as they like.
+            () = told.notified() => tokio::time::sleep(BEHIND_HINT).await,
         }
 
         let began = BootInstant::now();

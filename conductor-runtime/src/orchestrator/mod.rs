@@ -242,6 +242,10 @@ impl Orchestrator {
             signals.control.clone(),
             lease.every,
         ));
+        keepers.spawn(chores::heed_cancels(
+            conductor.clone(),
+            signals.control.clone(),
+        ));
         keepers.spawn(maintenance::keep(
             conductor.clone(),
             signals.control.clone(),
