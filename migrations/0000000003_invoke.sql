@@ -73,6 +73,10 @@ declare
     v_queues integer[];
 begin
     if p_keys is not null then
+        -- Behind somebody's open transaction it ends soon, so that its caller brings the others alone.
+        if not p_in_transaction then
+            perform set_config('lock_timeout', '250ms', true);
+        end if;
         if p_again or exists (
                select from unnest(p_keys, p_throttle_ms, p_debounce_ms) as g(key, throttle_ms, debounce_ms)
                 where g.throttle_ms is not null or g.key is null and g.debounce_ms is null) then

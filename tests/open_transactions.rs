@@ -311,3 +311,38 @@ async fn a_pause_that_is_not_committed_stops_nothing(test: TestConductor) -> any
     worker.stop().await?;
     Ok(())
 }
+
+/// Calls with the keys `k0` to `k19` are held up, those of other keys are not.
+#[conductor::test]
+async fn a_dedupe_key_that_somebody_holds_holds_up_no_other(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let keyed = |key: String| {
+        let client = Conductor::clone(&test);
+        let payload = OpenQuick { n: 1 };
+        tokio::spawn(async move { client.invoke::<OpenQuick>(payload).dedupe_key(key).await })
+    };
+    keyed("first".to_owned()).await??;
+    let mut open = session(&test).await?;
+    sqlx::raw_sql("begin").execute(&mut open).await?;
+    for n in 0..20 {
+        sqlx::query("select conductor.invoke('open.quick', '{\"n\": 2}', dedupe_key => $1)")
+            .bind(format!("k{n}"))
+            .execute(&mut open)
+            .await?;
+    }
+    let mut held_up = Vec::new();
+    for n in 0..40 {
+        held_up.push(keyed(format!("k{}", n % 20)));
+        let free = keyed(format!("free {n}"));
+        tokio::time::timeout(Duration::from_secs(20), free).await???;
+    }
+    assert!(held_up.iter().all(|call| !call.is_finished()));
+    sqlx::raw_sql("commit").execute(&mut open).await?;
+    for call in held_up {
+        soon("its turn", call).await??;
+    }
+    let made = "select count(*) from conductor.live_executions where payload->>'n' = '1'";
+    assert_eq!(number(&test, made).await, 61);
+    Ok(())
+}

@@ -5,8 +5,11 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::Invoked;
+use super::held_up::HeldUp;
 use super::invocation::NewExecution;
-use crate::db::{Batcher, Database, Fault, OUTAGE, Patience, fault, no_answer, take_message};
+use crate::db::{
+    Batcher, Database, Fault, OUTAGE, Patience, fault, is_locked, no_answer, take_message,
+};
 use crate::error::{Error, Result};
 
 /// Most executions in one statement.
@@ -35,13 +38,14 @@ pub(super) struct Inserter {
     database: Database,
     plain: Batcher<Waiting>,
     keyed: Batcher<Waiting>,
+    held_up: HeldUp,
 }
 
 #[derive(Debug)]
-struct Waiting {
-    new: NewExecution,
-    since: Instant,
-    done: oneshot::Sender<Result<Answer>>,
+pub(super) struct Waiting {
+    pub(super) new: NewExecution,
+    pub(super) since: Instant,
+    pub(super) done: oneshot::Sender<Result<Answer>>,
 }
 
 impl Inserter {
@@ -50,6 +54,7 @@ impl Inserter {
             database,
             plain: Batcher::new(),
             keyed: Batcher::new(),
+            held_up: HeldUp::new(),
         }
     }
 
@@ -57,15 +62,23 @@ impl Inserter {
     pub(super) async fn insert(&self, new: NewExecution) -> Result<Answer> {
         let (done, outcome) = oneshot::channel();
         let database = self.database.clone();
-        let batcher = if new.is_keyed() {
-            &self.keyed
-        } else {
-            &self.plain
-        };
         let since = Instant::now();
-        batcher.add(Waiting { new, since, done }, take_batch, move |batch| {
-            write(database.clone(), batch)
-        });
+        let waiting = Waiting { new, since, done };
+        if waiting.new.is_keyed() {
+            // Behind those that wait for the same transaction.
+            if let Some(waiting) = self.held_up.attract(waiting) {
+                let held_up = self.held_up.clone();
+                self.keyed.add(waiting, take_batch, move |batch| {
+                    write_keyed(database.clone(), held_up.clone(), batch)
+                });
+            }
+        } else {
+            self.plain.add(waiting, take_batch, move |batch| {
+                let database = database.clone();
+                // Nothing that it wants can be locked.
+                async move { drop(write(&database, batch).await) }
+            });
+        }
         outcome
             .await
             .unwrap_or_else(|_| Err(Error::Database(sqlx::Error::WorkerCrashed)))
@@ -76,46 +89,112 @@ fn take_batch(waiting: &mut Vec<Waiting>) -> Vec<Waiting> {
     take_message(waiting, MAX_ROWS, |waiting| waiting.new.bytes())
 }
 
-/// One statement for all; where it is refused, one for each, so that a bad one is refused alone.
-async fn write(database: Database, batch: Vec<Waiting>) {
+/// The calls whose keys are held up by somebody's transaction do not keep the next batch waiting.
+async fn write_keyed(database: Database, held_up: HeldUp, batch: Vec<Waiting>) {
+    for waiting in write(&database, batch).await {
+        held_up.add(&database, waiting);
+    }
+}
+
+/// One statement for all; where it is refused, one for each, so that a bad one is refused alone. Gives back
+/// those behind a lock that was not to be had in time.
+pub(super) async fn write(database: &Database, batch: Vec<Waiting>) -> Vec<Waiting> {
     let since = batch.iter().map(|waiting| waiting.since).min();
     let mut patience = Patience::since(since.unwrap_or_else(Instant::now), OUTAGE);
-    let (rows, callers): (Vec<_>, Vec<_>) = batch.into_iter().map(|w| (w.new, w.done)).unzip();
-    match insert_again(&database, &rows, false, &mut patience).await {
+    let (rows, callers): (Vec<_>, Vec<_>) = batch
+        .into_iter()
+        .map(|w| (w.new, (w.since, w.done)))
+        .unzip();
+    match insert_free(database, &rows, false, &mut patience).await {
         // A caller that no longer waits has its execution all the same.
         Ok(answers) => callers
             .into_iter()
             .zip(answers)
-            .for_each(|(caller, answer)| {
+            .for_each(|((_, caller), answer)| {
                 let _ = caller.send(Ok(answer));
             }),
+        Err(error) if is_locked(&error) => return still_waiting(rows, callers, &error),
         Err(error) if rows.len() == 1 || fault(&error) == Fault::Passing => {
             let text = error.to_string();
             let mut first = Some(error);
-            for caller in callers {
+            for (_, caller) in callers {
                 let error = first
                     .take()
                     .unwrap_or_else(|| sqlx::Error::Protocol(text.clone()));
                 let _ = caller.send(Err(patience.over(error)));
             }
         }
-        Err(_) => {
-            for (row, caller) in rows.iter().zip(callers) {
-                let mut patience = Patience::new(OUTAGE);
-                // The refused statement may have been a repeated one.
-                let rows = std::slice::from_ref(row);
-                let answers = insert_again(&database, rows, true, &mut patience).await;
-                let answer = answers
-                    .map(|answers| answers.first().copied().unwrap_or(Answer::created(row.id)));
-                let _ = caller.send(answer.map_err(|error| patience.over(error)));
+        Err(_) => return one_by_one(database, rows, callers).await,
+    }
+    Vec::new()
+}
+
+type Caller = (Instant, oneshot::Sender<Result<Answer>>);
+
+async fn one_by_one(
+    database: &Database,
+    rows: Vec<NewExecution>,
+    callers: Vec<Caller>,
+) -> Vec<Waiting> {
+    let mut locked = Vec::new();
+    for (row, (since, caller)) in rows.into_iter().zip(callers) {
+        let mut patience = Patience::new(OUTAGE);
+        // The refused statement may have been a repeated one.
+        let one = std::slice::from_ref(&row);
+        match insert_free(database, one, true, &mut patience).await {
+            Err(error) if is_locked(&error) => {
+                locked.extend(still_waiting(vec![row], vec![(since, caller)], &error));
             }
+            Err(error) => {
+                let _ = caller.send(Err(patience.over(error)));
+            }
+            Ok(answers) => {
+                let answer = answers.first().copied();
+                let _ = caller.send(Ok(answer.unwrap_or(Answer::created(row.id))));
+            }
+        }
+    }
+    locked
+}
+
+/// Those whose time is not over; the others are told.
+fn still_waiting(
+    rows: Vec<NewExecution>,
+    callers: Vec<Caller>,
+    error: &sqlx::Error,
+) -> Vec<Waiting> {
+    let waiting = rows.into_iter().zip(callers);
+    let waiting = waiting.filter_map(|(new, (since, done))| {
+        if since.elapsed() < OUTAGE {
+            return Some(Waiting { new, since, done });
+        }
+        let _ = done.send(Err(Error::Unavailable {
+            waited: since.elapsed(),
+            reason: format!("somebody's open transaction holds its dedupe key: {error}"),
+        }));
+        None
+    });
+    waiting.collect()
+}
+
+/// Inserts, and again behind a fault that passes, somebody's lock included.
+pub(super) async fn insert_again(
+    database: &Database,
+    rows: &[NewExecution],
+    again: bool,
+    patience: &mut Patience,
+) -> Result<Vec<Answer>, sqlx::Error> {
+    loop {
+        match insert_free(database, rows, again, patience).await {
+            Err(error) if is_locked(&error) && patience.again(&error).await => {}
+            other => return other,
         }
     }
 }
 
 /// Inserts, and again where the connection broke and nobody knows whether it committed: the ids
-/// are ours, so nothing is made twice.
-pub(super) async fn insert_again(
+/// are ours, so nothing is made twice. Where a key is locked, it ends.
+async fn insert_free(
     database: &Database,
     rows: &[NewExecution],
     mut again: bool,
@@ -131,7 +210,7 @@ pub(super) async fn insert_again(
             }
         };
         match inserted.await {
-            Err(error) if patience.again(&error).await => again = true,
+            Err(error) if !is_locked(&error) && patience.again(&error).await => again = true,
             other => return other,
         }
     }

@@ -4,6 +4,7 @@ mod batch;
 mod cancel;
 mod children;
 mod execution;
+mod held_up;
 mod insert;
 mod invocation;
 mod invoke;

@@ -1,3 +1,8 @@
+use super::has_code;
+
+/// What the server says where a lock was not to be had in time.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
 /// What an error of the database means for the statement that met it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -42,4 +47,9 @@ pub(crate) fn is_lasting(error: &sqlx::Error) -> bool {
     ["0A", "28", "3D", "3F", "42"]
         .iter()
         .any(|class| code.starts_with(class))
+}
+
+/// Whether somebody's transaction had locked what the statement wanted.
+pub(crate) fn is_locked(error: &sqlx::Error) -> bool {
+    has_code(error, LOCK_NOT_AVAILABLE)
 }

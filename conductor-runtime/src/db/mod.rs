@@ -19,7 +19,7 @@ pub(crate) use applied::{Standing, applied, too_new};
 pub(crate) use batcher::{Batcher, message_length, take_message};
 pub(crate) use clock::Clock;
 pub(crate) use database::Database;
-pub(crate) use fault::{Fault, fault, is_lasting};
+pub(crate) use fault::{Fault, fault, is_lasting, is_locked};
 #[cfg(feature = "testing")]
 pub(crate) use migrate::pretend;
 pub use migrate::{MIGRATION_DEADLINE, Migration, latest_version, migrations};

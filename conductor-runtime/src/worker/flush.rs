@@ -6,11 +6,11 @@ use uuid::Uuid;
 
 use super::control::Control;
 use super::fetch::{Ask, Claimed, Slots, disown, finish_and_claim, is_paused};
-use super::locked::{is_locked, take_locked};
+use super::locked::take_locked;
 use super::outcome::{End, Outcome};
 use super::suspend::Suspensions;
 use crate::client::Conductor;
-use crate::db::{ANSWER, Database, Fault, Session, fault, living, no_answer};
+use crate::db::{ANSWER, Database, Fault, Session, fault, is_locked, living, no_answer};
 use crate::error::Verdict;
 
 /// Outcomes as the arrays that travel.

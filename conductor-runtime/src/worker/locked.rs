@@ -9,18 +9,12 @@ use uuid::Uuid;
 use super::fetch::Ask;
 use super::flush::write_alone;
 use super::outcome::Outcome;
-use crate::db::{Alone, Database, has_code};
+use crate::db::{Alone, Database, is_locked};
 
-/// What the server says where a lock was not to be had in time.
-const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// Between tries, which wait themselves for a while.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Most outcomes in one try.
 const MOST: usize = 500;
-
-pub(crate) fn is_locked(error: &sqlx::Error) -> bool {
-    has_code(error, LOCK_NOT_AVAILABLE)
-}
 
 /// What an outcome changes: the execution, and the parent that is to hear of its end.
 fn touched(outcome: &Outcome) -> impl Iterator<Item = Uuid> {

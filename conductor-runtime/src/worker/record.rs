@@ -5,9 +5,8 @@ use sqlx::{Postgres, Transaction};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use uuid::Uuid;
 
-use super::locked::is_locked;
 use crate::client::Conductor;
-use crate::db::{Batcher, Fault, Patience, Session, fault, take_message};
+use crate::db::{Batcher, Fault, Patience, Session, fault, is_locked, take_message};
 use crate::error::{Error, Result};
 
 /// Most records in one statement.
