@@ -48,6 +48,26 @@ begin
 end
 $$;
 
+-- How many of these candidates, the first ones, fit into an answer of so many bytes, and what they have; with
+-- p_first always one. Payloads come with their sizes; records are looked up where some may have any. Those of an
+-- execution that has too many do not come (conductor.memo).
+create function conductor.within_bytes(
+    p_ids uuid[], p_sizes integer[], p_again boolean, p_most bigint, p_first boolean, out fit integer, out bytes bigint)
+language plpgsql stable set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+begin
+    select count(*), coalesce(max(w.total), 0) into fit, bytes
+      from (select g.n, sum(g.size + case when p_again then coalesce(m.bytes, 0) else 0 end) over (order by g.n) as total
+              from unnest(p_ids, p_sizes) with ordinality as g(id, size, n)
+              left join lateral (
+                   select case when sum(s.bytes) <= conductor.most_records() then sum(s.bytes) end as bytes
+                     from conductor.steps s where s.execution_id = g.id) m on p_again) w
+     where w.total <= p_most or p_first and w.n = 1;
+end
+$$;
+
 -- Claims what is due: higher priority first, then earlier run_at, then id. One index range per
 -- priority in use, each ending at now, so that delayed rows cost nothing. A worker that is about to
 -- sleep says so (p_idle); when nothing is due, one row without id says how long until something is.
@@ -56,13 +76,15 @@ $$;
 -- limits: p_lanes are the lanes in which the worker has slots, p_used what it runs there; in those of
 -- p_back it wants to keep no more slots than that; p_most is what it can run at once; per slot of a task
 -- in p_quick it may claim p_ahead. Its lanes p_roomy (of p_roomy_limits and p_roomy_keys) have room for what
--- comes. A row without id then says how many slots it has, where that is news.
+-- comes. A row without id then says how many slots it has, where that is news. Payloads and records of the answer
+-- have p_bytes together, unless those of one execution alone have more.
 create function conductor.claim(
     p_orchestrator bigint, p_queue integer, p_tasks integer[], p_limit integer, p_idle boolean,
     p_windowed integer[] default '{}', p_opens timestamptz[] default '{}', p_closes timestamptz[] default '{}',
     p_lanes integer[] default '{}', p_used integer[] default '{}', p_back integer[] default '{}',
     p_most integer default 1, p_quick integer[] default '{}', p_ahead integer[] default '{}',
-    p_roomy integer[] default '{}', p_roomy_limits integer[] default '{}', p_roomy_keys text[] default '{}')
+    p_roomy integer[] default '{}', p_roomy_limits integer[] default '{}', p_roomy_keys text[] default '{}',
+    p_bytes bigint default 64 * 1024 * 1024)
 returns table (
     id uuid, task_id integer, claim integer, attempt integer, payload text, memo text, origin uuid,
     parent uuid, trigger text, lanes integer[], slots integer[], lane_limits integer[], lane_keys text[],
@@ -79,6 +101,12 @@ declare
     v_ids uuid[];
     v_again uuid[];
     v_left integer := p_limit;
+    -- What the answer may still have; the sizes of the candidates; those that fit, and that some do not.
+    v_bytes bigint := p_bytes;
+    v_sizes integer[];
+    v_size bigint;
+    v_fit integer;
+    v_cut boolean;
     v_claimed integer;
     v_next timestamptz;
     v_found timestamptz;
@@ -179,9 +207,9 @@ begin
             select coalesce(array_agg(d.id), '{}'), coalesce(bool_or(d.limited), false), array_agg(d.task_id),
                    array_agg(case when not d.limited then null when d.task_id = any (v_whole) then ''
                                   when d.key is null then 'null' when octet_length(d.key) > 200 then md5(d.key) else d.key end),
-                   bool_or(d.claim > 0)
-              into v_ids, v_any_limited, v_of, v_keys, v_any_again
-              from (select l.id, l.task_id, l.claim, l.task_id = any (v_limited) as limited,
+                   bool_or(d.claim > 0), array_agg(d.bytes), sum(d.bytes)
+              into v_ids, v_any_limited, v_of, v_keys, v_any_again, v_sizes, v_size
+              from (select l.id, l.task_id, l.claim, l.bytes, l.task_id = any (v_limited) as limited,
                            case when l.task_id = any (v_limited) then l.payload #>> case when v_paths <= 1 then v_path
                                 else v_plain_paths[array_position(v_plain, l.task_id)]::text[] end end as key
                       from conductor.live_executions l
@@ -193,16 +221,18 @@ begin
             -- Once only: what is parked there and stays would come again and again.
             if cardinality(v_open) > 0 and v_parked = 0 then
                 v_any_limited := true;
-                select coalesce(array_agg(s.id), '{}'), array_agg(s.task_id), array_agg(s.key), bool_or(s.claim > 0)
-                  into v_ids, v_of, v_keys, v_any_again
-                  from (select o.id, o.task_id, o.claim, o.payload #>> v_path as key
-                      from (select l.id, l.run_at, l.task_id, l.claim, l.payload
+                select coalesce(array_agg(s.id), '{}'), array_agg(s.task_id), array_agg(s.key), bool_or(s.claim > 0),
+                       array_agg(s.bytes), sum(s.bytes)
+                  into v_ids, v_of, v_keys, v_any_again, v_sizes, v_size
+                  from (select o.id, o.task_id, o.claim, o.bytes, o.payload #>> v_path as key
+                      from (select l.id, l.run_at, l.task_id, l.claim, l.bytes, l.payload
                               from conductor.live_executions l where l.id = any (v_ids)
                             union all
-                            select k.id, k.run_at, k.task_id, k.claim, k.payload
+                            select k.id, k.run_at, k.task_id, k.claim, k.bytes, k.payload
                               from unnest(v_open, v_open_most) as g(lane, most)
                              cross join lateral (
-                                   select l.id, l.run_at, l.task_id, l.claim, l.payload from conductor.live_executions l
+                                   select l.id, l.run_at, l.task_id, l.claim, l.bytes, l.payload
+                                     from conductor.live_executions l
                                     where l.queue_id = -g.lane and l.priority = v_priority and l.run_at <= v_now
                                       and l.state in ('pending', 'suspended') and l.task_id = any (v_tasks)
                                     order by l.run_at, l.id
@@ -210,6 +240,16 @@ begin
                                       for no key update skip locked) k) o
                      order by o.run_at, o.id
                      limit v_left) s;
+            end if;
+            v_cut := false;
+            if v_any_again or v_size > v_bytes then
+                select w.fit, w.bytes into v_fit, v_size
+                  from conductor.within_bytes(v_ids, v_sizes, v_any_again, v_bytes, v_left = p_limit) w;
+                v_cut := v_fit < cardinality(v_ids);
+                exit when v_cut and v_fit = 0;
+                v_ids := v_ids[1:v_fit];
+                v_of := v_of[1:v_fit];
+                v_keys := v_keys[1:v_fit];
             end if;
             v_lane := null;
             if v_any_limited and cardinality(p_roomy) > 0 and v_open = '{}' and cardinality(v_ids) <= v_left then
@@ -279,9 +319,13 @@ begin
               from claimed c order by c.run_at, c.id;
             get diagnostics v_claimed = row_count;
             v_left := v_left - v_claimed;
+            if v_claimed > 0 then
+                v_bytes := v_bytes - coalesce(v_size, 0);
+            end if;
             -- A deep backlog is parked in pieces: the next claim follows at once.
             exit when v_parks >= 250;
             continue when v_parked > 0;
+            exit when v_cut;
 
             if p_idle and v_left = p_limit then
                 v_found := null;
@@ -603,7 +647,8 @@ create function conductor.finish_and_claim(
     p_parents uuid[], p_orchestrator bigint, p_queue integer, p_tasks integer[],
     p_windowed integer[], p_opens timestamptz[], p_closes timestamptz[], p_limit integer, p_idle boolean,
     p_lanes integer[], p_used integer[], p_back integer[], p_most integer, p_quick integer[], p_ahead integer[],
-    p_roomy integer[], p_roomy_limits integer[], p_roomy_keys text[], p_fence integer)
+    p_roomy integer[], p_roomy_limits integer[], p_roomy_keys text[], p_fence integer,
+    p_bytes bigint default 64 * 1024 * 1024)
 returns table (
     id uuid, task_id integer, claim integer, attempt integer, payload text, memo text, origin uuid,
     parent uuid, trigger text, lanes integer[], slots integer[], lane_limits integer[], lane_keys text[],
@@ -636,7 +681,7 @@ begin
     if p_limit > 0 and v_drains is not true then
         return query select * from conductor.claim(
             p_orchestrator, p_queue, p_tasks, p_limit, p_idle, p_windowed, p_opens, p_closes,
-            p_lanes, p_used, p_back, p_most, p_quick, p_ahead, p_roomy, p_roomy_limits, p_roomy_keys);
+            p_lanes, p_used, p_back, p_most, p_quick, p_ahead, p_roomy, p_roomy_limits, p_roomy_keys, p_bytes);
     elsif cardinality(p_back) > 0 then
         return query select null::uuid, null::integer, null::integer, null::integer, null::text, null::text,
             null::uuid, null::uuid, null::text, o.lanes, o.slots, null::integer[], null::text[], null::integer, null::bigint

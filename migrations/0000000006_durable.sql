@@ -2,14 +2,31 @@
 
 set local search_path = pg_catalog, pg_temp;
 
+-- How many bytes the records of one execution may have together; a worker refuses what would pass it. What
+-- children and events bring may.
+create function conductor.most_records() returns bigint
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+    -- As MAX_RECORDS_BYTES in codec.rs.
+    select 268435456::bigint
+$$;
+
 -- What is known of an execution that was claimed before, as a JSON array of [key, kind, value]: its
--- steps, its sleeps that are over (value null), and what it still waits for (no value).
+-- steps, its sleeps that are over (value null), and what it still waits for (no value). Where it has too many
+-- records, {"records": n, "bytes": n} instead: with that its attempt fails, and the claim does not.
 create function conductor.memo(p_id uuid, p_now timestamptz) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
 set enable_mergejoin = off set jit = off
 as $$
+declare
+    v_records bigint;
+    v_bytes bigint;
 begin
+    select count(*), sum(s.bytes) into v_records, v_bytes from conductor.steps s where s.execution_id = p_id;
+    if v_bytes > conductor.most_records() then
+        return json_build_object('records', v_records, 'bytes', v_bytes);
+    end if;
     return (
         select json_agg(m.entry)::text
           from (select json_build_array(s.key, s.kind, s.value) as entry

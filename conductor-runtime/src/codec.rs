@@ -11,6 +11,10 @@ use crate::task::Task;
 /// The largest payload, output or step value, in bytes of JSON.
 pub const MAX_JSON_BYTES: usize = 16 * 1024 * 1024;
 
+/// The most that all records of one execution may have together, in bytes of JSON: they are loaded at once
+/// whenever it goes on. `conductor.most_records` says the same.
+pub const MAX_RECORDS_BYTES: usize = 256 * 1024 * 1024;
+
 /// The deepest nesting of arrays and objects; serde_json reads back no more than 127.
 pub const MAX_JSON_DEPTH: usize = 120;
 

@@ -12,6 +12,10 @@ use super::{Conductor, Status};
 use crate::context::PART;
 use crate::error::Result;
 
+/// Larger values of records are for nobody's eyes, and all of them together for nobody's memory.
+const MOST_SHOWN: i32 = 1024 * 1024;
+const MOST_SHOWN_TOGETHER: i64 = 32 * 1024 * 1024;
+
 /// Everything that the database knows of one execution, as it was at one moment.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -86,7 +90,7 @@ pub struct StepInfo {
     pub key: StepKey,
     /// `step`, `transaction`, `invoke` …
     pub kind: String,
-    /// JSON.
+    /// JSON; of a large one, and of one behind many, a text that says how large it is.
     pub value: Box<RawValue>,
     /// When it was recorded.
     pub recorded_at: DateTime<Utc>,
@@ -226,9 +230,16 @@ async fn read(
 
 async fn steps(connection: &mut PgConnection, id: Uuid) -> Result<Vec<StepInfo>> {
     let rows: Vec<(String, String, String, DateTime<Utc>)> = sqlx::query_as(
-        "select key, kind, value::text, recorded_at from conductor.steps where execution_id = $1",
+        "select s.key, s.kind,
+                case when s.bytes <= $2 and s.before < $3 then s.value::text
+                     else to_json(format('%s bytes of JSON, not shown', s.bytes))::text end,
+                s.recorded_at
+           from (select r.*, sum(r.bytes) over (order by r.recorded_at, r.key) - r.bytes as before
+                   from conductor.steps r where r.execution_id = $1) s",
     )
     .bind(id)
+    .bind(MOST_SHOWN)
+    .bind(MOST_SHOWN_TOGETHER)
     .fetch_all(connection)
     .await?;
     let mut steps = rows

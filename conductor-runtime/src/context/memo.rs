@@ -6,9 +6,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use crate::codec::MAX_RECORDS_BYTES;
 use crate::error::{Error, Result};
 
 /// Longest key of a step, in bytes.
@@ -51,6 +53,15 @@ struct Present {
     stop: Option<Stop>,
     /// Children whose recorded ends were errors: the next attempt would meet the same.
     ended_badly: HashSet<Uuid>,
+    /// Of all records, those of this run included.
+    bytes: usize,
+}
+
+/// What `conductor.memo` gives instead of records that are too many to be loaded.
+#[derive(Debug, Deserialize)]
+struct TooMany {
+    records: u64,
+    bytes: usize,
 }
 
 /// What meeting a key gives: the recorded value, where there is one.
@@ -130,11 +141,29 @@ pub(crate) enum Blocked {
 }
 
 impl Memo {
-    /// Reads what `conductor.memo` gives: an array of `[key, kind]` or `[key, kind, value]`.
-    pub(crate) fn load(json: Option<&str>) -> serde_json::Result<Self> {
+    /// Reads what `conductor.memo` gives, or says why it cannot.
+    pub(crate) fn load(json: Option<&str>) -> std::result::Result<Self, String> {
         let Some(json) = json else {
             return Ok(Self::default());
         };
+        let too_many = json
+            .starts_with('{')
+            .then(|| serde_json::from_str::<TooMany>(json));
+        match too_many {
+            Some(Ok(too_many)) => Err(format!(
+                "its {} records have {} together, and one execution may have {}, so they cannot be loaded. Let its \
+                 steps, children and events bring less: store the data elsewhere and pass a reference",
+                too_many.records,
+                size(too_many.bytes),
+                size(MAX_RECORDS_BYTES)
+            )),
+            _ => Self::read(json)
+                .map_err(|error| format!("the recorded steps cannot be read: {error}")),
+        }
+    }
+
+    /// Reads an array of `[key, kind]` or `[key, kind, value]`.
+    fn read(json: &str) -> serde_json::Result<Self> {
         let rows: Vec<Vec<Box<RawValue>>> = serde_json::from_str(json)?;
         let mut entries = HashMap::with_capacity(rows.len());
         for row in rows {
@@ -157,8 +186,28 @@ impl Memo {
         }
         Ok(Self(Mutex::new(Present {
             entries,
+            bytes: json.len(),
             ..Present::default()
         })))
+    }
+
+    /// Counts a value that is about to be recorded; refuses one with which the next claim could not load all.
+    pub(super) fn count(&self, key: &str, bytes: usize) -> Result<()> {
+        let mut present = self.present();
+        if present.bytes + bytes > MAX_RECORDS_BYTES {
+            return Err(Error::Step {
+                key: shown(key),
+                reason: format!(
+                    "its value has {}, with which the records of this execution pass the {} that one may have; they \
+                     have {} by now. Store the data elsewhere and record a reference",
+                    size(bytes),
+                    size(MAX_RECORDS_BYTES),
+                    size(present.bytes)
+                ),
+            });
+        }
+        present.bytes += bytes;
+        Ok(())
     }
 
     /// Claims a key for this run; gives the recorded value, where there is one.
@@ -332,6 +381,15 @@ impl Drop for Busy<'_> {
     }
 }
 
+/// Bytes for people.
+pub(crate) fn size(bytes: usize) -> String {
+    match bytes {
+        0..10_240 => format!("{bytes} bytes"),
+        10_240..10_485_760 => format!("{} KiB", bytes / 1024),
+        _ => format!("{} MiB", bytes / (1024 * 1024)),
+    }
+}
+
 fn check_key(key: &str) -> Result<()> {
     let reason = if key.is_empty() {
         "it is empty".to_owned()
@@ -395,6 +453,24 @@ mod tests {
         let memo = Memo::load(Some(loaded)).unwrap();
         let text = memo.meet("many", "step").unwrap_err().to_string();
         assert!(text.contains("\"many\"") && text.contains(WHOLE), "{text}");
+    }
+
+    #[test]
+    fn records_have_a_limit_together() {
+        let mib = 1024 * 1024;
+        let memo = Memo::load(Some(r#"[["a","step",0]]"#)).unwrap();
+        for n in 0..17 {
+            let counted = memo.count(&format!("page {n}"), 15 * mib);
+            assert!(counted.is_ok(), "{n}: {counted:?}");
+        }
+        let text = memo.count("page 17", 15 * mib).unwrap_err().to_string();
+        for part in ["\"page 17\"", "15 MiB", "256 MiB", "255 MiB", "a reference"] {
+            assert!(text.contains(part), "{text}");
+        }
+        // A small one still fits.
+        assert!(memo.count("end", 10).is_ok());
+        let text = Memo::load(Some(r#"{"records":72,"bytes":1132462080}"#)).unwrap_err();
+        assert!(text.contains("72 records have 1080 MiB"), "{text}");
     }
 
     #[test]

@@ -32,7 +32,7 @@ use crate::worker::{Control, Phase, Recorder};
 pub use batch::{BatchContext, BatchItem};
 pub use event::WaitForEvent;
 pub use invoke::{InvokeChild, InvokeChildren};
-pub(crate) use memo::{Blocked, KINDS, Memo, PART, Stop, Wait, Wake};
+pub(crate) use memo::{Blocked, KINDS, Memo, PART, Stop, Wait, Wake, size};
 pub use race::Race;
 pub use row::WaitForRow;
 pub use schedule::ScheduleStep;

@@ -128,7 +128,7 @@ async fn run<T: Send>(ctx: &TaskContext, options: Options<'_, T>) -> anyhow::Res
     .await;
     drop(branches);
     let _busy = ctx.memo.busy();
-    ctx.record(&key, KIND, encoded(&key, &winner)?).await?;
+    ctx.record(&key, KIND, encoded(ctx, &key, &winner)?).await?;
     result
 }
 

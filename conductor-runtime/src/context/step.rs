@@ -174,7 +174,7 @@ where
         let body = ctx.memo.inside(KIND, body);
         let error = match limited(ctx, &key, timeout.get().copied(), body).await {
             Ok(value) => {
-                ctx.record(&key, KIND, encoded(&key, &value)?).await?;
+                ctx.record(&key, KIND, encoded(ctx, &key, &value)?).await?;
                 return Ok(value);
             }
             Err(error) => error,
@@ -222,16 +222,22 @@ fn delay(retry: &RetryPolicy, failures: u32, error: &anyhow::Error) -> Option<Du
     }
 }
 
-pub(super) fn encoded<T: Serialize>(key: &str, value: &T) -> anyhow::Result<String> {
-    codec::encode(value).map_err(|reason| {
-        permanent(
-            Error::Step {
-                key: key.to_owned(),
-                reason,
-            }
-            .into(),
-        )
-    })
+/// The value as it is recorded next, counted with what is recorded already.
+pub(super) fn encoded<T: Serialize>(
+    ctx: &TaskContext,
+    key: &str,
+    value: &T,
+) -> anyhow::Result<String> {
+    let encoded = codec::encode(value).map_err(|reason| Error::Step {
+        key: key.to_owned(),
+        reason,
+    });
+    let counted = encoded.and_then(|json| {
+        // About what it adds to the answer of a claim.
+        ctx.memo.count(key, key.len() + json.len() + 32)?;
+        Ok(json)
+    });
+    counted.map_err(|error| permanent(error.into()))
 }
 
 pub(super) fn replayed<T: DeserializeOwned>(key: &str, recorded: &RawValue) -> anyhow::Result<T> {

@@ -120,7 +120,7 @@ impl TaskContext {
     {
         let body = body(&mut tx);
         let value = self.memo.inside(KIND, body).await.map_err(Into::into)?;
-        let json = encoded(key, &value)?;
+        let json = encoded(self, key, &value)?;
         let (id, claim) = (self.execution_id, self.claim);
         let recorded = sqlx::query("select conductor.record_in_transaction($1, $2, $3, $4, $5)")
             .bind(id)

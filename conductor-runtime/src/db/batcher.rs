@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// How often the writer lets others go first between two batches.
 const YIELDS: usize = 3;
-const MOST_BYTES: usize = 32 * 1024 * 1024;
+/// Of a message, unless one item alone has more; the driver and the server hold copies of it.
+const MOST_BYTES: usize = 16 * 1024 * 1024;
 
 /// Lets what concurrent callers write travel together: while one batch is under way, the next one
 /// gathers by itself. No timer, so a lone item is written at once.
@@ -57,7 +58,7 @@ pub(crate) fn take_message<T>(
     mem::replace(waiting, rest)
 }
 
-/// How many of these one statement may bring: at most so many items, and at most 32 MiB unless a
+/// How many of these one statement may bring: at most so many items, and at most 16 MiB unless a
 /// single one is larger. Postgres refuses a message of a gigabyte.
 pub(crate) fn message_length<T>(
     waiting: &[T],

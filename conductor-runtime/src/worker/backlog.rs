@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::fetch::{Claimed, Slots};
-use super::gathering::Gathering;
+use super::gathering::{Gathering, MOST_BATCH_BYTES};
 use super::lanes::Lanes;
 use crate::task::TaskDefinition;
 
@@ -70,9 +70,12 @@ impl Backlog {
 
     fn next_batch(&mut self) -> Option<Vec<Claimed>> {
         let now = Instant::now();
+        // Where small batches of many tasks have taken the room, the first one makes some.
+        let gathered: usize = self.gatherings.values().map(Gathering::bytes).sum();
+        let crowded = gathered >= 3 * MOST_BATCH_BYTES;
         let ready = self.gatherings.values_mut();
         let oldest = ready
-            .filter(|gathering| gathering.is_ready(now))
+            .filter(|gathering| gathering.is_ready(now) || crowded && !gathering.is_empty())
             .min_by_key(|gathering| gathering.since())?;
         let batch = oldest.take();
         for claimed in &batch {

@@ -1,4 +1,5 @@
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use super::control::Control;
 use super::fetch::Claimed;
 use super::outcome::End;
 use super::window::Windows;
-use crate::context::{Blocked, Durable, Memo, Stop, TaskContext};
+use crate::codec::MAX_RECORDS_BYTES;
+use crate::context::{Blocked, Durable, Memo, Stop, TaskContext, Wait, size};
 use crate::error::{Verdict, verdict};
 use crate::event::SubscriptionDefinition;
 use crate::orchestrator::computed;
@@ -32,18 +34,16 @@ pub(super) struct Surroundings {
 pub(super) async fn attempt(
     task: &'static TaskDefinition,
     run_single: RunSingle,
-    claimed: Claimed,
+    mut claimed: Claimed,
     cancel: CancellationToken,
     surroundings: Surroundings,
 ) -> (Option<End>, Duration) {
     let started = Instant::now();
     let clock = surroundings.durable.clock.clone();
-    let memo = match Memo::load(claimed.memo.as_deref()) {
+    // Its text goes, as the values are copies.
+    let memo = match Memo::load(claimed.memo.take().as_deref()) {
         Ok(memo) => memo,
-        Err(error) => {
-            let end = End::permanent(&format!("the recorded steps cannot be read: {error}"));
-            return (Some(end), started.elapsed());
-        }
+        Err(reason) => return (Some(End::permanent(&reason)), started.elapsed()),
     };
     let trigger = Trigger::read(claimed.trigger.as_deref());
     let payload = match converted(task, &trigger, claimed.trigger.as_deref(), &claimed.payload) {
@@ -142,11 +142,26 @@ async fn run(mut handler: ErasedFuture<'_>, memo: &Memo) -> Option<End> {
         }),
         Poll::Pending => match memo.blocked() {
             None => Poll::Pending,
-            Some(Blocked::Waiting(waits)) => Poll::Ready(Some(End::Suspended(waits))),
+            Some(Blocked::Waiting(waits)) => Poll::Ready(Some(suspended(waits))),
             Some(Blocked::Stopped(stop)) => Poll::Ready(stopped(stop)),
         },
     })
     .await
+}
+
+/// The payloads of all children that it is to make travel together.
+fn suspended(waits: BTreeMap<String, Wait>) -> End {
+    let bytes: usize = waits.values().map(Wait::bytes).sum();
+    if bytes > MAX_RECORDS_BYTES {
+        return End::permanent(&format!(
+            "the {} children and waits that it is to begin have {} of payloads and filters together, and one \
+             suspension may have {}. Invoke fewer at once, or store the data elsewhere and pass a reference",
+            waits.len(),
+            size(bytes),
+            size(MAX_RECORDS_BYTES)
+        ));
+    }
+    End::Suspended(waits)
 }
 
 fn stopped(stop: Stop) -> Option<End> {

@@ -1,8 +1,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::TryStreamExt as _;
 use sqlx::postgres::{PgHasArrayType, PgRow, Postgres};
-use sqlx::{Decode, PgConnection, Row, Type};
+use sqlx::{Connection as _, Decode, PgConnection, Row, Type};
 use uuid::Uuid;
 
 use super::flush::Columns;
@@ -32,6 +33,13 @@ pub(super) struct Claimed {
     pub(super) start_at: Option<Instant>,
     /// When the worker heard of it.
     pub(super) since: Instant,
+}
+
+impl Claimed {
+    /// About what it holds in memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.payload.len() + self.memo.as_ref().map_or(0, String::len)
+    }
 }
 
 #[cfg(test)]
@@ -75,6 +83,8 @@ pub(super) struct Ask {
     /// have a place: more than `want`, as one slot is enough for a batch.
     pub(super) batched: Vec<i32>,
     pub(super) batch_want: usize,
+    /// How many bytes of payloads and records may come; one execution comes in any case.
+    pub(super) bytes: usize,
     /// The worker will sleep if this brings nothing, and wants to be woken.
     pub(super) idle: bool,
     /// The worker holds what it has not started, and wants to know whether its queue is paused.
@@ -130,7 +140,7 @@ const FINISH_CLAIM: &str =
     "select id, task_id, claim, attempt, payload, memo, origin, parent, trigger, lanes, slots,
             lane_limits, lane_keys, start_ms, next_due_ms
        from conductor.finish_and_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
-                                       $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27)";
+                                       $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)";
 
 /// Claims in the order of all tasks first. Where that brought all it was asked for, and batches are
 /// half of it or more, another claim fills them. Where they are fewer, it might walk past a deep
@@ -138,9 +148,10 @@ const FINISH_CLAIM: &str =
 const FINISH_CLAIM_FILL: &str = "with first as materialized (
          select f.* from conductor.finish_and_claim(
              $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
-             $20, $21, $22, $23, $24, $25, $26, $27) f
+             $20, $21, $22, $23, $24, $25, $26, $27, $28) f
      ), got as (
-         select count(f.id) as claimed, count(f.id) filter (where f.task_id = any ($28)) as batched
+         select count(f.id) as claimed, count(f.id) filter (where f.task_id = any ($29)) as batched,
+                coalesce(sum(octet_length(f.payload)), 0) as bytes
            from first f
      )
      select id, task_id, claim, attempt, payload, memo, origin, parent, trigger, lanes, slots,
@@ -151,9 +162,13 @@ const FINISH_CLAIM_FILL: &str = "with first as materialized (
             c.lanes, c.slots, c.lane_limits, c.lane_keys, c.start_ms, c.next_due_ms
        from got g
       cross join lateral conductor.claim(
-            $10, $11, $28, ($29 - g.batched)::integer, false, $13, $14, $15) c
-      where g.claimed >= $16 and g.batched * 2 >= g.claimed and g.batched < $29
+            $10, $11, $29, ($30 - g.batched)::integer, false, $13, $14, $15,
+            p_bytes => ($28 - g.bytes)::bigint) c
+      where g.claimed >= $16 and g.batched * 2 >= g.claimed and g.batched < $30 and g.bytes < $28
         and c.id is not null";
+
+/// From where on a trip is worth the while of shrinking what it has left.
+const LARGE: usize = 1024 * 1024;
 
 /// The leased claim: brings outcomes in and claims back, in one statement and transaction.
 pub(super) async fn finish_and_claim(
@@ -216,7 +231,8 @@ pub(super) async fn finish_and_claim(
     .bind(&ask.lanes.roomy)
     .bind(&ask.lanes.roomy_limits)
     .bind(&roomy_keys)
-    .bind(ask.fence);
+    .bind(ask.fence)
+    .bind(i64::try_from(ask.bytes).unwrap_or(i64::MAX));
     let query = if fills {
         query
             .bind(&ask.batched)
@@ -224,9 +240,10 @@ pub(super) async fn finish_and_claim(
     } else {
         query
     };
-    let rows = query.fetch_all(&mut **session).await?;
+    // Row by row: the whole answer is held once, and not a second time as it came.
+    let mut rows = query.fetch(&mut **session);
     let mut answer = Answer::default();
-    for row in rows {
+    while let Some(row) = rows.try_next().await? {
         match claimed(&row)? {
             Some(claimed) => answer.claimed.push(claimed),
             None => {
@@ -237,6 +254,13 @@ pub(super) async fn finish_and_claim(
                     .map(Duration::from_millis);
             }
         }
+    }
+    drop(rows);
+    let came: usize = answer.claimed.iter().map(Claimed::bytes).sum();
+    let went: usize = outcomes.iter().map(Outcome::bytes).sum();
+    if came.max(went) > LARGE {
+        // The session would keep what it grew to.
+        session.shrink_buffers();
     }
     Ok(answer)
 }

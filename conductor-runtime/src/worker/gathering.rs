@@ -12,7 +12,11 @@ pub(super) struct Gathering {
     max_wait: Duration,
     /// Each with the time at which it came to this worker.
     items: VecDeque<(Instant, Claimed)>,
+    bytes: usize,
 }
+
+/// What makes a batch full however few it has, as a worker holds no more than some of them.
+pub(super) const MOST_BATCH_BYTES: usize = 16 * 1024 * 1024;
 
 impl Gathering {
     pub(super) fn new(max_size: u32, max_wait: Duration) -> Self {
@@ -20,10 +24,12 @@ impl Gathering {
             max_size: usize::try_from(max_size).unwrap_or(usize::MAX).max(1),
             max_wait,
             items: VecDeque::new(),
+            bytes: 0,
         }
     }
 
     pub(super) fn add(&mut self, now: Instant, claimed: Claimed) {
+        self.bytes += claimed.bytes();
         self.items.push_back((now, claimed));
     }
 
@@ -39,13 +45,17 @@ impl Gathering {
     }
 
     pub(super) fn is_ready(&self, now: Instant) -> bool {
-        self.items.len() >= self.max_size || self.ready_at().is_some_and(|at| at <= now)
+        self.items.len() >= self.max_size
+            || self.bytes >= MOST_BATCH_BYTES
+            || self.ready_at().is_some_and(|at| at <= now)
     }
 
     /// One batch.
     pub(super) fn take(&mut self) -> Vec<Claimed> {
         let size = self.items.len().min(self.max_size);
-        self.items.drain(..size).map(|(_, item)| item).collect()
+        let batch: Vec<Claimed> = self.items.drain(..size).map(|(_, item)| item).collect();
+        self.bytes -= batch.iter().map(Claimed::bytes).sum::<usize>();
+        batch
     }
 
     /// How many more make it so many batches.
@@ -56,10 +66,17 @@ impl Gathering {
 
     pub(super) fn remove(&mut self, id: Uuid) -> Option<Claimed> {
         let at = self.items.iter().position(|(_, item)| item.id == id)?;
-        self.items.remove(at).map(|(_, item)| item)
+        let (_, item) = self.items.remove(at)?;
+        self.bytes -= item.bytes();
+        Some(item)
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Claimed> {
+        self.bytes = 0;
         self.items.drain(..).map(|(_, item)| item)
     }
 

@@ -1,4 +1,6 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -11,13 +13,37 @@ use crate::error::{Verdict, verdict};
 const MAX_ERROR_BYTES: usize = 16 * 1024;
 
 /// How an attempt ended, under the claim that it ran by.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) id: Uuid,
     pub(super) claim: i32,
     /// Who waits for the end.
     pub(super) parent: Option<Uuid>,
     pub(super) end: End,
+    _weight: Weight,
+}
+
+/// How many bytes of outcomes a worker holds, wherever they are on their way to the database.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Unwritten(Arc<AtomicUsize>);
+
+impl Unwritten {
+    pub(super) fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The share of one outcome, until it is dropped.
+#[derive(Debug)]
+struct Weight {
+    of: Unwritten,
+    bytes: usize,
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.of.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -35,22 +61,44 @@ pub(super) enum End {
 }
 
 impl Outcome {
+    pub(super) fn new(
+        id: Uuid,
+        claim: i32,
+        parent: Option<Uuid>,
+        end: End,
+        unwritten: &Unwritten,
+    ) -> Self {
+        let bytes = end.bytes();
+        unwritten.0.fetch_add(bytes, Ordering::Relaxed);
+        let of = unwritten.clone();
+        Self {
+            id,
+            claim,
+            parent,
+            end,
+            _weight: Weight { of, bytes },
+        }
+    }
+
     /// About how much it adds to a message.
     pub(super) fn bytes(&self) -> usize {
-        let text = match &self.end {
-            End::Completed(output) => output.len(),
-            End::Failed { error, .. } => error.len(),
-            End::Suspended(waits) => waits
-                .iter()
-                .map(|(key, wait)| key.len() + wait.bytes())
-                .sum(),
-            End::Released | End::Postponed(_) => 0,
-        };
-        text + 32
+        self.end.bytes() + 32
     }
 }
 
 impl End {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Completed(output) => output.len(),
+            Self::Failed { error, .. } => error.len(),
+            Self::Suspended(waits) => waits
+                .iter()
+                .map(|(key, wait)| key.len() + wait.bytes())
+                .sum(),
+            Self::Released | Self::Postponed(_) => 0,
+        }
+    }
+
     pub(super) fn failed(text: &str) -> Self {
         Self::Failed {
             error: storable(text),

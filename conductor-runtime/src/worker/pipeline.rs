@@ -17,7 +17,7 @@ use super::execute::Surroundings;
 use super::fetch::Claimed;
 use super::flush::Returned;
 use super::locked::Locked;
-use super::outcome::{End, Outcome};
+use super::outcome::{End, Outcome, Unwritten};
 use super::pace::Pace;
 use super::window::Windows;
 use crate::context::Durable;
@@ -30,6 +30,9 @@ const POLL: Duration = Duration::from_secs(1);
 const REFUSED_AGAIN: Duration = Duration::from_secs(10);
 /// How long dropped handlers have to stop at the next `.await`.
 const STUCK: Duration = Duration::from_secs(3);
+/// What a worker holds beside its handlers at most: payloads and records that wait for one, and outcomes that
+/// wait to be written.
+const MOST_BYTES: usize = 64 * 1024 * 1024;
 /// Claims that have waited so long for a handler or a slot are given back.
 const STALL: Duration = Duration::from_millis(500);
 
@@ -57,6 +60,8 @@ pub(crate) struct Pipeline {
     handlers: JoinSet<Ended>,
     running: HashMap<Id, Running>,
     outcomes: Vec<Outcome>,
+    /// What they and those that are on their way have together.
+    unwritten: Unwritten,
     trips: JoinSet<Returned>,
     /// The last trip's session, for the next one where that follows at once.
     spare: Option<Session>,
@@ -141,6 +146,7 @@ impl Pipeline {
             handlers: JoinSet::new(),
             running: HashMap::new(),
             outcomes: Vec::new(),
+            unwritten: Unwritten::default(),
             trips: JoinSet::new(),
             spare: None,
             asked: 0,
@@ -212,8 +218,8 @@ impl Pipeline {
                 }
                 cancelled = self.cancels.recv() => self.cancelled(cancelled),
                 () = tokio::time::sleep_until(self.next_look.into()) => self.tick(),
-                // Without a free slot nothing starts, however long it has been due.
-                () = start(self.waiting.next_start()), if self.has_free_slot() => {}
+                // Without a free slot, and room for what comes of it, nothing starts, however long it has been due.
+                () = start(self.waiting.next_start()), if self.has_free_slot() && self.has_room() => {}
                 // The answer puts the next look off, so this is the time to see what has waited.
                 () = start(pause_look) => self.give_back(),
                 () = start(settle_at) => {}
@@ -280,13 +286,15 @@ impl Pipeline {
 
     fn release(&mut self, claimed: Vec<Claimed>) {
         for claimed in claimed {
-            self.outcomes.push(Outcome {
-                id: claimed.id,
-                claim: claimed.claim,
-                parent: claimed.parent,
-                end: End::Released,
-            });
+            let (id, claim, parent) = (claimed.id, claimed.claim, claimed.parent);
+            self.keep(id, claim, parent, End::Released);
         }
+    }
+
+    /// Takes over an end that is to be written.
+    fn keep(&mut self, id: Uuid, claim: i32, parent: Option<Uuid>, end: End) {
+        let outcome = Outcome::new(id, claim, parent, end, &self.unwritten);
+        self.outcomes.push(outcome);
     }
 
     /// Something may be due.
@@ -343,12 +351,7 @@ impl Pipeline {
             member.cancel.cancel();
         } else if let Some(claimed) = self.waiting.remove(id) {
             // One that waits for a slot or a batch is given back, which ends it as cancelled.
-            self.outcomes.push(Outcome {
-                id,
-                claim: claimed.claim,
-                parent: claimed.parent,
-                end: End::Released,
-            });
+            self.keep(id, claimed.claim, claimed.parent, End::Released);
         } else if self.asked > 0 {
             self.cancelled_early.insert(id);
         }

@@ -6,14 +6,14 @@ use tokio::task::{Id, JoinError};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::Pipeline;
+use super::{MOST_BYTES, Pipeline};
 use crate::error::Verdict;
 use crate::task::Runner;
 use crate::worker::backlog::Turn;
 use crate::worker::batch::batch_attempt;
 use crate::worker::execute::{attempt, panic_text, while_held};
 use crate::worker::fetch::Claimed;
-use crate::worker::outcome::{End, Outcome};
+use crate::worker::outcome::End;
 
 /// What a handler runs: one execution, or the items of a batch.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ fn warn_of_failures(running: &Running, ends: &[Option<End>]) {
 
 impl Pipeline {
     pub(super) fn start_handlers(&mut self) {
-        while self.has_free_slot() {
+        while self.has_free_slot() && self.has_room() {
             let Some(turn) = self.waiting.next() else {
                 return;
             };
@@ -87,6 +87,11 @@ impl Pipeline {
                 Turn::Batch(claimed) => self.start_batch(claimed),
             }
         }
+    }
+
+    /// Whether what waits to be written leaves room for more.
+    pub(super) fn has_room(&self) -> bool {
+        self.unwritten.bytes() < MOST_BYTES
     }
 
     pub(super) fn has_free_slot(&self) -> bool {
@@ -190,11 +195,6 @@ impl Pipeline {
             self.look();
             return;
         };
-        self.outcomes.push(Outcome {
-            id: member.id,
-            claim: member.claim,
-            parent: member.parent,
-            end,
-        });
+        self.keep(member.id, member.claim, member.parent, end);
     }
 }

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinError;
 use uuid::Uuid;
 
-use super::{POLL, Pipeline};
+use super::{MOST_BYTES, POLL, Pipeline};
 use crate::db::{Fault, Session, take_message};
 use crate::worker::control::Phase;
-use crate::worker::fetch::{Ask, LaneColumns};
+use crate::worker::fetch::{Ask, Claimed, LaneColumns};
 use crate::worker::flush::{Returned, Trip, round_trip};
 use crate::worker::outcome::Outcome;
 use crate::worker::pace::Pace;
@@ -42,25 +42,19 @@ impl Pipeline {
             return;
         }
         self.locked.attract(&mut self.outcomes);
-        let want = self.want();
+        let mut want = self.want();
         let disown = self.suspect.is_some() && self.suspect == self.orchestrator;
         let paused = !self.waiting.is_empty() && Instant::now() >= self.next_pause_look;
-        let reason = match self.trips.len() {
-            0 => {
-                !self.outcomes.is_empty()
-                    || want > 0 && (self.more || !self.idle)
-                    || disown
-                    || paused
-                    || self.settle_at().is_some_and(|at| at <= Instant::now())
-            }
-            trips if trips < MOST_TRIPS && self.suspect.is_none() && !self.disowning => {
-                self.outcomes.len() >= WORTH_A_SECOND_TRIP
-                    || self.more && want >= WORTH_A_SECOND_TRIP
-            }
-            _ => false,
-        };
-        if !reason {
+        if !self.has_reason(want, disown || paused) {
             return;
+        }
+        let room = if want > 0 { self.room() } else { 0 };
+        if want > 0 && room == 0 {
+            // What is there comes first.
+            want = 0;
+            if !self.has_reason(want, disown || paused) {
+                return;
+            }
         }
         let known = (disown && self.trips.is_empty()).then(|| self.held());
         self.disowning = known.is_some();
@@ -77,7 +71,7 @@ impl Pipeline {
             lanes = self.waiting.lanes_mut().columns(want, pace);
         }
         self.settling |= !lanes.lanes.is_empty();
-        let ask = self.ask(want, paused, lanes);
+        let ask = self.ask(want, room, paused, lanes);
         self.asked += want;
         let outcomes = take_message(&mut self.outcomes, usize::MAX, Outcome::bytes);
         self.trips.spawn(round_trip(Trip {
@@ -92,8 +86,31 @@ impl Pipeline {
         }));
     }
 
+    /// Whether there is reason for a trip that asks for so many, or that is made for something else, and place for it.
+    fn has_reason(&self, want: usize, or_else: bool) -> bool {
+        match self.trips.len() {
+            0 => {
+                !self.outcomes.is_empty()
+                    || want > 0 && (self.more || !self.idle)
+                    || or_else
+                    || self.settle_at().is_some_and(|at| at <= Instant::now())
+            }
+            trips if trips < MOST_TRIPS && self.suspect.is_none() && !self.disowning => {
+                self.outcomes.len() >= WORTH_A_SECOND_TRIP
+                    || self.more && want >= WORTH_A_SECOND_TRIP
+            }
+            _ => false,
+        }
+    }
+
+    /// How many bytes may come with a claim.
+    fn room(&self) -> usize {
+        let waiting: usize = self.waiting.all().map(Claimed::bytes).sum();
+        MOST_BYTES.saturating_sub(waiting + self.unwritten.bytes())
+    }
+
     /// What is asked for with the outcomes, if anything.
-    fn ask(&self, want: usize, paused: bool, lanes: LaneColumns) -> Ask {
+    fn ask(&self, want: usize, bytes: usize, paused: bool, lanes: LaneColumns) -> Ask {
         let ahead = |pace: &Pace| i32::try_from(pace.most_held()).unwrap_or(i32::MAX);
         let (quick, ahead) = (self.limited.iter())
             .map(|(task, pace)| (*task, ahead(pace)))
@@ -115,6 +132,7 @@ impl Pipeline {
                 self.waiting.batched().collect()
             },
             batch_want: self.batch_want(),
+            bytes,
             idle: !self.more,
             paused,
         }
@@ -123,7 +141,9 @@ impl Pipeline {
     /// Brings what waits for a lock.
     pub(super) fn send_locked(&mut self) {
         if Instant::now() >= self.patient_until && !self.locked.is_empty() {
-            let ask = self.ask(0, false, LaneColumns::default()).without_claim();
+            let ask = self
+                .ask(0, 0, false, LaneColumns::default())
+                .without_claim();
             self.locked.send(&self.database, ask);
         }
     }
@@ -242,6 +262,7 @@ impl Pipeline {
             }
         }
         let got = returned.claimed.len();
+        let bytes: usize = returned.claimed.iter().map(Claimed::bytes).sum();
         if current {
             self.waiting.extend(returned.claimed);
             if told || !returned.slots.is_empty() {
@@ -263,7 +284,8 @@ impl Pipeline {
         for id in cancelled {
             self.cancel(id);
         }
-        self.more = got == returned.ask.want;
+        // Or what is left was too large for this answer.
+        self.more = got == returned.ask.want || bytes > returned.ask.bytes / 2;
         self.waiting.lanes_mut().set_deep(self.more);
         if got > 0 {
             self.idle = false;
