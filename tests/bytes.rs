@@ -191,13 +191,14 @@ async fn a_worker_claims_no_more_bytes_than_it_has_room_for(
         text: String::new(),
     });
     test.invoke_batch::<BytesWeighs>(quick).await?;
-    let large = "x".repeat(2 * 1024 * 1024);
-    for _ in 0..5 {
-        let large = (0..20).map(|_| BytesWeighs {
-            text: large.clone(),
-        });
-        test.invoke_batch::<BytesWeighs>(large).await?;
-    }
+    run_sql(
+        &test,
+        "insert into conductor.live_executions (id, run_at, created_at, queue_id, task_id, priority, payload)
+         select conductor.uuid7(), now(), now(), t.queue_id, t.id, 0, p.payload
+           from (select json_build_object('text', repeat('x', 2 * 1024 * 1024)) as payload) p,
+                conductor.tasks t, generate_series(1, 60) n where t.name = 'bytes_weighs'",
+    )
+    .await?;
     let worker = test
         .orchestrator()
         .worker(Worker::queue("default").concurrency(4));
