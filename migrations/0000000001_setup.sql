@@ -139,6 +139,8 @@ create table conductor.live_executions (
     priority integer not null,
     -- The fencing token: grows with every claim and every loss of one.
     claim integer not null default 0,
+    -- The claim that was the last one to end in a suspension.
+    suspended_claim integer not null default 0,
     -- Attempts that failed by themselves, and attempts that died with their process.
     failures integer not null default 0,
     crashes integer not null default 0,
@@ -266,13 +268,17 @@ create table conductor.steps (
     kind text not null,
     value json not null,
     recorded_at timestamptz not null,
+    -- Of what came to a wait: the claim at that time. What came since the last suspension no run has judged;
+    -- what came before it, the handler has had. Null where it has had it in any case.
+    claim integer,
     -- As of live_executions: the sum says what all records of an execution add to an answer.
     bytes integer not null generated always as (octet_length(value::text)) stored,
     primary key (execution_id, key)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 1);
 
--- What a suspended execution waits for. A sleep stays here until its execution ends, as its time is
--- its record; a child's wait goes when the outcome comes.
+-- What a suspended execution waits for. A sleep that is over stays here until its execution ends, as its
+-- time is its record; a child's wait goes when the outcome comes, and what the handler wants no longer
+-- with the next suspension.
 create table conductor.waits (
     execution_id uuid not null,
     key text not null,

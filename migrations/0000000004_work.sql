@@ -311,10 +311,11 @@ begin
                           case when l.parent_key is not null then l.parent_id end as parent,
                           l.trigger::text as trigger,
                           coalesce(g.lanes::integer[], case when g.lane is not null then array[g.lane] end) as lanes,
-                          g.start_ms
+                          g.start_ms,
+                          l.suspended_claim
             )
             select c.id, c.task_id, c.claim, c.attempt, c.payload,
-                   case when c.claim > 1 then conductor.memo(c.id, v_now) end, c.origin,
+                   case when c.claim > 1 then conductor.memo(c.id, v_now, c.suspended_claim) end, c.origin,
                    c.parent, c.trigger, c.lanes, null::integer[], null::integer[], null::text[], c.start_ms, null::bigint
               from claimed c order by c.run_at, c.id;
             get diagnostics v_claimed = row_count;

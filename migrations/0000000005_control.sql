@@ -90,9 +90,9 @@ begin
         select v_id, s.key, s.kind, s.value, s.recorded_at
           from conductor.steps s
          where s.execution_id = execution and v_id is not null
-           -- A child that did not complete is tried again, and so is an event that did not come.
-           and case s.kind when 'invoke' then s.value->>'state' = 'completed'
-                           when 'event' then s.value->>'event' is not null else true end;
+           -- A child that did not complete is tried again, and so is an event or a row that did not come.
+           and case when s.kind = 'invoke' then s.value->>'state' = 'completed'
+                    when s.kind in ('event', 'row') then s.value->>'event' is not null else true end;
         insert into conductor.waits (execution_id, key, kind, group_key, wake_at)
         select v_id, w.key, w.kind, w.group_key, w.wake_at
           from conductor.waits w

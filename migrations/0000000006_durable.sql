@@ -12,9 +12,10 @@ as $$
 $$;
 
 -- What is known of an execution that was claimed before, as a JSON array of [key, kind, value]: its
--- steps, its sleeps that are over (value null), and what it still waits for (no value). Where it has too many
+-- steps, its sleeps that are over (value null), and what it still waits for (no value). What has come to a
+-- wait since the last suspension, so that no run has had it, has a fourth member. Where it has too many
 -- records, {"records": n, "bytes": n} instead: with that its attempt fails, and the claim does not.
-create function conductor.memo(p_id uuid, p_now timestamptz) returns text
+create function conductor.memo(p_id uuid, p_now timestamptz, p_suspended_claim integer) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
 set enable_mergejoin = off set jit = off
@@ -29,7 +30,8 @@ begin
     end if;
     return (
         select json_agg(m.entry)::text
-          from (select json_build_array(s.key, s.kind, s.value) as entry
+          from (select case when s.claim >= p_suspended_claim then json_build_array(s.key, s.kind, s.value, true)
+                            else json_build_array(s.key, s.kind, s.value) end as entry
                   from conductor.steps s where s.execution_id = p_id
                 union all
                 select case when w.child_id is null and w.event_name is null and w.wake_at <= p_now
@@ -180,11 +182,72 @@ begin
 end
 $$;
 
+-- Takes back what handlers want no longer: their waits and sleeps, and the events that came to these and
+-- that they never had. Returns the executions whose events are free again. The caller holds the executions,
+-- and gives what is left for them to other waits (conductor.catch_up).
+create function conductor.withdraw(p_executions uuid[], p_keys text[]) returns uuid[]
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_freed uuid[];
+    v_since timestamptz[];
+begin
+    delete from conductor.waits w
+     using unnest(p_executions, p_keys) as g(execution_id, key)
+     where w.execution_id = g.execution_id and w.key = g.key and w.kind in ('event', 'row', 'sleep');
+    with freed as (
+        delete from conductor.steps s
+         using unnest(p_executions, p_keys) as g(execution_id, key)
+         where s.execution_id = g.execution_id and s.key = g.key and s.kind in ('event', 'row')
+           and s.claim is not null
+           -- What is no longer in the log could not be given to anybody.
+           and exists (select from conductor.events e where e.id = (s.value->>'event')::uuid)
+        returning s.execution_id, (s.value->>'emitted_at')::timestamptz as emitted_at
+    )
+    select array_agg(f.execution_id), array_agg(f.since) into v_freed, v_since
+      from (select d.execution_id, min(d.emitted_at) as since from freed d group by d.execution_id) f;
+    if v_freed is not null then
+        -- That all before these was had is no longer so.
+        update conductor.steps s
+           set value = json_build_object('event', s.value->'event', 'emitted_at', s.value->'emitted_at',
+                                         'payload', s.value->'payload')
+          from unnest(v_freed, v_since) as g(execution_id, since)
+         where s.execution_id = g.execution_id and s.kind in ('event', 'row')
+           and s.value->>'filter' is not null and (s.value->>'emitted_at')::timestamptz >= g.since;
+    end if;
+    return v_freed;
+end
+$$;
+
+-- What a race tells with its record: what its branches have had stays given, and the waits that it dropped
+-- go. What came to these already is free with the next suspension, which hands it on.
+create function conductor.decide(
+    p_held uuid[], p_had_of uuid[], p_had text[], p_withdrawn_of uuid[], p_withdrawn text[]) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set jit = off
+as $$
+begin
+    update conductor.steps s set claim = null
+      from unnest(p_had_of, p_had) as g(execution_id, key)
+     where s.execution_id = g.execution_id and s.key = g.key and g.execution_id = any (p_held);
+    delete from conductor.waits w
+     using unnest(p_withdrawn_of, p_withdrawn) as g(execution_id, key)
+     where w.execution_id = g.execution_id and w.key = g.key and g.execution_id = any (p_held)
+       and w.kind in ('event', 'row', 'sleep');
+end
+$$;
+
 -- Writes step records of many executions at once. Gives, in order, whether each claim still held;
 -- a record whose claim was lost is not written. Null for those of executions that somebody else has
 -- locked: nothing was written, and they are to be sent again, by themselves and to wait (p_waits).
+-- With the record of a race come the keys of what its branches have had, and of waits that it dropped.
 create function conductor.record_steps(
-    p_ids uuid[], p_claims integer[], p_keys text[], p_kinds text[], p_values text[], p_waits boolean default false)
+    p_ids uuid[], p_claims integer[], p_keys text[], p_kinds text[], p_values text[], p_waits boolean default false,
+    p_had_of uuid[] default '{}', p_had text[] default '{}',
+    p_withdrawn_of uuid[] default '{}', p_withdrawn text[] default '{}')
 returns boolean[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
@@ -211,6 +274,9 @@ begin
       join conductor.live_executions l on l.id = g.id and l.id = any (v_held) and l.claim = g.claim
      where g.id = any (v_held)
         on conflict (execution_id, key) do nothing;
+    if cardinality(p_had_of) > 0 or cardinality(p_withdrawn_of) > 0 then
+        perform conductor.decide(v_held, p_had_of, p_had, p_withdrawn_of, p_withdrawn);
+    end if;
     return array(
         select case when l.id is null or l.claim <> g.claim then false when l.id = any (v_held) then true end
           from unnest(p_ids, p_claims) with ordinality as g(id, claim, n)
@@ -253,12 +319,13 @@ end
 $$;
 
 -- Suspends executions: makes the children that their waits name, and decides when each is due
--- again. The waits come as columns; one that is known already keeps its time and its child.
+-- again. The waits come as columns; one that is known already keeps its time and its child. What the
+-- handler waits for no longer is withdrawn.
 create function conductor.suspend(
     p_ids uuid[], p_claims integer[],
     p_executions uuid[], p_keys text[], p_kinds text[], p_groups text[], p_wake_ms bigint[],
     p_wake_at timestamptz[], p_children uuid[], p_tasks text[], p_payloads text[], p_detached boolean[],
-    p_events text[], p_filters text[])
+    p_events text[], p_filters text[], p_withdrawn_of uuid[] default '{}', p_withdrawn text[] default '{}')
 returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
@@ -270,6 +337,7 @@ declare
     v_cancelled uuid[];
     v_fresh uuid[];
     v_expecting uuid[];
+    v_freed uuid[];
     v_queues integer[];
 begin
     -- A child of a task that nobody has declared yet stays pending until somebody does.
@@ -294,6 +362,14 @@ begin
     end if;
     if v_held is null then
         return 0;
+    end if;
+
+    if cardinality(p_withdrawn_of) > 0 then
+        v_freed := conductor.withdraw(
+            (select array_agg(g.id order by g.n) from unnest(p_withdrawn_of) with ordinality as g(id, n)
+              where g.id = any (v_held)),
+            (select array_agg(g.key order by g.n)
+               from unnest(p_withdrawn_of, p_withdrawn) with ordinality as g(id, key, n) where g.id = any (v_held)));
     end if;
 
     -- What is not known yet. Nobody else can make it so: the executions are locked.
@@ -331,6 +407,7 @@ begin
            (select array_agg(distinct g.execution_id) from given g where g.event is not null)
       into v_fresh, v_queues, v_expecting;
     -- In statements of their own, which see what was emitted up to the lock of the names.
+    v_expecting := v_expecting || v_freed;
     if v_expecting is not null then
         perform conductor.catch_up(v_expecting, p_events, v_now);
     end if;
@@ -354,7 +431,8 @@ begin
     update conductor.live_executions l
        set state = 'suspended', orchestrator_id = null, run_at = d.run_at,
            queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id), forgiven = l.crashes,
-           partial_wakes = case when l.id = any (v_fresh) then 0 else l.partial_wakes end
+           partial_wakes = case when l.id = any (v_fresh) then 0 else l.partial_wakes end,
+           suspended_claim = l.claim
       from due d
      where l.id = any (v_held) and l.id = d.execution_id;
     perform conductor.wake(v_queues, false);

@@ -415,6 +415,7 @@ declare
     v_wanted uuid[];
     v_alive uuid[];
     v_missed uuid[];
+    v_claims jsonb;
     v_woken uuid[];
     v_queues integer[];
 begin
@@ -471,6 +472,8 @@ begin
                     on conflict do nothing;
                 perform pg_notify('conductor', 'events:');
             end if;
+            v_claims := (select jsonb_object_agg(l.id, l.claim)
+                           from conductor.live_executions l where l.id = any (v_alive));
             with taken as (
                 delete from conductor.waits w
                  using (select distinct on (o.execution_id) o.execution_id, o.key
@@ -486,11 +489,12 @@ begin
                  where w.execution_id = f.execution_id and w.key = f.key
                 returning w.execution_id, w.key, w.kind, w.event_filter
             ), recorded as (
-                insert into conductor.steps (execution_id, key, kind, value, recorded_at)
+                insert into conductor.steps (execution_id, key, kind, value, recorded_at, claim)
                 select t.execution_id, t.key, t.kind,
                        json_build_object('event', v_event.event_id, 'emitted_at', v_event.emitted_at,
                                          'payload', v_event.payload,
-                                         'filter', conductor.filter_number(p_name, t.event_filter)), v_now
+                                         'filter', conductor.filter_number(p_name, t.event_filter)), v_now,
+                       (v_claims->>t.execution_id::text)::integer
                   from taken t
                     on conflict (execution_id, key) do nothing
             )
@@ -749,7 +753,7 @@ declare
     v_since timestamptz;
 begin
     for v_wait in
-        select w.execution_id, w.key, w.kind, w.event_name, w.event_filter, l.created_at,
+        select w.execution_id, w.key, w.kind, w.event_name, w.event_filter, l.created_at, l.claim,
                coalesce(w.wake_at, 'infinity') as deadline
           from conductor.waits w
           join conductor.live_executions l on l.id = w.execution_id
@@ -777,12 +781,12 @@ begin
         if found then
             v_had := v_had || v_event.id;
             delete from conductor.waits w where w.execution_id = v_of and w.key = v_wait.key;
-            insert into conductor.steps (execution_id, key, kind, value, recorded_at)
+            insert into conductor.steps (execution_id, key, kind, value, recorded_at, claim)
             values (v_of, v_wait.key, v_wait.kind,
                     json_build_object('event', v_event.id, 'emitted_at', v_event.emitted_at,
                                       'payload', v_event.payload,
                                       'filter', conductor.filter_number(v_wait.event_name, v_wait.event_filter)),
-                    p_now)
+                    p_now, v_wait.claim)
                 on conflict (execution_id, key) do nothing;
         end if;
     end loop;

@@ -522,13 +522,15 @@ begin
         return;
     end if;
     perform pg_advisory_xact_lock(hashtextextended('conductor.row_triggers', 0));
+    -- Somebody else may have made it meanwhile.
+    installed := (select r.name from conductor.row_trigger(p_relation, p_op) r) is not null;
     insert into conductor.row_watches as w (event, relation, op, columns, changed, used_at)
     values (watch_rows.event, p_relation, p_op, p_columns, p_changed, v_now)
         on conflict on constraint row_watches_pkey do update
        set relation = excluded.relation, used_at = excluded.used_at
     returning w.xmax = 0 into v_fresh;
     perform set_config('lock_timeout', ceil(extract(epoch from p_patience) * 1000)::text, true);
-    if p_ddl and (select r.name from conductor.row_trigger(p_relation, p_op) r) is null then
+    if p_ddl and not installed then
         perform conductor.make_row_trigger(p_relation, p_op);
         installed := true;
     elsif v_fresh and has_table_privilege(p_relation, 'update, delete, truncate') then

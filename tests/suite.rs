@@ -58,6 +58,7 @@ mod why;
 mod dynamic_schedules;
 mod refused_schedules;
 mod race;
+mod withdrawn;
 mod window_ends;
 mod windows;
 mod step_options;

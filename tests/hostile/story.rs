@@ -112,6 +112,8 @@ pub(super) const STORY: &[(&str, &str)] = &[
     ("deliver", "select conductor.deliver({n}, 100)"),
     ("emit_many", "select conductor.emit_many(array[{h}], array[{n}], array[{payload}], false)::text = ''"),
     ("emit", "select conductor.emit({n}, jsonb_build_object({n}, {n})) is not null"),
+    ("decide", "select conductor.decide(array[{b}], array[{b}], array[{n} || '5'], array[{b}], array[{n} || '5'])::text = ''"),
+    ("withdraw", "select conductor.withdraw(array[{b}], array[{n} || '5']) is null"),
     ("catch_up", "select conductor.catch_up(array[{b}], array[{n}], clock_timestamp())::text = ''"),
     ("as_time", "select conductor.as_time({n}) is null"),
     ("as_jsonb", "select conductor.as_jsonb(to_json({n})) = to_jsonb({n})"),

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::TaskContext;
 use super::block::Block;
 use super::lazy::Lazy;
-use super::memo::{Awaited, Met, Wait, Wake};
+use super::memo::{Awaited, Met, Wait, Wake, Wanted};
 use super::step::replayed;
 use crate::codec;
 use crate::db::Patience;
@@ -25,13 +25,14 @@ const KIND_EMIT: &str = "emit";
 #[must_use = "a wait does nothing until it is awaited"]
 pub struct WaitForEvent<'c, E> {
     ctx: &'c TaskContext,
-    lazy: Lazy<'c, Options, Result<E>>,
+    lazy: Lazy<'c, Options<'c>, Result<E>>,
     of: PhantomData<fn() -> E>,
 }
 
-struct Options {
+struct Options<'c> {
     key: String,
     met: Met,
+    wanted: Wanted<'c>,
     filter: Option<serde_json::Value>,
     timeout: Option<Duration>,
 }
@@ -76,6 +77,7 @@ impl TaskContext {
             ctx: self,
             lazy: Lazy::new(Options {
                 met: self.memo.meet(&key, KIND),
+                wanted: Wanted::new(&self.memo, &key),
                 key,
                 filter: None,
                 timeout: None,
@@ -168,6 +170,7 @@ impl<E: Event> Future for WaitForEvent<'_, E> {
         let ctx = this.ctx;
         this.lazy.poll_with(cx, |options| async move {
             if let Some(recorded) = options.met? {
+                options.wanted.had();
                 return came::<E>(options.key, &recorded);
             }
             if let Some(error) = options.timeout.and_then(too_long) {
@@ -190,6 +193,7 @@ impl<E: Event> Future for WaitForEvent<'_, E> {
             };
             ctx.durable()?;
             ctx.go_on().await?;
+            let _wanted = options.wanted;
             match Block::on(&ctx.memo, vec![(options.key, wait)]).await {}
         })
     }

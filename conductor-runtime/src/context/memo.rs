@@ -46,6 +46,8 @@ struct Present {
     met: HashMap<String, &'static str>,
     /// What this run is blocked on.
     waits: BTreeMap<String, Wait>,
+    /// Waits and sleeps whose futures live, or which the handler has had.
+    asked: HashMap<String, Asked>,
     /// Step bodies that are under way.
     busy: usize,
     /// The kinds of the bodies that are being polled, outermost first.
@@ -64,6 +66,13 @@ struct TooMany {
     bytes: usize,
 }
 
+/// How far a wait or a sleep of this run has come. One whose future was dropped before is not asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Wanted,
+    Had,
+}
+
 /// What meeting a key gives: the recorded value, where there is one.
 pub(super) type Met = Result<Option<Box<RawValue>>>;
 
@@ -73,6 +82,16 @@ struct Entry {
     kind: String,
     /// None while it is still waited for.
     value: Option<Box<RawValue>>,
+    /// A wait or a sleep that is not over, or what came to a wait and no earlier run has had: it goes when
+    /// the handler does not want it any more.
+    loose: bool,
+}
+
+/// What an execution waits for when it is suspended, and what it waits for no longer.
+#[derive(Debug, Clone)]
+pub(crate) struct Waiting {
+    pub(crate) waits: BTreeMap<String, Wait>,
+    pub(crate) withdrawn: Vec<String>,
 }
 
 /// What an execution waits for.
@@ -137,7 +156,7 @@ pub(crate) enum Stop {
 pub(crate) enum Blocked {
     Stopped(Stop),
     /// Every branch waits.
-    Waiting(BTreeMap<String, Wait>),
+    Waiting(Waiting),
 }
 
 impl Memo {
@@ -162,16 +181,21 @@ impl Memo {
         }
     }
 
-    /// Reads an array of `[key, kind]` or `[key, kind, value]`.
+    /// Reads an array of `[key, kind]`, `[key, kind, value]` or, where no run has had what came,
+    /// `[key, kind, value, true]`.
     fn read(json: &str) -> serde_json::Result<Self> {
         let rows: Vec<Vec<Box<RawValue>>> = serde_json::from_str(json)?;
         let mut entries = HashMap::with_capacity(rows.len());
         for row in rows {
             let mut columns = row.into_iter();
             if let (Some(key), Some(kind)) = (columns.next(), columns.next()) {
+                let kind: String = serde_json::from_str(kind.get())?;
+                let value = columns.next();
                 let entry = Entry {
-                    kind: serde_json::from_str(kind.get())?,
-                    value: columns.next(),
+                    loose: matches!(kind.as_str(), "event" | "row" | "sleep")
+                        && (value.is_none() || columns.next().is_some()),
+                    kind,
+                    value,
                 };
                 let key: String = serde_json::from_str(key.get())?;
                 if let Some((whole, _)) = key.split_once(PART) {
@@ -179,6 +203,7 @@ impl Memo {
                     entries.entry(whole.to_owned()).or_insert(Entry {
                         kind: WHOLE.to_owned(),
                         value: None,
+                        loose: false,
                     });
                 }
                 entries.insert(key, entry);
@@ -333,6 +358,33 @@ impl Memo {
         self.present().waits.remove(key);
     }
 
+    fn ask(&self, key: &str, asked: Asked) {
+        self.present().asked.insert(key.to_owned(), asked);
+    }
+
+    fn no_longer(&self, key: &str) {
+        let mut present = self.present();
+        if present.asked.get(key) == Some(&Asked::Wanted) {
+            present.asked.remove(key);
+        }
+    }
+
+    /// What a race writes with its record: the loose keys whose values the handler has had, so that what
+    /// a losing branch was given stays given, and those of waits that were dropped.
+    pub(super) fn decided(&self) -> Decided {
+        let present = self.present();
+        let mut decided = Decided::default();
+        for (key, _) in (present.entries.iter()).filter(|(_, entry)| entry.loose) {
+            match present.asked.get(key) {
+                Some(Asked::Had) => decided.had.push(key.clone()),
+                Some(Asked::Wanted) => {}
+                None if present.met.contains_key(key) => decided.withdrawn.push(key.clone()),
+                None => {}
+            }
+        }
+        decided
+    }
+
     pub(super) fn stop(&self, stop: Stop) {
         let mut present = self.present();
         // A lost claim forbids what the other reasons still write; else the first one counts.
@@ -357,7 +409,10 @@ impl Memo {
             None => {}
         }
         if present.busy == 0 && !present.waits.is_empty() {
-            return Some(Blocked::Waiting(present.waits.clone()));
+            return Some(Blocked::Waiting(Waiting {
+                waits: present.waits.clone(),
+                withdrawn: present.unwanted(),
+            }));
         }
         None
     }
@@ -368,6 +423,52 @@ impl Memo {
 
     fn present(&self) -> std::sync::MutexGuard<'_, Present> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Present {
+    /// What is stored and the handler does not ask for: the waits of what lost a race or was dropped, and
+    /// those whose keys the code has no longer. Where every branch waits, all that it asks for is known.
+    fn unwanted(&self) -> Vec<String> {
+        (self.entries.iter())
+            .filter(|(key, entry)| entry.loose && !self.asked.contains_key(*key))
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+}
+
+/// What a race tells with its record of the waits that were loaded.
+#[derive(Debug, Default)]
+pub(crate) struct Decided {
+    pub(crate) had: Vec<String>,
+    pub(crate) withdrawn: Vec<String>,
+}
+
+/// A wait or a sleep that the handler asks for until this is dropped.
+#[derive(Debug)]
+pub(super) struct Wanted<'m> {
+    memo: &'m Memo,
+    key: String,
+}
+
+impl<'m> Wanted<'m> {
+    pub(super) fn new(memo: &'m Memo, key: &str) -> Self {
+        memo.ask(key, Asked::Wanted);
+        Self {
+            memo,
+            key: key.to_owned(),
+        }
+    }
+
+    /// The handler is given what came.
+    pub(super) fn had(&self) {
+        self.memo.ask(&self.key, Asked::Had);
+    }
+}
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        self.memo.no_longer(&self.key);
     }
 }
 

@@ -32,7 +32,7 @@ use crate::worker::{Control, Phase, Recorder};
 pub use batch::{BatchContext, BatchItem};
 pub use event::WaitForEvent;
 pub use invoke::{InvokeChild, InvokeChildren};
-pub(crate) use memo::{Blocked, KINDS, Memo, PART, Stop, Wait, Wake, size};
+pub(crate) use memo::{Blocked, Decided, KINDS, Memo, PART, Stop, Wait, Waiting, Wake, size};
 pub use race::Race;
 pub use row::WaitForRow;
 pub use schedule::ScheduleStep;
@@ -336,12 +336,22 @@ impl TaskContext {
     /// Returns when the record is committed. Where the claim is lost it never returns, and the
     /// worker drops the handler.
     async fn record(&self, key: &str, kind: &'static str, value: String) -> Result<()> {
+        self.record_with(key, kind, value, Decided::default()).await
+    }
+
+    async fn record_with(
+        &self,
+        key: &str,
+        kind: &'static str,
+        value: String,
+        decided: Decided,
+    ) -> Result<()> {
         let Some(durable) = &self.durable else {
             return Ok(());
         };
         let held = durable
             .recorder
-            .record(self.execution_id, self.claim, key, kind, value)
+            .record(self.execution_id, self.claim, key, kind, value, decided)
             .await?;
         if !held {
             self.memo.stop(Stop::Lost);

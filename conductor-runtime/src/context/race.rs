@@ -128,7 +128,9 @@ async fn run<T: Send>(ctx: &TaskContext, options: Options<'_, T>) -> anyhow::Res
     .await;
     drop(branches);
     let _busy = ctx.memo.busy();
-    ctx.record(&key, KIND, encoded(ctx, &key, &winner)?).await?;
+    let decided = ctx.memo.decided();
+    let value = encoded(ctx, &key, &winner)?;
+    ctx.record_with(&key, KIND, value, decided).await?;
     result
 }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::TaskContext;
 use super::block::Block;
 use super::lazy::Lazy;
-use super::memo::{Awaited, Met, Wait, Wake};
+use super::memo::{Awaited, Met, Wait, Wake, Wanted};
 use crate::codec;
 use crate::error::{Error, Result, too_long};
 use crate::row::{self, Catalogue, IntoRowFilter, Row, RowChange, RowOp};
@@ -22,13 +22,14 @@ const KIND: &str = "row";
 #[must_use = "a wait does nothing until it is awaited"]
 pub struct WaitForRow<'c, R> {
     ctx: &'c TaskContext,
-    lazy: Lazy<'c, Options, Result<RowChange<R>>>,
+    lazy: Lazy<'c, Options<'c>, Result<RowChange<R>>>,
     of: PhantomData<fn() -> R>,
 }
 
-struct Options {
+struct Options<'c> {
     key: String,
     met: Met,
+    wanted: Wanted<'c>,
     op: RowOp,
     table: String,
     columns: Option<Vec<String>>,
@@ -100,6 +101,7 @@ impl TaskContext {
             ctx: self,
             lazy: Lazy::new(Options {
                 met: self.memo.meet(&key, KIND),
+                wanted: Wanted::new(&self.memo, &key),
                 key,
                 op,
                 table,
@@ -112,7 +114,7 @@ impl TaskContext {
     }
 
     /// Lets changes of the table enter the log, and gives the name of their event.
-    async fn watch<R: Row>(&self, options: &Options) -> Result<String> {
+    async fn watch<R: Row>(&self, options: &Options<'_>) -> Result<String> {
         let durable = self.durable()?;
         let database = durable.conductor.database();
         let refuse = |reason: String| {
@@ -197,6 +199,7 @@ impl<R: Row> Future for WaitForRow<'_, R> {
         this.lazy.poll_with(cx, |mut options| async move {
             let met = std::mem::replace(&mut options.met, Ok(None));
             if let Some(recorded) = met? {
+                options.wanted.had();
                 return came(options, &recorded);
             }
             if let Some(error) = options.timeout.and_then(too_long) {
@@ -224,6 +227,7 @@ impl<R: Row> Future for WaitForRow<'_, R> {
                     filter: options.filter.map(|filter| filter.to_string()),
                 }),
             };
+            let _wanted = options.wanted;
             match Block::on(&ctx.memo, vec![(options.key, wait)]).await {}
         })
     }
@@ -237,7 +241,7 @@ struct Came<'r> {
     payload: Option<&'r RawValue>,
 }
 
-fn came<R: Row>(options: Options, recorded: &RawValue) -> Result<RowChange<R>> {
+fn came<R: Row>(options: Options<'_>, recorded: &RawValue) -> Result<RowChange<R>> {
     let Options { key, op, table, .. } = options;
     let unreadable = |error: serde_json::Error| {
         Error::Table(format!(

@@ -4,7 +4,7 @@ use chrono::Datelike;
 
 use super::TaskContext;
 use super::block::Block;
-use super::memo::{Wait, Wake};
+use super::memo::{Wait, Wake, Wanted};
 use crate::error::{Error, Result, too_long};
 use crate::task::PointInTime;
 
@@ -59,8 +59,10 @@ impl TaskContext {
         wake: Result<Wake>,
     ) -> impl Future<Output = Result<()>> + Send {
         let met = self.memo.meet(&key, KIND);
+        let wanted = Wanted::new(&self.memo, &key);
         async move {
             if met?.is_some() {
+                wanted.had();
                 return Ok(());
             }
             let wait = Wait {

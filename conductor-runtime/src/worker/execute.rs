@@ -1,5 +1,4 @@
 use std::any::Any;
-use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use super::fetch::Claimed;
 use super::outcome::End;
 use super::window::Windows;
 use crate::codec::MAX_RECORDS_BYTES;
-use crate::context::{Blocked, Durable, Memo, Stop, TaskContext, Wait, size};
+use crate::context::{Blocked, Durable, Memo, Stop, TaskContext, Wait, Waiting, size};
 use crate::error::{Verdict, verdict};
 use crate::event::SubscriptionDefinition;
 use crate::orchestrator::computed;
@@ -142,7 +141,7 @@ async fn run(mut handler: ErasedFuture<'_>, memo: &Memo) -> Option<End> {
         }),
         Poll::Pending => match memo.blocked() {
             None => Poll::Pending,
-            Some(Blocked::Waiting(waits)) => Poll::Ready(Some(suspended(waits))),
+            Some(Blocked::Waiting(waiting)) => Poll::Ready(Some(suspended(waiting))),
             Some(Blocked::Stopped(stop)) => Poll::Ready(stopped(stop)),
         },
     })
@@ -150,7 +149,8 @@ async fn run(mut handler: ErasedFuture<'_>, memo: &Memo) -> Option<End> {
 }
 
 /// The payloads of all children that it is to make travel together.
-fn suspended(waits: BTreeMap<String, Wait>) -> End {
+fn suspended(waiting: Waiting) -> End {
+    let waits = &waiting.waits;
     let bytes: usize = waits.values().map(Wait::bytes).sum();
     if bytes > MAX_RECORDS_BYTES {
         return End::permanent(&format!(
@@ -161,7 +161,7 @@ fn suspended(waits: BTreeMap<String, Wait>) -> End {
             size(MAX_RECORDS_BYTES)
         ));
     }
-    End::Suspended(waits)
+    End::Suspended(waiting)
 }
 
 fn stopped(stop: Stop) -> Option<End> {

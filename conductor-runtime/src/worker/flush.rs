@@ -57,7 +57,9 @@ impl<'o> Columns<'o> {
                         Verdict::Policy | Verdict::Permanent => None,
                     });
                 }
-                End::Suspended(waits) => columns.suspended.add(outcome.id, outcome.claim, waits),
+                End::Suspended(waiting) => {
+                    columns.suspended.add(outcome.id, outcome.claim, waiting);
+                }
                 End::Released => {
                     columns.released_ids.push(outcome.id);
                     columns.released_claims.push(outcome.claim);

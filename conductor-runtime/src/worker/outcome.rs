@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -6,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::context::Wait;
+use crate::context::Waiting;
 use crate::error::{Verdict, verdict};
 
 /// Longest error text that is stored.
@@ -53,7 +52,7 @@ pub(super) enum End {
     /// The error's text and what it says of the next attempt.
     Failed { error: String, verdict: Verdict },
     /// Every branch of the handler waits; what for, by key.
-    Suspended(BTreeMap<String, Wait>),
+    Suspended(Waiting),
     /// Not run to its end, and nobody's fault: another claim may follow at once.
     Released,
     /// As released, but not before its task's window opens.
@@ -91,10 +90,11 @@ impl End {
         match self {
             Self::Completed(output) => output.len(),
             Self::Failed { error, .. } => error.len(),
-            Self::Suspended(waits) => waits
-                .iter()
-                .map(|(key, wait)| key.len() + wait.bytes())
-                .sum(),
+            Self::Suspended(waiting) => {
+                let waits = (waiting.waits.iter()).map(|(key, wait)| key.len() + wait.bytes());
+                let withdrawn = waiting.withdrawn.iter().map(|key| 32 + key.len());
+                waits.chain(withdrawn).sum()
+            }
             Self::Released | Self::Postponed(_) => 0,
         }
     }

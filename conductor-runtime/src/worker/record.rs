@@ -6,6 +6,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use uuid::Uuid;
 
 use crate::client::Conductor;
+use crate::context::Decided;
 use crate::db::{Batcher, Fault, Patience, Session, fault, is_locked, take_message};
 use crate::error::{Error, Result};
 
@@ -45,6 +46,7 @@ struct Record {
     key: String,
     kind: &'static str,
     value: String,
+    decided: Decided,
     done: oneshot::Sender<Result<bool>>,
 }
 
@@ -96,6 +98,7 @@ impl Recorder {
         key: &str,
         kind: &'static str,
         value: String,
+        decided: Decided,
     ) -> Result<bool> {
         let (done, outcome) = oneshot::channel();
         let record = Record {
@@ -104,6 +107,7 @@ impl Recorder {
             key: key.to_owned(),
             kind,
             value,
+            decided,
             done,
         };
         let (conductor, turn) = (self.conductor.clone(), Arc::clone(&self.turn));
@@ -193,15 +197,22 @@ async fn insert(
     let keys: Vec<&str> = batch.iter().map(|record| record.key.as_str()).collect();
     let kinds: Vec<&str> = batch.iter().map(|record| record.kind).collect();
     let values: Vec<&str> = batch.iter().map(|record| record.value.as_str()).collect();
+    let had = keyed(batch, |decided| &decided.had);
+    let withdrawn = keyed(batch, |decided| &decided.withdrawn);
     let mut patience = Patience::new(Duration::MAX);
     loop {
-        let held = sqlx::query_scalar("select conductor.record_steps($1, $2, $3, $4, $5, $6)")
+        let sql = "select conductor.record_steps($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+        let held = sqlx::query_scalar(sql)
             .bind(&ids)
             .bind(&claims)
             .bind(&keys)
             .bind(&kinds)
             .bind(&values)
-            .bind(waits);
+            .bind(waits)
+            .bind(&had.0)
+            .bind(&had.1)
+            .bind(&withdrawn.0)
+            .bind(&withdrawn.1);
         match patience.ask(conductor.database(), held).await {
             Err(error) if waits && is_locked(&error) => return Err(error),
             Err(error) if fault(&error) == Fault::Passing => {
@@ -214,4 +225,14 @@ async fn insert(
             other => return Ok(other?.unwrap_or_default()),
         }
     }
+}
+
+/// Keys of several executions as the two arrays that travel.
+fn keyed(batch: &[Record], of: impl Fn(&Decided) -> &Vec<String>) -> (Vec<Uuid>, Vec<&str>) {
+    (batch.iter())
+        .flat_map(|record| {
+            let keys = of(&record.decided).iter();
+            keys.map(move |key| (record.id, key.as_str()))
+        })
+        .unzip()
 }

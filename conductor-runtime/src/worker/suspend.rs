@@ -1,11 +1,9 @@
-use std::collections::BTreeMap;
-
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::flush::millis;
-use crate::context::{Wait, Wake};
+use crate::context::{Waiting, Wake};
 
 /// Suspensions as the arrays that travel: the executions, and the waits of all of them.
 #[derive(Debug, Default)]
@@ -24,13 +22,19 @@ pub(super) struct Suspensions<'o> {
     detached: Vec<bool>,
     events: Vec<Option<&'o str>>,
     filters: Vec<Option<&'o str>>,
+    withdrawn_of: Vec<Uuid>,
+    withdrawn: Vec<&'o str>,
 }
 
 impl<'o> Suspensions<'o> {
-    pub(super) fn add(&mut self, id: Uuid, claim: i32, waits: &'o BTreeMap<String, Wait>) {
+    pub(super) fn add(&mut self, id: Uuid, claim: i32, waiting: &'o Waiting) {
         self.ids.push(id);
         self.claims.push(claim);
-        for (key, wait) in waits {
+        for key in &waiting.withdrawn {
+            self.withdrawn_of.push(id);
+            self.withdrawn.push(key);
+        }
+        for (key, wait) in &waiting.waits {
             let (wake_ms, wake_at) = match wait.wake {
                 Some(Wake::In(duration)) => (Some(millis(duration)), None),
                 Some(Wake::At(at)) => (None, Some(at)),
@@ -59,7 +63,7 @@ impl<'o> Suspensions<'o> {
     /// Sent twice, it matches nothing the second time.
     pub(super) async fn write(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         sqlx::query(
-            "select conductor.suspend($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+            "select conductor.suspend($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
         )
         .bind(&self.ids)
         .bind(&self.claims)
@@ -75,6 +79,8 @@ impl<'o> Suspensions<'o> {
         .bind(&self.detached)
         .bind(&self.events)
         .bind(&self.filters)
+        .bind(&self.withdrawn_of)
+        .bind(&self.withdrawn)
         .execute(connection)
         .await
         .map(drop)
