@@ -309,8 +309,10 @@ declare
 begin
     -- A clock that was set back must not change the order.
     for v_name in select distinct n from unnest(p_names) as n loop
+        -- By a range, so that the order names the one index that has it.
         select e.emitted_at into v_last from conductor.events e
-         where e.name = v_name order by e.emitted_at desc, e.seq desc limit 1;
+         where e.name >= v_name and e.name <= v_name
+         order by e.name desc, e.emitted_at desc, e.seq desc limit 1;
         v_now := greatest(v_now, v_last);
     end loop;
     with written as (
@@ -385,8 +387,7 @@ begin
                               where b.name = g.name order by b.n limit p_limit) o
     ), taken as (
         delete from conductor.event_inbox i
-         using first f
-         where i.n = f.n and f.before < p_bytes
+         where i.n = any (array(select f.n from first f where f.before < p_bytes))
         returning i.n, i.id, i.name, i.payload
     )
     select array_agg(t.id order by t.n), array_agg(t.name order by t.n), array_agg(t.payload::text order by t.n)
@@ -422,7 +423,8 @@ begin
     loop
         select d.seq, d.event_id, d.after_execution, d.after_key, e.payload, e.emitted_at into v_event
           from conductor.event_deliveries d
-          left join conductor.events e on e.id = d.event_id
+          left join lateral (
+               select o.payload, o.emitted_at from conductor.events o where o.id = d.event_id limit 1) e on true
          where d.name = p_name
          order by d.seq limit 1;
         if not found then
@@ -476,17 +478,18 @@ begin
                            from conductor.live_executions l where l.id = any (v_alive));
             with taken as (
                 delete from conductor.waits w
-                 using (select distinct on (o.execution_id) o.execution_id, o.key
+                 using (select distinct on (o.execution_id) o.place
                           from unnest(v_executions, v_keys) as g(execution_id, key)
-                          join conductor.waits o on o.execution_id = g.execution_id and o.key = g.key
-                         where o.execution_id = any (v_alive) and o.event_name = p_name
-                           and conductor.matches(o.event_filter, v_payload)
-                           and not exists (
-                               select from conductor.steps s
-                                where s.execution_id = o.execution_id and s.kind in ('event', 'row')
-                                  and s.value->>'event' = v_event.event_id::text)
+                         cross join lateral (
+                               select k.ctid as place, k.execution_id, k.key, k.event_filter from conductor.waits k
+                                where k.execution_id = g.execution_id and k.key = g.key and k.event_name = p_name
+                                limit 1) o
+                         where o.execution_id = any (v_alive) and conductor.matches(o.event_filter, v_payload)
+                           and (select true from conductor.steps s
+                                 where s.execution_id = o.execution_id and s.kind in ('event', 'row')
+                                   and s.value->>'event' = v_event.event_id::text limit 1) is null
                          order by o.execution_id, o.key) f
-                 where w.execution_id = f.execution_id and w.key = f.key
+                 where w.ctid = f.place
                 returning w.execution_id, w.key, w.kind, w.event_filter
             ), recorded as (
                 insert into conductor.steps (execution_id, key, kind, value, recorded_at, claim)
@@ -513,8 +516,11 @@ begin
             -- Waits of executions that have ended are met once.
             delete from conductor.waits w
              using unnest(v_executions, v_keys) as g(execution_id, key)
-             where w.execution_id = g.execution_id and w.key = g.key
-               and not exists (select from conductor.live_executions l where l.id = g.execution_id);
+             cross join lateral (
+                   select k.ctid as place from conductor.waits k
+                    where k.execution_id = g.execution_id and k.key = g.key limit 1) o
+             where w.ctid = o.place
+               and (select true from conductor.live_executions l where l.id = g.execution_id limit 1) is null;
         end if;
         if coalesce(cardinality(v_executions), 0) < greatest(v_left / v_weight, 1) then
             delete from conductor.event_deliveries d where d.seq = v_event.seq;
@@ -756,7 +762,8 @@ begin
         select w.execution_id, w.key, w.kind, w.event_name, w.event_filter, l.created_at, l.claim,
                coalesce(w.wake_at, 'infinity') as deadline
           from conductor.waits w
-          join conductor.live_executions l on l.id = w.execution_id
+         cross join lateral (
+               select o.created_at, o.claim from conductor.live_executions o where o.id = w.execution_id limit 1) l
          where w.execution_id = any (p_executions) and w.event_name = any (p_names)
          order by w.execution_id, w.key
     loop

@@ -1,10 +1,13 @@
-//! What a claim costs where most rows are not due.
+//! What a claim costs where most rows are not due; and that no plan depends on statistics.
+
+mod explained;
 
 use conductor::prelude::*;
 use conductor::testing::TestConductor;
 use serde_json::Value;
 
-use crate::support::{number, run_sql};
+use self::explained::{explained, tell_plans};
+use crate::support::{number, run_sql, session};
 
 #[task]
 async fn plans_nothing(_ctx: &TaskContext) -> anyhow::Result<()> {
@@ -80,4 +83,120 @@ async fn a_claim_is_as_cheap_with_statistics(test: TestConductor) -> anyhow::Res
     fill(&test).await?;
     run_sql(&test, "vacuum analyze conductor.live_executions").await?;
     claims_are_cheap(&test).await
+}
+
+/// What the planner is made to believe of every table: rows and pages, as `pg_class` has them. Autovacuum
+/// writes 0 rows into it between two bursts, and plans that are made then are kept.
+#[derive(Clone, Copy, Debug)]
+enum Statistics {
+    /// As after `create table`.
+    None,
+    Rows(f32),
+    /// Of what is there, all of it.
+    Analyzed,
+}
+
+/// Tables of which a statement may read all.
+const SMALL: [&str; 12] = [
+    "clock",
+    "event_types",
+    "event_watches",
+    "gone",
+    "held",
+    "limits",
+    "orchestrators",
+    "pg_class",
+    "queues",
+    "subscriptions",
+    "tasks",
+    "waiting",
+];
+
+/// Each hot statement with some 40 executions, beside 10,000 rows of everything.
+async fn statements_read_little(test: TestConductor, statistics: Statistics) -> anyhow::Result<()> {
+    let scene = include_str!("plans/scene.sql");
+    run_sql(
+        &test,
+        "do $$ declare r record; begin
+             for r in select c.relname from pg_class c
+                       where c.relnamespace = 'conductor'::regnamespace and c.relkind = 'r' loop
+                 execute format('alter table conductor.%I set (autovacuum_enabled = off)', r.relname);
+             end loop;
+         end $$",
+    )
+    .await?;
+    run_sql(&test, include_str!("plans/background.sql")).await?;
+    match statistics {
+        Statistics::None => {}
+        Statistics::Analyzed => run_sql(&test, "vacuum analyze").await?,
+        Statistics::Rows(rows) => {
+            let believe = format!(
+                "update pg_class c set reltuples = {rows}, relpages = 1000
+                  where c.relnamespace = 'conductor'::regnamespace and c.relkind in ('r', 'i')"
+            );
+            run_sql(&test, &believe).await?;
+        }
+    }
+    // A session that has planned nothing yet.
+    let mut session = session(&test).await?;
+    let mut parts = scene.split("\n-- == ");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(parts.next().unwrap().to_owned()))
+        .execute(&mut session)
+        .await?;
+    sqlx::raw_sql("set statement_timeout = '20s'")
+        .execute(&mut session)
+        .await?;
+    assert!(tell_plans(&mut session).await, "auto_explain is missing");
+    let mut seen = 0;
+    for part in parts {
+        let (name, sql) = part.split_once('\n').unwrap();
+        let explained = explained(&mut session, sql).await?;
+        assert!(
+            explained.blocks < 6000,
+            "{name}: {} blocks",
+            explained.blocks
+        );
+        for read in &explained.reads {
+            seen += 1;
+            let small = SMALL.contains(&read.table.as_str());
+            let whole = read.node.contains("Seq Scan") || read.node.contains("Bitmap");
+            assert!(
+                small || !whole && read.rows < 500.0,
+                "{name}, {statistics:?}: {read:?}"
+            );
+        }
+    }
+    assert!(seen > 500, "only {seen} reads were told");
+    Ok(())
+}
+
+#[conductor::test]
+async fn statements_read_little_without_statistics(test: TestConductor) -> anyhow::Result<()> {
+    statements_read_little(test, Statistics::None).await
+}
+
+#[conductor::test]
+async fn statements_read_little_with_statistics_of_the_empty_tables(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    statements_read_little(test, Statistics::Rows(0.0)).await
+}
+
+#[conductor::test]
+async fn statements_read_little_with_statistics_of_tiny_tables(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    statements_read_little(test, Statistics::Rows(3.0)).await
+}
+
+#[conductor::test]
+async fn statements_read_little_with_statistics_of_huge_tables(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    statements_read_little(test, Statistics::Rows(1e8)).await
+}
+
+#[conductor::test]
+async fn statements_read_little_with_true_statistics(test: TestConductor) -> anyhow::Result<()> {
+    statements_read_little(test, Statistics::Analyzed).await
 }
