@@ -68,8 +68,40 @@ begin
 end
 $$;
 
+-- The highest priority in use in a queue, below p_below where that is given. Those of p_seen, the highest
+-- first, count as in use without a look: between them nothing that is dead has to be walked over.
+create function conductor.next_priority(p_queue integer, p_below integer, p_seen integer[]) returns integer
+language plpgsql stable set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+    v_below bigint := coalesce(p_below, 2147483648);
+    v_above bigint := -2147483649;
+    v_seen integer;
+    v_found integer;
+begin
+    foreach v_seen in array p_seen loop
+        if v_seen < v_below then
+            v_above := v_seen;
+            exit;
+        end if;
+    end loop;
+    select l.priority into v_found from conductor.live_executions l
+     where l.queue_id = p_queue and l.priority < v_below and l.priority > v_above
+     order by l.priority desc limit 1;
+    return case when v_found is not null then v_found when v_above >= -2147483648 then v_above end;
+end
+$$;
+
 -- Claims what is due: higher priority first, then earlier run_at, then id. One index range per
--- priority in use, each ending at now, so that delayed rows cost nothing. A worker that is about to
+-- priority in use, each ending at now, so that delayed rows cost nothing.
+--
+-- A look begins where the one before ended: what was claimed since, and what has ended and no vacuum
+-- could remove yet, lies before. The worker brings what the row without id has told it: the priorities in
+-- p_seen and, for each, from which run_at on something may be due (p_from; null: from the beginning). What
+-- becomes due before that (it was given back, or committed late) is found by a whole look, p_seen = '{}', which the
+-- worker makes each second. Where p_seen is null, every look is a whole one, and nothing is told of it.
+-- A worker that is about to
 -- sleep says so (p_idle); when nothing is due, one row without id says how long until something is.
 -- Some tasks have windows: p_opens and p_closes are the one that is open, else the next one. What is
 -- due outside its window is moved to the opening, so that later claims do not walk past it. Some have
@@ -84,11 +116,11 @@ create function conductor.claim(
     p_lanes integer[] default '{}', p_used integer[] default '{}', p_back integer[] default '{}',
     p_most integer default 1, p_quick integer[] default '{}', p_ahead integer[] default '{}',
     p_roomy integer[] default '{}', p_roomy_limits integer[] default '{}', p_roomy_keys text[] default '{}',
-    p_bytes bigint default 64 * 1024 * 1024)
+    p_bytes bigint default 64 * 1024 * 1024, p_seen integer[] default null, p_from timestamptz[] default null)
 returns table (
     id uuid, task_id integer, claim integer, attempt integer, payload text, memo text, origin uuid,
     parent uuid, trigger text, lanes integer[], slots integer[], lane_limits integer[], lane_keys text[],
-    start_ms integer, next_due_ms bigint)
+    start_ms integer, next_due_ms bigint, seen integer[], seen_from timestamptz[])
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 -- No plan depends on statistics (0000000001_setup.sql).
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
@@ -147,6 +179,13 @@ declare
     v_of integer[];
     v_keys text[];
     v_busy boolean := false;
+    -- From where on this look reads a priority, the last of what it found, how much that was, and whether it was all.
+    v_start timestamptz;
+    v_last timestamptz;
+    v_picked integer;
+    v_all boolean;
+    v_seen integer[];
+    v_from timestamptz[];
 begin
     -- A dead orchestrator must not claim: nobody would give its executions back.
     perform from conductor.orchestrators o where o.id = p_orchestrator for key share;
@@ -193,27 +232,27 @@ begin
             v_open_most := v_opened.most;
             v_look := v_look || v_opened.look;
         end if;
-        -- Not max(): its plan, made on an empty table, reads the whole index.
-        v_priority := null;
-        select l.priority into v_priority from conductor.live_executions l
-         where l.queue_id = p_queue
-         order by l.priority desc limit 1;
+        v_seen := '{}';
+        v_from := '{}';
+        v_priority := conductor.next_priority(p_queue, null, coalesce(p_seen, '{}'));
         if cardinality(v_open) > 0 then
             v_priority := greatest(v_priority, conductor.lane_priority(v_open, null));
         end if;
         v_parked := 0;
         while v_priority is not null and v_left > 0 loop
+            v_start := p_from[array_position(p_seen, v_priority)];
             -- Behind many that are parked, few at a time would take long: twice as many each time.
-            select coalesce(array_agg(d.id), '{}'), coalesce(bool_or(d.limited), false), array_agg(d.task_id),
+            select max(d.run_at), count(*), count(*) < v_left + 2 * v_parked, coalesce(array_agg(d.id), '{}'), coalesce(bool_or(d.limited), false), array_agg(d.task_id),
                    array_agg(case when not d.limited then null when d.task_id = any (v_whole) then ''
                                   when d.key is null then 'null' when octet_length(d.key) > 200 then md5(d.key) else d.key end),
                    bool_or(d.claim > 0), array_agg(d.bytes), sum(d.bytes)
-              into v_ids, v_any_limited, v_of, v_keys, v_any_again, v_sizes, v_size
-              from (select l.id, l.task_id, l.claim, l.bytes, l.task_id = any (v_limited) as limited,
+              into v_last, v_picked, v_all, v_ids, v_any_limited, v_of, v_keys, v_any_again, v_sizes, v_size
+              from (select l.id, l.run_at, l.task_id, l.claim, l.bytes, l.task_id = any (v_limited) as limited,
                            case when l.task_id = any (v_limited) then l.payload #>> case when v_paths <= 1 then v_path
                                 else v_plain_paths[array_position(v_plain, l.task_id)]::text[] end end as key
                       from conductor.live_executions l
-                     where l.queue_id = p_queue and l.priority = v_priority and l.run_at <= v_now
+                     where l.queue_id = p_queue and l.priority = v_priority
+                       and l.run_at >= coalesce(v_start, '-infinity') and l.run_at <= v_now
                        and l.state in ('pending', 'suspended') and l.task_id = any (v_tasks)
                      order by l.run_at, l.id
                      limit v_left + 2 * v_parked
@@ -316,7 +355,8 @@ begin
             )
             select c.id, c.task_id, c.claim, c.attempt, c.payload,
                    case when c.claim > 1 then conductor.memo(c.id, v_now, c.suspended_claim) end, c.origin,
-                   c.parent, c.trigger, c.lanes, null::integer[], null::integer[], null::text[], c.start_ms, null::bigint
+                   c.parent, c.trigger, c.lanes, null::integer[], null::integer[], null::text[], c.start_ms, null::bigint,
+                   null::integer[], null::timestamptz[]
               from claimed c order by c.run_at, c.id;
             get diagnostics v_claimed = row_count;
             v_left := v_left - v_claimed;
@@ -328,6 +368,15 @@ begin
             continue when v_parked > 0;
             exit when v_cut;
 
+            -- Only behind what it has claimed whole: what stays, for a limit or a window, is looked at again.
+            if p_seen is not null then
+                if v_claimed = v_picked and v_open = '{}' and cardinality(p_windowed) = 0 then
+                    v_start := greatest(v_start, v_now - interval '1 year',
+                                        case when v_all then v_now - interval '1 s' else v_last - interval '200 ms' end);
+                end if;
+                v_seen := v_seen || v_priority;
+                v_from := v_from || v_start;
+            end if;
             if p_idle and v_left = p_limit then
                 v_found := null;
                 select l.run_at into v_found from conductor.live_executions l
@@ -336,10 +385,7 @@ begin
                  order by l.run_at limit 1;
                 v_next := least(v_next, v_found);
             end if;
-            v_lower := null;
-            select l.priority into v_lower from conductor.live_executions l
-             where l.queue_id = p_queue and l.priority < v_priority
-             order by l.priority desc limit 1;
+            v_lower := conductor.next_priority(p_queue, v_priority, coalesce(p_seen, '{}'));
             if cardinality(v_open) > 0 then
                 v_lower := greatest(v_lower, conductor.lane_priority(v_open, v_priority));
             end if;
@@ -370,10 +416,19 @@ begin
         v_next := least(v_next, case when v_found is not null then greatest(v_found, v_now + interval '20 ms') end,
                         case when v_busy then v_now + interval '10 ms' end);
     end if;
-    if p_idle and v_left = p_limit or cardinality(v_told) > 0 or cardinality(p_back) > 0 then
+    if p_seen is not null and cardinality(v_seen) <= 50 then
+        -- Those that it did not come to, which are lower.
+        select v_seen || array_agg(g.seen order by g.n), v_from || array_agg(g.since order by g.n) into v_seen, v_from
+          from unnest(p_seen, p_from) with ordinality as g(seen, since, n)
+         where g.seen <> all (v_seen);
+    else
+        v_seen := null;
+        v_from := null;
+    end if;
+    if p_idle and v_left = p_limit or cardinality(v_told) > 0 or cardinality(p_back) > 0 or v_seen is not null then
         return query select null::uuid, null::integer, null::integer, null::integer, null::text, null::text,
             null::uuid, null::uuid, null::text, v_told, v_slots, v_told_limits, v_told_keys, null::integer,
-            ceil(extract(epoch from v_next - v_now) * 1000)::bigint;
+            ceil(extract(epoch from v_next - v_now) * 1000)::bigint, v_seen, v_from;
     end if;
 end
 $$;
@@ -649,11 +704,11 @@ create function conductor.finish_and_claim(
     p_windowed integer[], p_opens timestamptz[], p_closes timestamptz[], p_limit integer, p_idle boolean,
     p_lanes integer[], p_used integer[], p_back integer[], p_most integer, p_quick integer[], p_ahead integer[],
     p_roomy integer[], p_roomy_limits integer[], p_roomy_keys text[], p_fence integer,
-    p_bytes bigint default 64 * 1024 * 1024)
+    p_bytes bigint default 64 * 1024 * 1024, p_seen integer[] default null, p_from timestamptz[] default null)
 returns table (
     id uuid, task_id integer, claim integer, attempt integer, payload text, memo text, origin uuid,
     parent uuid, trigger text, lanes integer[], slots integer[], lane_limits integer[], lane_keys text[],
-    start_ms integer, next_due_ms bigint)
+    start_ms integer, next_due_ms bigint, seen integer[], seen_from timestamptz[])
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 set plan_cache_mode = force_generic_plan set jit = off
 as $$
@@ -682,10 +737,12 @@ begin
     if p_limit > 0 and v_drains is not true then
         return query select * from conductor.claim(
             p_orchestrator, p_queue, p_tasks, p_limit, p_idle, p_windowed, p_opens, p_closes,
-            p_lanes, p_used, p_back, p_most, p_quick, p_ahead, p_roomy, p_roomy_limits, p_roomy_keys, p_bytes);
+            p_lanes, p_used, p_back, p_most, p_quick, p_ahead, p_roomy, p_roomy_limits, p_roomy_keys, p_bytes,
+            p_seen, p_from);
     elsif cardinality(p_back) > 0 then
         return query select null::uuid, null::integer, null::integer, null::integer, null::text, null::text,
-            null::uuid, null::uuid, null::text, o.lanes, o.slots, null::integer[], null::text[], null::integer, null::bigint
+            null::uuid, null::uuid, null::text, o.lanes, o.slots, null::integer[], null::text[], null::integer, null::bigint,
+            null::integer[], null::timestamptz[]
           from conductor.close_lanes(p_orchestrator, p_queue, p_lanes, p_used, p_back, '{}') o;
     end if;
 end

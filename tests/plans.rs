@@ -2,12 +2,15 @@
 
 mod explained;
 
+use chrono::{DateTime, Utc};
 use conductor::prelude::*;
 use conductor::testing::TestConductor;
 use serde_json::Value;
+use sqlx::{Connection, Row};
+use uuid::Uuid;
 
 use self::explained::{explained, tell_plans};
-use crate::support::{number, run_sql, session};
+use crate::support::{eventually, number, run_sql, session};
 
 #[task]
 async fn plans_nothing(_ctx: &TaskContext) -> anyhow::Result<()> {
@@ -199,4 +202,113 @@ async fn statements_read_little_with_statistics_of_huge_tables(
 #[conductor::test]
 async fn statements_read_little_with_true_statistics(test: TestConductor) -> anyhow::Result<()> {
     statements_read_little(test, Statistics::Analyzed).await
+}
+
+/// Claims ten by SQL from where the look before ended; the blocks that this read, the ids, and where it ended.
+async fn look(
+    session: &mut sqlx::PgConnection,
+    seen: &(Vec<i32>, Vec<Option<DateTime<Utc>>>),
+) -> anyhow::Result<(u64, Vec<Uuid>, (Vec<i32>, Vec<Option<DateTime<Utc>>>))> {
+    const CLAIM: &str = "conductor.claim(
+        (select max(id) from conductor.orchestrators),
+        (select queue_id from conductor.tasks where name = 'plans_nothing'),
+        array(select id from conductor.tasks), 10, true, p_seen => $1, p_from => $2)";
+    let explain = sqlx::AssertSqlSafe(format!(
+        "explain (analyze, buffers, format json) select * from {CLAIM}"
+    ));
+    let mut tx = session.begin().await?;
+    let plan: Value = sqlx::query_scalar(explain)
+        .bind(&seen.0)
+        .bind(&seen.1)
+        .fetch_one(&mut *tx)
+        .await?;
+    tx.rollback().await?;
+    let blocks = ["Shared Hit Blocks", "Shared Read Blocks"]
+        .map(|name| plan[0]["Plan"][name].as_u64().unwrap());
+    let claim = sqlx::AssertSqlSafe(format!("select id, seen, seen_from from {CLAIM}"));
+    let rows = sqlx::query(claim)
+        .bind(&seen.0)
+        .bind(&seen.1)
+        .fetch_all(session)
+        .await?;
+    let mut ids = Vec::new();
+    let mut ended = (Vec::new(), Vec::new());
+    for row in rows {
+        match row.try_get(0)? {
+            Some(id) => ids.push(id),
+            None => ended = (row.try_get(1)?, row.try_get(2)?),
+        }
+    }
+    Ok((blocks.iter().sum(), ids, ended))
+}
+
+#[conductor::test]
+async fn a_look_does_not_walk_over_what_runs_or_has_ended(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    test.drain().await?;
+    let insert = "insert into conductor.live_executions
+            (id, run_at, created_at, queue_id, task_id, priority, state, orchestrator_id, payload)
+        select conductor.uuid7(), conductor.now() - interval '1 hour', conductor.now(), t.queue_id, t.id, 0,
+               'STATE', 1, 'null' from conductor.tasks t, generate_series(1, 10000)
+         where t.name = 'plans_nothing';";
+    run_sql(
+        &test,
+        "insert into conductor.orchestrators (host, pid, queue_ids, task_ids, started_at, lease_until)
+         values ('here', 1, '{}', '{}', now(), now() + interval '1 hour')",
+    )
+    .await?;
+    run_sql(&test, &insert.replace("STATE", "pending")).await?;
+    // Somebody's old snapshot, as of a dump, keeps the server from removing anything.
+    let mut old = session(&test).await?;
+    let mut old = old
+        .begin_with("begin isolation level repeatable read")
+        .await?;
+    sqlx::query("select 1").execute(&mut *old).await?;
+    run_sql(&test, "delete from conductor.live_executions").await?;
+    run_sql(&test, &insert.replace("STATE", "running")).await?;
+
+    let mut worker = session(&test).await?;
+    let (whole, ids, seen) = look(&mut worker, &Default::default()).await?;
+    assert!(ids.is_empty() && whole > 500, "{whole} blocks, {ids:?}");
+    let (blocks, ids, seen) = look(&mut worker, &seen).await?;
+    assert!(ids.is_empty() && blocks < 100, "{blocks} blocks, {ids:?}");
+
+    // What is invoked is found, of whatever priority.
+    let ours = test.invoke::<PlansNothing>(()).await?.id();
+    let higher = test.invoke::<PlansNothing>(()).priority(7).await?.id();
+    let lower = test.invoke::<PlansNothing>(()).priority(-7).await?.id();
+    let (blocks, ids, seen) = look(&mut worker, &seen).await?;
+    assert_eq!(ids, [higher, ours, lower]);
+    assert!(blocks < 250, "{blocks} blocks");
+    let (blocks, ids, _) = look(&mut worker, &seen).await?;
+    assert!(ids.is_empty() && blocks < 120, "{blocks} blocks, {ids:?}");
+    Ok(())
+}
+
+#[conductor::test]
+async fn what_lies_before_the_place_where_a_look_begins_is_found(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let worker = test
+        .orchestrator()
+        .allow_unserved_queues()
+        .build()?
+        .start()
+        .await?;
+    test.invoke::<PlansNothing>(()).await?.result().await?;
+    // As one that was given back, without a word to anybody.
+    run_sql(
+        &test,
+        "insert into conductor.live_executions (id, run_at, created_at, queue_id, task_id, priority, payload)
+         select conductor.uuid7(), conductor.now() - interval '1 hour', conductor.now(), t.queue_id, t.id, 0, 'null'
+           from conductor.tasks t where t.name = 'plans_nothing'",
+    )
+    .await?;
+    eventually("its end", async || {
+        number(&test, "select count(*) from conductor.live_executions").await == 0
+    })
+    .await;
+    worker.stop().await?;
+    Ok(())
 }

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt as _;
 use sqlx::postgres::{PgHasArrayType, PgRow, Postgres};
 use sqlx::{Connection as _, Decode, PgConnection, Row, Type};
@@ -85,6 +86,8 @@ pub(super) struct Ask {
     pub(super) batch_want: usize,
     /// How many bytes of payloads and records may come; one execution comes in any case.
     pub(super) bytes: usize,
+    /// Where the look begins.
+    pub(super) seen: Seen,
     /// The worker will sleep if this brings nothing, and wants to be woken.
     pub(super) idle: bool,
     /// The worker holds what it has not started, and wants to know whether its queue is paused.
@@ -98,10 +101,21 @@ impl Ask {
             want: 0,
             idle: false,
             paused: false,
+            seen: Seen::default(),
             lanes: LaneColumns::default(),
             ..self.clone()
         }
     }
+}
+
+/// Where the look before has ended, as the claim tells it: a look from there on passes over what runs or has
+/// ended. Without priorities, the look is a whole one.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Seen {
+    /// The highest first.
+    priorities: Vec<i32>,
+    /// The `run_at` from which on something may be due; none: from the beginning.
+    from: Vec<Option<DateTime<Utc>>>,
 }
 
 /// What a worker says of the lanes in which it has slots.
@@ -134,13 +148,16 @@ pub(super) struct Answer {
     /// How long until something is due, where nothing is and something will be.
     pub(super) next_due: Option<Duration>,
     pub(super) slots: Vec<Slots>,
+    /// From where on the next look has to read.
+    pub(super) seen: Seen,
 }
 
 const FINISH_CLAIM: &str =
     "select id, task_id, claim, attempt, payload, memo, origin, parent, trigger, lanes, slots,
-            lane_limits, lane_keys, start_ms, next_due_ms
+            lane_limits, lane_keys, start_ms, next_due_ms, seen, seen_from
        from conductor.finish_and_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
-                                       $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)";
+                                       $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28,
+                                       $29, $30)";
 
 /// Claims in the order of all tasks first. Where that brought all it was asked for, and batches are
 /// half of it or more, another claim fills them. Where they are fewer, it might walk past a deep
@@ -148,23 +165,23 @@ const FINISH_CLAIM: &str =
 const FINISH_CLAIM_FILL: &str = "with first as materialized (
          select f.* from conductor.finish_and_claim(
              $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
-             $20, $21, $22, $23, $24, $25, $26, $27, $28) f
+             $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30) f
      ), got as (
-         select count(f.id) as claimed, count(f.id) filter (where f.task_id = any ($29)) as batched,
+         select count(f.id) as claimed, count(f.id) filter (where f.task_id = any ($31)) as batched,
                 coalesce(sum(octet_length(f.payload)), 0) as bytes
            from first f
      )
      select id, task_id, claim, attempt, payload, memo, origin, parent, trigger, lanes, slots,
-            lane_limits, lane_keys, start_ms, next_due_ms
+            lane_limits, lane_keys, start_ms, next_due_ms, seen, seen_from
        from first
      union all
      select c.id, c.task_id, c.claim, c.attempt, c.payload, c.memo, c.origin, c.parent, c.trigger,
-            c.lanes, c.slots, c.lane_limits, c.lane_keys, c.start_ms, c.next_due_ms
+            c.lanes, c.slots, c.lane_limits, c.lane_keys, c.start_ms, c.next_due_ms, null, null
        from got g
       cross join lateral conductor.claim(
-            $10, $11, $29, ($30 - g.batched)::integer, false, $13, $14, $15,
+            $10, $11, $31, ($32 - g.batched)::integer, false, $13, $14, $15,
             p_bytes => ($28 - g.bytes)::bigint) c
-      where g.claimed >= $16 and g.batched * 2 >= g.claimed and g.batched < $30 and g.bytes < $28
+      where g.claimed >= $16 and g.batched * 2 >= g.claimed and g.batched < $32 and g.bytes < $28
         and c.id is not null";
 
 /// From where on a trip is worth the while of shrinking what it has left.
@@ -232,7 +249,9 @@ pub(super) async fn finish_and_claim(
     .bind(&ask.lanes.roomy_limits)
     .bind(&roomy_keys)
     .bind(ask.fence)
-    .bind(i64::try_from(ask.bytes).unwrap_or(i64::MAX));
+    .bind(i64::try_from(ask.bytes).unwrap_or(i64::MAX))
+    .bind(&ask.seen.priorities)
+    .bind(&ask.seen.from);
     let query = if fills {
         query
             .bind(&ask.batched)
@@ -248,6 +267,7 @@ pub(super) async fn finish_and_claim(
             Some(claimed) => answer.claimed.push(claimed),
             None => {
                 answer.slots = slots(&row)?;
+                answer.seen = seen(&row)?;
                 let millis: Option<i64> = row.try_get(14)?;
                 answer.next_due = millis
                     .and_then(|millis| u64::try_from(millis).ok())
@@ -306,6 +326,13 @@ fn slots(row: &PgRow) -> Result<Vec<Slots>, sqlx::Error> {
     Ok(slots
         .map(|((lane, slots), of)| Slots { lane, slots, of })
         .collect())
+}
+
+fn seen(row: &PgRow) -> Result<Seen, sqlx::Error> {
+    Ok(Seen {
+        priorities: row.try_get::<Option<_>, _>(15)?.unwrap_or_default(),
+        from: row.try_get::<Option<_>, _>(16)?.unwrap_or_default(),
+    })
 }
 
 fn start_at(millis: i32) -> Option<Instant> {

@@ -5,7 +5,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::control::Control;
-use super::fetch::{Ask, Claimed, Slots, disown, finish_and_claim, is_paused};
+use super::fetch::{Ask, Claimed, Seen, Slots, disown, finish_and_claim, is_paused};
 use super::locked::take_locked;
 use super::outcome::{End, Outcome};
 use super::suspend::Suspensions;
@@ -105,6 +105,8 @@ pub(super) struct Returned {
     pub(super) claimed: Vec<Claimed>,
     pub(super) next_due: Option<Duration>,
     pub(super) slots: Vec<Slots>,
+    /// Where the next look begins.
+    pub(super) seen: Seen,
     /// The queue is paused, as far as was asked.
     pub(super) paused: bool,
     /// Outcomes that are not known to be written; to be brought again.
@@ -147,6 +149,7 @@ pub(super) async fn round_trip(trip: Trip) -> Returned {
         claimed: Vec::new(),
         next_due: None,
         slots: Vec::new(),
+        seen: Seen::default(),
         paused: false,
         unwritten: Vec::new(),
         refused: Vec::new(),
@@ -216,6 +219,7 @@ pub(super) async fn round_trip(trip: Trip) -> Returned {
             returned.claimed = answer.claimed;
             returned.next_due = answer.next_due;
             returned.slots = answer.slots;
+            returned.seen = answer.seen;
             returned.session = Some(session).filter(Session::is_at_rest);
         }
         Err(error) => {

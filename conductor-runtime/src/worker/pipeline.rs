@@ -14,7 +14,7 @@ use super::backlog::Backlog;
 use super::config::Worker;
 use super::control::{Control, Phase, Signals};
 use super::execute::Surroundings;
-use super::fetch::Claimed;
+use super::fetch::{Claimed, Seen};
 use super::flush::Returned;
 use super::locked::Locked;
 use super::outcome::{End, Outcome, Unwritten};
@@ -78,6 +78,10 @@ pub(crate) struct Pipeline {
     /// After a fault nothing is sent before this.
     patient_until: Instant,
     next_look: Instant,
+    /// Where the next look begins, when it is a whole one again, and whether somebody has woken this worker since.
+    seen: Seen,
+    whole_look_at: Instant,
+    woken: bool,
     /// When to look whether the queue is paused, while claims wait for a handler.
     next_pause_look: Instant,
     last_start: Instant,
@@ -157,6 +161,9 @@ impl Pipeline {
             faults: 0,
             patient_until: now,
             next_look: now,
+            seen: Seen::default(),
+            whole_look_at: now,
+            woken: false,
             next_pause_look: now,
             last_start: now,
             suspect: None,
@@ -213,6 +220,7 @@ impl Pipeline {
                     }
                 }
                 () = self.wake.notified() => {
+                    self.woken = true;
                     self.next_pause_look = Instant::now();
                     self.look();
                 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{MOST_BYTES, POLL, Pipeline};
 use crate::db::{Fault, Session, take_message};
 use crate::worker::control::Phase;
-use crate::worker::fetch::{Ask, Claimed, LaneColumns};
+use crate::worker::fetch::{Ask, Claimed, LaneColumns, Seen};
 use crate::worker::flush::{Returned, Trip, round_trip};
 use crate::worker::outcome::Outcome;
 use crate::worker::pace::Pace;
@@ -32,6 +32,10 @@ const MOST_TRIPS: usize = 2;
 const WORTH_A_SECOND_TRIP: usize = 500;
 /// How often a worker that holds what it has not started looks whether its queue is paused.
 const PAUSE_LOOK: Duration = Duration::from_millis(500);
+/// How often a look begins at the beginning, and how soon after the last one if a worker was woken and found
+/// nothing: what was given back or committed late lies before the place where a look begins else.
+const WHOLE_LOOK: Duration = Duration::from_secs(1);
+const WHOLE_LOOK_WOKEN: Duration = Duration::from_millis(250);
 /// Most claims in one statement.
 const MOST_CLAIMS: usize = 2000;
 
@@ -71,7 +75,14 @@ impl Pipeline {
             lanes = self.waiting.lanes_mut().columns(want, pace);
         }
         self.settling |= !lanes.lanes.is_empty();
-        let ask = self.ask(want, room, paused, lanes);
+        let mut ask = self.ask(want, room, paused, lanes);
+        if want > 0 {
+            if self.whole_look_at <= Instant::now() {
+                self.whole_look_at = Instant::now() + WHOLE_LOOK;
+                self.seen = Seen::default();
+            }
+            ask.seen = std::mem::take(&mut self.seen);
+        }
         self.asked += want;
         let outcomes = take_message(&mut self.outcomes, usize::MAX, Outcome::bytes);
         self.trips.spawn(round_trip(Trip {
@@ -133,6 +144,7 @@ impl Pipeline {
             },
             batch_want: self.batch_want(),
             bytes,
+            seen: Seen::default(),
             idle: !self.more,
             paused,
         }
@@ -280,6 +292,12 @@ impl Pipeline {
         let cancelled = std::mem::take(&mut self.cancelled_early);
         if !current {
             return;
+        }
+        self.seen = returned.seen;
+        let woken = std::mem::take(&mut self.woken);
+        if woken && got == 0 {
+            let soon = self.whole_look_at + WHOLE_LOOK_WOKEN - WHOLE_LOOK;
+            self.whole_look_at = self.whole_look_at.min(soon);
         }
         for id in cancelled {
             self.cancel(id);
