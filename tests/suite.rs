@@ -24,6 +24,7 @@ mod plans;
 mod pooler;
 mod roles;
 mod sql_api;
+mod standby;
 mod template;
 mod tls;
 mod transactions;

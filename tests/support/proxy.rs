@@ -22,7 +22,7 @@ pub struct Proxy {
 
 #[derive(Debug)]
 struct Network {
-    server: Target,
+    server: Mutex<Target>,
     /// The name of the database.
     database: String,
     orders: watch::Sender<Orders>,
@@ -31,7 +31,7 @@ struct Network {
     last: Mutex<Option<&'static str>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Target {
     Socket(PathBuf),
     Address(String),
@@ -89,7 +89,7 @@ impl Proxy {
         let mut proxy = Self {
             port: 0,
             network: Arc::new(Network {
-                server,
+                server: Mutex::new(server),
                 database,
                 orders: watch::channel(Orders::default()).0,
                 losses: Mutex::default(),
@@ -164,6 +164,11 @@ impl Proxy {
         *self.network.last.lock().unwrap() = Some(text);
     }
 
+    /// Connections that begin from now on reach the server with this socket; the others stay as they are.
+    pub fn lead_to(&self, socket: PathBuf) {
+        *self.network.server.lock().unwrap() = Target::Socket(socket);
+    }
+
     /// Whether nothing passes.
     pub fn holds(&self) -> bool {
         self.network.orders.borrow().hold
@@ -221,7 +226,8 @@ impl Drop for Proxy {
 async fn serve(client: TcpStream, network: Arc<Network>) {
     let _ = client.set_nodelay(true);
     // Else the client's connection is closed.
-    match &network.server {
+    let server = network.server.lock().unwrap().clone();
+    match &server {
         Target::Socket(path) => {
             if let Ok(server) = UnixStream::connect(path).await {
                 between(client, server.into_split(), &network).await;

@@ -82,6 +82,30 @@ impl Server {
         Ok(server)
     }
 
+    /// A copy of another one, which has been ended in good order, that is a standby and follows nobody.
+    pub async fn standby_of(other: &Self) -> anyhow::Result<Self> {
+        let (data, home) = (folder()?, folder()?);
+        own(&home)?;
+        let ended = || async { !other.data.join("postmaster.pid").exists() };
+        eventually("the other's last write", ended).await;
+        let copied = as_postgres("cp")
+            .arg("-r")
+            .arg(&other.data)
+            .arg(&data)
+            .output()?;
+        anyhow::ensure!(copied.status.success(), "{copied:?}");
+        fs::write(data.join("standby.signal"), "")?;
+        let mut server = Self {
+            programs: other.programs.clone(),
+            home,
+            data,
+            settings: other.settings.clone(),
+            guard: None,
+        };
+        server.start_again().await?;
+        Ok(server)
+    }
+
     /// Returns when it answers.
     pub async fn start_again(&mut self) -> anyhow::Result<()> {
         self.begin()?;

@@ -159,9 +159,9 @@ impl Conductor {
                 inserter: Inserter::new(database.clone()),
                 emitter: Emitter::new(database.clone()),
                 watches: Mutex::default(),
+                outage: Outage::of(&database),
                 database,
                 notifier: Notifier::new(),
-                outage: Outage::default(),
                 ready: OnceCell::new(),
                 declared: Mutex::default(),
                 #[cfg(feature = "embedded")]

@@ -56,6 +56,7 @@ macro_rules! alone {
             let answer = self.$fetch(&mut *flight).await;
             flight.landed = true;
             drop(flight);
+            session.heed(&answer);
             session.settle(answer).await
         }
     };
@@ -85,6 +86,7 @@ impl Database {
         let done = query.execute(&mut *flight).await;
         flight.landed = true;
         drop(flight);
+        session.heed(&done);
         session.settle(done).await
     }
 }

@@ -1,9 +1,11 @@
 use std::sync::{Arc, OnceLock};
 
 use sqlx::Connection;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, Postgres};
 
-use super::Session;
+use super::read_only::refusal;
+use super::{ReadOnly, Session};
 
 /// How often two connections are compared. Where several programs connect at the same time, a pooler of
 /// few sessions may show each of them a session of its own for a while.
@@ -23,6 +25,7 @@ pub(crate) struct Database {
     pool: PgPool,
     /// A pool of connections that are fit for a pooler, once one was found.
     through: Arc<OnceLock<PgPool>>,
+    read_only: Arc<ReadOnly>,
 }
 
 impl Database {
@@ -30,6 +33,7 @@ impl Database {
         Self {
             pool,
             through: Arc::default(),
+            read_only: Arc::default(),
         }
     }
 
@@ -123,8 +127,52 @@ impl Database {
 
     /// A connection on which nothing was begun.
     pub(crate) async fn connection(&self) -> Result<Session, sqlx::Error> {
+        if self.read_only.is_wary() {
+            self.writing_connection().await
+        } else {
+            self.any_connection().await
+        }
+    }
+
+    async fn any_connection(&self) -> Result<Session, sqlx::Error> {
         let connection = self.working().acquire().await?;
-        Ok(Session::new(connection, self.is_through_pooler()))
+        Ok(self.session_on(connection))
+    }
+
+    fn session_on(&self, connection: PoolConnection<Postgres>) -> Session {
+        let read_only = Arc::clone(&self.read_only);
+        Session::new(connection, self.is_through_pooler(), read_only)
+    }
+
+    /// A connection that can write, where there was one lately that could not.
+    async fn writing_connection(&self) -> Result<Session, sqlx::Error> {
+        if self.read_only.purges() {
+            tokio::spawn(self.clone().purge());
+        }
+        // Behind the idle ones comes a new one, which tells where the way leads now.
+        for _ in 0..=self.working().num_idle() {
+            let mut session = self.any_connection().await?;
+            if self.read_only.can_write(&mut session).await? {
+                return Ok(session);
+            }
+        }
+        Err(refusal())
+    }
+
+    /// Closes the idle connections that cannot write.
+    async fn purge(self) {
+        let mut looked_at = Vec::new();
+        while let Some(connection) = self.working().try_acquire() {
+            let mut session = self.session_on(connection);
+            // One that does not answer is closed as well.
+            let _ = self.read_only.can_write(&mut session).await;
+            looked_at.push(session);
+        }
+    }
+
+    /// What is known of connections that cannot write.
+    pub(crate) fn read_only(&self) -> &Arc<ReadOnly> {
+        &self.read_only
     }
 
     pub(crate) fn begin_words(&self, mode: &str) -> String {

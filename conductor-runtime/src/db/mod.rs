@@ -11,6 +11,7 @@ mod migrate;
 mod notifier;
 mod outage;
 mod patience;
+mod read_only;
 mod session;
 
 pub(crate) use address::{Address, connect, direct_way, open, pool_options};
@@ -27,6 +28,7 @@ pub(crate) use migrate::{applied_version, create_roles, has_code, migrate};
 pub(crate) use notifier::Notifier;
 pub(crate) use outage::Outage;
 pub(crate) use patience::{ANSWER, OUTAGE, Patience, living};
+pub(crate) use read_only::ReadOnly;
 pub(crate) use session::{Session, no_answer};
 
 /// An execution that has seen its process die so often is taken for the killer.

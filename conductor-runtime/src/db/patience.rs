@@ -2,6 +2,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::Connection;
 
+use super::read_only::is_read_only;
 use super::session::silence;
 use super::{Alone, Database, Fault, Session, fault, is_lasting};
 use crate::error::Error;
@@ -32,6 +33,8 @@ pub(crate) struct Patience {
     began: Instant,
     most: Duration,
     tries: usize,
+    /// The last session could not write.
+    read_only: bool,
 }
 
 impl Patience {
@@ -42,7 +45,12 @@ impl Patience {
 
     pub(crate) fn since(began: Instant, most: Duration) -> Self {
         let tries = 0;
-        Self { began, most, tries }
+        Self {
+            began,
+            most,
+            tries,
+            read_only: false,
+        }
     }
 
     /// Where what was tried may be tried again behind this error, returns true when it is time to.
@@ -55,6 +63,7 @@ impl Patience {
             return false;
         }
         tracing::debug!(%error, "sent again");
+        self.read_only = is_read_only(error);
         tokio::time::sleep(PAUSES[self.tries.min(PAUSES.len() - 1)]).await;
         self.tries += 1;
         true
@@ -68,6 +77,9 @@ impl Patience {
 
     /// The same, without a transaction.
     pub(crate) async fn connection(&self, database: &Database) -> Result<Session, sqlx::Error> {
+        if self.read_only {
+            database.read_only().seen();
+        }
         if self.tries == 0 && self.began.elapsed() < PROMPT {
             database.connection().await
         } else {

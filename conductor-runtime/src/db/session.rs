@@ -1,12 +1,15 @@
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{AssertSqlSafe, Connection, Transaction};
 
+use super::ReadOnly;
 use super::database::begin_own;
 use super::patience::ANSWER;
+use super::read_only::is_read_only;
 
 /// How long a connection may take to begin a transaction, and to come back to the pool.
 const BEGIN: Duration = Duration::from_secs(10);
@@ -28,16 +31,22 @@ pub(crate) struct Session {
     open: bool,
     given_up: bool,
     taken: Instant,
+    read_only: Arc<ReadOnly>,
 }
 
 impl Session {
-    pub(super) fn new(connection: PoolConnection<Postgres>, through: bool) -> Self {
+    pub(super) fn new(
+        connection: PoolConnection<Postgres>,
+        through: bool,
+        read_only: Arc<ReadOnly>,
+    ) -> Self {
         Self {
             connection,
             through,
             open: false,
             given_up: false,
             taken: Instant::now(),
+            read_only,
         }
     }
 
@@ -114,6 +123,16 @@ impl Session {
     /// Whether nothing is under way in it.
     pub(crate) fn is_at_rest(&self) -> bool {
         !self.open && !self.given_up
+    }
+
+    /// Takes note of what a statement met: a session that takes no writes is closed, so that nobody else gets it.
+    pub(super) fn heed<T>(&mut self, answer: &Result<T, sqlx::Error>) {
+        if let Err(error) = answer
+            && is_read_only(error)
+        {
+            self.read_only.seen();
+            self.close_on_drop();
+        }
     }
 
     /// For one whose statement may still be under way: nobody else gets this connection.

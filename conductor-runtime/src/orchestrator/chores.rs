@@ -63,14 +63,16 @@ pub(super) async fn heed_cancels(conductor: Conductor, control: watch::Receiver<
 /// A statement that is given up takes its connection along.
 pub(super) async fn patiently(
     conductor: &Conductor,
-    chore: &str,
+    chore: &'static str,
     patience: Duration,
     work: impl Future<Output = Result<(), sqlx::Error>>,
 ) {
     match tokio::time::timeout(patience, work).await {
         Ok(Ok(())) => conductor.outage().over(),
         Ok(Err(error)) if conductor.outage().met(&error) => {}
+        Ok(Err(error)) if !conductor.outage().is_news(chore, &error.to_string()) => {}
         Ok(Err(error)) => tracing::warn!(chore, %error, "left for the next round"),
+        Err(_) if !conductor.outage().is_news(chore, "") => {}
         Err(_) => tracing::warn!(chore, "left for the next round: it takes too long"),
     }
 }
