@@ -165,7 +165,7 @@ create table conductor.live_executions (
     debounced boolean not null default false,
     -- Who may not have a second one that has not started; '' where it is debounced without a key.
     dedupe_key text collate "C",
-    -- What started it, where it was not an invoke: {"kind": "schedule", "name": …, "scheduled_at": …}
+    -- What started it, where it was not an invoke: {"kind": "schedule", "name": ..., "scheduled_at": ...}
     trigger json,
     -- json and not jsonb: values must come back exactly as they were written.
     payload json not null,

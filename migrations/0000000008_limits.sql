@@ -18,7 +18,7 @@
 -- Nobody waits for a lane's lock while it holds anything else: claims skip lanes that are locked, or that
 -- somebody else is making.
 --
--- Where one row decides, "select true … limit 1" stands for exists, which the planner may turn into a
+-- Where one row decides, "select true ... limit 1" stands for exists, which the planner may turn into a
 -- pass over all that is parked.
 
 set local search_path = pg_catalog, pg_temp;

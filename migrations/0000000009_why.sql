@@ -183,7 +183,7 @@ $$;
 -- Why an execution does not run, or that it does: an object with the reason in one word, a text for
 -- people, and what belongs to the reason. Whether a window is open is the workers' to know; where one
 -- may matter, it stands beside.
---     select conductor.why_not_running('…') ->> 'text';
+--     select conductor.why_not_running('...') ->> 'text';
 create function conductor.why_not_running(execution uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off

@@ -27,7 +27,7 @@ create table conductor.row_triggers (
     columns text[] not null,
     -- An update counts where the value of one of these changed; null: every update.
     changed text[],
-    -- Over {"old": …, "new": …}; null: all of them.
+    -- Over {"old": ..., "new": ...}; null: all of them.
     filter jsonb,
     -- Whose code declares it, as with schedules.
     owner text not null,

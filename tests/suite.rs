@@ -11,6 +11,7 @@ mod check;
 mod cli;
 mod client;
 mod deploys;
+mod encodings;
 mod events;
 mod events_sql;
 mod faults;

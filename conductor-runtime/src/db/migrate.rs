@@ -166,6 +166,10 @@ pub(crate) async fn migrate(
 ) -> Result<Vec<Migration>> {
     let began = Instant::now();
     let mut session = database.session().await?;
+    let fits = require_encoding(&mut session).await;
+    if fits.is_err() {
+        return session.settle(fits).await.map(|()| Vec::new());
+    }
     // The usual start finds everything in place and takes no lock.
     let seen = applied(&mut session).await;
     let seen = match session.settle(seen).await {
@@ -335,6 +339,21 @@ async fn require_version(connection: &mut PgConnection) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Texts, JSON and errors are Unicode; in another encoding some could not be stored, each at its own time.
+async fn require_encoding(connection: &mut PgConnection) -> Result<()> {
+    use sqlx::Row;
+    let said = sqlx::raw_sql("select current_setting('server_encoding'), current_database()::text")
+        .fetch_one(connection)
+        .await?;
+    let (encoding, name): (String, String) = (said.try_get(0)?, said.try_get(1)?);
+    if encoding == "UTF8" {
+        return Ok(());
+    }
+    Err(Error::Schema(format!(
+        "the database {name:?} has the encoding {encoding}, and UTF8 is needed.\n  Make one: `create database {name}_utf8 encoding 'UTF8' template template0` (the server's locale must allow it: else add `lc_collate 'C' lc_ctype 'C'`)"
+    )))
 }
 
 pub(crate) fn has_code(error: &sqlx::Error, code: &str) -> bool {
