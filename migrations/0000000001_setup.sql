@@ -296,6 +296,28 @@ create table conductor.waits (
     primary key (execution_id, key)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 
+-- Pending executions whose payload or records a worker could not read: they are left for a build that
+-- can, charged with nothing. A note counts for as long as the execution has the claim number that it was
+-- left with, so that nobody else has to touch it; what no longer counts is removed some time later.
+create table conductor.unreadable (
+    execution_id uuid primary key,
+    task_id integer not null,
+    left_claim integer not null,
+    -- How often in a row it was left.
+    times integer not null,
+    -- When it was due at first: so it keeps its place.
+    run_at timestamptz not null,
+    since timestamptz not null,
+    -- Real time, not conductor.now().
+    noted_at timestamptz not null,
+    -- The living processes that have tried, and the last of them, for people.
+    tried bigint[] not null,
+    reader text not null,
+    reason text not null
+) with (fillfactor = 70);
+
+create index unreadable_task on conductor.unreadable (task_id);
+
 -- Executions that were removed and whose steps, failures and waits are to follow: they had too many to
 -- go in one portion, or were found without their execution.
 create table conductor.remains (

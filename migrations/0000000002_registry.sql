@@ -118,6 +118,37 @@ begin
 end
 $$;
 
+-- Makes due what could not be read of these tasks, as a process has come that may: in the order in which
+-- it was due at first. Of very many, the rest is looked at when its time comes.
+create function conductor.look_again(p_tasks integer[]) returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_ids uuid[];
+    v_claims integer[];
+    v_run_at timestamptz[];
+    v_mine uuid[];
+begin
+    select array_agg(n.execution_id), array_agg(n.left_claim), array_agg(n.run_at) into v_ids, v_claims, v_run_at
+      from (select u.execution_id, u.left_claim, u.run_at from conductor.unreadable u
+             where u.task_id = any (p_tasks) limit 10000) n;
+    if v_ids is null then
+        return 0;
+    end if;
+    v_mine := array(
+        select l.id from conductor.live_executions l
+          join unnest(v_ids, v_claims) as n(id, claim) on n.id = l.id and n.claim = l.claim
+         where l.id = any (v_ids) and l.state = 'pending' and l.run_at > v_now and not l.postponed
+           for no key update of l skip locked);
+    update conductor.live_executions l set run_at = least(n.run_at, v_now)
+      from unnest(v_ids, v_run_at) as n(id, run_at)
+     where l.id = any (v_mine) and n.id = l.id;
+    return cardinality(v_mine);
+end
+$$;
+
 -- The next three keep their names and arguments for as long as there is a schema: by them an older
 -- process learns that it must go.
 
@@ -149,6 +180,7 @@ begin
             coalesce(p_version, (select max(m.id) from conductor.migrations m)),
             clock_timestamp(), clock_timestamp() + p_lease)
     returning id into v_id;
+    perform conductor.look_again(p_tasks);
     return v_id;
 end
 $$;

@@ -619,6 +619,60 @@ begin
 end
 $$;
 
+-- Gives back what this process cannot read, and charges nothing. While a living process has not tried, it is
+-- due again at once; then at growing intervals, and when a process with its task starts (look_again).
+create function conductor.leave_unreadable(
+    p_orchestrator bigint, p_ids uuid[], p_claims integer[], p_reasons text[]) returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_reader text;
+    v_held uuid[];
+begin
+    select 'process ' || o.pid || case when o.host <> '' then ' on ' || o.host else '' end
+      into v_reader from conductor.orchestrators o where o.id = p_orchestrator for key share;
+    v_held := array(
+        select l.id from conductor.live_executions l
+          join unnest(p_ids, p_claims) as o(id, claim) on o.id = l.id and o.claim = l.claim
+         where l.state = 'running' and l.id = any (p_ids)
+           for no key update of l);
+    if cardinality(v_held) = 0 then
+        return 0;
+    end if;
+    -- Claimed and given back: its number has grown by two since the last time.
+    insert into conductor.unreadable as u (
+           execution_id, task_id, left_claim, times, run_at, since, noted_at, tried, reader, reason)
+    select l.id, l.task_id, l.claim + 1, 1, l.run_at, v_now, clock_timestamp(), array[p_orchestrator],
+           coalesce(v_reader, 'a process that is gone'), left(o.reason, 4000)
+      from conductor.live_executions l
+      join unnest(p_ids, p_reasons) as o(id, reason) on o.id = l.id
+     where l.id = any (v_held)
+     order by l.id
+        on conflict (execution_id) do update
+       set left_claim = excluded.left_claim, noted_at = excluded.noted_at, reader = excluded.reader,
+           reason = excluded.reason,
+           times = case when u.left_claim = excluded.left_claim - 2 then u.times + 1 else 1 end,
+           run_at = case when u.left_claim = excluded.left_claim - 2 then u.run_at else excluded.run_at end,
+           since = case when u.left_claim = excluded.left_claim - 2 then u.since else excluded.since end,
+           tried = case when u.left_claim = excluded.left_claim - 2
+                        then array(select o.id from conductor.orchestrators o where o.id = any (u.tried || excluded.tried))
+                        else excluded.tried end;
+    perform conductor.give_back(v_held, null);
+    update conductor.live_executions l
+       set run_at = v_now + interval '1 s' * case
+               when exists (select from conductor.orchestrators o
+                             where l.task_id = any (o.task_ids) and o.id <> all (u.tried)
+                               and o.lease_until > clock_timestamp() and o.drain_for is null)
+               then least(0.1 * power(2, least(u.times - 1, 6)), 5)
+               else least(power(2, least(u.times - 1, 6)), 60) end
+      from conductor.unreadable u
+     where l.id = any (v_held) and l.state = 'pending' and u.execution_id = l.id and u.execution_id = any (v_held);
+    return cardinality(v_held);
+end
+$$;
+
 -- Gives back what this orchestrator holds in a queue without knowing it: the connection broke before
 -- the worker read its claims; of one that it has run, it may not know of the next claim. A statement of the broken connection may still be under way: the lock
 -- waits for its end; or it may come yet, from the buffers of a network: the fence is before it.

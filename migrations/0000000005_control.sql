@@ -333,6 +333,40 @@ begin
 end
 $$;
 
+-- Removes notes on executions that have gone on since, or have ended. Those that count are renewed while a
+-- process with their task lives.
+create function conductor.prune_unreadable(p_limit integer) returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+as $$
+declare
+    v_ids uuid[];
+    v_claims integer[];
+    v_live uuid[];
+    v_count integer;
+begin
+    select array_agg(n.execution_id), array_agg(n.left_claim) into v_ids, v_claims
+      from (select u.execution_id, u.left_claim from conductor.unreadable u
+             where u.noted_at < clock_timestamp() - interval '10 minutes'
+             order by u.execution_id
+             limit p_limit) n;
+    if v_ids is null then
+        return 0;
+    end if;
+    v_live := array(
+        select l.id from conductor.live_executions l
+          join unnest(v_ids, v_claims) as n(id, claim) on n.id = l.id and n.claim = l.claim
+         where l.id = any (v_ids) and l.state = 'pending');
+    -- One that is served by nobody just now is not looked at before the others.
+    update conductor.unreadable u set noted_at = clock_timestamp() where u.execution_id = any (v_live);
+    delete from conductor.unreadable u
+     where u.execution_id = any (v_ids) and u.execution_id <> all (v_live)
+       and u.noted_at < clock_timestamp() - interval '10 minutes';
+    get diagnostics v_count = row_count;
+    return v_count;
+end
+$$;
+
 -- Removes what is past its time, a portion at a time: finished executions with all of theirs, slots of
 -- throttled invokes, the notes on repeated ones, schedules that will not tick again, and events. How
 -- many of the kind of which there were most: p_limit or more where there may be more.
@@ -365,6 +399,7 @@ begin
     get diagnostics v_notes = row_count;
 
     v_schedules := conductor.prune_schedules();
-    return greatest(v_finished, v_remains, v_slots, v_notes, v_schedules, conductor.prune_events(p_limit));
+    return greatest(v_finished, v_remains, v_slots, v_notes, v_schedules, conductor.prune_unreadable(p_limit),
+                    conductor.prune_events(p_limit));
 end
 $$;

@@ -195,8 +195,9 @@ declare
     v_before integer;
     v_hours text;
     l record;
+    u record;
 begin
-    select e.id, e.state, e.run_at, e.claimed_at, e.queue_id, e.priority, e.failures, e.crashes, e.postponed,
+    select e.id, e.state, e.run_at, e.claim, e.created_at, e.claimed_at, e.queue_id, e.priority, e.failures, e.crashes, e.postponed,
            left(e.error, 1000) as error, e.orchestrator_id, o.host, o.pid, o.lease_until,
            t.id as task_id, t.name as task, t.max_attempts, t.time_window, q.id as served_queue,
            q.name as queue, q.paused
@@ -229,6 +230,20 @@ begin
                     else jsonb_build_object('reason', 'lease_over',
                              'text', format('it was with %s, whose lease is over; a living worker will take it back', v_by))
                end;
+    end if;
+
+    if l.state = 'pending' and not l.postponed then
+        select n.since, n.times, n.reader, n.reason into u
+          from conductor.unreadable n where n.execution_id = l.id and n.left_claim = l.claim;
+        if found then
+            return jsonb_build_object(
+                'reason', 'unreadable', 'error', u.reason, 'since', u.since, 'times', u.times, 'reader', u.reader,
+                'run_at', l.run_at,
+                'text', format(
+                    'waits for a build that can read it; nothing is charged. Of %s: %s; invoked at %s; it is '
+                    || 'looked at again at %s and when a process with its task starts',
+                    u.reader, u.reason, conductor.moment(l.created_at), conductor.moment(l.run_at)));
+        end if;
     end if;
 
     if l.run_at > v_now then

@@ -296,7 +296,7 @@ async fn a_strict_start_is_refused_and_the_usual_one_is_not(
     test: TestConductor,
 ) -> anyhow::Result<()> {
     test.drain().await?;
-    insert(&test, "check-child", r#"{"n": "one"}"#).await?;
+    let bad = insert(&test, "check-child", r#"{"n": "one"}"#).await?;
     let refused = test.orchestrator().strict().build()?.drain().await;
     let Err(Error::Refused(texts)) = refused else {
         panic!("{refused:?}");
@@ -306,7 +306,10 @@ async fn a_strict_start_is_refused_and_the_usual_one_is_not(
         texts[0].starts_with("check-child: 1 execution with a payload"),
         "{texts:?}"
     );
+    // It waits for a build that can read it, or for somebody who does without.
     test.drain().await?;
+    assert!(test.orchestrator().strict().build()?.drain().await.is_err());
+    test.cancel(bad).await?;
     test.orchestrator().strict().build()?.drain().await?;
     Ok(())
 }

@@ -43,6 +43,7 @@ mod g14_shutdown;
 mod g16_time;
 mod g17_names;
 mod g18_unknown;
+mod g23_deploys;
 
 mod attempts;
 mod batches;

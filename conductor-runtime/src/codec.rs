@@ -1,5 +1,7 @@
 //! JSON in and out of the database, and what Postgres would refuse, found before it is sent.
 
+mod fields;
+
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -7,6 +9,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::task::Task;
+use crate::unreadable::{Unreadable, read};
 
 /// The largest payload, output or step value, in bytes of JSON.
 pub const MAX_JSON_BYTES: usize = 16 * 1024 * 1024;
@@ -56,24 +59,39 @@ fn resolved<'s>(root: &'s Value, schema: &'s Value) -> &'s Value {
         .unwrap_or(schema)
 }
 
-/// Reads a payload. A task without payload accepts `null` and `{}`, as `()` does.
-pub(crate) fn decode<T: DeserializeOwned + 'static>(json: &str) -> serde_json::Result<T> {
+/// Reads a payload, or says why not. A task without payload accepts `null` and `{}`, as `()` does.
+pub(crate) fn decode<T: DeserializeOwned + 'static>(json: &str) -> std::result::Result<T, String> {
     let unit = std::any::TypeId::of::<T>() == std::any::TypeId::of::<()>();
-    serde_json::from_str(if unit && json.trim() == "{}" {
+    read(if unit && json.trim() == "{}" {
         "null"
     } else {
         json
     })
 }
 
-pub(crate) fn decode_payload<T: Task>(json: &str) -> anyhow::Result<T::Payload> {
-    decode(json).map_err(|source| {
-        let error = Error::Payload {
-            task: T::NAME.to_owned(),
-            reason: source.to_string(),
-        };
-        crate::error::permanent(error.into())
-    })
+/// Why JSON that somebody gives now is refused, although a worker would read it: a name that a generated
+/// struct does not have is a mistake there, and in what is stored it comes from another build.
+pub(crate) fn unknown_name<T: DeserializeOwned + JsonSchema>(json: &str) -> Option<String> {
+    let given: std::collections::BTreeMap<String, serde::de::IgnoredAny> =
+        serde_json::from_str(json).ok()?;
+    let known = fields::fields_of::<T>()?;
+    let name = given.keys().find(|name| !known.contains(&name.as_str()))?;
+    // The type says whether it takes names that it does not know.
+    let schema = schema_of::<T>();
+    if schema.get("additionalProperties") != Some(&Value::Bool(false)) {
+        return None;
+    }
+    let hint = match crate::registry::nearest(name, known.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if known.is_empty() => "the task takes none".to_owned(),
+        None => format!("the fields are {}", known.join(", ")),
+    };
+    Some(format!("unknown field `{name}`; {hint}"))
+}
+
+/// Reads what is stored.
+pub(crate) fn decode_payload<T: Task>(json: &str) -> std::result::Result<T::Payload, Unreadable> {
+    decode(json).map_err(|reason| Unreadable::new("its payload", reason))
 }
 
 pub(crate) fn encode_output<T: Task>(output: &T::Output) -> anyhow::Result<String> {

@@ -16,6 +16,7 @@ pub mod context;
 
 pub mod codec;
 pub mod error;
+mod unreadable;
 pub mod db;
 #[cfg(feature = "embedded")]
 pub mod embedded;

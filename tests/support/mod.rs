@@ -104,6 +104,19 @@ pub async fn info(test: &TestConductor, id: Uuid) -> anyhow::Result<ExecutionInf
     Ok(test.find(id).await?.unwrap())
 }
 
+/// That it rests as one that cannot be read, charged with nothing; why, in words.
+pub async fn left(test: &TestConductor, id: Uuid) -> anyhow::Result<String> {
+    let info = info(test, id).await?;
+    assert_eq!(
+        (info.state, info.failures, info.crashes, info.error),
+        (conductor::Status::Pending, 0, 0, None)
+    );
+    let why = test.why(id).await?;
+    let json = serde_json::to_value(&why)?;
+    assert_eq!(json["reason"], "unreadable", "{why}");
+    Ok(why.text)
+}
+
 /// How many rows `conductor.executions` has where this holds.
 pub async fn count(test: &TestConductor, condition: &'static str) -> anyhow::Result<i64> {
     let query = format!("select count(*) from conductor.executions where {condition}");

@@ -58,7 +58,6 @@ pub(super) async fn schedules(connection: &mut PgConnection, report: &mut Report
                 Some(known) => {
                     let payload = row.payload.as_deref().unwrap_or("null");
                     if let Err(error) = known.check_payload(payload) {
-                        let error = error.to_string();
                         report.findings.push(Finding::ScheduledPayload {
                             task,
                             schedule,

@@ -76,6 +76,17 @@ pub enum Finding {
         /// What is wrong with that one.
         error: String,
     },
+    /// Executions that no build could read that has tried: a start tries them again. A change.
+    Left {
+        /// The task's name.
+        task: String,
+        /// How many there are, counted up to 10,000.
+        executions: u64,
+        /// One of them.
+        execution: Uuid,
+        /// What is wrong with that one.
+        error: String,
+    },
     /// A schedule of the code's that a start would change. A change.
     Schedule {
         /// The task's name.
@@ -159,6 +170,7 @@ impl Finding {
             self,
             Self::SchemaMissing { .. }
                 | Self::SchemaOlder { .. }
+                | Self::Left { .. }
                 | Self::Schedule { .. }
                 | Self::Subscription { .. }
                 | Self::RowTriggerMissing { .. }
@@ -178,6 +190,7 @@ impl Finding {
             Self::UnknownTask { task, .. }
             | Self::Payload { task, .. }
             | Self::Record { task, .. }
+            | Self::Left { task, .. }
             | Self::Schedule { task, .. }
             | Self::ScheduledPayload { task, .. }
             | Self::UnknownScheduledTask { task, .. }
@@ -246,6 +259,15 @@ impl Finding {
             } => format!(
                 "{} of the kind {step:?} that it cannot read, such as {key:?} of {execution}: {error}",
                 counted(*records, "record")
+            ),
+            Self::Left {
+                executions,
+                execution,
+                error,
+                ..
+            } => format!(
+                "{} left for a build that can read what others could not, such as {execution} ({error}); a start tries again",
+                counted(*executions, "execution")
             ),
             Self::Schedule {
                 schedule, change, ..

@@ -2,6 +2,7 @@
 
 mod declared;
 mod finding;
+mod left;
 mod records;
 mod rows;
 mod waiting;
@@ -71,8 +72,9 @@ impl Conductor {
     /// have, or that no living process serves; all their payloads, each read as its task would read it;
     /// their records, as far as their types are known outside of the handler (children's outputs,
     /// events, the kinds of all); schedules and subscriptions that a start of this binary would
-    /// change. What it cannot see: whether a handler can read the values of its own `ctx.step` and
-    /// `ctx.transaction`, whose types only the running handler knows.
+    /// change; what workers have left for a build that can read it. What it cannot see before a worker has tried:
+    /// whether a handler can read the values of its own `ctx.step` and `ctx.transaction`, whose types only
+    /// the running handler knows.
     ///
     /// ```no_run
     /// # use conductor::prelude::*;
@@ -174,6 +176,7 @@ async fn report(
     }
     waiting::look(connection, bound, &mut report).await?;
     records::look(connection, bound, progress, &mut report).await?;
+    left::look(connection, &mut report).await?;
     declared::schedules(connection, &mut report).await?;
     declared::subscriptions(connection, &mut report).await?;
     Ok(report)

@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::event::EventDefinition;
 use crate::registry::Registry;
 use crate::task::{TaskDefinition, Trigger};
+use crate::unreadable::read;
 use crate::worker::converted;
 
 /// So many executions a statement; the rows come one by one, however large they are.
@@ -108,9 +109,7 @@ impl Unreadable {
         let error = match converted(task, &trigger, live.trigger.as_deref(), &live.payload) {
             Ok(payload) => {
                 let payload = payload.as_deref().unwrap_or(&live.payload);
-                task.check_payload(payload)
-                    .err()
-                    .map(|error| error.to_string())
+                task.check_payload(payload).err()
             }
             Err(error) => Some(format!("{error:#}")),
         };
@@ -208,11 +207,11 @@ fn readable(stored: &Stored) -> std::result::Result<(), String> {
     let Some(value) = stored.value.as_deref() else {
         return Ok(());
     };
-    let read = || match stored.kind.as_str() {
-        "emit" => serde_json::from_str::<Uuid>(value).map(drop),
-        "race" => serde_json::from_str::<usize>(value).map(drop),
+    match stored.kind.as_str() {
+        "emit" => read::<Uuid>(value).map(drop),
+        "race" => read::<usize>(value).map(drop),
         _ => {
-            let came: Came<'_> = serde_json::from_str(value)?;
+            let came: Came<'_> = serde_json::from_str(value).map_err(|error| error.to_string())?;
             let json = |value: Option<&RawValue>| value.map_or("null", RawValue::get).to_owned();
             if came.state == Some("completed")
                 && let Some(task) = stored
@@ -230,6 +229,5 @@ fn readable(stored: &Stored) -> std::result::Result<(), String> {
             }
             Ok(())
         }
-    };
-    read().map_err(|error| error.to_string())
+    }
 }

@@ -12,6 +12,7 @@ use crate::codec;
 use crate::error::{Error, Result};
 use crate::registry::Registry;
 use crate::task::{PointInTime, Task};
+use crate::unreadable::read;
 
 /// An invoke that is being said; `.await` makes the execution.
 #[must_use = "an invoke does nothing until it is awaited"]
@@ -205,9 +206,9 @@ pub(super) fn checked(task: &str, payload: &str) -> Result<NewExecution> {
     // First, as it also says more of size and depth than a parser that gives up.
     codec::check_storable(payload).map_err(refuse)?;
     match Registry::global().get(task) {
-        Some(definition) => definition.check_payload(payload),
-        None => serde_json::from_str::<serde::de::IgnoredAny>(payload).map(drop),
+        Some(definition) => definition.check_given(payload),
+        None => read::<serde::de::IgnoredAny>(payload).map(drop),
     }
-    .map_err(|error| refuse(error.to_string()))?;
+    .map_err(refuse)?;
     Ok(NewExecution::encoded(task, payload.to_owned()))
 }

@@ -47,6 +47,8 @@ pub struct ExecutionInfo {
     pub trigger: Trigger,
     /// It is due when its task's window opens: `run_at` is the opening.
     pub postponed: bool,
+    /// Why it waits for another build; none where it does not.
+    pub unreadable: Option<String>,
     /// The event that it is suspended for; of several the first, in the order of keys.
     pub event: Option<String>,
     /// JSON.
@@ -115,6 +117,9 @@ const COLUMNS: &str =
     "select id, task, queue, state, priority, created_at, run_at, claimed_at, finished_at,
        failures, crashes, claim, retry_of, dedupe_key, postponed, trigger::text as trigger,
        payload::text as payload, output::text as output, error,
+       case when state = 'pending'
+            then (select u.reason from conductor.unreadable u where u.execution_id = id and u.left_claim = claim)
+            end as unreadable,
        case when state = 'suspended'
             then (select w.event_name from conductor.waits w
                    where w.execution_id = id and w.event_name is not null order by w.key limit 1) end as event,
@@ -252,6 +257,7 @@ fn read(row: &PgRow) -> Result<ExecutionInfo> {
         queue: row.try_get("queue")?,
         state: state.parse()?,
         event: row.try_get("event")?,
+        unreadable: row.try_get("unreadable")?,
         priority: row.try_get("priority")?,
         created_at: row.try_get("created_at")?,
         run_at: row.try_get("run_at")?,

@@ -48,6 +48,20 @@ pub enum Reason {
         /// How the last one failed; at most 1000 characters.
         error: Option<String>,
     },
+    /// No build that has tried can read its payload, or something of its records. It waits for one that can,
+    /// and nothing is charged.
+    Unreadable {
+        /// What, and why; with the field where that is known.
+        error: String,
+        /// Since when.
+        since: DateTime<Utc>,
+        /// How often it was tried.
+        times: i32,
+        /// The process that tried last.
+        reader: String,
+        /// When it is tried next, unless a process with its task starts before.
+        run_at: DateTime<Utc>,
+    },
     /// It is suspended.
     Waits {
         /// What it waits for, the first ten by key.

@@ -12,11 +12,11 @@ use super::TaskContext;
 use super::block::Block;
 use super::lazy::Lazy;
 use super::memo::{Awaited, Met, Wait, Wake, Wanted};
-use super::step::replayed;
 use crate::codec;
 use crate::db::Patience;
 use crate::error::{Error, Result, too_long};
 use crate::event::{Event, Filter, NewEvent, write_events};
+use crate::unreadable::{Unreadable, read};
 
 const KIND: &str = "event";
 const KIND_EMIT: &str = "emit";
@@ -114,7 +114,7 @@ impl TaskContext {
         let new = NewEvent::of(&event);
         async move {
             if let Some(recorded) = met? {
-                return replayed(&key, &recorded);
+                return Ok(self.replayed(&key, KIND_EMIT, &recorded).await);
             }
             let new = new?;
             let mut patience = Patience::new(Duration::MAX);
@@ -171,7 +171,7 @@ impl<E: Event> Future for WaitForEvent<'_, E> {
         this.lazy.poll_with(cx, |options| async move {
             if let Some(recorded) = options.met? {
                 options.wanted.had();
-                return came::<E>(options.key, &recorded);
+                return came::<E>(ctx, options.key, &recorded).await;
             }
             if let Some(error) = options.timeout.and_then(too_long) {
                 return Err(error);
@@ -207,14 +207,25 @@ struct Came<'r> {
     payload: Option<&'r RawValue>,
 }
 
-fn came<E: Event>(key: String, recorded: &RawValue) -> Result<E> {
-    let unreadable = |error: serde_json::Error| Error::event(E::NAME, error);
-    let came: Came<'_> = serde_json::from_str(recorded.get()).map_err(unreadable)?;
+async fn came<E: Event>(ctx: &TaskContext, key: String, recorded: &RawValue) -> Result<E> {
+    let came: Came<'_> = match serde_json::from_str(recorded.get()) {
+        Ok(came) => came,
+        Err(error) => {
+            let what = format!("what the wait {key:?} has recorded");
+            return ctx.leave(Unreadable::new(what, error.to_string())).await;
+        }
+    };
     if came.event.is_none() {
         return Err(Error::NoEvent {
             event: E::NAME.to_owned(),
             key,
         });
     }
-    serde_json::from_str(came.payload.map_or("null", RawValue::get)).map_err(unreadable)
+    let json = came.payload.map_or("null", RawValue::get);
+    let error = match read(json) {
+        Ok(event) => return Ok(event),
+        Err(error) => error,
+    };
+    let what = format!("the event {:?} that came for the wait {key:?}", E::NAME);
+    ctx.leave(Unreadable::new(what, error)).await
 }

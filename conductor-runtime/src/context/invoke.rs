@@ -15,6 +15,7 @@ use super::memo::{Child, Met, PART, WHOLE, Wait, Wake};
 use crate::codec;
 use crate::error::{Error, Result, too_long};
 use crate::task::Task;
+use crate::unreadable::{Unreadable, read};
 
 const KIND: &str = "invoke";
 
@@ -136,7 +137,7 @@ impl<'c, T: Task> Future for InvokeChild<'c, T> {
         let ctx = this.ctx;
         this.lazy.poll_with(cx, |options| async move {
             if let Some(recorded) = options.met? {
-                return outcome::<T>(ctx, &recorded);
+                return outcome::<T>(ctx, &recorded).await;
             }
             let wait = wait::<T>(options.key.clone(), options.payload?, options.terms)?;
             ready_for::<T>(ctx).await?;
@@ -164,10 +165,11 @@ impl<'c, T: Task> Future for InvokeChildren<'c, T> {
                 }
             }
             if waits.is_empty() {
-                return recorded
-                    .iter()
-                    .map(|value| outcome::<T>(ctx, value))
-                    .collect();
+                let mut outputs = Vec::with_capacity(recorded.len());
+                for value in &recorded {
+                    outputs.push(outcome::<T>(ctx, value).await?);
+                }
+                return Ok(outputs);
             }
             ready_for::<T>(ctx).await?;
             match Block::on(&ctx.memo, waits).await {}
@@ -210,19 +212,27 @@ struct Ended<'r> {
     error: Option<String>,
 }
 
-fn outcome<T: Task>(ctx: &TaskContext, recorded: &RawValue) -> Result<T::Output> {
-    let unreadable = |error: serde_json::Error| Error::Output {
-        task: T::NAME.to_owned(),
-        reason: error.to_string(),
+async fn outcome<T: Task>(ctx: &TaskContext, recorded: &RawValue) -> Result<T::Output> {
+    let ended: Ended<'_> = match serde_json::from_str(recorded.get()) {
+        Ok(ended) => ended,
+        Err(error) => {
+            let what = format!("the end of a child of task {:?}", T::NAME);
+            return ctx.leave(Unreadable::new(what, error.to_string())).await;
+        }
     };
-    let ended: Ended<'_> = serde_json::from_str(recorded.get()).map_err(unreadable)?;
     let (id, task) = (ended.id, T::NAME.to_owned());
     if ended.state != "completed" {
         ctx.memo.note_bad_end(id);
     }
     match ended.state {
         "completed" => {
-            serde_json::from_str(ended.output.map_or("null", RawValue::get)).map_err(unreadable)
+            let json = ended.output.map_or("null", RawValue::get);
+            let error = match read(json) {
+                Ok(output) => return Ok(output),
+                Err(error) => error,
+            };
+            let what = format!("the output of its child {id} of task {task:?}");
+            ctx.leave(Unreadable::new(what, error)).await
         }
         "cancelled" => Err(Error::Cancelled {
             id,

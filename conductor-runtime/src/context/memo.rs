@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::codec::MAX_RECORDS_BYTES;
 use crate::error::{Error, Result};
+use crate::unreadable::Unreadable;
 
 /// Longest key of a step, in bytes.
 const MAX_KEY_BYTES: usize = 500;
@@ -53,6 +54,8 @@ struct Present {
     /// The kinds of the bodies that are being polled, outermost first.
     inside: Vec<&'static str>,
     stop: Option<Stop>,
+    /// A body has met what cannot be read, and would never end.
+    stuck: bool,
     /// Children whose recorded ends were errors: the next attempt would meet the same.
     ended_badly: HashSet<Uuid>,
     /// Of all records, those of this run included.
@@ -71,6 +74,15 @@ struct TooMany {
 enum Asked {
     Wanted,
     Had,
+}
+
+/// Why the records of an execution cannot be loaded.
+#[derive(Debug)]
+pub(crate) enum Unloadable {
+    /// They pass the limit of one execution.
+    TooMany(String),
+    /// This build does not understand them.
+    Unreadable(String),
 }
 
 /// What meeting a key gives: the recorded value, where there is one.
@@ -149,6 +161,8 @@ pub(crate) enum Stop {
     Released,
     /// The task's window has closed, and opens again then.
     Closed(DateTime<Utc>),
+    /// Another build may go on.
+    Unreadable(Unreadable),
 }
 
 /// What the worker finds when a handler does not go on by itself.
@@ -161,7 +175,7 @@ pub(crate) enum Blocked {
 
 impl Memo {
     /// Reads what `conductor.memo` gives, or says why it cannot.
-    pub(crate) fn load(json: Option<&str>) -> std::result::Result<Self, String> {
+    pub(crate) fn load(json: Option<&str>) -> std::result::Result<Self, Unloadable> {
         let Some(json) = json else {
             return Ok(Self::default());
         };
@@ -169,15 +183,14 @@ impl Memo {
             .starts_with('{')
             .then(|| serde_json::from_str::<TooMany>(json));
         match too_many {
-            Some(Ok(too_many)) => Err(format!(
+            Some(Ok(too_many)) => Err(Unloadable::TooMany(format!(
                 "its {} records have {} together, and one execution may have {}, so they cannot be loaded. Let its \
                  steps, children and events bring less: store the data elsewhere and pass a reference",
                 too_many.records,
                 size(too_many.bytes),
                 size(MAX_RECORDS_BYTES)
-            )),
-            _ => Self::read(json)
-                .map_err(|error| format!("the recorded steps cannot be read: {error}")),
+            ))),
+            _ => Self::read(json).map_err(|error| Unloadable::Unreadable(error.to_string())),
         }
     }
 
@@ -393,6 +406,21 @@ impl Memo {
         }
     }
 
+    /// Ends the run without an end: the caller, whose handler is not asked, waits for ever.
+    pub(super) async fn leave<T>(&self, unreadable: Unreadable) -> T {
+        {
+            let mut present = self.present();
+            present.stuck |= !present.inside.is_empty();
+        }
+        self.stop(Stop::Unreadable(unreadable));
+        std::future::pending().await
+    }
+
+    /// Whether the run has met what this build cannot read.
+    pub(super) fn is_left(&self) -> bool {
+        matches!(self.present().stop, Some(Stop::Unreadable(_)))
+    }
+
     /// Holds off suspension for as long as the guard lives.
     pub(crate) fn busy(&self) -> Busy<'_> {
         self.present().busy += 1;
@@ -404,7 +432,11 @@ impl Memo {
         let present = self.present();
         match &present.stop {
             // A step that has begun may end.
-            Some(Stop::Released | Stop::Closed(_)) if present.busy > 0 => return None,
+            Some(Stop::Released | Stop::Closed(_) | Stop::Unreadable(_))
+                if present.busy > 0 && !present.stuck =>
+            {
+                return None;
+            }
             Some(stop) => return Some(Blocked::Stopped(stop.clone())),
             None => {}
         }

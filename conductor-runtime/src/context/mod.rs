@@ -27,12 +27,15 @@ use crate::client::{Cancel, Conductor};
 use crate::db::{Clock, Patience};
 use crate::error::{Error, Result};
 use crate::task::{FromStates, States, Task, Trigger};
+use crate::unreadable::Unreadable;
 use crate::worker::{Control, Phase, Recorder};
 
 pub use batch::{BatchContext, BatchItem};
 pub use event::WaitForEvent;
 pub use invoke::{InvokeChild, InvokeChildren};
-pub(crate) use memo::{Blocked, Decided, KINDS, Memo, PART, Stop, Wait, Waiting, Wake, size};
+pub(crate) use memo::{
+    Blocked, Decided, KINDS, Memo, PART, Stop, Unloadable, Wait, Waiting, Wake, size,
+};
 pub use race::Race;
 pub use row::WaitForRow;
 pub use schedule::ScheduleStep;
@@ -233,6 +236,12 @@ impl TaskContext {
         self.go_on().await
     }
 
+    /// Where something stored cannot be read: does not come back, and the execution is left for a build
+    /// that can.
+    pub(crate) async fn leave<T>(&self, unreadable: Unreadable) -> T {
+        self.memo.leave(unreadable).await
+    }
+
     fn conductor(&self) -> Result<&Conductor> {
         self.durable().map(|durable| &durable.conductor)
     }
@@ -255,6 +264,9 @@ impl TaskContext {
         // Inside a body nothing new begins: it may end.
         if self.memo.is_inside() {
             return Ok(());
+        }
+        if self.memo.is_left() {
+            std::future::pending::<()>().await;
         }
         if self.stopping() || !self.is_held() {
             self.memo.stop(Stop::Released);

@@ -6,8 +6,9 @@ use std::task::{Context, Poll};
 use super::TaskContext;
 use super::lazy::Lazy;
 use super::memo::Met;
-use super::step::{encoded, replayed};
+use super::step::encoded;
 use crate::error::Error;
+use crate::unreadable::Unreadable;
 
 const KIND: &str = "race";
 
@@ -99,14 +100,12 @@ async fn run<T: Send>(ctx: &TaskContext, options: Options<'_, T>) -> anyhow::Res
         mut branches,
     } = options;
     if let Some(recorded) = met? {
-        let winner: usize = replayed(&key, &recorded)?;
+        let winner: usize = ctx.replayed(&key, KIND, &recorded).await;
         if winner >= branches.len() {
             let known = branches.len();
-            let error = Error::Step {
-                key,
-                reason: format!("branch {winner} had won; this build has {known} branches"),
-            };
-            return Err(crate::error::permanent(error.into()));
+            let reason = format!("branch {winner} had won; this build has {known} branches");
+            let what = format!("what its race {key:?} has recorded");
+            return ctx.leave(Unreadable::new(what, reason)).await;
         }
         // The losers, which may have come to their ends since, must not be polled.
         let winner = branches.swap_remove(winner);

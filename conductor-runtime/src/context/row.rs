@@ -15,6 +15,7 @@ use super::memo::{Awaited, Met, Wait, Wake, Wanted};
 use crate::codec;
 use crate::error::{Error, Result, too_long};
 use crate::row::{self, Catalogue, IntoRowFilter, Row, RowChange, RowOp};
+use crate::unreadable::{Unreadable, read};
 
 const KIND: &str = "row";
 
@@ -200,7 +201,7 @@ impl<R: Row> Future for WaitForRow<'_, R> {
             let met = std::mem::replace(&mut options.met, Ok(None));
             if let Some(recorded) = met? {
                 options.wanted.had();
-                return came(options, &recorded);
+                return came(ctx, options, &recorded).await;
             }
             if let Some(error) = options.timeout.and_then(too_long) {
                 return Err(error);
@@ -241,16 +242,25 @@ struct Came<'r> {
     payload: Option<&'r RawValue>,
 }
 
-fn came<R: Row>(options: Options<'_>, recorded: &RawValue) -> Result<RowChange<R>> {
+async fn came<R: Row>(
+    ctx: &TaskContext,
+    options: Options<'_>,
+    recorded: &RawValue,
+) -> Result<RowChange<R>> {
     let Options { key, op, table, .. } = options;
-    let unreadable = |error: serde_json::Error| {
-        Error::Table(format!(
-            "the wait {key:?}: the {op} of {table:?} that came cannot be read: {error}"
-        ))
+    let what = format!("the {op} of {table:?} that came for the wait {key:?}");
+    let came: Came<'_> = match serde_json::from_str(recorded.get()) {
+        Ok(came) => came,
+        Err(error) => {
+            return ctx.leave(Unreadable::new(what, error.to_string())).await;
+        }
     };
-    let came: Came<'_> = serde_json::from_str(recorded.get()).map_err(unreadable)?;
     if came.event.is_none() {
         return Err(Error::NoRow { table, op, key });
     }
-    serde_json::from_str(came.payload.map_or("null", RawValue::get)).map_err(unreadable)
+    let json = came.payload.map_or("null", RawValue::get);
+    match read(json) {
+        Ok(change) => Ok(change),
+        Err(error) => ctx.leave(Unreadable::new(what, error)).await,
+    }
 }

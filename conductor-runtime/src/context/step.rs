@@ -14,6 +14,7 @@ use super::memo::Met;
 use crate::codec;
 use crate::error::{Error, Result, Verdict, permanent, verdict};
 use crate::task::RetryPolicy;
+use crate::unreadable::{Unreadable, read};
 
 const KIND: &str = "step";
 
@@ -162,7 +163,7 @@ where
     E: Into<anyhow::Error> + Send,
 {
     if let Some(recorded) = met? {
-        return replayed(&key, &recorded);
+        return Ok(ctx.replayed(&key, KIND, &recorded).await);
     }
     let mut failures = 0;
     loop {
@@ -240,14 +241,20 @@ pub(super) fn encoded<T: Serialize>(
     counted.map_err(|error| permanent(error.into()))
 }
 
-pub(super) fn replayed<T: DeserializeOwned>(key: &str, recorded: &RawValue) -> anyhow::Result<T> {
-    serde_json::from_str(recorded.get()).map_err(|error| {
-        permanent(
-            Error::Step {
-                key: key.to_owned(),
-                reason: format!("what was recorded is not what this build expects: {error}"),
-            }
-            .into(),
-        )
-    })
+impl TaskContext {
+    /// What was recorded under a key; does not come back where this build cannot read it.
+    pub(super) async fn replayed<T: DeserializeOwned>(
+        &self,
+        key: &str,
+        kind: &str,
+        recorded: &RawValue,
+    ) -> T {
+        let json = recorded.get();
+        let error = match read(json) {
+            Ok(value) => return value,
+            Err(error) => error,
+        };
+        let what = format!("what its {kind} {key:?} has recorded");
+        self.leave(Unreadable::new(what, error)).await
+    }
 }

@@ -7,7 +7,7 @@ use sqlx::{PgConnection, Postgres, Transaction};
 
 use super::TaskContext;
 use super::memo::{Met, Stop};
-use super::step::{encoded, replayed};
+use super::step::encoded;
 use crate::db::{Fault, Patience, fault};
 use crate::error::Error;
 
@@ -87,7 +87,7 @@ impl TaskContext {
     {
         async move {
             if let Some(recorded) = met? {
-                return replayed(&key, &recorded);
+                return Ok(self.replayed(&key, kind, &recorded).await);
             }
             self.go_on().await?;
             // Each would hold a connection and wait for another one.

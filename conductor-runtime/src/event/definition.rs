@@ -5,8 +5,9 @@ use serde_json::Value;
 
 use super::{Event, FromEvent};
 use crate::codec;
-use crate::error::{Error, permanent};
+use crate::error::permanent;
 use crate::task::{Place, Task};
+use crate::unreadable::{Unreadable, read};
 
 /// All that `#[event]` knows of an event; collected at link time, stored in `conductor.event_types`.
 #[derive(Clone, Copy)]
@@ -24,7 +25,7 @@ pub struct EventDefinition {
     /// The package that declares the event.
     pub package: &'static str,
     pub(crate) schema: fn() -> schemars::Schema,
-    pub(crate) check: fn(&str) -> serde_json::Result<()>,
+    pub(crate) check: fn(&str) -> std::result::Result<(), String>,
 }
 
 impl EventDefinition {
@@ -38,7 +39,7 @@ impl EventDefinition {
             place,
             package,
             schema: codec::schema_of::<E>,
-            check: |json| serde_json::from_str::<E>(json).map(drop),
+            check: |json| read::<E>(json).map(drop),
         }
     }
 
@@ -98,8 +99,9 @@ impl SubscriptionDefinition {
             filter: None,
             schema: codec::schema_of::<E>,
             convert: |json| {
-                let event: E = serde_json::from_str(json)
-                    .map_err(|error| permanent(Error::event(E::NAME, error).into()))?;
+                let event: E = read(json).map_err(|reason| {
+                    Unreadable::new(format!("the event {:?}", E::NAME), reason)
+                })?;
                 codec::encode_payload::<T>(&T::Payload::from_event(event))
                     .map_err(|error| permanent(error.into()))
             },

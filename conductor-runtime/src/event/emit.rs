@@ -13,6 +13,7 @@ use crate::codec;
 use crate::db::{Batcher, Database, Fault, OUTAGE, Patience, fault, no_answer, take_message};
 use crate::error::{Error, Result};
 use crate::registry::check_name;
+use crate::unreadable::read;
 
 /// Most events in one statement.
 const MAX_ROWS: usize = 1000;
@@ -54,9 +55,9 @@ impl NewEvent {
         let known = super::EventDefinition::all().find(|event| event.name == name);
         match known {
             Some(event) => (event.check)(payload),
-            None => serde_json::from_str::<serde::de::IgnoredAny>(payload).map(drop),
+            None => read::<serde::de::IgnoredAny>(payload).map(drop),
         }
-        .map_err(|error| refuse(error.to_string()))?;
+        .map_err(refuse)?;
         Self::encoded(name, payload.to_owned())
     }
 

@@ -5,8 +5,9 @@ use serde_json::Value;
 
 use super::{FromRowChange, Row, RowChange, RowOp, TableName};
 use crate::codec;
-use crate::error::{Error, permanent};
+use crate::error::permanent;
 use crate::task::Task;
+use crate::unreadable::{Unreadable, read};
 
 /// Changes of a table's rows that start executions of a task, declared with `on_insert`, `on_update` or
 /// `on_delete`.
@@ -38,15 +39,8 @@ impl RowTriggerDefinition {
             columns: &[],
             filter: None,
             convert: |json| {
-                let change: RowChange<R> = serde_json::from_str(json).map_err(|error| {
-                    let reason = format!("the row is no {}: {error}", short(type_name::<R>()));
-                    permanent(
-                        Error::Payload {
-                            task: T::NAME.to_owned(),
-                            reason,
-                        }
-                        .into(),
-                    )
+                let change: RowChange<R> = read(json).map_err(|reason| {
+                    Unreadable::new(format!("the row as a {}", short(type_name::<R>())), reason)
                 })?;
                 codec::encode_payload::<T>(&T::Payload::from_row_change(change))
                     .map_err(|error| permanent(error.into()))

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Task;
 use crate::codec;
 use crate::context::BatchContext;
+use crate::unreadable::Unreadable;
 
 /// The code behind a [`Task`] whose executions run together; implemented by `#[task(batch(…))]`,
 /// called by the worker.
@@ -54,7 +55,7 @@ pub(crate) type ErasedBatch<'a> =
 /// What the payloads of a batch are.
 pub(crate) struct Decoded {
     /// For each payload why it cannot be read; none where it can.
-    pub(crate) refused: Vec<Option<anyhow::Error>>,
+    pub(crate) refused: Vec<Option<Unreadable>>,
     pub(crate) items: Box<dyn DecodedItems>,
 }
 
@@ -86,7 +87,7 @@ fn decode<T: BatchHandler>(payloads: &[String]) -> Decoded {
                 items.push(item);
                 None
             }
-            Err(error) => Some(error),
+            Err(unreadable) => Some(unreadable),
         });
     Decoded {
         refused: refused.collect(),

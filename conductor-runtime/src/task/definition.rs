@@ -12,6 +12,7 @@ use crate::codec;
 use crate::context::TaskContext;
 use crate::event::SubscriptionDefinition;
 use crate::row::RowTriggerDefinition;
+use crate::unreadable::read;
 
 /// A running attempt with its output already encoded.
 pub type ErasedFuture<'a> = Pin<Box<dyn Future<Output = anyhow::Result<String>> + Send + 'a>>;
@@ -103,8 +104,9 @@ pub struct TaskDefinition {
     pub states: &'static [StateNeed],
     pub(crate) payload_schema: fn() -> schemars::Schema,
     pub(crate) output_schema: fn() -> schemars::Schema,
-    pub(crate) check_payload: fn(&str) -> Result<(), serde_json::Error>,
-    pub(crate) check_output: fn(&str) -> Result<(), serde_json::Error>,
+    pub(crate) check_payload: fn(&str) -> Result<(), String>,
+    pub(crate) unknown_name: fn(&str) -> Option<String>,
+    pub(crate) check_output: fn(&str) -> Result<(), String>,
     pub(crate) runner: Runner,
 }
 
@@ -126,7 +128,10 @@ impl TaskDefinition {
             module,
             Runner::Single(|ctx, payload| {
                 Box::pin(async move {
-                    let payload = codec::decode_payload::<T>(payload)?;
+                    let payload = match codec::decode_payload::<T>(payload) {
+                        Ok(payload) => payload,
+                        Err(unreadable) => ctx.leave(unreadable).await,
+                    };
                     let output = T::call(ctx, payload).await?;
                     codec::encode_output::<T>(&output)
                 })
@@ -173,7 +178,8 @@ impl TaskDefinition {
             payload_schema: codec::schema_of::<T::Payload>,
             output_schema: codec::schema_of::<T::Output>,
             check_payload: |json| codec::decode::<T::Payload>(json).map(drop),
-            check_output: |json| serde_json::from_str::<T::Output>(json).map(drop),
+            unknown_name: codec::unknown_name::<T::Payload>,
+            check_output: |json| read::<T::Output>(json).map(drop),
             runner,
         }
     }
@@ -309,13 +315,23 @@ impl TaskDefinition {
         (self.output_schema)().to_value()
     }
 
-    /// Whether the handler could read this payload, and if not, why.
-    pub fn check_payload(&self, json: &str) -> Result<(), serde_json::Error> {
+    /// Whether an invoke may have this payload, and if not, why. As [`check_payload`](Self::check_payload), but
+    /// a payload of arguments may have no names that the task does not know.
+    pub fn check_given(&self, json: &str) -> Result<(), String> {
+        match self.check_payload(json) {
+            Ok(()) => (self.unknown_name)(json).map_or(Ok(()), Err),
+            // A misspelt name leaves another one missing.
+            Err(error) => Err((self.unknown_name)(json).unwrap_or(error)),
+        }
+    }
+
+    /// Whether the handler could read this payload where it is stored, and if not, why.
+    pub fn check_payload(&self, json: &str) -> Result<(), String> {
         (self.check_payload)(json)
     }
 
     /// Whether who waits for the result could read this output, and if not, why.
-    pub fn check_output(&self, json: &str) -> Result<(), serde_json::Error> {
+    pub fn check_output(&self, json: &str) -> Result<(), String> {
         (self.check_output)(json)
     }
 }

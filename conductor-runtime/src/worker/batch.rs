@@ -5,7 +5,7 @@ use std::task::Poll;
 
 use tokio_util::sync::CancellationToken;
 
-use super::execute::{Surroundings, converted, panic_text};
+use super::execute::{Surroundings, converted, not_converted, panic_text};
 use super::fetch::Claimed;
 use super::outcome::End;
 use crate::context::{BatchContext, BatchItem};
@@ -22,11 +22,17 @@ pub(super) async fn batch_attempt(
 ) -> Vec<End> {
     let mut payloads = Vec::with_capacity(claimed.len());
     let mut items = Vec::with_capacity(claimed.len());
+    let mut refused = Vec::with_capacity(claimed.len());
     for (claimed, cancel) in claimed.into_iter().zip(cancels) {
         let trigger = Trigger::read(claimed.trigger.as_deref());
-        // One that cannot be converted is refused as it is, with the reason.
-        let payload = converted(task, &trigger, claimed.trigger.as_deref(), &claimed.payload);
-        payloads.push(payload.ok().flatten().unwrap_or(claimed.payload));
+        match converted(task, &trigger, claimed.trigger.as_deref(), &claimed.payload) {
+            Ok(payload) => payloads.push(payload.unwrap_or(claimed.payload)),
+            Err(error) => {
+                refused.push(Some(not_converted(error)));
+                continue;
+            }
+        }
+        refused.push(None);
         items.push(BatchItem {
             execution_id: claimed.id,
             attempt: u32::try_from(claimed.attempt).unwrap_or(1),
@@ -36,10 +42,15 @@ pub(super) async fn batch_attempt(
     }
     let decoded = (batch.decode)(&payloads);
     drop(payloads);
+    // Those that were converted are decoded, in their order.
+    let open = refused.iter_mut().filter(|end| end.is_none());
+    for (end, unreadable) in open.zip(&decoded.refused) {
+        *end = unreadable.as_ref().map(End::unreadable);
+    }
     let items = items.into_iter().zip(&decoded.refused);
     let context = BatchContext {
         items: items
-            .filter_map(|(item, refused)| refused.is_none().then_some(item))
+            .filter_map(|(item, unreadable)| unreadable.is_none().then_some(item))
             .collect(),
         states: surroundings.states,
     };
@@ -64,12 +75,9 @@ pub(super) async fn batch_attempt(
         };
     }
     let mut ends = ends.into_iter();
-    let refused = decoded.refused.into_iter();
     refused
-        .filter_map(|refused| match refused {
-            Some(error) => Some(End::of(Err(error))),
-            None => ends.next(),
-        })
+        .into_iter()
+        .filter_map(|end| end.or_else(|| ends.next()))
         .collect()
 }
 

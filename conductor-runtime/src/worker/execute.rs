@@ -13,12 +13,13 @@ use super::fetch::Claimed;
 use super::outcome::End;
 use super::window::Windows;
 use crate::codec::MAX_RECORDS_BYTES;
-use crate::context::{Blocked, Durable, Memo, Stop, TaskContext, Wait, Waiting, size};
+use crate::context::{Blocked, Durable, Memo, Stop, TaskContext, Unloadable, Wait, Waiting, size};
 use crate::error::{Verdict, verdict};
 use crate::event::SubscriptionDefinition;
 use crate::orchestrator::computed;
 use crate::row::RowTriggerDefinition;
 use crate::task::{CronTick, ErasedFuture, RunSingle, States, TaskDefinition, Trigger};
+use crate::unreadable::Unreadable;
 
 /// What every attempt of a worker is given.
 #[derive(Debug, Clone)]
@@ -42,12 +43,18 @@ pub(super) async fn attempt(
     // Its text goes, as the values are copies.
     let memo = match Memo::load(claimed.memo.take().as_deref()) {
         Ok(memo) => memo,
-        Err(reason) => return (Some(End::permanent(&reason)), started.elapsed()),
+        Err(Unloadable::TooMany(reason)) => {
+            return (Some(End::permanent(&reason)), started.elapsed());
+        }
+        Err(Unloadable::Unreadable(reason)) => {
+            let unreadable = Unreadable::new("its records", reason);
+            return (Some(End::unreadable(&unreadable)), started.elapsed());
+        }
     };
     let trigger = Trigger::read(claimed.trigger.as_deref());
     let payload = match converted(task, &trigger, claimed.trigger.as_deref(), &claimed.payload) {
         Ok(payload) => payload.unwrap_or(claimed.payload),
-        Err(error) => return (Some(End::of(Err(error))), started.elapsed()),
+        Err(error) => return (Some(not_converted(error)), started.elapsed()),
     };
     let context = TaskContext {
         execution_id: claimed.id,
@@ -69,7 +76,10 @@ pub(super) async fn attempt(
         Some(timeout) => tokio::select! {
             biased;
             end = handler => end,
-            () = clock.pass(timeout) => Some(End::timed_out(timeout)),
+            () = clock.pass(timeout) => Some(match context.memo.stopped() {
+                Some(Stop::Unreadable(unreadable)) => End::unreadable(&unreadable),
+                _ => End::timed_out(timeout),
+            }),
         },
     };
     (end, started.elapsed())
@@ -107,11 +117,12 @@ pub(crate) fn converted(
             .map(|subscription| (subscription.convert)(payload))
             .transpose(),
         Trigger::Schedule { name, scheduled_at } if Trigger::lacks_payload(stored_trigger) => {
-            let cron = task.crons.iter().find(|cron| cron.name == name);
-            let made = match cron {
-                Some(cron) => computed(cron, CronTick::new(name, *scheduled_at)),
-                None => Err("the code has this schedule no longer".to_owned()),
+            let Some(cron) = task.crons.iter().find(|cron| cron.name == name) else {
+                let what = format!("the tick of the schedule {name:?}");
+                let reason = "its code, which makes the payload, has no such schedule";
+                return Err(Unreadable::new(what, reason).into());
             };
+            let made = computed(cron, CronTick::new(name, *scheduled_at));
             made.map(Some).map_err(|reason| {
                 anyhow::anyhow!("schedule {name:?} makes no payload of this tick: {reason}")
             })
@@ -122,6 +133,14 @@ pub(crate) fn converted(
                 .transpose()
         }
         _ => Ok(None),
+    }
+}
+
+/// What comes of an execution whose payload was not made of what started it.
+pub(super) fn not_converted(error: anyhow::Error) -> End {
+    match error.downcast_ref() {
+        Some(unreadable) => End::unreadable(unreadable),
+        None => End::of(Err(error)),
     }
 }
 
@@ -168,6 +187,7 @@ fn stopped(stop: Stop) -> Option<End> {
     match stop {
         Stop::Fatal(text) => Some(End::permanent(&text)),
         Stop::Released => Some(End::Released),
+        Stop::Unreadable(unreadable) => Some(End::unreadable(&unreadable)),
         Stop::Closed(until) => Some(End::Postponed(until)),
         Stop::Lost => None,
     }

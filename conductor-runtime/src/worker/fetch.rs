@@ -211,6 +211,16 @@ pub(super) async fn finish_and_claim(
             .await?;
         session.separate().await?;
     }
+    if !columns.unreadable_ids.is_empty() {
+        sqlx::query("select conductor.leave_unreadable($1, $2, $3, $4)")
+            .bind(ask.orchestrator)
+            .bind(&columns.unreadable_ids)
+            .bind(&columns.unreadable_claims)
+            .bind(&columns.unreadable_reasons)
+            .execute(&mut **session)
+            .await?;
+        session.separate().await?;
+    }
     if !columns.suspended.ids.is_empty() {
         columns.suspended.write(session).await?;
         session.separate().await?;

@@ -31,6 +31,9 @@ pub(super) struct Columns<'o> {
     pub(super) postponed_ids: Vec<Uuid>,
     pub(super) postponed_claims: Vec<i32>,
     pub(super) postponed_until: Vec<DateTime<Utc>>,
+    pub(super) unreadable_ids: Vec<Uuid>,
+    pub(super) unreadable_claims: Vec<i32>,
+    pub(super) unreadable_reasons: Vec<&'o str>,
     pub(super) suspended: Suspensions<'o>,
 }
 
@@ -68,6 +71,11 @@ impl<'o> Columns<'o> {
                     columns.postponed_ids.push(outcome.id);
                     columns.postponed_claims.push(outcome.claim);
                     columns.postponed_until.push(*until);
+                }
+                End::Unreadable(reason) => {
+                    columns.unreadable_ids.push(outcome.id);
+                    columns.unreadable_claims.push(outcome.claim);
+                    columns.unreadable_reasons.push(reason);
                 }
             }
         }
@@ -379,7 +387,7 @@ async fn narrow_down(
                         one.end = End::permanent(&format!("{REFUSED}: {error}"));
                         parts.push(part);
                     }
-                    End::Failed { .. } | End::Released | End::Postponed(_) => {
+                    End::Failed { .. } | End::Released | End::Postponed(_) | End::Unreadable(_) => {
                         tracing::error!(execution = %one.id, %error, "an outcome cannot be written");
                         refused.append(&mut part);
                     }

@@ -13,6 +13,7 @@ mod fetch;
 mod flush;
 mod gathering;
 mod lanes;
+mod left;
 mod locked;
 mod outcome;
 mod pace;

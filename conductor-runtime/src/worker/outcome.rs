@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::context::Waiting;
 use crate::error::{Verdict, verdict};
+use crate::unreadable::Unreadable;
 
 /// Longest error text that is stored.
 const MAX_ERROR_BYTES: usize = 16 * 1024;
@@ -57,6 +58,8 @@ pub(super) enum End {
     Released,
     /// As released, but not before its task's window opens.
     Postponed(DateTime<Utc>),
+    /// As released, but for a build that can read what this one cannot; why.
+    Unreadable(String),
 }
 
 impl Outcome {
@@ -95,6 +98,7 @@ impl End {
                 let withdrawn = waiting.withdrawn.iter().map(|key| 32 + key.len());
                 waits.chain(withdrawn).sum()
             }
+            Self::Unreadable(reason) => reason.len(),
             Self::Released | Self::Postponed(_) => 0,
         }
     }
@@ -116,6 +120,10 @@ impl End {
             error: storable(text),
             verdict: Verdict::Permanent,
         }
+    }
+
+    pub(super) fn unreadable(unreadable: &Unreadable) -> Self {
+        Self::Unreadable(storable(&unreadable.to_string()))
     }
 
     pub(super) fn of(result: anyhow::Result<String>) -> Self {

@@ -16,6 +16,7 @@ use super::control::{Control, Phase, Signals};
 use super::execute::Surroundings;
 use super::fetch::{Claimed, Seen};
 use super::flush::Returned;
+use super::left::Left;
 use super::locked::Locked;
 use super::outcome::{End, Outcome, Unwritten};
 use super::pace::Pace;
@@ -62,6 +63,7 @@ pub(crate) struct Pipeline {
     outcomes: Vec<Outcome>,
     /// What they and those that are on their way have together.
     unwritten: Unwritten,
+    left: Left,
     trips: JoinSet<Returned>,
     /// The last trip's session, for the next one where that follows at once.
     spare: Option<Session>,
@@ -151,6 +153,7 @@ impl Pipeline {
             running: HashMap::new(),
             outcomes: Vec::new(),
             unwritten: Unwritten::default(),
+            left: Left::default(),
             trips: JoinSet::new(),
             spare: None,
             asked: 0,

@@ -72,6 +72,9 @@ fn stuck_note(stuck: Stuck) -> String {
 /// What else one wants to know at a glance.
 fn note(info: &ExecutionInfo, now: DateTime<Utc>) -> String {
     let due = info.run_at.filter(|at| *at > now);
+    if let Some(reason) = &info.unreadable {
+        return output::line(reason, 60);
+    }
     match (info.state, due, &info.error) {
         (_, Some(at), _) if info.postponed => output::window(at, now),
         (Status::Pending, Some(at), None) => format!("due {}", output::relative(at, now)),
@@ -122,6 +125,7 @@ pub(super) fn members(info: &ExecutionInfo, more: Vec<(&str, String)>) -> String
         ("trigger", text(serde_json::json!(info.trigger))),
         ("postponed", info.postponed.to_string()),
         ("event", text(serde_json::json!(info.event))),
+        ("unreadable", text(serde_json::json!(info.unreadable))),
         ("payload", raw(Some(&info.payload))),
         ("output", raw(info.output.as_deref())),
         ("error", text(serde_json::json!(info.error))),

@@ -195,6 +195,9 @@ impl Pipeline {
             self.look();
             return;
         };
+        if let End::Unreadable(reason) = &end {
+            self.left.tell(task, member.id, reason);
+        }
         self.keep(member.id, member.claim, member.parent, end);
     }
 }
