@@ -62,6 +62,7 @@ mod dynamic_schedules;
 mod refused_schedules;
 mod race;
 mod withdrawn;
+mod rolling;
 mod window_ends;
 mod windows;
 mod step_options;

@@ -122,8 +122,10 @@ impl Expansion<'_> {
             )]
             // Behind the derive, whose helper it may contain.
             #about
-            #[serde(crate = #serde, deny_unknown_fields)]
-            #[schemars(crate = #schemars)]
+            // Names that it does not know are those of a newer build, where they are stored; who invokes
+            // may have misspelt one, and learns it by the schema.
+            #[serde(crate = #serde)]
+            #[schemars(crate = #schemars, deny_unknown_fields)]
             #vis struct #name { #(#fields,)* }
         }
     }
