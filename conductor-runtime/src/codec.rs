@@ -1,4 +1,4 @@
-//! JSON in and out of the database, and what Postgres would refuse, found before it is sent.
+//! JSON in and out of the database.
 
 mod fields;
 
@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+pub(crate) use crate::storable::check_storable;
 use crate::task::Task;
 use crate::unreadable::{Unreadable, read};
 
@@ -118,46 +119,6 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> std::result::Result<St
     Ok(json)
 }
 
-/// Refuses JSON that Postgres would refuse, or that could not be read back.
-///
-/// The text must be valid JSON; only size, depth and NUL characters are looked at.
-pub fn check_storable(json: &str) -> std::result::Result<(), String> {
-    if json.len() > MAX_JSON_BYTES {
-        return Err(format!(
-            "it has {} bytes of JSON and the limit is {MAX_JSON_BYTES}; store the data elsewhere and pass a reference",
-            json.len()
-        ));
-    }
-    let bytes = json.as_bytes();
-    let (mut depth, mut deepest, mut at, mut in_string) = (0usize, 0usize, 0, false);
-    while let Some(&byte) = bytes.get(at) {
-        match (in_string, byte) {
-            (true, b'\\') => {
-                if bytes[at + 1..].starts_with(b"u0000") {
-                    return Err(format!(
-                        "a string holds the character U+0000 (byte {at} of the JSON), which Postgres cannot store; send such data as base64"
-                    ));
-                }
-                at += 1;
-            }
-            (_, b'"') => in_string = !in_string,
-            (false, b'[' | b'{') => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            (false, b']' | b'}') => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        at += 1;
-    }
-    if deepest > MAX_JSON_DEPTH {
-        return Err(format!(
-            "it nests {deepest} levels deep and the limit is {MAX_JSON_DEPTH}"
-        ));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -168,14 +129,6 @@ mod tests {
         assert!(encode("a\0b").unwrap_err().contains("U+0000"));
         assert_eq!(encode("a\\u0000").unwrap(), r#""a\\u0000""#);
         assert_eq!(encode("quote \" then [").unwrap(), r#""quote \" then [""#);
-    }
-
-    #[test]
-    fn depth_and_size_are_limited() {
-        let deep = |n: usize| "[".repeat(n) + &"]".repeat(n);
-        assert!(check_storable(&deep(MAX_JSON_DEPTH)).is_ok());
-        assert!(check_storable(&deep(MAX_JSON_DEPTH + 1)).is_err());
-        assert!(check_storable(&format!("\"{}\"", "x".repeat(MAX_JSON_BYTES))).is_err());
     }
 
     #[test]

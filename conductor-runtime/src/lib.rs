@@ -15,6 +15,7 @@ mod worker;
 pub mod context;
 
 pub mod codec;
+mod storable;
 pub mod error;
 mod unreadable;
 pub mod db;
