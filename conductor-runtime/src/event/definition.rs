@@ -1,3 +1,4 @@
+use std::any::TypeId;
 use std::fmt;
 use std::time::Duration;
 
@@ -84,6 +85,8 @@ pub struct SubscriptionDefinition {
     pub filter: Option<fn() -> Value>,
     /// Makes the payload's JSON of the event's.
     pub convert: fn(&str) -> anyhow::Result<String>,
+    /// Whether the event is the task's payload, as it is.
+    pub(crate) is_payload: fn() -> bool,
     schema: fn() -> schemars::Schema,
 }
 
@@ -97,6 +100,7 @@ impl SubscriptionDefinition {
             event: E::NAME,
             event_version: E::VERSION,
             filter: None,
+            is_payload: || TypeId::of::<E>() == TypeId::of::<T::Payload>(),
             schema: codec::schema_of::<E>,
             convert: |json| {
                 let event: E = read(json).map_err(|reason| {

@@ -117,7 +117,10 @@ fn timing_faults(task: &TaskDefinition) -> Vec<String> {
     let schema = (!task.limits.is_empty()).then(|| task.payload_schema());
     let limits = (task.limits.iter()).map(|limit| {
         let schema = schema.as_ref().unwrap_or(&serde_json::Value::Null);
-        ("limit", limit.check(schema))
+        (
+            "limit",
+            limit.check(schema).and_then(|()| limit.check_starts(task)),
+        )
     });
     // Limits count executions one by one, and a batch takes what it has gathered.
     let batch = (task.batch().is_some() && !task.limits.is_empty())

@@ -1,4 +1,4 @@
-use std::any::type_name;
+use std::any::{TypeId, type_name};
 use std::fmt;
 
 use serde_json::Value;
@@ -23,6 +23,8 @@ pub struct RowTriggerDefinition {
     pub filter: Option<fn() -> Value>,
     /// Makes the payload's JSON of the change's.
     pub convert: fn(&str) -> anyhow::Result<String>,
+    /// Whether the change is the task's payload, as it is.
+    pub(crate) is_payload: fn() -> bool,
     pub(crate) schema: fn() -> schemars::Schema,
     pub(crate) row: fn() -> &'static str,
 }
@@ -45,6 +47,7 @@ impl RowTriggerDefinition {
                 codec::encode_payload::<T>(&T::Payload::from_row_change(change))
                     .map_err(|error| permanent(error.into()))
             },
+            is_payload: || TypeId::of::<RowChange<R>>() == TypeId::of::<T::Payload>(),
             schema: codec::schema_of::<R>,
             row: || short(type_name::<R>()),
         }

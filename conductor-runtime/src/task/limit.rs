@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::TaskDefinition;
 use crate::codec::unknown_field;
 
 /// How many executions of a task, or of one key in its payloads, run at once or start in an
@@ -63,6 +64,28 @@ impl LimitDefinition {
             LimitKind::Rate { per } => ("rate", Some(per.as_secs_f64() * 1e3)),
         };
         json!({"kind": kind, "amount": self.amount, "path": self.path, "per_ms": per})
+    }
+
+    /// Why the key cannot be found in what starts executions of this task beside invokes: until it
+    /// runs, an execution has the event or the change itself for its payload.
+    pub(crate) fn check_starts(&self, task: &TaskDefinition) -> Result<(), String> {
+        if self.path.is_empty() {
+            return Ok(());
+        }
+        let events = task.subscriptions.iter().filter(|s| !(s.is_payload)());
+        let events = events.map(|s| format!("event {:?}", s.event));
+        let rows = task.row_triggers.iter().filter(|r| !(r.is_payload)());
+        let rows = rows.map(|r| format!("the {} in {:?}", r.op, r.table));
+        match events.chain(rows).next() {
+            None => Ok(()),
+            Some(what) => Err(format!(
+                "the key `payload.{}` of a limit cannot be found in executions that {what} starts: \
+                 they count before the payload is made with `From`. Limit the task without a key, \
+                 give it the event itself as its payload, or start by the event a task without \
+                 limits that invokes this one",
+                self.path.join(".")
+            )),
+        }
     }
 
     /// Why the key cannot be found in payloads of this schema.
