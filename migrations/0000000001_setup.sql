@@ -375,6 +375,102 @@ create table conductor.schedules (
 create index schedules_next on conductor.schedules (next_at) where not paused and fault is null;
 create index schedules_retired on conductor.schedules (id) where retired;
 
+-- Stored JSON is of type json, which holds what its functions refuse to read: U+0000 and halves of surrogate
+-- pairs as \u escapes, escapes of characters that the database's encoding lacks, numbers beyond numeric,
+-- thousands of levels. One such row must not fail a statement over many, so nothing looks into a column but
+-- by the functions below. What is short and has no escapes is read in the caller's plan (these are
+-- inlined, hence their form); the rest in a block that catches errors.
+create function conductor.is_plain(p_json json) returns boolean
+language sql stable parallel safe
+return pg_column_size(p_json) < 2000 and pg_column_compression(p_json) is null and strpos(p_json::text, '\u') = 0;
+
+-- Why Postgres cannot read it, in its own words; null where it can.
+create function conductor.json_fault(p_json json) returns text
+language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_detail text;
+begin
+    perform p_json #>> '{}';
+    perform p_json::jsonb;
+    return null;
+exception when data_exception or program_limit_exceeded or feature_not_supported then
+    get stacked diagnostics v_detail = pg_exception_detail;
+    return sqlerrm || coalesce(': ' || nullif(v_detail, ''), '');
+end
+$$;
+
+create function conductor.careful_jsonb(p_json json) returns jsonb
+language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return p_json::jsonb;
+exception when data_exception or program_limit_exceeded or feature_not_supported then
+    return null;
+end
+$$;
+
+-- JSON for filters; null where they could not read it.
+create function conductor.as_jsonb(p_json json) returns jsonb
+language sql stable parallel safe
+return case when conductor.is_plain(p_json) and p_json::text !~ '[eE][-+]?[0-9]{5}' then p_json::jsonb
+            else conductor.careful_jsonb(p_json) end;
+
+-- The key of executions whose payload cannot be read: they share a lane, and the worker fails them.
+create function conductor.unreadable() returns text
+language sql immutable parallel safe
+return chr(1) || 'unreadable';
+
+create function conductor.careful_key(p_json json, p_path text[]) returns text
+language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- Without a path, too, as it tells whether the payload can be read.
+    perform p_json #>> '{}';
+    return p_json #>> p_path;
+exception when data_exception or program_limit_exceeded or feature_not_supported then
+    return conductor.unreadable();
+end
+$$;
+
+-- The key of a limit in a payload.
+create function conductor.lane_key(p_json json, p_path text[]) returns text
+language sql stable parallel safe
+return case when conductor.is_plain(p_json) then p_json #>> p_path else conductor.careful_key(p_json, p_path) end;
+
+-- A record of ours has what is asked of it in front of what was given to us.
+create function conductor.careful_field(p_record json, p_name text) returns text
+language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_found text[];
+begin
+    return p_record ->> p_name;
+exception when data_exception or program_limit_exceeded or feature_not_supported then
+    v_found := regexp_match(left(p_record::text, 1000),
+        '^\{(?:"\w+"\s*:\s*(?:"[^"\\]*"|-?\d+|null)\s*,\s*)*"' || p_name || '"\s*:\s*(?:"([^"\\]*)"|(-?\d+))');
+    return coalesce(v_found[1], v_found[2]);
+end
+$$;
+
+-- A field of the record of a step (the end of a child, an event that came), whatever else is in it.
+create function conductor.json_field(p_record json, p_name text) returns text
+language sql stable parallel safe
+return case when conductor.is_plain(p_record) then p_record ->> p_name
+            else conductor.careful_field(p_record, p_name) end;
+
+-- A text as an id; null where it is none.
+create function conductor.as_uuid(p_text text) returns uuid
+language sql immutable parallel safe
+return case when p_text ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then p_text::uuid end;
+
+-- A time that clients can hold: those of Rust know the years 1 to 9999.
+create function conductor.shown(p_at timestamptz) returns timestamptz
+language sql immutable parallel safe
+return case when p_at > '9999-12-31 23:59:59.999999+00'::timestamptz then '9999-12-31 23:59:59.999999+00'::timestamptz
+            when p_at < '0001-01-01 00:00:00+00'::timestamptz then '0001-01-01 00:00:00+00'::timestamptz
+            else p_at end;
+
 -- Both kinds of executions, for people; each with the same columns.
 create view conductor.live as
 select l.id, t.name as task, q.name as queue, l.state::text as state, l.priority,

@@ -57,6 +57,50 @@ begin
 end
 $$;
 
+-- Whether a call can be stored, run and shown. Inlined, as conductor.is_plain.
+create function conductor.is_invoke(p_id uuid, p_payload text, p_run_at timestamptz, p_delay_ms bigint) returns boolean
+language sql immutable parallel safe
+return p_id is not null and p_payload is not null and octet_length(p_payload) <= 16777216
+   and (p_run_at is null
+        or p_run_at between '0001-01-01 00:00:00+00'::timestamptz and '9999-12-31 23:59:59.999999+00'::timestamptz)
+   and (p_delay_ms is null or p_delay_ms between 0 and 31557600000000)
+   and (strpos(p_payload, '\u') = 0 or conductor.json_fault(p_payload::json) is null);
+
+-- What is wrong with a call that is not so.
+create function conductor.refuse_invoke(
+    p_n bigint, p_id uuid, p_payload text, p_run_at timestamptz, p_delay_ms bigint,
+    p_key text, p_throttle_ms bigint, p_debounce_ms bigint) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    c_longest constant bigint := 31557600000000;
+    v_fault text;
+begin
+    v_fault := case
+        when p_id is null then 'its id is null'
+        when p_payload is null then 'its payload is null; JSON''s null is the text ''null'''
+        when octet_length(p_payload) > 16777216
+            then format('its payload has %s bytes and the limit is 16777216; store the data elsewhere and pass a reference',
+                        octet_length(p_payload))
+        when p_run_at not between '0001-01-01 00:00:00+00' and '9999-12-31 23:59:59.999999+00'
+            then format('run_at %s lies outside the years 1 to 9999', p_run_at)
+        when p_delay_ms not between 0 and c_longest
+            then format('a delay of %s ms is negative or longer than 1000 years', p_delay_ms)
+        when octet_length(p_key) not between 1 and 200
+            then format('a dedupe key has 1 to 200 bytes, not %s', octet_length(p_key))
+        when p_throttle_ms not between 1 and c_longest
+            then format('a throttle of %s ms is shorter than a millisecond or longer than 1000 years', p_throttle_ms)
+        when p_debounce_ms not between 1 and c_longest
+            then format('a debounce of %s ms is shorter than a millisecond or longer than 1000 years', p_debounce_ms)
+        when p_throttle_ms is not null and p_debounce_ms is not null
+            then 'throttle lets the first call through and debounce the last one; give one of them'
+        when p_debounce_ms is not null
+            then 'debounce says when the execution is due; give no run_at or delay with it'
+        else format('Postgres cannot read its payload: %s', conductor.json_fault(p_payload::json)) end;
+    raise exception 'call % cannot be stored: %', p_n, v_fault using errcode = 'CD002';
+end
+$$;
+
 -- Invokes, of any kind and number. Gives in their order the executions and what came of each call:
 -- created, replaced, existing or throttled; null where all were created as asked.
 create function conductor.invoke_many(
@@ -65,14 +109,37 @@ create function conductor.invoke_many(
     p_keys text[] default null, p_throttle_ms bigint[] default null, p_debounce_ms bigint[] default null,
     out ids uuid[], out came_of text[])
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_mergejoin = off set enable_nestloop = off
+set jit = off
 as $$
 declare
     v_now timestamptz;
-    v_count bigint;
+    v_count bigint := cardinality(p_ids);
     v_queues integer[];
 begin
+    -- Roles of other languages call this, so it checks as `invoke` does.
+    if cardinality(p_tasks) is distinct from v_count or cardinality(p_payloads) is distinct from v_count
+       or cardinality(p_run_at) is distinct from v_count or cardinality(p_delay_ms) is distinct from v_count
+       or cardinality(p_priorities) is distinct from v_count
+       or p_keys is not null and (cardinality(p_keys) is distinct from v_count
+                                  or cardinality(p_throttle_ms) is distinct from v_count
+                                  or cardinality(p_debounce_ms) is distinct from v_count) then
+        raise exception 'the arrays of invoke_many have different lengths: each has one element a call'
+            using errcode = 'CD002';
+    end if;
     if p_keys is not null then
+        perform conductor.refuse_invoke(g.n, g.id, g.payload, g.run_at, g.delay_ms, g.key, g.throttle_ms, g.debounce_ms)
+           from unnest(p_ids, p_payloads, p_run_at, p_delay_ms, p_keys, p_throttle_ms, p_debounce_ms) with ordinality
+                as g(id, payload, run_at, delay_ms, key, throttle_ms, debounce_ms, n)
+          where not conductor.is_invoke(g.id, g.payload, g.run_at, g.delay_ms)
+             or octet_length(g.key) not between 1 and 200
+             or g.throttle_ms not between 1 and 31557600000000 or g.debounce_ms not between 1 and 31557600000000
+             or g.debounce_ms is not null and (g.throttle_ms is not null or g.run_at is not null or g.delay_ms is not null);
+        -- One whose id is there already is the same call again.
+        p_again := p_again or exists (
+            select from unnest(p_ids) as g(id)
+             where (select true from conductor.live_executions l where l.id = g.id limit 1)
+                or (select true from conductor.finished_executions f where f.id = g.id limit 1));
         -- Behind somebody's open transaction it ends soon, so that its caller brings the others alone.
         if not p_in_transaction then
             perform set_config('lock_timeout', '250ms', true);
@@ -102,7 +169,9 @@ begin
                t.queue_id, t.id, coalesce(g.priority, t.priority), g.payload::json
           from given g
           join conductor.tasks t on t.name = g.task
-         where not (p_again and exists (select from conductor.finished_executions f where f.id = g.id))
+         where conductor.is_invoke(g.id, g.payload, g.run_at, g.delay_ms)
+           -- What has ended is the same call again.
+           and (select true from conductor.finished_executions f where f.id = g.id limit 1) is null
             on conflict (id) do nothing
         returning l.queue_id, l.run_at
     )
@@ -111,6 +180,10 @@ begin
       from inserted i;
 
     if v_count < cardinality(p_ids) then
+        perform conductor.refuse_invoke(g.n, g.id, g.payload, g.run_at, g.delay_ms, null, null, null)
+           from unnest(p_ids, p_payloads, p_run_at, p_delay_ms) with ordinality
+                as g(id, payload, run_at, delay_ms, n)
+          where not conductor.is_invoke(g.id, g.payload, g.run_at, g.delay_ms);
         perform conductor.refuse_unknown(p_tasks);
     end if;
     if v_queues is not null then
@@ -488,6 +561,9 @@ declare
 begin
     if task is null then
         raise exception 'the task''s name is null' using errcode = 'CD002';
+    end if;
+    if jsonb_path_exists(payload, 'strict $.**{120} ? (@.type() == "array" || @.type() == "object")') then
+        raise exception 'the payload nests more than 120 levels deep' using errcode = 'CD002';
     end if;
     -- What lies outside, infinity too, is more than clients and the arithmetic on times can hold.
     if run_at not between '0001-01-01 00:00:00+00' and '9999-12-31 23:59:59.999999+00' then

@@ -157,6 +157,8 @@ declare
     v_open_limited integer[];
     v_any_limited boolean;
     v_any_again boolean;
+    -- Those whose limit's key cannot be read: they come without payload, and with the reason as memo.
+    v_unreadable uuid[];
     v_open integer[] := '{}';
     v_open_most integer[];
     v_look integer[] := '{}';
@@ -248,8 +250,9 @@ begin
                    bool_or(d.claim > 0), array_agg(d.bytes), sum(d.bytes)
               into v_last, v_picked, v_all, v_ids, v_any_limited, v_of, v_keys, v_any_again, v_sizes, v_size
               from (select l.id, l.run_at, l.task_id, l.claim, l.bytes, l.task_id = any (v_limited) as limited,
-                           case when l.task_id = any (v_limited) then l.payload #>> case when v_paths <= 1 then v_path
-                                else v_plain_paths[array_position(v_plain, l.task_id)]::text[] end end as key
+                           case when l.task_id = any (v_limited) and (l.task_id = any (v_whole)) is not true
+                                then conductor.lane_key(l.payload, case when v_paths <= 1 then v_path
+                                     else v_plain_paths[array_position(v_plain, l.task_id)]::text[] end) end as key
                       from conductor.live_executions l
                      where l.queue_id = p_queue and l.priority = v_priority
                        and l.run_at >= coalesce(v_start, '-infinity') and l.run_at <= v_now
@@ -263,7 +266,7 @@ begin
                 select coalesce(array_agg(s.id), '{}'), array_agg(s.task_id), array_agg(s.key), bool_or(s.claim > 0),
                        array_agg(s.bytes), sum(s.bytes)
                   into v_ids, v_of, v_keys, v_any_again, v_sizes, v_size
-                  from (select o.id, o.task_id, o.claim, o.bytes, o.payload #>> v_path as key
+                  from (select o.id, o.task_id, o.claim, o.bytes, conductor.lane_key(o.payload, v_path) as key
                       from (select l.id, l.run_at, l.task_id, l.claim, l.bytes, l.payload
                               from conductor.live_executions l where l.id = any (v_ids)
                             union all
@@ -289,6 +292,13 @@ begin
                 v_ids := v_ids[1:v_fit];
                 v_of := v_of[1:v_fit];
                 v_keys := v_keys[1:v_fit];
+            end if;
+            v_unreadable := null;
+            if v_any_limited and conductor.unreadable() = any (v_keys) then
+                v_unreadable := array(
+                    select g.id from unnest(v_ids, v_of, v_keys) as g(id, task_id, key)
+                     where g.key = conductor.unreadable() and g.task_id = any (v_limited)
+                       and (g.task_id = any (v_whole)) is not true);
             end if;
             v_lane := null;
             if v_any_limited and cardinality(p_roomy) > 0 and v_open = '{}' and cardinality(v_ids) <= v_left then
@@ -345,7 +355,8 @@ begin
                        postponed = false, holds_key = l.holds_key and not l.debounced
                   from unnest(v_ids, v_lane, v_lanes, v_starts) as g(id, lane, lanes, start_ms)
                  where l.id = any (v_ids) and l.id = g.id
-                returning l.id, l.task_id, l.claim, l.failures + l.crashes + 1 as attempt, l.payload::text as payload,
+                returning l.id, l.task_id, l.claim, l.failures + l.crashes + 1 as attempt,
+                          case when l.id = any (v_unreadable) then null else l.payload::text end as payload,
                           l.run_at, coalesce(l.retry_of, l.id) as origin,
                           case when l.parent_key is not null then l.parent_id end as parent,
                           l.trigger::text as trigger,
@@ -354,7 +365,9 @@ begin
                           l.suspended_claim
             )
             select c.id, c.task_id, c.claim, c.attempt, c.payload,
-                   case when c.claim > 1 then conductor.memo(c.id, v_now, c.suspended_claim) end, c.origin,
+                   case when c.payload is null then (select conductor.json_fault(l.payload)
+                                                       from conductor.live_executions l where l.id = c.id)
+                        when c.claim > 1 then conductor.memo(c.id, v_now, c.suspended_claim) end, c.origin,
                    c.parent, c.trigger, c.lanes, null::integer[], null::integer[], null::text[], c.start_ms, null::bigint,
                    null::integer[], null::timestamptz[]
               from claimed c order by c.run_at, c.id;
@@ -460,6 +473,8 @@ begin
                (select t.queue_id from conductor.tasks t where t.id = g.task_id), g.task_id, g.priority, g.claim,
                g.failures, g.crashes, p_state, g.dedupe_key, g.trigger, g.payload, g.error
           from gone g
+            -- One of this id has ended before, so that `complete` refused it: the first end stays.
+            on conflict (id) do nothing
     ), told as (
         select count(pg_notify('conductor', 'done:' || g.id)) as n from gone g where g.watched
     )

@@ -91,8 +91,8 @@ begin
           from conductor.steps s
          where s.execution_id = execution and v_id is not null
            -- A child that did not complete is tried again, and so is an event or a row that did not come.
-           and case when s.kind = 'invoke' then s.value->>'state' = 'completed'
-                    when s.kind in ('event', 'row') then s.value->>'event' is not null else true end;
+           and case when s.kind = 'invoke' then conductor.json_field(s.value, 'state') = 'completed'
+                    when s.kind in ('event', 'row') then conductor.json_field(s.value, 'event') is not null else true end;
         insert into conductor.waits (execution_id, key, kind, group_key, wake_at)
         select v_id, w.key, w.kind, w.group_key, w.wake_at
           from conductor.waits w

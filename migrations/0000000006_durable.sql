@@ -203,19 +203,21 @@ begin
          where s.execution_id = g.execution_id and s.key = g.key and s.kind in ('event', 'row')
            and s.claim is not null
            -- What is no longer in the log could not be given to anybody.
-           and exists (select from conductor.events e where e.id = (s.value->>'event')::uuid)
-        returning s.execution_id, (s.value->>'emitted_at')::timestamptz as emitted_at
+           and exists (select from conductor.events e where e.id = conductor.as_uuid(conductor.json_field(s.value, 'event')))
+        returning s.execution_id, conductor.as_time(conductor.json_field(s.value, 'emitted_at')) as emitted_at
     )
     select array_agg(f.execution_id), array_agg(f.since) into v_freed, v_since
       from (select d.execution_id, min(d.emitted_at) as since from freed d group by d.execution_id) f;
     if v_freed is not null then
         -- That all before these was had is no longer so.
         update conductor.steps s
-           set value = json_build_object('event', s.value->'event', 'emitted_at', s.value->'emitted_at',
-                                         'payload', s.value->'payload')
+           -- In the text, as the payload may be one that cannot be read.
+           set value = regexp_replace(s.value::text, '^(\{"event" : "[^"]*", "emitted_at" : "[^"]*", )"filter" : -?\d+, ',
+                                      '\1')::json
           from unnest(v_freed, v_since) as g(execution_id, since)
          where s.execution_id = g.execution_id and s.kind in ('event', 'row')
-           and s.value->>'filter' is not null and (s.value->>'emitted_at')::timestamptz >= g.since;
+           and conductor.json_field(s.value, 'filter') is not null
+           and conductor.as_time(conductor.json_field(s.value, 'emitted_at')) >= g.since;
     end if;
     return v_freed;
 end

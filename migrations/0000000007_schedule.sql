@@ -121,6 +121,24 @@ begin
 end
 $$;
 
+-- Refuses a payload that would be of no use when the tick comes.
+create function conductor.check_payload(p_payload json) returns void
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_fault text := conductor.json_fault(p_payload);
+begin
+    if v_fault is not null then
+        raise exception 'Postgres cannot read the payload: %', v_fault using errcode = 'CD002';
+    elsif octet_length(p_payload::text) > 16777216 then
+        raise exception 'the payload has more than 16 MiB' using errcode = 'CD002',
+            hint = 'Store the data elsewhere and pass a reference.';
+    elsif jsonb_path_exists(p_payload::jsonb, 'strict $.**{120} ? (@.type() == "array" || @.type() == "object")') then
+        raise exception 'the payload nests more than 120 levels deep' using errcode = 'CD002';
+    end if;
+end
+$$;
+
 -- Makes a dynamic schedule, or replaces the one of that name:
 --     select conductor.schedule('report', 'daily', '0 9 * * *', '{"kind": "sales"}', 'Europe/Berlin');
 -- An unchanged rule keeps its beat; a paused one goes on. Ticks that the old rule owes are not lost
@@ -141,6 +159,7 @@ begin
     if overlap not in ('allow', 'skip') or overlap is null then
         raise exception 'overlap is allow or skip, not "%"', overlap using errcode = 'CD002';
     end if;
+    perform conductor.check_payload(payload);
     select t.id into v_task from conductor.tasks t where t.name = schedule.task;
     if not found then
         raise exception 'unknown task "%"', task using errcode = 'CD001';
@@ -228,6 +247,10 @@ begin
      order by s.dynamic desc limit 1;
     if not found then
         return null;
+    end if;
+    perform conductor.check_payload(trigger_schedule.payload);
+    if scheduled_at not between '0001-01-01 00:00:00+00' and '9999-12-31 23:59:59.999999+00' then
+        raise exception 'scheduled_at % lies outside the years 1 to 9999', scheduled_at using errcode = 'CD002';
     end if;
     v_payload := coalesce(trigger_schedule.payload, v_found.payload);
     if v_payload is null then

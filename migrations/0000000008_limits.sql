@@ -312,7 +312,7 @@ begin
                   join conductor.live_executions l on l.id = i.id and l.id = any (p_ids)
                   join conductor.limits c on c.task_id = l.task_id
                  cross join lateral (
-                       select case when cardinality(c.path) > 0 then coalesce(l.payload #>> c.path, 'null') end as key) o
+                       select case when cardinality(c.path) > 0 then coalesce(conductor.lane_key(l.payload, c.path), 'null') end as key) o
                  order by i.n) k;
     end if;
     if v_rows is null then

@@ -7,7 +7,7 @@ set local search_path = pg_catalog, pg_temp;
 
 create function conductor.moment(p_at timestamptz) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select to_char(p_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC' $$;
+as $$ select to_char(conductor.shown(p_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC' $$;
 
 -- How many due executions of a queue or lane come before this one, at most p_most.
 create function conductor.count_before(
@@ -63,7 +63,7 @@ begin
                         limit 1000) h
                  limit 20000) o
          where o.state = 'running' and o.task_id = p_task
-           and (cardinality(p_path) = 0 or coalesce(o.payload #>> p_path, 'null') = p_key)
+           and (cardinality(p_path) = 0 or coalesce(conductor.lane_key(o.payload, p_path), 'null') = p_key)
          limit p_most);
 end
 $$;
@@ -86,7 +86,7 @@ begin
           from conductor.live_executions l
           join conductor.tasks t on t.id = l.task_id
           join conductor.limits c on c.task_id = l.task_id
-         cross join lateral (select coalesce(l.payload #>> c.path, 'null') as key) k
+         cross join lateral (select coalesce(conductor.lane_key(l.payload, c.path), 'null') as key) k
           -- As conductor.admit names lanes.
           join conductor.lanes a on a.limit_id = c.id
            and a.key = case when cardinality(c.path) = 0 then '' when octet_length(k.key) > 200 then md5(k.key)
@@ -99,13 +99,13 @@ begin
     loop
         v_of := format('of task "%s"', o.task)
             || case when cardinality(o.path) > 0
-                    then format(' with payload.%s = "%s"', array_to_string(o.path, '.'), left(o.key, 100)) else '' end;
+                    then format(' with payload.%s = "%s"', array_to_string(o.path, '.'), left(ltrim(o.key, chr(1)), 100)) else '' end;
         if o.kind = 'concurrency' and o.held >= o.amount then
             v_runs := conductor.lane_runs(o.task_id, o.path, o.key, p_now, 10);
             return jsonb_build_object(
                 'reason', 'limit', 'amount', o.amount, 'held', o.held, 'executions', v_runs,
                 'key', case when cardinality(o.path) > 0 then jsonb_build_object(
-                           'field', array_to_string(o.path, '.'), 'value', left(o.key, 1000)) end,
+                           'field', array_to_string(o.path, '.'), 'value', left(ltrim(o.key, chr(1)), 1000)) end,
                 'text', format('waits for a slot: %s %s may run at once, and all slots are taken', o.amount, v_of)
                     || case cardinality(v_runs) when 0 then ''
                        else ', by ' || array_to_string(v_runs[1:3], ', ')
@@ -116,7 +116,7 @@ begin
                 'reason', 'rate', 'amount', o.amount, 'per_ms', floor(extract(epoch from o.per) * 1000)::bigint,
                 'next_at', o.next_at, 'before', v_before,
                 'key', case when cardinality(o.path) > 0 then jsonb_build_object(
-                           'field', array_to_string(o.path, '.'), 'value', left(o.key, 1000)) end,
+                           'field', array_to_string(o.path, '.'), 'value', left(ltrim(o.key, chr(1)), 1000)) end,
                 'text', format('waits for its rate: %s in %s s %s may start, and the next one may at %s',
                                o.amount, extract(epoch from o.per)::float8, v_of, conductor.moment(o.next_at))
                     || case v_before when 0 then '' when 1000 then '; 1000 or more are before it'
@@ -145,7 +145,7 @@ begin
     if v_count = 0 then
         return null;
     end if;
-    select jsonb_agg(jsonb_build_object('key', o.key, 'kind', o.kind, 'wake_at', o.wake_at, 'child', o.child_id,
+    select jsonb_agg(jsonb_build_object('key', o.key, 'kind', o.kind, 'wake_at', conductor.shown(o.wake_at), 'child', o.child_id,
                                         'task', o.task, 'state', o.state, 'event', o.event_name) order by o.key),
            string_agg(case when o.child_id is not null
                            then format('its child %s (%s)', o.child_id, coalesce(o.task || ', ' || o.state, 'gone'))
@@ -209,7 +209,7 @@ begin
      where e.id = execution;
     if not found then
         select jsonb_build_object(
-                   'reason', 'done', 'state', f.state, 'finished_at', f.finished_at, 'error', left(f.error, 1000),
+                   'reason', 'done', 'state', f.state, 'finished_at', conductor.shown(f.finished_at), 'error', left(f.error, 1000),
                    'text', format('it has ended: %s at %s', f.state, conductor.moment(f.finished_at))
                        || coalesce(': ' || left(f.error, 1000), ''))
           into v_found
@@ -223,7 +223,7 @@ begin
         v_by := case when l.pid is null then 'a process that is gone'
                      when l.host = '' then format('process %s', l.pid)
                      else format('process %s on %s', l.pid, l.host) end;
-        return jsonb_build_object('since', l.claimed_at, 'orchestrator', l.orchestrator_id, 'host', l.host, 'pid', l.pid)
+        return jsonb_build_object('since', conductor.shown(l.claimed_at), 'orchestrator', l.orchestrator_id, 'host', l.host, 'pid', l.pid)
             || case when l.lease_until > clock_timestamp()
                     then jsonb_build_object('reason', 'running',
                              'text', format('it is with %s since %s', v_by, conductor.moment(l.claimed_at)))
@@ -253,16 +253,16 @@ begin
                 return v_found;
             end if;
         elsif l.postponed then
-            return jsonb_build_object('reason', 'window', 'opens_at', l.run_at,
+            return jsonb_build_object('reason', 'window', 'opens_at', conductor.shown(l.run_at),
                 'text', format('waits for its window, which opens at %s', conductor.moment(l.run_at)));
         elsif l.failures + l.crashes > 0 then
             return jsonb_build_object(
-                'reason', 'retry', 'attempt', l.failures + 1, 'max_attempts', l.max_attempts, 'run_at', l.run_at,
+                'reason', 'retry', 'attempt', l.failures + 1, 'max_attempts', l.max_attempts, 'run_at', conductor.shown(l.run_at),
                 'error', l.error,
                 'text', format('waits until %s for attempt %s of %s', conductor.moment(l.run_at), l.failures + 1,
                                l.max_attempts) || coalesce('; the last one failed: ' || l.error, ''));
         end if;
-        return jsonb_build_object('reason', 'later', 'run_at', nullif(l.run_at, 'infinity'),
+        return jsonb_build_object('reason', 'later', 'run_at', conductor.shown(nullif(l.run_at, 'infinity')),
             'text', 'is not due before ' || conductor.moment(l.run_at));
     end if;
 

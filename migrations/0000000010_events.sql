@@ -130,7 +130,9 @@ begin
     elsif v_type = 'boolean' then
         return case p_op when 'eq' then p_value = p_with when 'ne' then p_value <> p_with else false end;
     elsif v_type = 'number' then
-        v_sign := sign(p_value::numeric - p_with::numeric);
+        -- Not by their difference, which may be more than a number can be.
+        v_sign := case when p_value::numeric < p_with::numeric then -1
+                       when p_value::numeric = p_with::numeric then 0 else 1 end;
     elsif v_type = 'string' and p_as = 'time' then
         v_sign := sign(extract(epoch from conductor.as_time(p_value #>> '{}'))
                        - extract(epoch from conductor.as_time(p_with #>> '{}')));
@@ -148,9 +150,9 @@ begin
 end
 $$;
 
--- Whether a filter lets an event through; null lets all through. What it does not understand is false,
--- and nothing is an error.
-create function conductor.matches(p_filter jsonb, p_payload jsonb) returns boolean
+-- Whether a filter lets an event through; null lets all through. What it does not understand is false, as is
+-- a payload that cannot be read (null), and what lies too deep; and nothing is an error.
+create function conductor.matches(p_filter jsonb, p_payload jsonb, p_depth integer default 0) returns boolean
 language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -161,18 +163,21 @@ begin
     if p_filter is null or p_filter = 'null' then
         return true;
     end if;
+    if p_payload is null or p_depth > 120 then
+        return false;
+    end if;
     if v_op in ('and', 'or') then
         if jsonb_typeof(p_filter->'of') is distinct from 'array' then
             return false;
         end if;
         for v_part in select e from jsonb_array_elements(p_filter->'of') as e loop
-            if conductor.matches(v_part, p_payload) <> (v_op = 'and') then
+            if conductor.matches(v_part, p_payload, p_depth + 1) <> (v_op = 'and') then
                 return v_op = 'or';
             end if;
         end loop;
         return v_op = 'and';
     elsif v_op = 'not' then
-        return jsonb_typeof(p_filter->'of') = 'object' and not conductor.matches(p_filter->'of', p_payload);
+        return jsonb_typeof(p_filter->'of') = 'object' and not conductor.matches(p_filter->'of', p_payload, p_depth + 1);
     end if;
     if jsonb_typeof(p_filter->'path') is distinct from 'array' then
         return false;
@@ -327,6 +332,15 @@ begin
     if v_written is null then
         return;
     end if;
+    -- One that was sent twice may lie in the inbox twice: it is the first of them.
+    if cardinality(v_written) < cardinality(p_ids) then
+        select array_agg(o.id order by o.n), array_agg(o.name order by o.n), array_agg(o.payload order by o.n)
+          into p_ids, p_names, p_payloads
+          from (select distinct on (g.id) g.id, g.name, g.payload, g.n
+                  from unnest(p_ids, p_names, p_payloads) with ordinality as g(id, name, payload, n)
+                 where g.id = any (v_written)
+                 order by g.id, g.n) o;
+    end if;
 
     v_subscribed := array(
         select d.name from (select distinct g.name from unnest(p_names) as g(name)) d
@@ -342,7 +356,7 @@ begin
               from unnest(p_ids, p_names, p_payloads) with ordinality as g(id, name, payload, n)
              cross join lateral (
                    select distinct s.task_id from conductor.subscriptions s
-                    where s.event = g.name and conductor.matches(s.filter, g.payload::jsonb)) s
+                    where s.event = g.name and conductor.matches(s.filter, conductor.as_jsonb(g.payload::json))) s
               join conductor.tasks t on t.id = s.task_id
              where g.id = any (v_written) and g.name = any (v_subscribed)
              order by g.n, t.id
@@ -439,7 +453,7 @@ begin
             continue;
         end if;
         v_weight := greatest(octet_length(v_event.payload::text) / (256 * 1024), 1);
-        v_payload := v_event.payload;
+        v_payload := conductor.as_jsonb(v_event.payload);
         v_hashes := conductor.field_hashes(v_payload);
         select array_agg(w.execution_id order by w.execution_id, w.key),
                array_agg(w.key order by w.execution_id, w.key),
@@ -487,7 +501,7 @@ begin
                          where o.execution_id = any (v_alive) and conductor.matches(o.event_filter, v_payload)
                            and (select true from conductor.steps s
                                  where s.execution_id = o.execution_id and s.kind in ('event', 'row')
-                                   and s.value->>'event' = v_event.event_id::text limit 1) is null
+                                   and conductor.json_field(s.value, 'event') = v_event.event_id::text limit 1) is null
                          order by o.execution_id, o.key) f
                  where w.ctid = f.place
                 returning w.execution_id, w.key, w.kind, w.event_filter
@@ -495,8 +509,8 @@ begin
                 insert into conductor.steps (execution_id, key, kind, value, recorded_at, claim)
                 select t.execution_id, t.key, t.kind,
                        json_build_object('event', v_event.event_id, 'emitted_at', v_event.emitted_at,
-                                         'payload', v_event.payload,
-                                         'filter', conductor.filter_number(p_name, t.event_filter)), v_now,
+                                         'filter', conductor.filter_number(p_name, t.event_filter),
+                                         'payload', v_event.payload), v_now,
                        (v_claims->>t.execution_id::text)::integer
                   from taken t
                     on conflict (execution_id, key) do nothing
@@ -563,7 +577,7 @@ begin
          where w.event_id = v_missed.event_id
            and exists (select from conductor.steps s
                         where s.execution_id = v_missed.execution_id and s.kind in ('event', 'row')
-                          and s.value->>'event' = v_missed.event_id::text);
+                          and conductor.json_field(s.value, 'event') = v_missed.event_id::text);
         with due as (
             update conductor.live_executions l set run_at = v_now, postponed = false
              where l.id = v_missed.execution_id and l.state = 'suspended' and l.run_at > v_now
@@ -660,11 +674,17 @@ as $$
 declare
     v_names text[];
     v_name text;
+    v_fault text;
     v_left boolean := false;
     v_lock bigint;
     v_later boolean;
     v_earlier record;
 begin
+    if cardinality(p_names) is distinct from cardinality(p_ids)
+       or cardinality(p_payloads) is distinct from cardinality(p_ids) or array_position(p_ids, null) is not null then
+        raise exception 'the arrays of emit_many have different lengths, or an id is null: each has one element an event'
+            using errcode = 'CD002';
+    end if;
     for v_name in select distinct n from unnest(p_names) as n loop
         if v_name is null or octet_length(v_name) not between 1 and 100 then
             raise exception 'the name of an event has 1 to 100 bytes' using errcode = 'CD002';
@@ -674,12 +694,17 @@ begin
         end if;
     end loop;
     -- What filters or programs could not read is refused here, and not when it is dispatched.
-    for v_name in
-        select g.name from unnest(p_names, p_payloads) as g(name, payload)
-         where octet_length(g.payload) > 16 * 1024 * 1024
-            or jsonb_path_exists(g.payload::jsonb, 'strict $.**{120} ? (@.type() == "array" || @.type() == "object")')
+    for v_name, v_fault in
+        select g.name, case when j.payload is null then conductor.json_fault(g.payload::json) end
+          from unnest(p_names, p_payloads) as g(name, payload)
+         cross join lateral (select conductor.as_jsonb(g.payload::json) as payload) j
+         where octet_length(g.payload) > 16 * 1024 * 1024 or j.payload is null
+            or jsonb_path_exists(j.payload, 'strict $.**{120} ? (@.type() == "array" || @.type() == "object")')
     loop
-        raise exception 'the payload of event "%" nests more than 120 levels deep or has more than 16 MiB', v_name
+        if v_fault is not null then
+            raise exception 'Postgres cannot read the payload of event "%": %', v_name, v_fault using errcode = 'CD002';
+        end if;
+        raise exception 'the payload of event "%" is null, nests more than 120 levels deep or has more than 16 MiB', v_name
               using errcode = 'CD002', hint = 'Store the data elsewhere and emit a reference.';
     end loop;
     v_names := array(select distinct n from unnest(p_names) as n);
@@ -770,20 +795,22 @@ begin
         if v_of is distinct from v_wait.execution_id then
             v_of := v_wait.execution_id;
             v_had := array(
-                select (s.value->>'event')::uuid from conductor.steps s
-                 where s.execution_id = v_of and s.kind in ('event', 'row') and s.value->>'event' is not null);
+                select h.id from conductor.steps s
+                 cross join lateral (select conductor.as_uuid(conductor.json_field(s.value, 'event')) as id) h
+                 where s.execution_id = v_of and s.kind in ('event', 'row') and h.id is not null);
         end if;
         -- All that this filter let through before the last one, the execution has had.
-        select greatest(v_wait.created_at, max((s.value->>'emitted_at')::timestamptz)) into v_since
+        select greatest(v_wait.created_at, max(conductor.as_time(conductor.json_field(s.value, 'emitted_at')))) into v_since
           from conductor.steps s
          where s.execution_id = v_of and s.kind in ('event', 'row')
-           and (s.value->>'filter')::bigint = conductor.filter_number(v_wait.event_name, v_wait.event_filter);
+           and conductor.json_field(s.value, 'filter')
+               = conductor.filter_number(v_wait.event_name, v_wait.event_filter)::text;
         select e.id, e.payload, e.emitted_at into v_event
           from conductor.events e
          where e.name = v_wait.event_name and e.emitted_at >= v_since
            and e.emitted_at <= v_wait.deadline
            and e.id <> all (v_had)
-           and (v_wait.event_filter is null or conductor.matches(v_wait.event_filter, e.payload::jsonb))
+           and (v_wait.event_filter is null or conductor.matches(v_wait.event_filter, conductor.as_jsonb(e.payload)))
          order by e.emitted_at, e.seq limit 1;
         if found then
             v_had := v_had || v_event.id;
@@ -791,8 +818,8 @@ begin
             insert into conductor.steps (execution_id, key, kind, value, recorded_at, claim)
             values (v_of, v_wait.key, v_wait.kind,
                     json_build_object('event', v_event.id, 'emitted_at', v_event.emitted_at,
-                                      'payload', v_event.payload,
-                                      'filter', conductor.filter_number(v_wait.event_name, v_wait.event_filter)),
+                                      'filter', conductor.filter_number(v_wait.event_name, v_wait.event_filter),
+                                      'payload', v_event.payload),
                     p_now, v_wait.claim)
                 on conflict (execution_id, key) do nothing;
         end if;

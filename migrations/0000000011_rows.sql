@@ -67,17 +67,6 @@ create table conductor.row_faults (
 
 create index row_faults_of on conductor.row_faults (relation, op, task_id);
 
--- JSON for filters; null where they could not read it (U+0000 in a column of type json, say).
-create function conductor.as_jsonb(p_json json) returns jsonb
-language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return p_json::jsonb;
-exception when data_exception or program_limit_exceeded then
-    return null;
-end
-$$;
-
 create function conductor.note_row_fault(
     p_relation regclass, p_op text, p_task integer, p_code text, p_message text) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp

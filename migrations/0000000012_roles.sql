@@ -27,7 +27,8 @@ begin
             select p.oid::regprocedure from pg_proc p
              where p.pronamespace = 'conductor'::regnamespace
                and p.proname in ('invoke', 'invoke_many', 'emit', 'emit_many', 'watch_event', 'event_effect', 'cancel', 'retry', 'watch',
-                                 'declare_missing', 'why_not_running', 'now')
+                                 'declare_missing', 'why_not_running', 'now', 'is_plain', 'json_field', 'careful_field',
+                                 'as_uuid', 'shown')
         loop
             execute format('grant execute on function %s to conductor_client', v_function);
         end loop;

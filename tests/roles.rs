@@ -179,15 +179,20 @@ async fn the_rights_are_these(test: TestConductor) -> anyhow::Result<()> {
     assert_eq!(
         allowed,
         [
+            "as_uuid",
             "cancel",
+            "careful_field",
             "declare_missing",
             "emit",
             "emit_many",
             "event_effect",
             "invoke",
             "invoke_many",
+            "is_plain",
+            "json_field",
             "now",
             "retry",
+            "shown",
             "watch",
             "watch_event",
             "why_not_running"

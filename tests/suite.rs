@@ -22,6 +22,7 @@ mod names;
 mod nested;
 mod payloads;
 mod plans;
+mod poison;
 mod pooler;
 mod roles;
 mod sql_api;

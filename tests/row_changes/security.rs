@@ -75,14 +75,14 @@ async fn the_trigger_function_has_a_fixed_search_path_and_no_public_right(
     test: TestConductor,
 ) -> anyhow::Result<()> {
     let loose = "select count(*) from pg_proc p join pg_namespace n on n.oid = p.pronamespace
-         where n.nspname = 'conductor' and p.proname ~ 'row|as_jsonb'
+         where n.nspname = 'conductor' and p.proname ~ 'row|_jsonb' and p.prosqlbody is null
            and (not p.proconfig @> array['search_path=pg_catalog, pg_temp']
                 or p.proconfig is null
                 or exists (select from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a where a.grantee = 0))";
     assert_eq!(number(&test, loose).await, 0);
     let definers: Vec<String> = sqlx::query_scalar(
         "select p.proname::text from pg_proc p join pg_namespace n on n.oid = p.pronamespace
-          where n.nspname = 'conductor' and p.prosecdef and p.proname ~ '_rows?$|_rows?_|^rows?_|as_jsonb'
+          where n.nspname = 'conductor' and p.prosecdef and p.proname ~ '_rows?$|_rows?_|^rows?_|_jsonb'
           order by 1",
     )
     .fetch_all(test.pool())

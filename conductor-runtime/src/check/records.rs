@@ -132,13 +132,11 @@ impl Unreadable {
                     case when s.kind = 'invoke' then
                         (select t.name from conductor.finished_executions f
                            join conductor.tasks t on t.id = f.task_id
-                          where f.id = case when s.value->>'id' ~ '^[0-9a-f-]{36}$'
-                                            then (s.value->>'id')::uuid end)
+                          where f.id = conductor.as_uuid(conductor.json_field(s.value, 'id')))
                     end as child,
                     case when s.kind = 'event' then
                         (select e.name from conductor.events e
-                          where e.id = case when s.value->>'event' ~ '^[0-9a-f-]{36}$'
-                                            then (s.value->>'event')::uuid end)
+                          where e.id = conductor.as_uuid(conductor.json_field(s.value, 'event')))
                     end as event
                from conductor.steps s
               where s.execution_id = any ($1)

@@ -72,9 +72,11 @@ pub(super) async fn children(
     // A child that has ended is named by its parent's record, so that the history needs no index.
     let named: Vec<Named> = sqlx::query_as(
         "with named as (
-             select s.execution_id as parent_id, (s.value->>'id')::uuid as id, s.key, s.value->>'state' as recorded
+             select s.execution_id as parent_id, conductor.as_uuid(conductor.json_field(s.value, 'id')) as id, s.key,
+                    conductor.json_field(s.value, 'state') as recorded
                from conductor.steps s
-              where s.execution_id = any ($1) and s.kind = 'invoke' and s.value->>'id' ~ '^[0-9a-f-]{36}$'
+              where s.execution_id = any ($1) and s.kind = 'invoke'
+                and conductor.as_uuid(conductor.json_field(s.value, 'id')) is not null
              union all
              select w.execution_id, w.child_id, w.key, null
                from conductor.waits w where w.execution_id = any ($1) and w.child_id is not null
@@ -119,7 +121,8 @@ pub(super) async fn briefs(
         return Ok(HashMap::new());
     }
     sqlx::query(
-        "select id, task, state, created_at, run_at, postponed, claimed_at, finished_at, failures,
+        "select id, task, state, conductor.shown(created_at) as created_at, conductor.shown(run_at) as run_at, postponed,
+                conductor.shown(claimed_at) as claimed_at, conductor.shown(finished_at) as finished_at, failures,
                 left(error, 1000) as error,
                 task in (select t.name from conductor.orchestrators o
                            join conductor.tasks t on t.id = any (o.task_ids)

@@ -114,8 +114,9 @@ impl Default for Filter {
 const GRACE: Duration = Duration::from_secs(1);
 
 const COLUMNS: &str =
-    "select id, task, queue, state, priority, created_at, run_at, claimed_at, finished_at,
-       failures, crashes, claim, retry_of, dedupe_key, postponed, trigger::text as trigger,
+    "select id, task, queue, state, priority, conductor.shown(created_at) as created_at,
+       conductor.shown(run_at) as run_at, conductor.shown(claimed_at) as claimed_at,
+       conductor.shown(finished_at) as finished_at, failures, crashes, claim, retry_of, dedupe_key, postponed, trigger::text as trigger,
        payload::text as payload, output::text as output, error,
        case when state = 'pending'
             then (select u.reason from conductor.unreadable u where u.execution_id = id and u.left_claim = claim)
@@ -236,7 +237,7 @@ pub(super) async fn find(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Opti
 
 pub(super) async fn failures(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Vec<Failure>> {
     Ok(sqlx::query_as(
-        "select attempt, failed_at, error from conductor.failures
+        "select attempt, conductor.shown(failed_at) as failed_at, error from conductor.failures
           where execution_id = $1 order by attempt",
     )
     .bind(id)

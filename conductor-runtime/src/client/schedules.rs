@@ -55,8 +55,9 @@ impl Conductor {
         self.migrate().await?;
         let rows = sqlx::query(
             "select t.name as task, s.name, s.dynamic, s.cron, s.timezone, s.missed, s.overlap,
-                    s.payload::text as payload, nullif(s.next_at, 'infinity') as next_at,
-                    s.next_at is null as unplanned, s.planned_from, s.last_at, s.last_execution, s.paused,
+                    s.payload::text as payload, conductor.shown(nullif(s.next_at, 'infinity')) as next_at,
+                    s.next_at is null as unplanned, conductor.shown(s.planned_from) as planned_from,
+                    conductor.shown(s.last_at) as last_at, s.last_execution, s.paused,
                     s.fault, s.retired,
                     exists (select from conductor.orchestrators o
                              where case when s.dynamic then t.id = any (o.task_ids)

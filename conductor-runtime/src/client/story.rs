@@ -233,7 +233,7 @@ async fn steps(connection: &mut PgConnection, id: Uuid) -> Result<Vec<StepInfo>>
         "select s.key, s.kind,
                 case when s.bytes <= $2 and s.before < $3 then s.value::text
                      else to_json(format('%s bytes of JSON, not shown', s.bytes))::text end,
-                s.recorded_at
+                conductor.shown(s.recorded_at)
            from (select r.*, sum(r.bytes) over (order by r.recorded_at, r.key) - r.bytes as before
                    from conductor.steps r where r.execution_id = $1) s",
     )
@@ -267,7 +267,7 @@ async fn waits(connection: &mut PgConnection, id: Uuid) -> Result<Vec<WaitInfo>>
         bool,
     );
     let rows: Vec<Columns> = sqlx::query_as(
-        "select key, kind, wake_at, child_id, event_name, event_filter is not null
+        "select key, kind, conductor.shown(wake_at), child_id, event_name, event_filter is not null
            from conductor.waits where execution_id = $1",
     )
     .bind(id)

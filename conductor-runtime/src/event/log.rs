@@ -29,7 +29,7 @@ impl Conductor {
     pub async fn events(&self, name: Option<&str>, limit: u32) -> Result<Vec<EventInfo>> {
         self.migrate().await?;
         let rows: Vec<(Uuid, String, String, DateTime<Utc>)> = sqlx::query_as(
-            "select e.id, e.name, e.payload::text, e.emitted_at
+            "select e.id, e.name, e.payload::text, conductor.shown(e.emitted_at)
                from conductor.events e
               where $1::text is null or e.name = $1
               order by e.emitted_at desc, e.seq desc

@@ -40,6 +40,9 @@ pub(super) async fn attempt(
 ) -> (Option<End>, Duration) {
     let started = Instant::now();
     let clock = surroundings.durable.clock.clone();
+    if let Some(reason) = &claimed.unreadable {
+        return (Some(unreadable(reason)), started.elapsed());
+    }
     // Its text goes, as the values are copies.
     let memo = match Memo::load(claimed.memo.take().as_deref()) {
         Ok(memo) => memo,
@@ -83,6 +86,14 @@ pub(super) async fn attempt(
         },
     };
     (end, started.elapsed())
+}
+
+/// The end of an execution whose limit has a key that cannot be read in its payload.
+fn unreadable(reason: &str) -> End {
+    End::permanent(&format!(
+        "it was not run: Postgres cannot read its payload, and so not the key of the task's limit ({reason}); \
+         `show` has the payload: invoke the task again with one that is mended"
+    ))
 }
 
 /// Polls the attempt for as long as its lease holds. A process that was stopped for longer begins nothing

@@ -20,6 +20,8 @@ pub(super) struct Claimed {
     pub(super) claim: i32,
     pub(super) attempt: i32,
     pub(super) payload: String,
+    /// Why Postgres cannot read the payload, and with it the key of the task's limit: it must not run.
+    pub(super) unreadable: Option<String>,
     /// What is recorded of it, where it was claimed before.
     pub(super) memo: Option<String>,
     /// The first execution where this one repeats another, else its own id.
@@ -53,6 +55,7 @@ impl Claimed {
             claim: 1,
             attempt: 1,
             payload: String::new(),
+            unreadable: None,
             memo: None,
             origin: Uuid::nil(),
             parent: None,
@@ -299,13 +302,21 @@ fn claimed(row: &PgRow) -> Result<Option<Claimed>, sqlx::Error> {
     let Some(id) = row.try_get(0)? else {
         return Ok(None);
     };
+    let payload: Option<String> = row.try_get(4)?;
+    let memo: Option<String> = row.try_get(5)?;
+    // Without a payload, the memo's place has the reason.
+    let (payload, memo, unreadable) = match payload {
+        Some(payload) => (payload, memo, None),
+        None => (String::new(), None, Some(memo.unwrap_or_default())),
+    };
     Ok(Some(Claimed {
         id,
         task_id: row.try_get(1)?,
         claim: row.try_get(2)?,
         attempt: row.try_get(3)?,
-        payload: row.try_get(4)?,
-        memo: row.try_get(5)?,
+        payload,
+        unreadable,
+        memo,
         origin: row.try_get(6)?,
         parent: row.try_get(7)?,
         trigger: row.try_get(8)?,
