@@ -200,7 +200,7 @@ begin
     select e.id, e.state, e.run_at, e.claim, e.created_at, e.claimed_at, e.queue_id, e.priority, e.failures, e.crashes, e.postponed,
            left(e.error, 1000) as error, e.orchestrator_id, o.host, o.pid, o.lease_until,
            t.id as task_id, t.name as task, t.max_attempts, t.time_window, q.id as served_queue,
-           q.name as queue, q.paused
+           q.name as queue, q.paused, t.timeout
       into l
       from conductor.live_executions e
       join conductor.tasks t on t.id = e.task_id
@@ -226,7 +226,11 @@ begin
         return jsonb_build_object('since', conductor.shown(l.claimed_at), 'orchestrator', l.orchestrator_id, 'host', l.host, 'pid', l.pid)
             || case when l.lease_until > clock_timestamp()
                     then jsonb_build_object('reason', 'running',
-                             'text', format('it is with %s since %s', v_by, conductor.moment(l.claimed_at)))
+                             'text', format('it is with %s since %s%s', v_by, conductor.moment(l.claimed_at),
+                                 -- With a second for its end to be written.
+                                 case when v_now > l.claimed_at + l.timeout + interval '1 second'
+                                      then format('; its timeout of %s is over, and its handler does not yield: it blocks its thread',
+                                                  l.timeout) end))
                     else jsonb_build_object('reason', 'lease_over',
                              'text', format('it was with %s, whose lease is over; a living worker will take it back', v_by))
                end;

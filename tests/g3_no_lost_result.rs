@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use conductor::prelude::*;
 use conductor::testing::TestConductor;
-use conductor::{Error, Status};
+use conductor::{Conductor, Error, Status};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::support::{
-    Gate, allow_sessions, count, eventually, info, kill_sessions, session, soon, start_with,
+    Gate, allow_sessions, count, eventually, kill_sessions, session, soon, start_with,
 };
 
 type Runs = Arc<Mutex<HashMap<Uuid, u32>>>;
@@ -102,8 +102,10 @@ async fn a_database_that_refuses_sessions_delays_outcomes_only(
     })
     .await;
     worker.stop().await?;
+    // The sessions of the other client are dead until they are used.
+    let client = Conductor::connect_to(test.url()).await?;
     for id in ids {
-        let info = info(&test, id).await?;
+        let info = client.find(id).await?.unwrap();
         assert_eq!((info.state, info.claim), (Status::Completed, 1));
     }
     assert_eq!(gate.unseen(), 0);

@@ -103,7 +103,7 @@ use proc_macro::TokenStream;
 /// | `retry(max_attempts = 5)` | How many attempts may fail, from 1 to 1000. | 3 |
 /// | `retry(backoff = "15s..2h")` | The delay after the first failure, which doubles up to the longest. `"30s"` is constant. | `"15s..2h"` |
 /// | `retry(jitter = 0.2)` | The share, from 0 to 1, by which delays vary at random. | 0.1 |
-/// | `timeout = "5m"` | How long one attempt may take. | none |
+/// | `timeout = "5m"` | How long one attempt may take. One that blocks its thread for longer has timed out when it yields; code that blocks belongs into `tokio::task::spawn_blocking`, awaited in a step. | none |
 /// | `priority = 10` | Higher is claimed first; may be negative. | 0 |
 /// | `keep(completed = "7d")` | How long completed executions are kept; `"0s"` is not at all. | 7 days |
 /// | `keep(failed = "30d")` | The same for failed and cancelled ones. | 30 days |

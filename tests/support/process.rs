@@ -1,3 +1,4 @@
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use conductor::{Conductor, Orchestrator};
 use super::eventually;
 
 const URL: &str = "CONDUCTOR_SUITE_PROCESS";
+const LOGS: &str = "CONDUCTOR_SUITE_LOGS";
 const HEARTBEAT: Duration = Duration::from_millis(200);
 const LEASE: Duration = Duration::from_secs(2);
 
@@ -30,6 +32,22 @@ impl Process {
             ])
             .env(URL, url)
             .stdout(Stdio::null())
+            .spawn()?;
+        Ok(Self(child))
+    }
+
+    /// One that logs into a file.
+    pub fn logging(url: &str, log: &Path) -> anyhow::Result<Self> {
+        let child = Command::new(std::env::current_exe()?)
+            .args([
+                "--exact",
+                "support::process::works_until_told",
+                "--nocapture",
+            ])
+            .env(URL, url)
+            .env(LOGS, "yes")
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(log)?)
             .spawn()?;
         Ok(Self(child))
     }
@@ -92,6 +110,11 @@ async fn works_until_told() -> anyhow::Result<()> {
     let Ok(url) = std::env::var(URL) else {
         return Ok(());
     };
+    if std::env::var_os(LOGS).is_some() {
+        tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .init();
+    }
     let conductor = Conductor::connect_to(&url).await?;
     Orchestrator::builder(conductor.clone())
         .heartbeat(HEARTBEAT, LEASE)

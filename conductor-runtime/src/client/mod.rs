@@ -72,7 +72,7 @@ pub struct Conductor {
 struct Shared {
     database: Database,
     notifier: Notifier,
-    outage: Outage,
+    outage: Arc<Outage>,
     inserter: Inserter,
     emitter: Emitter,
     /// Events of row changes that were seen to be watched, and when.
@@ -139,8 +139,8 @@ impl Conductor {
 
     /// Uses an existing pool. The schema is looked at (and brought up to date) by the first call.
     ///
-    /// Each worker keeps up to two of its connections busy. The heartbeat and the notifications have
-    /// a connection each beside the pool, opened with its options.
+    /// An orchestrator works with connections beside it, opened with its options as needed: two for each
+    /// worker and four more, but no more than the pool has, and one each for heartbeat and notifications.
     pub fn from_pool(pool: PgPool) -> Self {
         Self::with(
             pool,
@@ -159,13 +159,33 @@ impl Conductor {
                 inserter: Inserter::new(database.clone()),
                 emitter: Emitter::new(database.clone()),
                 watches: Mutex::default(),
-                outage: Outage::of(&database),
+                outage: Arc::new(Outage::of(&database)),
                 database,
                 notifier: Notifier::new(),
                 ready: OnceCell::new(),
                 declared: Mutex::default(),
                 #[cfg(feature = "embedded")]
                 embedded,
+            }),
+        }
+    }
+
+    /// The same, for the orchestrator's own work: with at most so many connections of its own, and with
+    /// its own ear for notifications. They belong to the runtime in which this is called.
+    pub(crate) fn apart(&self, most: u32) -> Self {
+        let database = self.database().apart(most);
+        Self {
+            shared: Arc::new(Shared {
+                inserter: Inserter::new(database.clone()),
+                emitter: Emitter::new(database.clone()),
+                watches: Mutex::default(),
+                database,
+                notifier: Notifier::new(),
+                outage: Arc::clone(&self.shared.outage),
+                ready: OnceCell::new_with(Some(())),
+                declared: Mutex::default(),
+                #[cfg(feature = "embedded")]
+                embedded: None,
             }),
         }
     }

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::client::{Cancel, Conductor};
-use crate::db::{Clock, Patience};
+use crate::db::{Clock, Deadline, Patience};
 use crate::error::{Error, Result};
 use crate::task::{FromStates, States, Task, Trigger};
 use crate::unreadable::Unreadable;
@@ -298,18 +298,19 @@ impl TaskContext {
             .is_some_and(|durable| durable.control.borrow().phase != Phase::Working)
     }
 
-    /// Ends when this time has passed, by the clock that tests move.
-    fn pass(&self, duration: Duration) -> impl Future<Output = ()> + Send + use<> {
-        let passed = match &self.durable {
-            Some(durable) => Ok(durable.clock.pass(duration)),
-            None => Err(duration),
-        };
-        async move {
-            match passed {
-                Ok(passed) => passed.await,
-                Err(duration) => tokio::time::sleep(duration).await,
-            }
+    /// The time so long from now, by the clock that tests move.
+    fn deadline(&self, duration: Duration) -> Deadline {
+        match &self.durable {
+            Some(durable) => durable.clock.deadline(duration),
+            // Nobody moves it.
+            None => Clock::new(watch::channel(0).1).deadline(duration),
         }
+    }
+
+    /// Ends when this time has passed, by the same clock.
+    fn pass(&self, duration: Duration) -> impl Future<Output = ()> + Send + use<> {
+        let deadline = self.deadline(duration);
+        async move { deadline.passed().await }
     }
 
     /// As [`pass`](Self::pass), but a cancel or a shutdown ends it early.

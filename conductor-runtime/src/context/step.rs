@@ -63,6 +63,10 @@ impl TaskContext {
     /// runs the body again: use [`idempotency_key`](Self::idempotency_key), or
     /// [`transaction`](Self::transaction) for effects in this database.
     ///
+    /// Code that blocks (a synchronous driver, a large computation) holds a thread of the runtime, and no
+    /// timeout can end it: await `tokio::task::spawn_blocking` in the body. A body that blocks past its
+    /// timeout has timed out, whatever it gives.
+    ///
     /// ```
     /// # use conductor::prelude::*;
     /// # use std::time::Duration;
@@ -202,10 +206,16 @@ where
     let Some(timeout) = timeout else {
         return body.await.map_err(Into::into);
     };
-    tokio::select! {
+    let deadline = ctx.deadline(timeout);
+    let ended = tokio::select! {
         biased;
-        result = body => result.map_err(Into::into),
-        () = ctx.pass(timeout) => Err(anyhow::anyhow!(
+        result = body => Some(result),
+        () = deadline.passed() => None,
+    };
+    // A body may have held its thread for longer: the time decides, and not who looks first.
+    match ended.filter(|_| !deadline.is_over()) {
+        Some(result) => result.map_err(Into::into),
+        None => Err(anyhow::anyhow!(
             "step {key:?} timed out after {}",
             humantime::format_duration(timeout)
         )),

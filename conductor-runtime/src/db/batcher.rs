@@ -2,6 +2,8 @@ use std::future::Future;
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::runtime::Handle;
+
 /// How often the writer lets others go first between two batches.
 const YIELDS: usize = 3;
 /// Of a message, unless one item alone has more; the driver and the server hold copies of it.
@@ -10,7 +12,11 @@ const MOST_BYTES: usize = 16 * 1024 * 1024;
 /// Lets what concurrent callers write travel together: while one batch is under way, the next one
 /// gathers by itself. No timer, so a lone item is written at once.
 #[derive(Debug)]
-pub(crate) struct Batcher<T>(Arc<Mutex<Gathered<T>>>);
+pub(crate) struct Batcher<T> {
+    gathered: Arc<Mutex<Gathered<T>>>,
+    /// Where it is written; where it is none, on the runtime of who calls.
+    runtime: Option<Handle>,
+}
 
 #[derive(Debug)]
 struct Gathered<T> {
@@ -20,10 +26,21 @@ struct Gathered<T> {
 
 impl<T: Send + 'static> Batcher<T> {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Mutex::new(Gathered {
-            waiting: Vec::new(),
-            writing: false,
-        })))
+        Self {
+            gathered: Arc::new(Mutex::new(Gathered {
+                waiting: Vec::new(),
+                writing: false,
+            })),
+            runtime: None,
+        }
+    }
+
+    /// One that writes on this runtime, whoever calls.
+    pub(crate) fn on(runtime: Handle) -> Self {
+        Self {
+            runtime: Some(runtime),
+            ..Self::new()
+        }
     }
 
     /// Adds an item. Where nobody writes, a writer is started, with `take` for what goes into the
@@ -34,17 +51,27 @@ impl<T: Send + 'static> Batcher<T> {
         W: Fn(Vec<T>) -> F + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let mut gathered = lock(&self.0);
+        let mut gathered = lock(&self.gathered);
         gathered.waiting.push(item);
         if !mem::replace(&mut gathered.writing, true) {
-            tokio::spawn(write_all(Writing(Some(Arc::clone(&self.0))), take, write));
+            // A runtime that has ended drops the writer here, which takes the lock.
+            drop(gathered);
+            let writing = Writing(Some(Arc::clone(&self.gathered)));
+            let writer = write_all(writing, take, write);
+            match &self.runtime {
+                Some(runtime) => drop(runtime.spawn(writer)),
+                None => drop(tokio::spawn(writer)),
+            }
         }
     }
 }
 
 impl<T> Clone for Batcher<T> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self {
+            gathered: Arc::clone(&self.gathered),
+            runtime: self.runtime.clone(),
+        }
     }
 }
 
@@ -143,7 +170,7 @@ mod tests {
         });
         assert!(answer.await.is_err());
         // The panicked task's guard may be dropped after its batch.
-        while lock(&batcher.0).writing {
+        while lock(&batcher.gathered).writing {
             tokio::task::yield_now().await;
         }
         let (second, answer) = oneshot::channel();

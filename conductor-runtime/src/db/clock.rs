@@ -62,27 +62,51 @@ impl Clock {
         seen.real + passed + milliseconds(shift_ms)
     }
 
-    /// Ends when `duration` has passed since this call, by the running clock and what tests have
-    /// moved it meanwhile.
-    pub(crate) fn pass(&self, duration: Duration) -> impl Future<Output = ()> + Send + use<> {
+    /// The time so long from now, by the running clock and what tests move it meanwhile.
+    pub(crate) fn deadline(&self, duration: Duration) -> Deadline {
+        let shift_then = *self.shift_ms.borrow();
+        Deadline {
+            shift_ms: self.shift_ms.clone(),
+            started: Instant::now(),
+            shift_then,
+            duration,
+        }
+    }
+}
+
+/// A time by the clock that tests move.
+#[derive(Debug)]
+pub(crate) struct Deadline {
+    shift_ms: watch::Receiver<i64>,
+    started: Instant,
+    shift_then: i64,
+    duration: Duration,
+}
+
+impl Deadline {
+    pub(crate) fn is_over(&self) -> bool {
+        self.left(*self.shift_ms.borrow()).is_zero()
+    }
+
+    fn left(&self, shift_ms: i64) -> Duration {
+        let shift = u64::try_from(shift_ms - self.shift_then).unwrap_or(0);
+        let passed = self.started.elapsed() + Duration::from_millis(shift);
+        self.duration.saturating_sub(passed)
+    }
+
+    pub(crate) async fn passed(&self) {
         let mut shift_ms = self.shift_ms.clone();
-        let started = Instant::now();
-        let shift_then = *shift_ms.borrow_and_update();
-        async move {
-            loop {
-                let shift = *shift_ms.borrow_and_update() - shift_then;
-                let passed =
-                    started.elapsed() + Duration::from_millis(u64::try_from(shift).unwrap_or(0));
-                let left = duration.saturating_sub(passed);
-                if left.is_zero() {
-                    return;
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(left) => {}
-                    changed = shift_ms.changed() => {
-                        if changed.is_err() {
-                            tokio::time::sleep(left).await;
-                        }
+        loop {
+            let shift = *shift_ms.borrow_and_update();
+            let left = self.left(shift);
+            if left.is_zero() {
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(left) => {}
+                changed = shift_ms.changed() => {
+                    if changed.is_err() {
+                        tokio::time::sleep(left).await;
                     }
                 }
             }

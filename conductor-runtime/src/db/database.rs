@@ -1,4 +1,5 @@
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use sqlx::Connection;
 use sqlx::pool::PoolConnection;
@@ -26,6 +27,45 @@ pub(crate) struct Database {
     /// A pool of connections that are fit for a pooler, once one was found.
     through: Arc<OnceLock<PgPool>>,
     read_only: Arc<ReadOnly>,
+    /// Of connections of its own, the one whose options they go by.
+    like: Option<Arc<Like>>,
+}
+
+/// The pool by whose options another one opens its connections: the application may exchange them, as where
+/// passwords last for minutes only.
+#[derive(Debug)]
+struct Like {
+    pool: PgPool,
+    seen: Mutex<Arc<PgConnectOptions>>,
+}
+
+impl Like {
+    fn of(pool: &PgPool) -> Self {
+        Self {
+            seen: Mutex::new(pool.connect_options()),
+            pool: pool.clone(),
+        }
+    }
+
+    /// The new options, where they were exchanged since the last look.
+    fn exchanged(&self) -> Option<PgConnectOptions> {
+        let now = self.pool.connect_options();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&now, &seen) {
+            return None;
+        }
+        *seen = Arc::clone(&now);
+        Some((*now).clone())
+    }
+}
+
+/// A pool of connections of its own, opened as those of another one are.
+fn alike(pool: &PgPool, most: u32) -> PgPool {
+    pool.options()
+        .clone()
+        .min_connections(0)
+        .max_connections(most)
+        .connect_lazy_with((*pool.connect_options()).clone())
 }
 
 impl Database {
@@ -34,7 +74,27 @@ impl Database {
             pool,
             through: Arc::default(),
             read_only: Arc::default(),
+            like: None,
         }
+    }
+
+    /// Another way to the same server, with at most so many connections and no more than this one. They
+    /// belong to the runtime in which this is called: what blocks another one does not hold them up.
+    pub(crate) fn apart(&self, most: u32) -> Self {
+        let most = most.min(self.max_connections()).max(1);
+        let through = self.through.get().map(|pool| alike(pool, most));
+        Self {
+            pool: alike(&self.pool, most),
+            through: Arc::new(through.map(OnceLock::from).unwrap_or_default()),
+            read_only: Arc::clone(&self.read_only),
+            like: Some(Arc::new(Like::of(&self.pool))),
+        }
+    }
+
+    /// Ends the connections, waiting for those in use until the deadline.
+    pub(crate) async fn close(&self, deadline: Duration) {
+        let close = async { tokio::join!(self.working().close(), self.pool.close()) };
+        let _ = tokio::time::timeout(deadline, close).await;
     }
 
     /// The application's pool.
@@ -48,6 +108,7 @@ impl Database {
     }
 
     pub(crate) fn options(&self) -> PgConnectOptions {
+        self.follow();
         (*self.working().connect_options()).clone()
     }
 
@@ -127,6 +188,7 @@ impl Database {
 
     /// A connection on which nothing was begun.
     pub(crate) async fn connection(&self) -> Result<Session, sqlx::Error> {
+        self.follow();
         if self.read_only.is_wary() {
             self.writing_connection().await
         } else {
@@ -173,6 +235,15 @@ impl Database {
     /// What is known of connections that cannot write.
     pub(crate) fn read_only(&self) -> &Arc<ReadOnly> {
         &self.read_only
+    }
+
+    fn follow(&self) {
+        if let Some(options) = self.like.as_ref().and_then(|like| like.exchanged()) {
+            if let Some(through) = self.through.get() {
+                through.set_connect_options(fit_for_pooler(options.clone()));
+            }
+            self.pool.set_connect_options(options);
+        }
     }
 
     pub(crate) fn begin_words(&self, mode: &str) -> String {

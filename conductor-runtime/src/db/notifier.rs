@@ -71,15 +71,14 @@ impl Notifier {
         self.started
             .get_or_init(|| async {
                 let interests = Arc::clone(&self.interests);
-                let options = match direct_way() {
-                    Some(options) => options,
-                    // It would take LISTEN, and forget it with the transaction.
-                    None if database.is_through_pooler() => {
-                        return tokio::spawn(std::future::ready(())).abort_handle();
-                    }
-                    None => database.options(),
-                };
-                let listener = listen(&options, &interests).await;
+                // Without one it would take LISTEN, and forget it with the transaction.
+                let direct = direct_way();
+                if direct.is_none() && database.is_through_pooler() {
+                    return tokio::spawn(std::future::ready(())).abort_handle();
+                }
+                let database = database.clone();
+                let way = move || direct.clone().unwrap_or_else(|| database.options());
+                let listener = listen(&way(), &interests).await;
                 if listener.is_none() {
                     tracing::warn!("the server does not LISTEN; new work is found by polling");
                 }
@@ -90,7 +89,7 @@ impl Notifier {
                             Some(listener) => serve(listener, &interests).await,
                             None => tokio::time::sleep(Duration::from_secs(5)).await,
                         }
-                        listener = listen(&options, &interests).await;
+                        listener = listen(&way(), &interests).await;
                         interests.tell_all();
                     }
                 })

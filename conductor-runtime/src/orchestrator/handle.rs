@@ -1,57 +1,40 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
+use super::core::{End, ended};
 use super::lease::Identity;
+use super::side::Side;
 use crate::client::Conductor;
-use crate::db::{Alone, Patience, latest_version};
+use crate::db::{Alone, latest_version};
 use crate::error::{Error, Result};
+use crate::task::States;
 use crate::worker::{Control, Phase};
 
 /// After the database could not be told that this process ends.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
-/// How long a process that ends tries to give its lease back.
-const SIGN_OFF: Duration = Duration::from_secs(5);
-
 /// An orchestrator at work. Dropping it stops everything at once, as a crash would; what it held
 /// is recovered after its lease. [`stop`](Self::stop) is the orderly end.
 #[derive(Debug)]
 pub struct Handle {
     pub(super) conductor: Conductor,
-    pub(super) control: watch::Sender<Control>,
+    /// True when the work is to end.
+    pub(super) stop: watch::Sender<bool>,
+    /// How the work has ended.
+    pub(super) end: watch::Receiver<Option<End>>,
     pub(super) busy: watch::Receiver<usize>,
-    pub(super) pipelines: JoinSet<()>,
-    /// Closed when the last pipeline has ended.
-    pub(super) at_work: watch::Sender<()>,
     /// The breaking migration for which this process has ended its work.
     pub(super) retired: watch::Receiver<Option<i32>>,
-    /// The heartbeat, the chores, the scheduler, the dispatcher of events, the end for a newer build.
-    pub(super) keepers: JoinSet<()>,
     pub(super) identity: Identity,
     pub(super) static_ids: Vec<i64>,
-    pub(super) shutdown_deadline: Duration,
+    /// Of the work, and of the heartbeat. Dropped, they end.
+    pub(super) threads: [Side; 2],
+    /// The application's values, so that they are dropped on a thread of its own.
+    pub(super) states: Arc<States>,
 }
 
 impl Handle {
-    /// Ends when a part of the orchestrator has ended by itself, which only a fault of ours does.
-    pub(super) async fn broken(&mut self) -> Error {
-        let ended = tokio::select! {
-            Some(ended) = self.pipelines.join_next() => ended,
-            Some(ended) = self.keepers.join_next() => ended,
-            else => Ok(()),
-        };
-        if self.control.borrow().phase != Phase::Working {
-            // They end as they were told to.
-            return std::future::pending().await;
-        }
-        let reason = match ended {
-            Err(error) => error.to_string(),
-            Ok(()) => "a worker has ended; its pool was closed".to_owned(),
-        };
-        Error::Broken(reason)
-    }
-
     /// Waits until this process has ended its work for a newer build, which is about to apply a
     /// migration that this one does not know and that is marked as breaking; gives its number.
     ///
@@ -85,32 +68,26 @@ impl Handle {
         }
     }
 
-    /// Everything is written by now; where nothing can be said any more, the lease ends by itself.
-    async fn sign_off(&self, id: i64) {
-        let mut patience = Patience::new(SIGN_OFF);
-        loop {
-            let stop = sqlx::query("select conductor.stop_orchestrator($1)").bind(id);
-            match patience.ask(self.conductor.database(), stop).await {
-                Ok(_) => return,
-                Err(error) if patience.again(&error).await => {}
-                Err(error) => {
-                    tracing::warn!(%error, "the lease could not be given back; it ends by itself");
-                    return;
-                }
-            }
-        }
-    }
-
     /// Shuts down: claims no more, lets handlers run until the deadline, writes what finished and
     /// releases the rest. While the database is away it waits for it, as outcomes are not dropped.
-    pub async fn stop(mut self) -> Result<()> {
-        wind_down(&self.control, &self.at_work, self.shutdown_deadline).await;
-        while self.pipelines.join_next().await.is_some() {}
-        self.keepers.abort_all();
-        let orchestrator = self.control.borrow().orchestrator;
-        if let Some(id) = orchestrator {
-            self.sign_off(id).await;
+    ///
+    /// # Errors
+    /// [`Error::Broken`] where a part of the orchestrator had ended by itself.
+    pub async fn stop(self) -> Result<()> {
+        self.stop.send_replace(true);
+        let end = ended(self.end.clone()).await;
+        self.leave(end).await
+    }
+
+    /// Waits for the threads.
+    pub(super) async fn leave(self, end: End) -> Result<()> {
+        if let End::Broken(reason) = end {
+            return Err(Error::Broken(reason));
         }
+        for thread in self.threads {
+            thread.end().await;
+        }
+        drop(self.states);
         Ok(())
     }
 }
@@ -126,7 +103,7 @@ pub(super) async fn retirement(mut retired: watch::Receiver<Option<i32>>) -> i32
 }
 
 /// Claims no more, and ends the pipelines: at once where nothing runs, at the deadline at last.
-async fn wind_down(
+pub(super) async fn wind_down(
     control: &watch::Sender<Control>,
     at_work: &watch::Sender<()>,
     deadline: Duration,

@@ -1,12 +1,12 @@
 use std::time::Duration;
 
+use sqlx::postgres::PgDatabaseError;
 use sqlx::postgres::types::PgInterval;
-use sqlx::postgres::{PgConnectOptions, PgDatabaseError};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio::sync::watch;
 
 use crate::client::Conductor;
-use crate::db::{connect, latest_version};
+use crate::db::{Database, connect, latest_version};
 use crate::worker::{BootInstant, Control, Signals};
 
 /// Of a transaction that takes a lease: in a stricter mode the look for newer migrations would be older
@@ -94,7 +94,7 @@ pub(super) fn too_new_for(error: &sqlx::Error) -> Option<i32> {
 /// The keeper's own way to the database. A connection that has met a fault, or has not answered in
 /// time, is dropped without a word: another one may get through where this one does not.
 struct Line {
-    options: PgConnectOptions,
+    database: Database,
     begin: String,
     connection: Option<PgConnection>,
 }
@@ -103,7 +103,7 @@ impl Line {
     async fn connection(&mut self) -> Result<PgConnection, sqlx::Error> {
         match self.connection.take() {
             Some(connection) => Ok(connection),
-            None => connect(&self.options).await,
+            None => connect(&self.database.options()).await,
         }
     }
 
@@ -158,7 +158,7 @@ pub(super) async fn keep(
     let mut id = control.borrow().orchestrator.unwrap_or_default();
     let mut renewed = taken;
     let mut line = Line {
-        options: conductor.database().options(),
+        database: conductor.database().clone(),
         // Behind a pooler, too, each of its statements is a transaction.
         begin: conductor.database().begin_words(MODE),
         connection: None,

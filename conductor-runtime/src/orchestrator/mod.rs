@@ -2,12 +2,14 @@
 
 mod builder;
 mod chores;
+mod core;
 mod dispatcher;
 mod handle;
 mod lease;
 mod maintenance;
 mod rows;
 mod scheduler;
+mod side;
 mod signal;
 
 use std::collections::HashMap;
@@ -19,6 +21,7 @@ use tokio::task::JoinSet;
 
 pub use crate::worker::{DEFAULT_CONCURRENCY, Worker};
 pub use builder::Builder;
+use core::{Core, Orders};
 pub(crate) use dispatcher::declared_subscriptions;
 pub use handle::Handle;
 pub(crate) use scheduler::{computed, declared_schedules};
@@ -32,6 +35,7 @@ use crate::registry::Registry;
 use crate::task::{States, TaskDefinition};
 use crate::worker::{BootInstant, Control, Phase, Pipeline, Recorder, Signals};
 use lease::{Identity, LeaseTimes};
+use side::Side;
 
 /// The workers of this process, not yet started.
 ///
@@ -79,7 +83,8 @@ impl Orchestrator {
 
     /// Works until SIGTERM or SIGINT, then shuts down: claims no more, lets running handlers go on
     /// until the deadline, writes what finished, releases the rest. A second signal ends the
-    /// process at once, and what it held is recovered after its lease.
+    /// process at once, and what it held is recovered after its lease. Signals are heard on a thread of
+    /// their own; where handlers block theirs past the deadline, the process exits some seconds later.
     ///
     /// It ends in the same way where a newer build is about to apply a breaking migration.
     ///
@@ -87,19 +92,15 @@ impl Orchestrator {
     /// As [`start`](Self::start).
     pub async fn run(self) -> Result<()> {
         let signals = signal::Shutdown::listen()?;
-        let mut handle = self.start().await?;
-        let retired = handle::retirement(handle.retired.clone());
-        tokio::select! {
-            () = signals.wait() => handle.stop().await,
-            version = retired => {
+        let handle = self.launch(Some(signals)).await?;
+        let end = tokio::select! {
+            end = core::ended(handle.end.clone()) => end,
+            version = handle.retired() => {
                 tracing::warn!(version, "drained; start the newer build of this program");
-                handle.stop().await
+                return handle.stop().await;
             }
-            fault = handle.broken() => {
-                // What this process holds is recovered by the others after its lease.
-                Err(fault)
-            }
-        }
+        };
+        handle.leave(end).await
     }
 
     /// Works until nothing is due and nothing runs, then stops. What is due later stays.
@@ -120,12 +121,19 @@ impl Orchestrator {
 
     /// Starts the workers in the background: migrates, declares the tasks, takes a lease.
     ///
+    /// Handlers run on the runtime in which this is called; everything else on two threads of its own, which
+    /// end with the [`Handle`].
+    ///
     /// # Errors
     /// [`Error::Refused`] where a task's queue has no worker here or elsewhere, where a task listens to a
     /// table or column that does not exist, or where a [strict](Builder::strict) start finds something;
     /// [`Error::Locked`] where a table is in use for so long that its trigger cannot be made; what
     /// [`Conductor::connect`] may return.
     pub async fn start(self) -> Result<Handle> {
+        self.launch(None).await
+    }
+
+    async fn launch(self, told_to_end: Option<signal::Shutdown>) -> Result<Handle> {
         let Self {
             conductor,
             workers,
@@ -179,9 +187,19 @@ impl Orchestrator {
         let all_tasks: Vec<i32> = declared.iter().map(|(task_id, _, _)| *task_id).collect();
         dispatcher::declare(&conductor, &all_tasks).await?;
         rows::declare(&conductor, &all_tasks, &rules, ddl).await?;
-        conductor.notifier().start(conductor.database()).await;
+        let threads = [Side::start("conductor")?, Side::start("conductor-lease")?];
+        let [work, heart] = &threads;
+        let most = most_connections(workers.len());
+        let user = conductor.clone();
+        let inner = work
+            .run(async move {
+                let inner = user.apart(most);
+                inner.notifier().start(inner.database()).await;
+                inner
+            })
+            .await?;
         dispatcher::catch_up(&conductor).await;
-        let clock = Clock::new(conductor.notifier().clock_shift_ms());
+        let clock = Clock::new(inner.notifier().clock_shift_ms());
         let (now, shift_ms) = conductor.clock().await?;
         clock.set(now, shift_ms);
         let taken = BootInstant::now();
@@ -206,14 +224,14 @@ impl Orchestrator {
         };
         let durable = Durable {
             conductor: conductor.clone(),
-            recorder: Recorder::new(conductor.clone()),
+            recorder: Recorder::new(inner.clone(), conductor.database(), work.beside().clone()),
             control: signals.control.clone(),
             orchestrator: Some(id),
             clock: clock.clone(),
             ddl,
         };
         let at_work = watch::Sender::new(());
-        let mut pipelines = JoinSet::new();
+        let mut pipelines = Vec::new();
         for worker in &workers {
             let (Some(queue_id), Some(tasks)) = (
                 queue_ids.get(worker.queue.as_str()),
@@ -222,48 +240,42 @@ impl Orchestrator {
                 continue;
             };
             tracing::info!(queue = %worker.queue, concurrency = worker.concurrency, tasks = tasks.len(), "worker started");
-            let pipeline = Pipeline::new(
+            pipelines.push(Pipeline::new(
+                inner.clone(),
                 durable.clone(),
                 worker,
                 *queue_id,
                 tasks,
                 Arc::clone(&states),
                 signals.clone(),
-            );
-            let working = at_work.subscribe();
-            pipelines.spawn(async move {
-                pipeline.run().await;
-                drop(working);
-            });
+            ));
         }
         let mut keepers = JoinSet::new();
-        keepers.spawn(chores::chores(
-            conductor.clone(),
-            signals.control.clone(),
-            lease.every,
-        ));
-        keepers.spawn(chores::heed_cancels(
-            conductor.clone(),
-            signals.control.clone(),
-        ));
-        keepers.spawn(maintenance::keep(
-            conductor.clone(),
-            signals.control.clone(),
-            lease.every,
-            ddl,
-        ));
+        keepers.spawn_on(
+            chores::chores(inner.clone(), signals.control.clone(), lease.every),
+            work.runtime(),
+        );
+        keepers.spawn_on(
+            chores::heed_cancels(inner.clone(), signals.control.clone()),
+            work.runtime(),
+        );
+        keepers.spawn_on(
+            maintenance::keep(inner.clone(), signals.control.clone(), lease.every, ddl),
+            work.runtime(),
+        );
         let static_ids: Vec<i64> = statics.keys().copied().collect();
-        keepers.spawn(scheduler::keep(
-            conductor.clone(),
-            statics,
-            clock,
-            signals.control.clone(),
-        ));
-        keepers.spawn(dispatcher::keep(conductor.clone(), signals.control.clone()));
+        keepers.spawn_on(
+            scheduler::keep(inner.clone(), statics, clock, signals.control.clone()),
+            work.runtime(),
+        );
+        keepers.spawn_on(
+            dispatcher::keep(inner.clone(), signals.control.clone()),
+            work.runtime(),
+        );
         let busy = signals.busy.subscribe();
         let told = watch::Sender::new(None);
-        keepers.spawn(lease::keep(
-            conductor.clone(),
+        let heartbeat = heart.runtime().spawn(lease::keep(
+            inner.clone(),
             identity.clone(),
             lease,
             control.clone(),
@@ -273,27 +285,56 @@ impl Orchestrator {
         ));
         let retired = watch::Sender::new(None);
         let ended = retired.subscribe();
-        keepers.spawn(handle::retire(
-            conductor.clone(),
-            told.subscribe(),
-            retired,
-            control.clone(),
-            at_work.clone(),
-            shutdown_deadline,
-        ));
+        keepers.spawn_on(
+            handle::retire(
+                inner.clone(),
+                told.subscribe(),
+                retired,
+                control.clone(),
+                at_work.clone(),
+                shutdown_deadline,
+            ),
+            work.runtime(),
+        );
+        let stop = watch::Sender::new(false);
+        let end = watch::Sender::new(None);
+        let how = end.subscribe();
+        work.runtime().spawn(
+            Core {
+                orders: Orders::new(stop.subscribe(), told_to_end, conductor.pool().clone()),
+                conductor: inner,
+                control,
+                pipelines,
+                at_work,
+                keepers,
+                lease: heartbeat,
+                shutdown_deadline,
+                end,
+                finish: [work.finish(), heart.finish()],
+            }
+            .run(),
+        );
         Ok(Handle {
             conductor,
-            control,
+            stop,
+            end: how,
             busy,
-            pipelines,
-            at_work,
             retired: ended,
-            keepers,
             identity,
             static_ids,
-            shutdown_deadline,
+            threads,
+            states,
         })
     }
+}
+
+/// How many connections the orchestrator's own work may have, besides the application's: two for each worker,
+/// and some for records, chores, schedules and events. No more than the application's pool has.
+fn most_connections(workers: usize) -> u32 {
+    u32::try_from(workers)
+        .unwrap_or(u32::MAX)
+        .saturating_mul(2)
+        .saturating_add(4)
 }
 
 /// Warns of what this program cannot work with, or refuses to start.

@@ -1,38 +1,97 @@
+use std::time::Duration;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{oneshot, watch};
 
 use crate::error::{Error, Result};
 
-/// SIGTERM and SIGINT.
+/// How long a process that has ended its work may still take where handlers hold its threads.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// SIGTERM and SIGINT, heard on a thread of its own: handlers may block all others.
 pub(super) struct Shutdown {
+    told: watch::Receiver<bool>,
+    /// Told when the orderly end is done and handlers are left that do not yield.
+    over: oneshot::Sender<()>,
+}
+
+struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Shutdown {
-    pub(super) fn listen() -> Result<Self> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| Error::Invalid(format!("cannot handle signals: {error}")))
-        };
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
         Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
         })
-    }
-
-    /// Waits for the first signal; the second one ends the process.
-    pub(super) async fn wait(mut self) {
-        self.next().await;
-        tracing::info!("shutting down; a second signal ends the process at once");
-        tokio::spawn(async move {
-            self.next().await;
-            std::process::exit(130);
-        });
     }
 
     async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+impl Shutdown {
+    pub(super) fn listen() -> Result<Self> {
+        let cannot =
+            |error: std::io::Error| Error::Invalid(format!("cannot handle signals: {error}"));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(cannot)?;
+        let signals = {
+            let _inside = runtime.enter();
+            Signals::listen().map_err(cannot)?
+        };
+        let (tell, told) = watch::channel(false);
+        let (over, ended) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("conductor-signal".to_owned())
+            .spawn(move || runtime.block_on(heed(signals, tell, ended)))
+            .map_err(cannot)?;
+        Ok(Self { told, over })
+    }
+
+    /// Ends with the first signal; the second one ends the process.
+    pub(super) async fn first(&mut self) {
+        if self.told.wait_for(|told| *told).await.is_err() {
+            // Its thread is gone, which only a fault of ours does.
+            std::future::pending().await
+        }
+    }
+
+    /// The work has ended in order, but handlers hold threads: the process ends all the same.
+    pub(super) fn left_behind(self) {
+        // Nobody listens where no signal has come.
+        let _: std::result::Result<(), ()> = self.over.send(());
+    }
+}
+
+/// Passes on the first signal; stays for the second one until the process ends.
+async fn heed(mut signals: Signals, told: watch::Sender<bool>, over: oneshot::Receiver<()>) {
+    tokio::select! {
+        () = signals.next() => {}
+        // The orchestrator has ended by itself.
+        () = told.closed() => return,
+    }
+    tracing::info!("shutting down; a second signal ends the process at once");
+    told.send_replace(true);
+    let left_behind = async {
+        match over.await {
+            Ok(()) => tokio::time::sleep(GRACE).await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = signals.next() => std::process::exit(130),
+        () = left_behind => {
+            tracing::warn!("handlers hold their threads and do not yield; the process ends without them");
+            std::process::exit(0)
         }
     }
 }

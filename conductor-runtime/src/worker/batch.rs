@@ -1,11 +1,6 @@
-use std::future::{Future, poll_fn};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
-use std::task::Poll;
-
 use tokio_util::sync::CancellationToken;
 
-use super::execute::{Surroundings, converted, not_converted, panic_text};
+use super::execute::{Surroundings, caught, converted, not_converted};
 use super::fetch::Claimed;
 use super::outcome::End;
 use crate::context::{BatchContext, BatchItem};
@@ -56,6 +51,7 @@ pub(super) async fn batch_attempt(
     };
     let mut ends = Vec::new();
     if !context.items.is_empty() {
+        // What is known of other items is not lost by a panic.
         let handler = caught(decoded.items.run(&context));
         let handler = async {
             match handler.await {
@@ -65,13 +61,17 @@ pub(super) async fn batch_attempt(
         };
         ends = match task.timeout {
             None => handler.await,
-            Some(timeout) => tokio::select! {
-                biased;
-                ends = handler => ends,
-                () = surroundings.durable.clock.pass(timeout) => {
-                    vec![End::timed_out(timeout); context.items.len()]
-                }
-            },
+            Some(timeout) => {
+                let deadline = surroundings.durable.clock.deadline(timeout);
+                let ends = tokio::select! {
+                    biased;
+                    ends = handler => Some(ends),
+                    () = deadline.passed() => None,
+                };
+                // It may have held its thread for longer: the time decides, and not who looks first.
+                ends.filter(|_| !deadline.is_over())
+                    .unwrap_or_else(|| vec![End::timed_out(timeout); context.items.len()])
+            }
         };
     }
     let mut ends = ends.into_iter();
@@ -94,17 +94,4 @@ fn ends_of(results: anyhow::Result<Vec<anyhow::Result<String>>>, items: usize) -
         }
         Err(error) => vec![End::of(Err(error)); items],
     }
-}
-
-/// The future's value, or the text of its panic: what is known of other items is not lost by it.
-async fn caught<T>(future: impl Future<Output = T>) -> Result<T, String> {
-    let mut future = pin!(future);
-    poll_fn(
-        |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(value)) => Poll::Ready(Ok(value)),
-            Err(panic) => Poll::Ready(Err(panic_text(panic.as_ref()))),
-        },
-    )
-    .await
 }

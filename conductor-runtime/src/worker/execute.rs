@@ -1,5 +1,6 @@
 use std::any::Any;
 use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -11,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::control::Control;
 use super::fetch::Claimed;
 use super::outcome::End;
+use super::pulse::Pulse;
 use super::window::Windows;
 use crate::codec::MAX_RECORDS_BYTES;
 use crate::context::{Blocked, Durable, Memo, Stop, TaskContext, Unloadable, Wait, Waiting, size};
@@ -76,14 +78,21 @@ pub(super) async fn attempt(
     let handler = run(handler, &context.memo);
     let end = match task.timeout {
         None => handler.await,
-        Some(timeout) => tokio::select! {
-            biased;
-            end = handler => end,
-            () = clock.pass(timeout) => Some(match context.memo.stopped() {
-                Some(Stop::Unreadable(unreadable)) => End::unreadable(&unreadable),
-                _ => End::timed_out(timeout),
-            }),
-        },
+        Some(timeout) => {
+            let deadline = clock.deadline(timeout);
+            tokio::select! {
+                biased;
+                // It may have held its thread for longer: the time decides, and not who looks first.
+                end = handler => end.map(|end| match deadline.is_over() {
+                    true => end.late(timeout),
+                    false => end,
+                }),
+                () = deadline.passed() => Some(match context.memo.stopped() {
+                    Some(Stop::Unreadable(unreadable)) => End::unreadable(&unreadable),
+                    _ => End::timed_out(timeout),
+                }),
+            }
+        }
     };
     (end, started.elapsed())
 }
@@ -96,21 +105,37 @@ fn unreadable(reason: &str) -> End {
     ))
 }
 
-/// Polls the attempt for as long as its lease holds. A process that was stopped for longer begins nothing
-/// when it goes on, of what others may have run meanwhile.
+/// Polls the attempt for as long as its lease holds; a panic is given as its text. A process that was stopped
+/// for longer begins nothing when it goes on, of what others may have run meanwhile.
 pub(super) async fn while_held<T>(
     (control, orchestrator): (watch::Receiver<Control>, Option<i64>),
+    pulse: Arc<Pulse>,
     attempt: impl Future<Output = T>,
-) -> Option<T> {
-    let mut attempt = pin!(attempt);
+) -> Option<Result<T, String>> {
+    let mut attempt = pin!(caught(attempt));
     poll_fn(|cx| {
         // What is borrowed is locked: not while the handler runs.
         let held = control.borrow().holder() == orchestrator;
-        match held {
-            true => attempt.as_mut().poll(cx).map(Some),
-            false => Poll::Ready(None),
+        if !held || !pulse.begin() {
+            return Poll::Ready(None);
         }
+        let polled = attempt.as_mut().poll(cx).map(Some);
+        pulse.rest();
+        polled
     })
+    .await
+}
+
+/// The future's value, or the text of its panic.
+pub(super) async fn caught<T>(future: impl Future<Output = T>) -> Result<T, String> {
+    let mut future = pin!(future);
+    poll_fn(
+        |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(value)) => Poll::Ready(Ok(value)),
+            Err(panic) => Poll::Ready(Err(panic_text(panic))),
+        },
+    )
     .await
 }
 
@@ -205,13 +230,18 @@ fn stopped(stop: Stop) -> Option<End> {
 }
 
 /// The text of a panic.
-pub(super) fn panic_text(payload: &(dyn Any + Send)) -> String {
+pub(super) fn panic_text(payload: Box<dyn Any + Send>) -> String {
     let text = payload
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    match text {
+    let text = match text {
         Some(text) => format!("panicked: {text}"),
         None => "panicked".to_owned(),
+    };
+    // It is the handler's own, and may panic when it is dropped.
+    if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(another);
     }
+    text
 }

@@ -5,6 +5,7 @@
 
 mod backlog;
 mod batch;
+mod beside;
 mod boot_instant;
 mod config;
 mod control;
@@ -18,10 +19,12 @@ mod locked;
 mod outcome;
 mod pace;
 mod pipeline;
+mod pulse;
 mod record;
 mod suspend;
 mod window;
 
+pub(crate) use beside::Beside;
 pub(crate) use boot_instant::BootInstant;
 pub use config::{DEFAULT_CONCURRENCY, Worker};
 pub(crate) use control::{Control, Phase, Signals};

@@ -115,6 +115,17 @@ impl End {
         Self::failed(&format!("timed out after {timeout}"))
     }
 
+    /// What becomes of an end behind the timeout.
+    pub(super) fn late(self, timeout: Duration) -> Self {
+        match self {
+            Self::Completed(_) | Self::Failed { .. } | Self::Suspended(_) => {
+                Self::timed_out(timeout)
+            }
+            // It may be cut off at any time, and is to begin anew.
+            Self::Released | Self::Postponed(_) | Self::Unreadable(_) => self,
+        }
+    }
+
     pub(super) fn permanent(text: &str) -> Self {
         Self::Failed {
             error: storable(text),

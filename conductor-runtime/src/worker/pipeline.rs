@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::{Id, JoinSet};
 use uuid::Uuid;
@@ -21,6 +22,7 @@ use super::locked::Locked;
 use super::outcome::{End, Outcome, Unwritten};
 use super::pace::Pace;
 use super::window::Windows;
+use crate::client::Conductor;
 use crate::context::Durable;
 use crate::db::{Database, Session};
 use crate::task::{States, TaskDefinition};
@@ -39,7 +41,11 @@ const STALL: Duration = Duration::from_millis(500);
 
 /// One queue's worker at work.
 pub(crate) struct Pipeline {
+    /// With connections of the runtime that this runs on.
+    conductor: Conductor,
     database: Database,
+    /// The runtime of the handlers, which may block its threads.
+    runtime: Handle,
     queue: String,
     queue_id: i32,
     concurrency: usize,
@@ -60,6 +66,8 @@ pub(crate) struct Pipeline {
     cancelled_early: HashSet<Uuid>,
     handlers: JoinSet<Ended>,
     running: HashMap<Id, Running>,
+    /// Handlers that were taken back as no thread was free for them, and whose tasks have not ended yet.
+    taken_back: usize,
     outcomes: Vec<Outcome>,
     /// What they and those that are on their way have together.
     unwritten: Unwritten,
@@ -114,7 +122,9 @@ async fn start(at: Option<Instant>) {
 }
 
 impl Pipeline {
+    /// Of handlers on the runtime in which this is called; the first client is for the worker's own use.
     pub(crate) fn new(
+        conductor: Conductor,
         durable: Durable,
         worker: &Worker,
         queue_id: i32,
@@ -122,7 +132,6 @@ impl Pipeline {
         states: Arc<States>,
         signals: Signals,
     ) -> Self {
-        let conductor = durable.conductor.clone();
         let now = Instant::now();
         let control = signals.control;
         let orchestrator = control.borrow().orchestrator;
@@ -145,12 +154,15 @@ impl Pipeline {
             tasks,
             wake: conductor.notifier().queue(queue_id),
             cancels: conductor.notifier().cancels(),
+            conductor,
+            runtime: Handle::current(),
             busy: signals.busy,
             counted_busy: false,
             pace: Pace::new(worker.concurrency),
             cancelled_early: HashSet::new(),
             handlers: JoinSet::new(),
             running: HashMap::new(),
+            taken_back: 0,
             outcomes: Vec::new(),
             unwritten: Unwritten::default(),
             left: Left::default(),
@@ -183,12 +195,13 @@ impl Pipeline {
         }
     }
 
-    /// Works until the orchestrator stops and everything that was claimed is written or released.
-    pub(crate) async fn run(mut self) {
+    /// Works until the orchestrator stops and everything that was claimed is written or released. Gives how
+    /// many handlers have not yielded until then.
+    pub(crate) async fn run(mut self) -> usize {
         loop {
             if self.database.is_closed() {
-                // The application has closed it; nothing can be written any more.
-                return;
+                // Nothing can be written any more.
+                return self.running.len();
             }
             self.heed_control();
             self.start_handlers();
@@ -208,7 +221,7 @@ impl Pipeline {
                 changed = self.control.changed() => {
                     if changed.is_err() {
                         // The orchestrator is gone; its lease will run out.
-                        return;
+                        return self.running.len();
                     }
                 }
                 Some(returned) = self.trips.join_next() => self.received(returned),
@@ -239,6 +252,7 @@ impl Pipeline {
         }
         self.count_busy();
         tracing::debug!(queue = %self.queue, "worker stopped");
+        self.running.len()
     }
 
     /// Takes over what the orchestrator says: a lost lease or the deadline ends all handlers.
@@ -260,6 +274,7 @@ impl Pipeline {
         }
         if phase != Phase::Working {
             self.release_waiting();
+            self.take_back(Duration::ZERO);
             self.waiting.lanes_mut().set_deep(false);
         }
         if lost {
@@ -321,6 +336,8 @@ impl Pipeline {
             self.outcomes.append(&mut self.refused);
         }
         self.give_back();
+        self.look_for_threads();
+        self.look_for_blocking();
     }
 
     /// What has waited long for a handler or a slot is for others.

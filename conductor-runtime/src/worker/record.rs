@@ -5,9 +5,10 @@ use sqlx::{Postgres, Transaction};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use uuid::Uuid;
 
+use super::beside::Beside;
 use crate::client::Conductor;
 use crate::context::Decided;
-use crate::db::{Batcher, Fault, Patience, Session, fault, is_locked, take_message};
+use crate::db::{Batcher, Database, Fault, Patience, Session, fault, is_locked, take_message};
 use crate::error::{Error, Result};
 
 /// Most records in one statement.
@@ -18,7 +19,11 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Writes the step records of many executions together.
 #[derive(Debug, Clone)]
 pub(crate) struct Recorder {
+    /// With connections of the runtime beside that of the handlers.
     conductor: Conductor,
+    beside: Beside,
+    /// The application's, for what handlers do themselves.
+    application: Database,
     batcher: Batcher<Record>,
     transactions: Arc<Semaphore>,
     /// Whose turn it is to wait for a locked execution.
@@ -51,21 +56,24 @@ struct Record {
 }
 
 impl Recorder {
-    pub(crate) fn new(conductor: Conductor) -> Self {
-        let most = conductor.database().max_connections() / 2;
+    pub(crate) fn new(conductor: Conductor, application: &Database, beside: Beside) -> Self {
+        let most = application.max_connections() / 2;
         Self {
             conductor,
-            batcher: Batcher::new(),
+            application: application.clone(),
+            batcher: Batcher::on(beside.runtime.clone()),
+            beside,
             transactions: Arc::new(Semaphore::new(most.max(1) as usize)),
             turn: Arc::new(Semaphore::new(1)),
         }
     }
 
     /// A connection for a handler's transaction, when there is one. No more than half of the pool's
-    /// connections serve such ones, so that claims and records always find one.
+    /// connections serve such ones, so that those of the
+    /// application always find one.
     pub(crate) async fn share(&self, patience: &mut Patience) -> Result<Share> {
         let permit = Arc::clone(&self.transactions).acquire_owned().await.ok();
-        let database = self.conductor.database();
+        let database = &self.application;
         loop {
             match patience.connection(database).await {
                 Ok(session) => {
@@ -115,9 +123,12 @@ impl Recorder {
             let (conductor, turn) = (conductor.clone(), Arc::clone(&turn));
             async move { write(&conductor, &turn, batch).await }
         });
-        outcome
-            .await
-            .unwrap_or_else(|_| Err(Error::Database(sqlx::Error::WorkerCrashed)))
+        match outcome.await {
+            Ok(written) => written,
+            // The orchestrator was dropped: the handler is, too, and must not take this for a failure.
+            Err(_) if self.beside.has_ended() => Ok(false),
+            Err(_) => Err(Error::Database(sqlx::Error::WorkerCrashed)),
+        }
     }
 }
 

@@ -194,7 +194,7 @@ fn running(told: &Story) -> Vec<(&'static str, String)> {
         .filter(|(passed, limit)| passed > limit)
     {
         stuck(format!(
-            "{} longer than its timeout of {}",
+            "{} longer than its timeout of {}: its handler does not yield, it blocks its thread",
             output::short(passed - limit),
             output::short(limit)
         ));

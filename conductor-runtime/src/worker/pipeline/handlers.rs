@@ -1,5 +1,7 @@
 //! The handlers that run: how they start, and what comes of their ends.
 
+use std::future::Future;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::{Id, JoinError};
@@ -8,19 +10,34 @@ use uuid::Uuid;
 
 use super::{MOST_BYTES, Pipeline};
 use crate::error::Verdict;
-use crate::task::Runner;
+use crate::task::{Runner, TaskDefinition};
 use crate::worker::backlog::Turn;
 use crate::worker::batch::batch_attempt;
 use crate::worker::execute::{attempt, panic_text, while_held};
 use crate::worker::fetch::Claimed;
 use crate::worker::outcome::End;
+use crate::worker::pulse::Pulse;
+
+/// What has found no thread for so long is given back.
+const NO_THREAD: Duration = Duration::from_secs(2);
+/// A handler that has not yielded for so long and is past its timeout by as much is told of in the log; one
+/// that is not, after a longer time.
+const OVERTIME: Duration = Duration::from_secs(2);
+const LONG: Duration = Duration::from_secs(10);
+const USE_INSTEAD: &str =
+    "Code that blocks belongs into tokio::task::spawn_blocking, awaited in a step";
 
 /// What a handler runs: one execution, or the items of a batch.
 #[derive(Debug)]
 pub(super) struct Running {
     task: &'static str,
     task_id: i32,
+    timeout: Option<Duration>,
     pub(super) members: Vec<Member>,
+    pulse: Arc<Pulse>,
+    /// The log has told that it blocks its thread, and that it does so past its timeout.
+    told: bool,
+    told_overtime: bool,
 }
 
 #[derive(Debug)]
@@ -50,6 +67,8 @@ pub(super) enum Ended {
     Single(Option<End>, Duration),
     /// In the order of the members.
     Batch(Vec<End>),
+    /// The text of its panic.
+    Panicked(String),
     /// Dropped, as its lease was over.
     Dropped,
 }
@@ -111,18 +130,16 @@ impl Pipeline {
         let surroundings = self.surroundings.clone();
         let lease = (self.control.clone(), self.orchestrator);
         let attempt = attempt(task, *run, claimed, member.cancel.clone(), surroundings);
-        let handle = self.handlers.spawn(async move {
-            match while_held(lease, attempt).await {
-                Some((end, took)) => Ended::Single(end, took),
+        let pulse = Arc::new(Pulse::new());
+        let attempt = while_held(lease, Arc::clone(&pulse), attempt);
+        let handler = async move {
+            match attempt.await {
                 None => Ended::Dropped,
+                Some(Ok((end, took))) => Ended::Single(end, took),
+                Some(Err(panic)) => Ended::Panicked(panic),
             }
-        });
-        let running = Running {
-            task: task.name,
-            task_id,
-            members: vec![member],
         };
-        self.running.insert(handle.id(), running);
+        self.begin(task, task_id, vec![member], pulse, handler);
     }
 
     fn start_batch(&mut self, claimed: Vec<Claimed>) {
@@ -138,18 +155,85 @@ impl Pipeline {
         let cancels = members.iter().map(|member| member.cancel.clone()).collect();
         let lease = (self.control.clone(), self.orchestrator);
         let attempt = batch_attempt(task, batch, claimed, cancels, self.surroundings.clone());
-        let handle = self.handlers.spawn(async move {
-            match while_held(lease, attempt).await {
-                Some(ends) => Ended::Batch(ends),
+        let pulse = Arc::new(Pulse::new());
+        let attempt = while_held(lease, Arc::clone(&pulse), attempt);
+        let handler = async move {
+            match attempt.await {
                 None => Ended::Dropped,
+                Some(Ok(ends)) => Ended::Batch(ends),
+                Some(Err(panic)) => Ended::Panicked(panic),
             }
-        });
+        };
+        self.begin(task, task_id, members, pulse, handler);
+    }
+
+    fn begin(
+        &mut self,
+        task: &TaskDefinition,
+        task_id: i32,
+        members: Vec<Member>,
+        pulse: Arc<Pulse>,
+        handler: impl Future<Output = Ended> + Send + 'static,
+    ) {
+        let handle = self.handlers.spawn_on(handler, &self.runtime);
         let running = Running {
             task: task.name,
             task_id,
+            timeout: task.timeout,
             members,
+            pulse,
+            told: false,
+            told_overtime: false,
         };
         self.running.insert(handle.id(), running);
+    }
+
+    /// What has found no thread for so long is for other processes; gives how many handlers. Nothing more is
+    /// claimed until a thread has time for what is left of them.
+    pub(super) fn take_back(&mut self, after: Duration) -> usize {
+        let no_thread = (self.running).extract_if(|_, running| running.pulse.take_back(after));
+        let taken: Vec<Running> = no_thread.map(|(_, running)| running).collect();
+        let handlers = taken.len();
+        self.taken_back += handlers;
+        for running in taken {
+            for member in running.members {
+                self.ended_member(running.task, member, Some(End::Released));
+            }
+        }
+        handlers
+    }
+
+    pub(super) fn look_for_threads(&mut self) {
+        let handlers = self.take_back(NO_THREAD);
+        if handlers > 0 {
+            tracing::warn!(queue = %self.queue, handlers, running = self.running.len(),
+                "no thread is free for handlers that are to start, as others block them; they are given back, \
+                 and nothing is claimed until a thread is free. {USE_INSTEAD}");
+            self.release_waiting();
+        }
+    }
+
+    /// Tells, once each, of handlers that hold their thread.
+    pub(super) fn look_for_blocking(&mut self) {
+        for running in self.running.values_mut() {
+            let Some(blocks) = running.pulse.blocks().filter(|blocks| *blocks >= OVERTIME) else {
+                continue;
+            };
+            let elapsed = running.pulse.elapsed();
+            let timeout = (running.timeout).filter(|timeout| elapsed >= *timeout + OVERTIME);
+            let execution = running.members.first().map(|member| member.id);
+            let (task, execution) = (running.task, execution.map(tracing::field::display));
+            if let Some(timeout) = timeout.filter(|_| !running.told_overtime) {
+                (running.told, running.told_overtime) = (true, true);
+                tracing::warn!(task, execution, not_yielded_for = ?blocks, ?timeout,
+                    "a handler is past its timeout and does not yield: it blocks its thread, and has timed out \
+                     when it yields. {USE_INSTEAD}");
+            } else if !running.told && blocks >= LONG {
+                running.told = true;
+                tracing::warn!(task, execution, not_yielded_for = ?blocks,
+                    "a handler does not yield: it blocks its thread. {USE_INSTEAD}");
+            }
+        }
     }
 
     pub(super) fn ended(&mut self, ended: Result<(Id, Ended), JoinError>) {
@@ -158,6 +242,10 @@ impl Pipeline {
             Err(error) => error.id(),
         };
         let Some(running) = self.running.remove(&handler) else {
+            // It was taken back, and there is a thread again.
+            self.taken_back = self.taken_back.saturating_sub(1);
+            self.more = true;
+            self.look();
             return;
         };
         let ends = match ended {
@@ -170,10 +258,14 @@ impl Pipeline {
             }
             // How long a batch takes says nothing of how many to claim ahead.
             Ok((_, Ended::Batch(ends))) => ends.into_iter().map(Some).collect(),
+            Ok((_, Ended::Panicked(text))) => {
+                vec![Some(End::failed(&text)); running.members.len()]
+            }
             Ok((_, Ended::Dropped)) => vec![Some(End::Released); running.members.len()],
             Err(error) => {
                 let end = match error.try_into_panic() {
-                    Ok(panic) => End::failed(&panic_text(panic.as_ref())),
+                    // In the drop of a handler that was aborted.
+                    Ok(panic) => End::failed(&panic_text(panic)),
                     // Dropped by abort_all.
                     Err(_) => End::Released,
                 };

@@ -86,7 +86,7 @@ impl Pipeline {
         self.asked += want;
         let outcomes = take_message(&mut self.outcomes, usize::MAX, Outcome::bytes);
         self.trips.spawn(round_trip(Trip {
-            conductor: self.surroundings.durable.conductor.clone(),
+            conductor: self.conductor.clone(),
             spare: self.spare.take(),
             outcomes,
             ask,
@@ -179,6 +179,7 @@ impl Pipeline {
         if self.orchestrator.is_none()
             || self.asked > 0
             || self.settling
+            || self.taken_back > 0
             || self.control.borrow().phase != Phase::Working
         {
             return 0;
