@@ -170,7 +170,9 @@ create table conductor.live_executions (
     -- json and not jsonb: values must come back exactly as they were written.
     payload json not null,
     -- The text of the last failure.
-    error text
+    error text,
+    -- With as many records as it may have, a claim can still bring it.
+    constraint payload_has_at_most_128_mib check (bytes <= 128 * 1024 * 1024)
 ) with (
     fillfactor = 50,
     autovacuum_vacuum_scale_factor = 0.02,

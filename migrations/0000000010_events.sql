@@ -38,7 +38,8 @@ create table conductor.event_inbox (
     id uuid not null,
     name text collate "C" not null,
     payload json not null,
-    bytes integer not null generated always as (octet_length(payload::text)) stored
+    bytes integer not null generated always as (octet_length(payload::text)) stored,
+    constraint payload_has_at_most_128_mib check (bytes <= 128 * 1024 * 1024)
 );
 
 create index event_inbox_name on conductor.event_inbox (name, n);

@@ -213,94 +213,123 @@ declare
     v_key text[];
     v_count bigint;
     v_queues integer[];
-    v_watched boolean := false;
+    v_watched boolean;
+    -- The rules that have failed; the one at work, and its task; the most that a change may have, once one had
+    -- more.
+    v_failed text[] := '{}';
+    v_at text;
+    v_task integer;
+    v_most integer;
 begin
-    -- A statement that changed nothing, and an update whose rows are not all there in pairs: one that
-    -- moves a row to another partition, where a trigger of the user's drops it.
-    if tg_op = 'INSERT' then
-        if not exists (select from new_rows) then
-            return null;
-        end if;
-    elsif tg_op = 'DELETE' then
-        if not exists (select from old_rows) then
-            return null;
-        end if;
-    else
-        select count(*) into v_count from new_rows;
-        if v_count = 0 then
-            return null;
-        elsif v_count <> (select count(*) from old_rows) then
-            v_key := coalesce(
-                (select array_agg(a.attname::text) from pg_index i
-                   join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
-                  where i.indrelid = tg_relid and i.indisprimary), '{}');
-        end if;
-    end if;
-
-    v_now := conductor.now();
-    for v_rule in
-        select r.task_id, t.queue_id, t.priority, r.columns, r.changed, r.filter, null as event
-          from conductor.row_triggers r
-          join conductor.tasks t on t.id = r.task_id
-         where r.relation = tg_relid and r.op = v_op
-        union all
-        select null, null, null, w.columns, w.changed, null, w.event
-          from conductor.row_watches w
-         where w.relation = tg_relid and w.op = v_op
+    -- One subtransaction for all rules, as each statement of the user's pays for it. Where a rule fails,
+    -- all is done again without it.
     loop
         begin
-            if v_key = '{}' then
-                raise exception 'the old and the new rows of an update cannot be paired: % has no primary key',
-                    tg_relid::regclass;
-            elsif v_rule.event is null then
-                execute format(
-                    'insert into conductor.live_executions (
-                            id, run_at, created_at, queue_id, task_id, priority, trigger, payload)
-                     select %s, $1, $1, $2, $3, $4, $5,
-                            json_build_object(''op'', $6, ''old'', s.old, ''new'', s.new)
-                       from (%s) s
-                      where $7 is null
-                         or conductor.matches($7, conductor.as_jsonb(json_build_object(''old'', s.old, ''new'', s.new)))',
-                    c_id, conductor.rows_query(tg_relid, v_op, v_rule.columns, v_rule.changed, v_key))
-                  using v_now, v_rule.queue_id, v_rule.task_id, v_rule.priority,
-                        json_build_object('kind', 'row', 'op', v_op,
-                                          'table', format('%I.%I', tg_table_schema, tg_table_name)),
-                        v_op, v_rule.filter, v_ticks;
-                get diagnostics v_count = row_count;
-                if v_count > 0 then
-                    v_queues := v_queues || v_rule.queue_id;
+            v_at := null;
+            v_task := null;
+            v_queues := null;
+            v_watched := false;
+            -- A statement that changed nothing, and an update whose rows are not all there in pairs: one that
+            -- moves a row to another partition, where a trigger of the user's drops it.
+            if tg_op = 'INSERT' then
+                if not exists (select from new_rows) then
+                    return null;
+                end if;
+            elsif tg_op = 'DELETE' then
+                if not exists (select from old_rows) then
+                    return null;
                 end if;
             else
-                execute format(
-                    'insert into conductor.event_inbox (id, name, payload)
-                     select %s, $1, e.payload
-                       from (select json_build_object(''op'', $2, ''old'', s.old, ''new'', s.new) as payload
-                               from (%s) s) e
-                      where conductor.as_jsonb(e.payload) is not null',
-                    c_id, conductor.rows_query(tg_relid, v_op, v_rule.columns, v_rule.changed, v_key))
-                  using v_rule.event, v_op, null, null, null, null, null, v_ticks;
-                get diagnostics v_count = row_count;
-                v_watched := v_watched or v_count > 0;
+                select count(*) into v_count from new_rows;
+                if v_count = 0 then
+                    return null;
+                elsif v_count <> (select count(*) from old_rows) then
+                    v_key := coalesce(
+                        (select array_agg(a.attname::text) from pg_index i
+                           join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
+                          where i.indrelid = tg_relid and i.indisprimary), '{}');
+                end if;
             end if;
+
+            v_now := conductor.now();
+            for v_rule in
+                select r.task_id, t.queue_id, t.priority, r.columns, r.changed, r.filter, null as event,
+                       'task ' || r.task_id as rule
+                  from conductor.row_triggers r
+                  join conductor.tasks t on t.id = r.task_id
+                 where r.relation = tg_relid and r.op = v_op
+                union all
+                select null, null, null, w.columns, w.changed, null, w.event, w.event
+                  from conductor.row_watches w
+                 where w.relation = tg_relid and w.op = v_op
+            loop
+                continue when v_rule.rule = any (v_failed);
+                v_at := v_rule.rule;
+                v_task := v_rule.task_id;
+                if v_key = '{}' then
+                    raise exception 'the old and the new rows of an update cannot be paired: % has no primary key',
+                        tg_relid::regclass;
+                elsif v_rule.event is null then
+                    execute format(
+                        'insert into conductor.live_executions (
+                                id, run_at, created_at, queue_id, task_id, priority, trigger, payload)
+                         select %s, $1, $1, $2, $3, $4, $5,
+                                json_build_object(''op'', $6, ''old'', s.old, ''new'', s.new)
+                           from (%s) s
+                          where ($7 is null
+                                 or conductor.matches(
+                                     $7, conductor.as_jsonb(json_build_object(''old'', s.old, ''new'', s.new))))
+                            and ($9 is null
+                                 or octet_length(json_build_object(''op'', $6, ''old'', s.old, ''new'', s.new)::text) <= $9)',
+                        c_id, conductor.rows_query(tg_relid, v_op, v_rule.columns, v_rule.changed, v_key))
+                      using v_now, v_rule.queue_id, v_rule.task_id, v_rule.priority,
+                            json_build_object('kind', 'row', 'op', v_op,
+                                              'table', format('%I.%I', tg_table_schema, tg_table_name)),
+                            v_op, v_rule.filter, v_ticks, v_most;
+                    get diagnostics v_count = row_count;
+                    if v_count > 0 then
+                        v_queues := v_queues || v_rule.queue_id;
+                    end if;
+                else
+                    execute format(
+                        'insert into conductor.event_inbox (id, name, payload)
+                         select %s, $1, e.payload
+                           from (select json_build_object(''op'', $2, ''old'', s.old, ''new'', s.new) as payload
+                                   from (%s) s) e
+                          where ($9 is null or octet_length(e.payload::text) <= $9)
+                            and conductor.as_jsonb(e.payload) is not null',
+                        c_id, conductor.rows_query(tg_relid, v_op, v_rule.columns, v_rule.changed, v_key))
+                      using v_rule.event, v_op, null, null, null, null, null, v_ticks, v_most;
+                    get diagnostics v_count = row_count;
+                    v_watched := v_watched or v_count > 0;
+                end if;
+            end loop;
+            v_at := null;
+            if v_queues is not null then
+                perform conductor.wake((select array_agg(distinct q) from unnest(v_queues) as q), true);
+            end if;
+            if v_watched then
+                perform pg_notify('conductor', 'events:');
+            end if;
+            return null;
         exception when serialization_failure then
             -- The user's transaction is lost whatever we do; it has to be told to try again.
             raise;
         when others then
-            perform conductor.note_row_fault(tg_relid, v_op, v_rule.task_id, sqlstate, sqlerrm);
+            if sqlstate = '23514' and v_most is null then
+                perform conductor.note_row_fault(
+                    tg_relid, v_op, v_task, sqlstate,
+                    'a change has more than 128 MiB of JSON and is left out: let the task or the wait read fewer columns');
+                v_most := 128 * 1024 * 1024;
+            else
+                perform conductor.note_row_fault(tg_relid, v_op, v_task, sqlstate, sqlerrm);
+                if v_at is null then
+                    return null;
+                end if;
+                v_failed := v_failed || v_at;
+            end if;
         end;
     end loop;
-    if v_queues is not null then
-        perform conductor.wake((select array_agg(distinct q) from unnest(v_queues) as q), true);
-    end if;
-    if v_watched then
-        perform pg_notify('conductor', 'events:');
-    end if;
-    return null;
-exception when serialization_failure then
-    raise;
-when others then
-    perform conductor.note_row_fault(tg_relid, lower(tg_op), null, sqlstate, sqlerrm);
-    return null;
 end
 $$;
 

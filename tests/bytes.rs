@@ -344,3 +344,89 @@ async fn a_dispatch_that_fails_keeps_no_worker_from_starting(
     worker.stop().await?;
     Ok(())
 }
+
+/// A table of whose new rows somebody waits to hear.
+async fn watched_table(test: &TestConductor) -> anyhow::Result<()> {
+    stored_quickly(test).await;
+    run_sql(
+        test,
+        "create table bytes_docs (id integer primary key, body json);
+         select conductor.watch_rows('bytes_docs', 'insert', array['id', 'body'], null, true, '1 s')",
+    )
+    .await?;
+    let _ = run_sql(
+        test,
+        "alter table bytes_docs alter body set compression lz4",
+    )
+    .await;
+    Ok(())
+}
+
+#[conductor::test]
+#[ignore = "writes four gigabytes, which takes a minute"]
+async fn a_statement_that_changes_more_than_a_gigabyte_is_not_broken(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    watched_table(&test).await?;
+    run_sql(
+        &test,
+        "with b as materialized (select to_json(repeat('x', 30 * 1024 * 1024)) as body)
+         insert into bytes_docs select n, b.body from b, generate_series(1, 36) n",
+    )
+    .await?;
+    let heard = "select count(*) from conductor.event_inbox";
+    assert_eq!(number(&test, heard).await, 36);
+    let faults = "select count(*) from conductor.list_row_faults()";
+    assert_eq!(number(&test, faults).await, 0);
+    Ok(())
+}
+
+#[conductor::test]
+async fn a_change_that_is_too_large_is_left_out_and_noted(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    watched_table(&test).await?;
+    run_sql(
+        &test,
+        "insert into bytes_docs
+         select n, to_json(repeat('x', case n when 2 then 129 * 1024 * 1024 else 1 end)) from generate_series(1, 3) n",
+    )
+    .await?;
+    assert_eq!(number(&test, "select count(*) from bytes_docs").await, 3);
+    let heard = "select sum((payload->'new'->>'id')::bigint)::bigint from conductor.event_inbox";
+    assert_eq!(number(&test, heard).await, 4);
+    let noted =
+        "select count(*) from conductor.list_row_faults() where message like '%more than 128 MiB%'";
+    assert_eq!(number(&test, noted).await, 1);
+    Ok(())
+}
+
+#[conductor::test]
+async fn a_statement_takes_one_subtransaction_however_many_listen(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    watched_table(&test).await?;
+    run_sql(
+        &test,
+        "select conductor.watch_rows('bytes_docs', 'insert', array['id'], null, true, '1 s');
+         select conductor.watch_rows('bytes_docs', 'insert', array['body'], null, true, '1 s');
+         do $$ begin for n in 1..100 loop insert into bytes_docs values (n, '1'); end loop; end $$",
+    )
+    .await?;
+    let heard = "select count(*) from conductor.event_inbox";
+    assert_eq!(number(&test, heard).await, 300);
+    // A number each, which is what snapshots of all others have to look up.
+    let used = "select count(distinct xmin::text) from conductor.event_inbox";
+    assert_eq!(number(&test, used).await, 100);
+    // Where one rule fails, the others are served all the same, and the fault is noted once.
+    run_sql(
+        &test,
+        "update conductor.row_watches set columns = array['gone'] where event like '%(id)';
+         insert into bytes_docs values (0, '2')",
+    )
+    .await?;
+    assert_eq!(number(&test, heard).await, 302);
+    let noted = "select sum(times)::bigint from conductor.list_row_faults()";
+    assert_eq!(number(&test, noted).await, 1);
+    Ok(())
+}
