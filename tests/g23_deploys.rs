@@ -7,13 +7,13 @@ use std::time::Duration;
 use conductor::check::Finding;
 use conductor::prelude::*;
 use conductor::testing::TestConductor;
-use conductor::{Conductor, Status};
+use conductor::{Conductor, Execution, Status};
 use schemars::JsonSchema;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
-use crate::support::{count, eventually, info, left, number, orchestrators, run_sql};
+use crate::support::{count, eventually, info, left, number, orchestrators, run_sql, soon};
 
 /// Whether this process is of the newer build, by the test that asks.
 static NEWER: [AtomicBool; 16] = [const { AtomicBool::new(false) }; 16];
@@ -55,6 +55,11 @@ fn deploy<const TEST: usize>(newer: bool) {
     NEWER[TEST].store(newer, Ordering::SeqCst);
 }
 
+/// A test that fails is not to wait for ever.
+async fn output<T: Task>(run: &Execution<T>) -> anyhow::Result<T::Output> {
+    Ok(soon("its end", run.result()).await?)
+}
+
 #[task(name = "g23-payload", retry(max_attempts = 1))]
 async fn g23_payload(ctx: &TaskContext, order: Known<0>) -> anyhow::Result<(u32, Value)> {
     Ok((ctx.attempt(), order.0))
@@ -92,7 +97,7 @@ async fn a_payload_waits_for_a_build_that_can_read_it(test: TestConductor) -> an
 
     deploy::<0>(true);
     test.drain().await?;
-    assert_eq!(one.result().await?, (1, json!("two")));
+    assert_eq!(output(&one).await?, (1, json!("two")));
     for id in many {
         assert_eq!(info(&test, id).await?.state, Status::Completed);
     }
@@ -120,7 +125,7 @@ async fn it_can_be_cancelled_and_disturbs_no_other(test: TestConductor) -> anyho
         })
         .await?;
     test.drain().await?;
-    assert_eq!(good.result().await?, 2);
+    assert_eq!(output(&good).await?, 2);
     left(&test, bad.id()).await?;
     test.retry(bad.id()).await?;
     test.drain().await?;
@@ -287,8 +292,8 @@ async fn a_childs_result_waits_for_a_build_that_can_read_it(
     }
     deploy::<3>(true);
     test.drain().await?;
-    assert_eq!(one.result().await?, [json!("two")]);
-    assert_eq!(all.result().await?, [json!("two"), json!("two")]);
+    assert_eq!(output(&one).await?, [json!("two")]);
+    assert_eq!(output(&all).await?, [json!("two"), json!("two")]);
     Ok(())
 }
 
@@ -341,7 +346,7 @@ async fn an_event_waits_for_a_build_that_can_read_it(test: TestConductor) -> any
     assert_eq!(count(&test, "state = 'pending' and failures = 0").await?, 2);
     deploy::<4>(true);
     test.drain().await?;
-    assert_eq!(listener.result().await?, Some(json!("two")));
+    assert_eq!(output(&listener).await?, Some(json!("two")));
     assert_eq!(count(&test, "state = 'completed'").await?, 2);
     Ok(())
 }
@@ -368,7 +373,7 @@ async fn an_item_of_a_batch_waits_alone(test: TestConductor) -> anyhow::Result<(
     left(&test, bad.id()).await?;
     deploy::<5>(true);
     test.drain().await?;
-    assert_eq!(bad.result().await?, 1);
+    assert_eq!(output(&bad).await?, 1);
     Ok(())
 }
 
@@ -390,7 +395,7 @@ async fn it_keeps_no_slot_of_a_limit(test: TestConductor) -> anyhow::Result<()> 
     }
     test.drain().await?;
     for (n, run) in good.into_iter().enumerate() {
-        assert_eq!(run.result().await?, json!(n));
+        assert_eq!(output(&run).await?, json!(n));
     }
     for run in &bad {
         left(&test, run.id()).await?;
@@ -398,7 +403,7 @@ async fn it_keeps_no_slot_of_a_limit(test: TestConductor) -> anyhow::Result<()> 
     deploy::<6>(true);
     test.drain().await?;
     for run in bad {
-        assert_eq!(run.result().await?, json!("two"));
+        assert_eq!(output(&run).await?, json!("two"));
     }
     Ok(())
 }
@@ -486,14 +491,14 @@ async fn in_a_rolling_deploy_each_build_does_what_it_can(
     // The newer one takes what was left when it starts, and what the older one leaves beside it.
     let newer = Process::start("newer", &test)?;
     let by = newer.0.id();
-    assert_eq!(waiting.result().await?, by);
+    assert_eq!(output(&waiting).await?, by);
     let mut runs = Vec::new();
     for n in 0..20 {
         runs.push(test.invoke::<G23Rolling>(rolling(json!(n))).await?);
         runs.push(test.invoke::<G23Rolling>(rolling(json!("two"))).await?);
     }
     for (n, run) in runs.into_iter().enumerate() {
-        let process = run.result().await?;
+        let process = output(&run).await?;
         assert!(n % 2 == 0 || process == by);
         let info = info(&test, run.id()).await?;
         assert_eq!((info.failures, info.crashes), (0, 0));

@@ -7,7 +7,7 @@ use conductor::{Error, Execution};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::support::{left, number};
+use crate::support::{left, number, soon};
 
 #[task(name = "rolling-first", retry(max_attempts = 1))]
 async fn rolling_first(_ctx: &TaskContext, item: String) -> anyhow::Result<String> {
@@ -79,6 +79,11 @@ async fn written<T: Task>(
     Ok(test.execution(id))
 }
 
+/// A test that fails is not to wait for ever.
+async fn output<T: Task>(run: &Execution<T>) -> anyhow::Result<T::Output> {
+    Ok(soon("its end", run.result()).await?)
+}
+
 fn first(item: &str) -> RollingFirst {
     RollingFirst { item: item.into() }
 }
@@ -93,8 +98,8 @@ async fn an_optional_argument_is_added_and_removed(test: TestConductor) -> anyho
     let by_older = written::<RollingFirst>(&test, newer).await?;
     let by_newer = written::<RollingOptional>(&test, first("jug")).await?;
     test.drain().await?;
-    assert_eq!(by_older.result().await?, "cup");
-    assert_eq!(by_newer.result().await?, "jug None");
+    assert_eq!(output(&by_older).await?, "cup");
+    assert_eq!(output(&by_newer).await?, "jug None");
     Ok(())
 }
 
@@ -108,7 +113,7 @@ async fn a_required_argument_is_added_and_removed(test: TestConductor) -> anyhow
     let by_older = written::<RollingFirst>(&test, newer).await?;
     let by_newer = written::<RollingRequired>(&test, first("jug")).await?;
     test.drain().await?;
-    assert_eq!(by_older.result().await?, "cup");
+    assert_eq!(output(&by_older).await?, "cup");
     let text = left(&test, by_newer.id()).await?;
     assert!(text.contains("missing field `grams`"), "{text}");
     Ok(())
@@ -129,9 +134,9 @@ async fn an_argument_is_renamed(test: TestConductor) -> anyhow::Result<()> {
     test.drain().await?;
     let text = left(&test, by_older.id()).await?;
     assert!(text.contains("missing field `item`"), "{text}");
-    assert_eq!(by_newer.result().await?, "jug");
+    assert_eq!(output(&by_newer).await?, "jug");
     let invoked = test.execution::<RollingRenamed>(invoked);
-    assert_eq!(invoked.result().await?, "pot");
+    assert_eq!(output(&invoked).await?, "pot");
     Ok(())
 }
 
@@ -148,9 +153,9 @@ async fn a_variant_is_added(test: TestConductor) -> anyhow::Result<()> {
         written::<RollingBatch>(&test, MoreSizes::Large).await?,
     ];
     test.drain().await?;
-    assert_eq!(known.result().await?, "Small");
-    assert_eq!(by_newer.result().await?, "Small");
-    assert_eq!(batch[0].result().await?, "Small");
+    assert_eq!(output(&known).await?, "Small");
+    assert_eq!(output(&by_newer).await?, "Small");
+    assert_eq!(output(&batch[0]).await?, "Small");
     for id in [unknown.id(), batch[1].id()] {
         let text = left(&test, id).await?;
         assert!(text.contains("unknown variant `Large`"), "{text}");
