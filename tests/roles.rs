@@ -271,6 +271,8 @@ async fn functions_with_the_owners_rights_take_plain_values(
                 union all
                 select p.oid::regprocedure::text from pg_catalog.pg_proc p
                  where p.pronamespace = 'conductor'::regnamespace
+                   -- Names in a body of the SQL standard's form were looked up when it was made.
+                   and p.prosqlbody is null
                    and (p.proconfig is null or not p.proconfig @> array['search_path=pg_catalog, pg_temp'])";
     assert_eq!(names(&test, open).await, Vec::<String>::new());
     Ok(())
