@@ -326,6 +326,18 @@ create table conductor.remains (
     execution_id uuid primary key
 );
 
+-- Tasks that have moved to another queue, and from which one: an invoke in a transaction that is open
+-- meanwhile still names that one, and what somebody has locked stays there for a while (conductor.follow_moves).
+create table conductor.moves (
+    task_id integer not null,
+    queue_id integer not null,
+    -- These in real time, not conductor.now().
+    moved_at timestamptz not null default clock_timestamp(),
+    looked_at timestamptz not null default clock_timestamp(),
+    moved_by xid8 not null default pg_current_xact_id(),
+    primary key (task_id, queue_id)
+);
+
 -- What is still to be done with executions that somebody's open transaction had locked at the time: a
 -- chore does it once they are free (conductor.do_deferred).
 create table conductor.deferred (

@@ -13,6 +13,7 @@ declare
     v_for_ever constant float8 := 3e14;
     v_moved integer[];
     v_opened integer[];
+    v_ids uuid[];
 begin
     if p_replace then
         v_opened := array(
@@ -24,6 +25,10 @@ begin
               join conductor.tasks t on t.name = d.name
               join conductor.queues q on q.id = t.queue_id
              where q.name <> d.queue);
+        insert into conductor.moves as m (task_id, queue_id)
+        select t.id, t.queue_id from conductor.tasks t where t.id = any (v_moved) order by t.id
+            on conflict on constraint moves_pkey do update
+           set moved_at = excluded.moved_at, looked_at = excluded.looked_at, moved_by = excluded.moved_by;
     end if;
 
     insert into conductor.queues (name)
@@ -72,22 +77,77 @@ begin
     end if;
 
     -- What waits for a window that has been changed looks at the new one.
+    -- One that somebody has locked keeps its time: a worker does not wait for him when it starts.
     if cardinality(v_opened) > 0 then
+        v_ids := array(
+            select l.id from conductor.live_executions l
+             where l.task_id = any (v_opened) and l.postponed and l.state <> 'running' for no key update skip locked);
         update conductor.live_executions l set run_at = conductor.now(), postponed = false
-         where l.task_id = any (v_opened) and l.postponed and l.state <> 'running';
+         where l.id = any (v_ids);
     end if;
 
-    -- A task that moves to another queue takes along what waits for it.
+    -- A task that moves to another queue takes along what waits for it; the rest follows later.
     if cardinality(v_moved) > 0 then
+        v_ids := array(
+            select l.id from conductor.live_executions l
+             where l.task_id = any (v_moved) and l.state <> 'running' for no key update skip locked);
         update conductor.live_executions l set queue_id = t.queue_id
           from conductor.tasks t
-         where t.id = any (v_moved) and l.task_id = t.id and l.state <> 'running';
+         where l.id = any (v_ids) and t.id = l.task_id;
     end if;
 
     return query
     select t.id, t.queue_id, t.name
       from jsonb_to_recordset(p_tasks) as d(name text)
       join conductor.tasks t on t.name = d.name;
+end
+$$;
+
+-- Brings executions along whose task has moved while somebody's open transaction made or held them: it
+-- looks into the queue from which the task has moved, less and less often, for a day at least and for as long
+-- as a transaction lasts that is older than the move. How many were moved.
+create function conductor.follow_moves() returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+    v_portion constant integer := 10000;
+    v_now timestamptz := clock_timestamp();
+    v_move record;
+    v_count integer;
+    v_moved integer := 0;
+begin
+    for v_move in
+        select m.task_id, m.queue_id, m.moved_at, m.moved_by, t.queue_id as goal
+          from conductor.moves m
+          join conductor.tasks t on t.id = m.task_id
+         where v_now < m.looked_at
+            or v_now >= m.looked_at + least(greatest((v_now - m.moved_at) / 8, interval '0'), interval '30 s')
+           for update of m skip locked
+    loop
+        v_count := 0;
+        if v_move.goal <> v_move.queue_id then
+            update conductor.live_executions l set queue_id = v_move.goal
+             where l.id = any (array(
+                   select o.id from conductor.live_executions o
+                    where o.queue_id = v_move.queue_id and o.task_id = v_move.task_id
+                      and o.state in ('pending', 'suspended')
+                    limit v_portion
+                      for no key update skip locked));
+            get diagnostics v_count = row_count;
+        end if;
+        if v_count > 0 then
+            perform conductor.wake(array[v_move.goal], false);
+        end if;
+        v_moved := v_moved + v_count;
+        if v_move.moved_at < v_now - interval '1 day' and v_move.moved_by < pg_snapshot_xmin(pg_current_snapshot()) then
+            delete from conductor.moves m where m.task_id = v_move.task_id and m.queue_id = v_move.queue_id;
+        elsif v_count < v_portion then
+            update conductor.moves m set looked_at = v_now
+             where m.task_id = v_move.task_id and m.queue_id = v_move.queue_id;
+        end if;
+    end loop;
+    return v_moved;
 end
 $$;
 
