@@ -36,7 +36,8 @@ create table conductor.limits (
 );
 
 create table conductor.lanes (
-    id integer generated always as identity primary key,
+    -- Begins again behind the last number there is (conductor.number_lane): -id is the number of a queue.
+    id integer generated always as identity (cycle) primary key,
     limit_id integer not null,
     task_id integer not null,
     key text not null,
@@ -52,6 +53,20 @@ create table conductor.lanes (
 
 create index lanes_due on conductor.lanes (task_id, due_at) where due_at is not null;
 create index lanes_parked on conductor.lanes (task_id) where parked;
+
+-- A lane takes the next number that none has: where each key is met once there are many lanes in a year.
+create function conductor.number_lane() returns trigger
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    while exists (select from conductor.lanes a where a.id = new.id) loop
+        new.id := nextval(pg_get_serial_sequence('conductor.lanes', 'id'));
+    end loop;
+    return new;
+end
+$$;
+
+create trigger number_lane before insert on conductor.lanes for each row execute function conductor.number_lane();
 
 -- How long before its time an execution is claimed that a rate allows; its worker starts it then.
 create function conductor.rate_horizon() returns interval
@@ -95,10 +110,14 @@ begin
     if cardinality(v_gone) > 0 then
         -- Locked first: who parks in one of them now has ended when the lock comes.
         v_lanes := array(select a.id from conductor.lanes a where a.limit_id = any (v_gone) order by a.id for update);
+        -- What somebody else has locked comes back by conductor.revive_lanes.
         update conductor.live_executions l set queue_id = t.queue_id
           from conductor.tasks t
-         where l.queue_id = any (array(select -lane from unnest(v_lanes) as lane))
-           and l.state <> 'running' and t.id = l.task_id;
+         where l.id = any (array(
+               select o.id from conductor.live_executions o
+                where o.queue_id = any (array(select -lane from unnest(v_lanes) as lane)) and o.state <> 'running'
+                  for no key update skip locked))
+           and t.id = l.task_id;
         delete from conductor.lanes a where a.id = any (v_lanes);
     end if;
     if cardinality(v_changed) > 0 then
@@ -621,18 +640,22 @@ begin
         else
             update conductor.live_executions l set queue_id = t.queue_id
               from conductor.tasks t
-             where l.queue_id = v_queue and l.state <> 'running' and t.id = l.task_id;
+             where l.id = any (array(
+                   select o.id from conductor.live_executions o
+                    where o.queue_id = v_queue and o.state <> 'running' for no key update skip locked))
+               and t.id = l.task_id;
         end if;
     end loop;
 end
 $$;
 
--- Removes lanes that nothing has used for long, at most p_limit; how many.
+-- Removes lanes that nothing uses, at most p_limit; how many.
 create function conductor.prune_lanes(p_limit integer) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_lanes integer[];
+    v_count integer;
 begin
     v_lanes := array(
         select a.id from conductor.lanes a
@@ -643,7 +666,8 @@ begin
     delete from conductor.lanes a
      where a.id = any (v_lanes)
        and (select true from conductor.live_executions l where l.queue_id = -a.id limit 1) is null;
-    return cardinality(v_lanes);
+    get diagnostics v_count = row_count;
+    return v_count;
 end
 $$;
 

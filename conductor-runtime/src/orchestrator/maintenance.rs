@@ -27,7 +27,7 @@ const QUICK: Duration = Duration::from_millis(15);
 const SLOW: Duration = Duration::from_millis(40);
 /// Longest time for one chore, its turns included.
 const PATIENCE: Duration = Duration::from_secs(60);
-const MOST_LANES: i32 = 1000;
+const MOST_LANES: i32 = 5000;
 const SWEPT: i32 = 5000;
 
 /// Looks at each heartbeat whether something is due. Apart from the chores that must not wait.
@@ -50,10 +50,24 @@ pub(super) async fn keep(
 
 /// Lanes of keys that nothing uses any more go; one whose parked executions were lost sight of is
 /// found.
-async fn lanes(conductor: &Conductor) -> Result<(), sqlx::Error> {
-    let look = sqlx::query("select conductor.prune_lanes($1), conductor.revive_lanes()");
-    let look = look.bind(MOST_LANES);
-    conductor.database().run(look).await.map(drop)
+async fn lanes(conductor: &Conductor, began: Instant) -> Result<(), sqlx::Error> {
+    let revive = sqlx::query("select conductor.revive_lanes()");
+    conductor.database().run(revive).await?;
+    // A key for each execution leaves as many lanes as there were executions.
+    loop {
+        let sent = Instant::now();
+        let removed: i32 = sqlx::query_scalar("select conductor.prune_lanes($1)")
+            .bind(MOST_LANES)
+            .one(conductor.database())
+            .await?;
+        if removed < MOST_LANES {
+            return Ok(());
+        }
+        if began.elapsed() >= TURN {
+            return leave(conductor, "prune", None, true).await;
+        }
+        tokio::time::sleep(sent.elapsed()).await;
+    }
 }
 
 /// Whether this process is to do a chore of the whole cluster's now; where it has come to before.
@@ -131,7 +145,7 @@ async fn prune(conductor: &Conductor, ddl: bool) -> Result<(), sqlx::Error> {
         }
         tokio::time::sleep(sent.elapsed()).await;
     }
-    lanes(conductor).await?;
+    lanes(conductor, began).await?;
     row_triggers(conductor, ddl).await
 }
 
