@@ -11,6 +11,19 @@
 
 set local search_path = pg_catalog, pg_temp;
 
+-- Whether a transaction of the user's may notify. One that has done so cannot be prepared for a two-phase
+-- commit, so where the server takes part in such (max_prepared_transactions), orchestrators find by their
+-- looks, once a second, what was done there. The setting conductor.notify decides otherwise: on, off, auto.
+create function conductor.may_notify() returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return case current_setting('conductor.notify', true)
+                when 'on' then true when 'off' then false
+                else current_setting('max_prepared_transactions') = '0' end;
+end
+$$;
+
 -- Wakes the workers of these queues: those that sleep, or (p_always) all. A transaction of the
 -- user's must not lock the queue's row, nor rely on a flag that may change before it commits.
 create function conductor.wake(p_queues integer[], p_always boolean) returns void
@@ -21,7 +34,9 @@ declare
     v_woken bigint;
 begin
     if p_always then
-        perform pg_notify('conductor', 'queue:' || q) from unnest(p_queues) as q;
+        if conductor.may_notify() then
+            perform pg_notify('conductor', 'queue:' || q) from unnest(p_queues) as q;
+        end if;
     else
         -- A row that a user's open transaction has locked, by a cancel or a pause, keeps its flag.
         with seen as (

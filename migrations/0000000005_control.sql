@@ -41,7 +41,8 @@ begin
          where l.id = any (v_tree)
         returning l.id, l.state
     ), told as (
-        select count(pg_notify('conductor', 'cancel:' || c.id)) as n from cancelled c where c.state = 'running'
+        select count(pg_notify('conductor', 'cancel:' || c.id)) as n from cancelled c
+         where c.state = 'running' and coalesce(current_setting('conductor.notify', true), '') <> 'off'
     )
     select bool_or(c.id = execution), array_agg(c.id) filter (where c.state <> 'running')
       into v_found, v_rest
@@ -115,7 +116,9 @@ begin
     if not found then
         return false;
     end if;
-    perform conductor.wake(array[v_queue], true);
+    if coalesce(current_setting('conductor.notify', true), '') <> 'off' then
+        perform pg_notify('conductor', 'queue:' || v_queue);
+    end if;
     return true;
 end
 $$;

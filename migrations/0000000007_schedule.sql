@@ -175,7 +175,7 @@ begin
            (next_at, planned_from, former_cron, former_timezone) = (
                select r.next_at, r.planned_from, r.former_cron, r.former_timezone
                  from conductor.changed_rule(s, excluded.cron, excluded.timezone, v_now) r);
-    perform pg_notify('conductor', 'schedules:');
+    perform pg_notify('conductor', 'schedules:') where conductor.may_notify();
 end
 $$;
 
@@ -219,7 +219,7 @@ begin
       from conductor.tasks t
      where t.id = s.task_id and t.name = resume_schedule.task and s.name = resume_schedule.name;
     if found then
-        perform pg_notify('conductor', 'schedules:');
+        perform pg_notify('conductor', 'schedules:') where conductor.may_notify();
         return true;
     end if;
     return false;

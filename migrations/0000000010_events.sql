@@ -742,7 +742,9 @@ begin
         select g.id, g.name, g.payload::json
           from unnest(p_ids, p_names, p_payloads) with ordinality as g(id, name, payload, n)
          order by g.n;
-        perform pg_notify('conductor', 'events:');
+        if conductor.may_notify() then
+            perform pg_notify('conductor', 'events:');
+        end if;
         return;
     end if;
     perform conductor.publish(p_ids, p_names, p_payloads);

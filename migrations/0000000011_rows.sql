@@ -308,7 +308,7 @@ begin
             if v_queues is not null then
                 perform conductor.wake((select array_agg(distinct q) from unnest(v_queues) as q), true);
             end if;
-            if v_watched then
+            if v_watched and conductor.may_notify() then
                 perform pg_notify('conductor', 'events:');
             end if;
             return null;

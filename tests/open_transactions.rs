@@ -346,3 +346,32 @@ async fn a_dedupe_key_that_somebody_holds_holds_up_no_other(
     assert_eq!(number(&test, made).await, 61);
     Ok(())
 }
+
+/// Any role may take an advisory lock, and for as long as it likes.
+#[conductor::test]
+async fn a_stranger_with_the_lock_of_a_name_holds_up_no_other(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let mut stranger = session(&test).await?;
+    sqlx::raw_sql("select pg_advisory_lock(hashtextextended('conductor.event open.paid', 0))")
+        .execute(&mut stranger)
+        .await?;
+    let worker = start(&test).await?;
+    for n in 0..3 {
+        soon("to be emitted", test.emit(OpenPaid { n }).into_future()).await?;
+        run_sql(&test, r#"select conductor.emit('open.paid', '{"n": 9}')"#).await?;
+        run_sql(&test, r#"select conductor.emit('open.mail', '{"n": 1}')"#).await?;
+    }
+    let mailed = "select count(*) / 3 from conductor.finished_executions f
+                    join conductor.tasks t on t.id = f.task_id where t.name = 'open.mailed'";
+    eventually("mails", || is_so(&test, mailed)).await;
+    let inbox = "select count(*) from conductor.event_inbox";
+    assert_eq!(number(&test, inbox).await, 6);
+    stranger.close().await?;
+    eventually("all is emitted", || async {
+        number(&test, inbox).await == 0
+    })
+    .await;
+    worker.stop().await?;
+    Ok(())
+}

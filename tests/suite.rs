@@ -32,6 +32,7 @@ mod standby;
 mod template;
 mod tls;
 mod transactions;
+mod two_phase;
 
 mod g1_fencing;
 mod g2_recovery;
@@ -55,7 +56,9 @@ mod cancel;
 mod crashes;
 mod open_transactions;
 mod order;
+mod lane_numbers;
 mod long_handlers;
+mod moves;
 mod pause;
 mod shares;
 mod retention;
