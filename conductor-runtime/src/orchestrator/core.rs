@@ -1,4 +1,3 @@
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -204,12 +203,10 @@ impl Core {
 }
 
 /// Ends when the work has, and says how.
-pub(super) fn ended(mut end: watch::Receiver<Option<End>>) -> impl Future<Output = End> {
-    async move {
-        let told = end.wait_for(Option::is_some).await;
-        match told.ok().and_then(|end| end.clone()) {
-            Some(end) => end,
-            None => End::Broken("its thread has ended".to_owned()),
-        }
+pub(super) async fn ended(mut end: watch::Receiver<Option<End>>) -> End {
+    let told = end.wait_for(Option::is_some).await;
+    match told.ok().and_then(|end| end.clone()) {
+        Some(end) => end,
+        None => End::Broken("its thread has ended".to_owned()),
     }
 }
