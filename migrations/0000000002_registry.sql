@@ -182,7 +182,8 @@ $$;
 -- it was due at first. Of very many, the rest is looked at when its time comes.
 create function conductor.look_again(p_tasks integer[]) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_nestloop = off set enable_mergejoin = off set jit = off
 as $$
 declare
     v_now timestamptz := conductor.now();

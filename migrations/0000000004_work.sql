@@ -639,7 +639,8 @@ $$;
 create function conductor.leave_unreadable(
     p_orchestrator bigint, p_ids uuid[], p_claims integer[], p_reasons text[]) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_nestloop = off set enable_mergejoin = off set jit = off
 as $$
 declare
     v_now timestamptz := conductor.now();
@@ -648,6 +649,7 @@ declare
 begin
     select 'process ' || o.pid || case when o.host <> '' then ' on ' || o.host else '' end
       into v_reader from conductor.orchestrators o where o.id = p_orchestrator for key share;
+    perform conductor.lock_parents(p_ids);
     v_held := array(
         select l.id from conductor.live_executions l
           join unnest(p_ids, p_claims) as o(id, claim) on o.id = l.id and o.claim = l.claim

@@ -340,7 +340,8 @@ $$;
 -- process with their task lives.
 create function conductor.prune_unreadable(p_limit integer) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_nestloop = off set enable_mergejoin = off set jit = off
 as $$
 declare
     v_ids uuid[];
