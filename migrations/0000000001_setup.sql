@@ -95,6 +95,8 @@ create table conductor.orchestrators (
     started_at timestamptz not null,
     -- Real time, not conductor.now().
     lease_until timestamptz not null,
+    -- How long it lasts, so that one which ends later than that is seen to be of a wrong clock.
+    lease interval not null default '15 s',
     -- By queue: claims with a lower number come too late, as their worker has given up on them.
     fences jsonb not null default '{}'
 ) with (fillfactor = 50);
@@ -113,6 +115,8 @@ create table conductor.chores (
     name text primary key,
     -- Real time, not conductor.now().
     due_at timestamptz not null,
+    -- How far ahead that may be.
+    every interval not null default '1 day',
     -- Up to where it has come, where it is done in portions.
     position uuid
 ) with (fillfactor = 50);
@@ -239,6 +243,7 @@ create table conductor.throttles (
     key text collate "C" not null,
     execution_id uuid not null,
     until timestamptz not null,
+    lasts interval not null,
     primary key (task_id, key)
 ) with (fillfactor = 80);
 

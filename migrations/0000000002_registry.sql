@@ -229,17 +229,19 @@ begin
     select max(m.id) into v_newer from conductor.migrations m where m.breaking and m.id > p_version;
     if v_newer is null then
         select u.version into v_newer from conductor.upgrade u
-         where u.version > p_version and u.until > clock_timestamp();
+         where u.version > p_version and u.until > clock_timestamp()
+           -- Else a clock was wrong, as it is for five seconds.
+           and u.until < clock_timestamp() + interval '1 minute';
     end if;
     if v_newer is not null then
         raise exception 'schema version % does not work with programs of version %', v_newer, p_version
             using errcode = 'CD010', detail = v_newer::text;
     end if;
     insert into conductor.orchestrators (
-           host, pid, queue_ids, task_ids, schedule_ids, version, started_at, lease_until)
+           host, pid, queue_ids, task_ids, schedule_ids, version, started_at, lease_until, lease)
     values (p_host, p_pid, p_queues, p_tasks, p_schedules,
             coalesce(p_version, (select max(m.id) from conductor.migrations m)),
-            clock_timestamp(), clock_timestamp() + p_lease)
+            clock_timestamp(), clock_timestamp() + p_lease, p_lease)
     returning id into v_id;
     perform conductor.look_again(p_tasks);
     return v_id;
@@ -251,7 +253,8 @@ create function conductor.heartbeat(p_orchestrator bigint, p_lease interval) ret
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
-    update conductor.orchestrators set lease_until = clock_timestamp() + p_lease where id = p_orchestrator;
+    update conductor.orchestrators set lease_until = clock_timestamp() + p_lease, lease = p_lease
+     where id = p_orchestrator;
     return found;
 end
 $$;
@@ -292,14 +295,16 @@ returns table (position_before uuid)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform from conductor.chores c where c.name = p_name and c.due_at <= clock_timestamp();
+    -- Further ahead than it can be: a clock was wrong.
+    perform from conductor.chores c
+      where c.name = p_name and (c.due_at <= clock_timestamp() or c.due_at > clock_timestamp() + p_every);
     if not found then
         return;
     end if;
     return query
-    update conductor.chores c set due_at = clock_timestamp() + p_every
+    update conductor.chores c set due_at = clock_timestamp() + p_every, every = p_every
       from (select k.name from conductor.chores k
-             where k.name = p_name and k.due_at <= clock_timestamp()
+             where k.name = p_name and (k.due_at <= clock_timestamp() or k.due_at > clock_timestamp() + p_every)
                for no key update skip locked) mine
      where c.name = mine.name
     returning c.position;
@@ -514,6 +519,90 @@ begin
 end
 $$;
 
+-- Mends what lies further ahead than it can, as it was written while the server's clock was ahead; gives a
+-- line for the log each. A lease is not over by that: who lives renews it, who does not has it for as long
+-- as a lease lasts. Called at each heartbeat; mostly it finds nothing, and locks nothing.
+create function conductor.heal_times() returns setof text
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_real timestamptz := clock_timestamp();
+    v_now timestamptz := conductor.now();
+    v_row record;
+begin
+    for v_row in
+        update conductor.orchestrators o set lease_until = v_real + o.lease
+          from (select k.id, k.lease_until as was from conductor.orchestrators k
+                 where k.lease_until > v_real + k.lease + interval '1 s'
+                 order by k.id for no key update skip locked) far
+         where o.id = far.id
+        returning o.id, o.host, o.pid, far.was
+    loop
+        return next format('the lease of process %s on %s lasted until %s', v_row.pid, v_row.host, v_row.was);
+    end loop;
+    for v_row in
+        update conductor.chores c set due_at = v_real
+          from (select k.name, k.due_at as was from conductor.chores k
+                 where k.due_at > v_real + k.every + interval '1 s'
+                 order by k.name for no key update skip locked) far
+         where c.name = far.name
+        returning c.name, far.was
+    loop
+        -- What was written of executions meanwhile is looked at by this one.
+        update conductor.chores c set due_at = v_real where c.name = 'orphans' and c.due_at > v_real;
+        return next format('the chore %s was due at %s', v_row.name, v_row.was);
+    end loop;
+    for v_row in
+        update conductor.row_watches w set used_at = v_now
+         where w.used_at > v_now + interval '1 minute'
+        returning w.event
+    loop
+        return next format('the watch %s was used later than now', v_row.event);
+    end loop;
+    for v_row in
+        delete from conductor.throttles s
+         using (select k.task_id, k.key, k.until as was
+                  from (select m.task_id, m.key from conductor.throttles m order by m.until desc limit 100) m
+                  join conductor.throttles k on k.task_id = m.task_id and k.key = m.key
+                 where k.until > v_now + k.lasts + interval '1 s'
+                 order by k.task_id, k.key for update of k skip locked) far
+         where s.task_id = far.task_id and s.key = far.key
+        returning s.task_id, s.key, far.was
+    loop
+        return next format('the slot "%s" of a throttle lasted until %s', v_row.key, v_row.was);
+    end loop;
+    return query select conductor.heal_lanes();
+end
+$$;
+
+-- What was due or made in the future: as long from now as it was from then. Of those that failed, and of
+-- new ones that were to start at once or within a day; what is to start at a given time stays. It reads
+-- the whole table.
+create function conductor.heal_executions() returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_ids uuid[];
+    v_count integer;
+begin
+    v_ids := array(
+        select l.id from conductor.live_executions l
+         where l.state = 'pending' and l.run_at > v_now + interval '1 minute' and l.run_at < 'infinity'
+           and (l.created_at > v_now + interval '1 minute' or l.failures > 0)
+         order by l.id for no key update skip locked);
+    update conductor.live_executions l
+       set run_at = v_now + (l.run_at - far.at), created_at = least(l.created_at, v_now), postponed = false
+      from (select k.id, coalesce(
+                   (select max(f.failed_at) from conductor.failures f where f.execution_id = k.id), k.created_at) as at
+              from conductor.live_executions k where k.id = any (v_ids)) far
+     where l.id = any (v_ids) and l.id = far.id and far.at > v_now + interval '1 minute'
+       and l.run_at between far.at and far.at + case when l.failures > 0 then interval '100 years' else interval '1 day' end;
+    get diagnostics v_count = row_count;
+    return v_count;
+end
+$$;
+
 -- Gives back what runs under an orchestrator that is not there, which no end of an orchestrator
 -- should leave; it reads the whole table, so it is for once in a while.
 create function conductor.recover_orphans(p_max_crashes integer) returns integer
@@ -530,6 +619,7 @@ declare
          where l.id = any (v_free)
            and not exists (select from conductor.orchestrators o where o.id = l.orchestrator_id));
 begin
+    perform conductor.heal_executions();
     if cardinality(v_ids) < cardinality(v_held) then
         update conductor.chores c set due_at = clock_timestamp() where c.name = 'orphans';
     end if;

@@ -475,11 +475,11 @@ begin
                select r.id, r.execution_id from conductor.replacements r where r.id = g.id limit 1) r on true;
     end if;
 
-    insert into conductor.throttles as s (task_id, key, execution_id, until)
-    select k.task_id, k.key, k.id, k.until
+    insert into conductor.throttles as s (task_id, key, execution_id, until, lasts)
+    select k.task_id, k.key, k.id, v_now + k.lasts, k.lasts
       from (select distinct on (t.id, coalesce(g.key, '') collate "C")
                    t.id as task_id, coalesce(g.key, '') collate "C" as key, g.id,
-                   v_now + g.throttle_ms * interval '1 ms' as until
+                   g.throttle_ms * interval '1 ms' as lasts
               from unnest(p_ids, p_tasks, p_keys, p_throttle_ms, came_of) with ordinality
                    as g(id, task, key, throttle_ms, came_of, n)
               join conductor.tasks t on t.name = g.task
@@ -487,8 +487,9 @@ begin
              order by t.id, coalesce(g.key, '') collate "C", g.n) k
      order by k.task_id, k.key
         on conflict (task_id, key) do update
-       set execution_id = excluded.execution_id, until = excluded.until
-     where s.until <= v_now;
+       set execution_id = excluded.execution_id, until = excluded.until, lasts = excluded.lasts
+     -- Or longer than it lasts: a clock was wrong.
+     where s.until <= v_now or s.until > v_now + s.lasts + interval '1 s';
     v_named := array(
         select o.execution_id
           from unnest(p_tasks, p_keys, p_throttle_ms, came_of) with ordinality

@@ -311,6 +311,49 @@ begin
 end
 $$;
 
+-- Schedules by their next ticks, the furthest first, before a time (null: from the furthest on): whoever can
+-- read the rules sees whether that is the next tick.
+create function conductor.far_schedules(p_before timestamptz, p_limit integer)
+returns table (id bigint, version bigint, task text, name text, cron text, timezone text, next_at timestamptz, now timestamptz)
+language plpgsql stable set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+    v_now timestamptz := conductor.now();
+begin
+    return query
+    select s.id, s.version, t.name, s.name, s.cron, s.timezone, s.next_at, v_now
+      from (select d.* from conductor.schedules d
+             where not d.paused and d.fault is null
+               and d.next_at > v_now and d.next_at < coalesce(p_before, 'infinity')
+             order by d.next_at desc
+             limit p_limit) s
+      join conductor.tasks t on t.id = s.task_id
+     order by s.next_at desc;
+end
+$$;
+
+-- Lets schedules begin anew from now on whose next tick lies further ahead than it can, as a clock was wrong;
+-- how many.
+create function conductor.replan(p_ids bigint[], p_versions bigint[]) returns integer
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_count integer;
+begin
+    update conductor.schedules s
+       set next_at = null, planned_from = conductor.now(), former_cron = null, former_timezone = null,
+           version = s.version + 1
+      from (select k.id from conductor.schedules k
+              join unnest(p_ids, p_versions) as g(id, version) on g.id = k.id and g.version = k.version
+             where k.next_at > conductor.now()
+             order by k.id for no key update of k skip locked) far
+     where s.id = far.id;
+    get diagnostics v_count = row_count;
+    return v_count;
+end
+$$;
+
 -- Ticks: moves schedules on, and makes the executions of the ticks that are due. One whose version
 -- is not what the worker saw is left to whoever changed it. Without a next time (null) it has had
 -- its last tick; a fault says why its rule cannot be read. A payload that the code could not make

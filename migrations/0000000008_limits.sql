@@ -620,6 +620,34 @@ begin
 end
 $$;
 
+-- Lanes whose next start, or next look, lies further ahead than their rate allows, as a clock was wrong.
+create function conductor.heal_lanes() returns setof text
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_row record;
+begin
+    for v_row in
+        update conductor.lanes a set due_at = v_now, next_at = least(a.next_at, v_now)
+          from (select k.id, k.due_at as was, t.name
+                  from conductor.tasks t
+                 cross join lateral (
+                       select d.id, d.due_at from conductor.lanes d
+                         join conductor.limits c on c.id = d.limit_id
+                        where d.task_id = t.id and d.due_at > v_now + interval '1 s'
+                          and d.due_at > v_now + conductor.rate_horizon() + coalesce(c.per, '1 minute') + interval '1 s'
+                        order by d.due_at desc limit 100) k
+                 order by k.id) far
+         where a.id = far.id and a.due_at = far.was
+        returning far.name, far.was
+    loop
+        return next format('a rate of the task %s was due at %s', v_row.name, v_row.was);
+    end loop;
+end
+$$;
+
 -- Lets somebody look at lanes with parked executions that nobody has slots of, and gives back what is
 -- parked under a limit that is gone: no way leads there, but a claim that met a deploy.
 create function conductor.revive_lanes() returns void

@@ -313,12 +313,19 @@ declare
     v_queues integer[];
     v_watched boolean;
 begin
-    -- A clock that was set back must not change the order.
+    -- A clock that was set back must not change the order. One that was far ahead must not bind later
+    -- events, whose deadlines and ends would be wrong: what it stamped has come now.
     for v_name in select distinct n from unnest(p_names) as n loop
         -- By a range, so that the order names the one index that has it.
         select e.emitted_at into v_last from conductor.events e
          where e.name >= v_name and e.name <= v_name
          order by e.name desc, e.emitted_at desc, e.seq desc limit 1;
+        if v_last > conductor.now() + interval '1 minute' then
+            raise warning 'conductor: events "%" were emitted at %, later than now', v_name, v_last;
+            update conductor.events e set emitted_at = v_now
+             where e.name = v_name and e.emitted_at > conductor.now() + interval '1 minute';
+            v_last := v_now;
+        end if;
         v_now := greatest(v_now, v_last);
     end loop;
     with written as (
@@ -808,6 +815,10 @@ begin
          where s.execution_id = v_of and s.kind in ('event', 'row')
            and conductor.json_field(s.value, 'filter')
                = conductor.filter_number(v_wait.event_name, v_wait.event_filter)::text;
+        -- Of a clock that was ahead. What it has had is left out below.
+        if v_since > p_now + interval '1 minute' then
+            v_since := least(v_wait.created_at, p_now);
+        end if;
         select e.id, e.payload, e.emitted_at into v_event
           from conductor.events e
          where e.name = v_wait.event_name and e.emitted_at >= v_since

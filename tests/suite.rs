@@ -15,6 +15,7 @@ mod encodings;
 mod events;
 mod events_sql;
 mod faults;
+mod heals;
 mod hints;
 mod hostile;
 mod isolation;

@@ -28,6 +28,7 @@ pub(super) async fn chores(
         let Some(id) = orchestrator else {
             continue;
         };
+        patiently(&conductor, "times", PATIENCE, heal_times(&conductor)).await;
         patiently(
             &conductor,
             "recovery",
@@ -95,6 +96,21 @@ async fn do_deferred(conductor: &Conductor) -> Result<(), sqlx::Error> {
     let look = sqlx::query("select conductor.do_deferred($1), conductor.follow_moves()")
         .bind(MOST_DEFERRED);
     conductor.database().run(look).await.map(drop)
+}
+
+/// Times that lie further ahead than they can, as the server's clock was ahead for a while.
+async fn heal_times(conductor: &Conductor) -> Result<(), sqlx::Error> {
+    let healed: Vec<String> = sqlx::query_scalar("select h from conductor.heal_times() h")
+        .all(conductor.database())
+        .await?;
+    if let Some(first) = healed.first() {
+        tracing::warn!(
+            times = healed.len(),
+            first,
+            "the server's clock was ahead: what it put off too far is due, or ends, in time"
+        );
+    }
+    Ok(())
 }
 
 async fn pass_on_cancels(conductor: &Conductor, id: i64) -> Result<(), sqlx::Error> {

@@ -1,5 +1,6 @@
 //! Ticks: declares the schedules of this binary, and makes the executions of the ticks that are due.
 
+mod far;
 mod plan;
 
 use std::collections::{BTreeSet, HashMap};
@@ -16,6 +17,7 @@ use crate::error::Result;
 use crate::registry::Registry;
 use crate::task::CronDefinition;
 use crate::worker::{Control, Phase};
+use far::Far;
 pub(crate) use plan::computed;
 use plan::{Row, Ticks};
 
@@ -87,6 +89,7 @@ pub(super) async fn keep(
         statics,
         clock,
         outdone: OUTDONE[0],
+        far: Far::default(),
     };
     let mut failed = false;
     loop {
@@ -128,6 +131,7 @@ struct Scheduler {
     clock: Clock,
     /// The next pause, should somebody else be quicker.
     outdone: Duration,
+    far: Far,
 }
 
 impl Scheduler {
@@ -151,6 +155,7 @@ impl Scheduler {
         &mut self,
         connection: &mut PgConnection,
     ) -> std::result::Result<Duration, sqlx::Error> {
+        self.far.look(connection).await?;
         let mut rows: Vec<Row> = sqlx::query_as(
             "select id, version, task, name, cron, timezone, former_cron, former_timezone, missed, payload,
                     next_at, planned_from, now, shift_ms, next_due_ms

@@ -140,6 +140,12 @@ fn due(row: &Row, limit: usize) -> Result<Due, String> {
     }))
 }
 
+/// The first tick of a rule behind this time; none where it cannot be read, too.
+pub(super) fn next_tick(cron: &str, timezone: &str, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let (cron, zone) = (Cron::parse(cron).ok()?, zone(timezone).ok()?);
+    cron.next_after(after, zone)
+}
+
 fn rule(cron: &Option<String>, timezone: &Option<String>) -> Result<(Cron, Tz), String> {
     let cron = Cron::parse(cron.as_deref().unwrap_or_default());
     let zone = zone(timezone.as_deref().unwrap_or_default());
