@@ -60,7 +60,10 @@ select conductor.complete(pg_temp.ids(0, 10), pg_temp.claims(0, 10), array_fill(
 select conductor.fail(pg_temp.ids(10, 10), pg_temp.claims(10, 10), array_fill('no'::text, array[10]),
                       array_fill(true, array[10]), array_fill(null::bigint, array[10]));
 -- == release
-select conductor.release(pg_temp.ids(20, 10), pg_temp.claims(20, 10));
+select conductor.release(pg_temp.ids(20, 5), pg_temp.claims(20, 5));
+-- == leave unreadable
+select conductor.leave_unreadable((select max(o.id) from conductor.orchestrators o), pg_temp.ids(25, 5), pg_temp.claims(25, 5),
+                                  array_fill('no'::text, array[5]));
 -- == postpone
 select conductor.postpone(pg_temp.ids(30, 10), pg_temp.claims(30, 10),
                           array_fill(conductor.now() + interval '1 day', array[10]));
