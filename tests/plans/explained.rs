@@ -37,7 +37,6 @@ impl<S: tracing::Subscriber> Layer<S> for Notices {
 }
 
 /// One read of a table in a plan.
-#[derive(Debug)]
 pub struct Read {
     pub table: String,
     pub node: String,
