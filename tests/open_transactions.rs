@@ -375,3 +375,52 @@ async fn a_stranger_with_the_lock_of_a_name_holds_up_no_other(
     worker.stop().await?;
     Ok(())
 }
+
+/// Two that recover, two that cancel, and a worker that brings what it holds, all of one family: whoever
+/// locks a parent and a child locks the parent first, or waits for neither.
+#[conductor::test]
+async fn whoever_locks_parents_and_children_waits_in_no_circle(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    for round in 0..40 {
+        let dead = dead(&test, "open.circle").await?;
+        let expired = format!(
+            "update conductor.orchestrators set lease_until = now() - interval '1 s' where id = {}",
+            dead.orchestrator
+        );
+        run_sql(&test, &expired).await?;
+        let (parent, sibling, child) = (dead.parent, dead.sibling, dead.cancelled);
+        let suspend = format!(
+            "select conductor.suspend(array['{child}'::uuid], array[1], array['{child}'::uuid], array['s'],
+                array['sleep'], array['s'], array[1::bigint], array[null::timestamptz], array[null::uuid],
+                array[null::text], array[null::text], array[false], array[null::text], array[null::text])"
+        );
+        let release = format!("select conductor.release(array['{child}'::uuid], array[1])");
+        let recover = "select conductor.recover(5)".to_owned();
+        let statements = [
+            recover.clone(),
+            format!("select conductor.cancel('{sibling}')"),
+            if round % 2 == 0 { suspend } else { release },
+            format!("select conductor.cancel('{parent}')"),
+            recover,
+        ];
+        let mut all = tokio::task::JoinSet::new();
+        for statement in statements {
+            let client = Conductor::clone(&test);
+            all.spawn(async move { run_sql(&client, &statement).await });
+        }
+        for ended in soon("all of them", all.join_all()).await {
+            ended?;
+        }
+        let orphans =
+            format!("select count(*) from conductor.live_executions where id = '{child}'");
+        eventually("the child ends", || async {
+            run_sql(&test, "select conductor.recover_orphans(5)")
+                .await
+                .unwrap();
+            number(&test, &orphans).await == 0
+        })
+        .await;
+    }
+    Ok(())
+}
