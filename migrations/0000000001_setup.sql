@@ -300,6 +300,12 @@ create table conductor.waits (
     event_filter jsonb,
     -- Events with this number among those of their fields may match; 0: any may (conductor.filter_hash).
     event_hash bigint not null default 0,
+    -- Where that field is; null where there is none.
+    event_path text[],
+    -- Up to which event it has looked at the log, where it has not come to its end; no event is handed to it
+    -- meanwhile (its event_hash is -1).
+    seen_at timestamptz,
+    seen_seq bigint,
     primary key (execution_id, key)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 

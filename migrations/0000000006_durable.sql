@@ -153,18 +153,24 @@ declare
     v_late uuid[];
     v_expecting uuid[];
     v_names text[];
+    v_keys text[];
+    v_behind uuid[];
 begin
-    -- An event that was emitted in time may be on its way to them.
-    select array_agg(w.execution_id), array_agg(w.event_name) into v_expecting, v_names
+    -- An event that was emitted in time may be on its way to them. So many are looked at, as others wait for
+    -- this claim; the rest is for when the handler suspends again.
+    select array_agg(w.execution_id), array_agg(w.event_name), array_agg(w.key)
+      into v_expecting, v_names, v_keys
       from conductor.waits w
      where w.execution_id = any (p_ids) and w.wake_at <= p_now and w.event_name is not null;
     if v_expecting is not null then
-        perform conductor.catch_up(v_expecting, v_names, p_now);
+        v_behind := conductor.catch_up(v_expecting, v_names, p_now, v_keys, 2000);
     end if;
     with late as (
         delete from conductor.waits w
          where w.execution_id = any (p_ids) and w.wake_at <= p_now
            and (w.child_id is not null or w.event_name is not null)
+           -- These have not looked at all that came in time: another claim follows.
+           and (w.event_name is null or v_behind is null or w.execution_id <> all (v_behind))
         returning w.execution_id, w.key, w.kind, w.child_id
     ), recorded as (
         insert into conductor.steps (execution_id, key, kind, value, recorded_at)
@@ -194,16 +200,24 @@ declare
     v_freed uuid[];
     v_since timestamptz[];
 begin
+    -- Key by key, by the limits, whatever the statistics say.
     delete from conductor.waits w
-     using unnest(p_executions, p_keys) as g(execution_id, key)
-     where w.execution_id = g.execution_id and w.key = g.key and w.kind in ('event', 'row', 'sleep');
+     where w.ctid = any (array(
+           select k.ctid from unnest(p_executions, p_keys) as g(execution_id, key)
+            cross join lateral (
+                  select o.ctid from conductor.waits o
+                   where o.execution_id = g.execution_id and o.key = g.key
+                     and o.kind in ('event', 'row', 'sleep') limit 1) k));
     with freed as (
         delete from conductor.steps s
-         using unnest(p_executions, p_keys) as g(execution_id, key)
-         where s.execution_id = g.execution_id and s.key = g.key and s.kind in ('event', 'row')
-           and s.claim is not null
-           -- What is no longer in the log could not be given to anybody.
-           and exists (select from conductor.events e where e.id = conductor.as_uuid(conductor.json_field(s.value, 'event')))
+         where s.ctid = any (array(
+               select k.ctid from unnest(p_executions, p_keys) as g(execution_id, key)
+                cross join lateral (
+                      select o.ctid, conductor.json_field(o.value, 'event') as event from conductor.steps o
+                       where o.execution_id = g.execution_id and o.key = g.key and o.kind in ('event', 'row')
+                         and o.claim is not null limit 1) k
+                -- What is no longer in the log could not be given to anybody.
+                cross join lateral (select true from conductor.events e where e.id = conductor.as_uuid(k.event) limit 1) e))
         returning s.execution_id, conductor.as_time(conductor.json_field(s.value, 'emitted_at')) as emitted_at
     )
     select array_agg(f.execution_id), array_agg(f.since) into v_freed, v_since
@@ -214,10 +228,10 @@ begin
            -- In the text, as the payload may be one that cannot be read.
            set value = regexp_replace(s.value::text, '^(\{"event" : "[^"]*", "emitted_at" : "[^"]*", )"filter" : -?\d+, ',
                                       '\1')::json
-          from unnest(v_freed, v_since) as g(execution_id, since)
-         where s.execution_id = g.execution_id and s.kind in ('event', 'row')
+         where s.execution_id = any (v_freed) and s.kind in ('event', 'row')
            and conductor.json_field(s.value, 'filter') is not null
-           and conductor.as_time(conductor.json_field(s.value, 'emitted_at')) >= g.since;
+           and conductor.as_time(conductor.json_field(s.value, 'emitted_at'))
+               >= v_since[array_position(v_freed, s.execution_id)];
     end if;
     return v_freed;
 end
@@ -233,12 +247,20 @@ set enable_mergejoin = off set jit = off
 as $$
 begin
     update conductor.steps s set claim = null
-      from unnest(p_had_of, p_had) as g(execution_id, key)
-     where s.execution_id = g.execution_id and s.key = g.key and g.execution_id = any (p_held);
+     where s.ctid = any (array(
+           select k.ctid from unnest(p_had_of, p_had) as g(execution_id, key)
+            cross join lateral (
+                  select o.ctid from conductor.steps o
+                   where o.execution_id = g.execution_id and o.key = g.key limit 1) k
+            where g.execution_id = any (p_held)));
     delete from conductor.waits w
-     using unnest(p_withdrawn_of, p_withdrawn) as g(execution_id, key)
-     where w.execution_id = g.execution_id and w.key = g.key and g.execution_id = any (p_held)
-       and w.kind in ('event', 'row', 'sleep');
+     where w.ctid = any (array(
+           select k.ctid from unnest(p_withdrawn_of, p_withdrawn) as g(execution_id, key)
+            cross join lateral (
+                  select o.ctid from conductor.waits o
+                   where o.execution_id = g.execution_id and o.key = g.key
+                     and o.kind in ('event', 'row', 'sleep') limit 1) k
+            where g.execution_id = any (p_held)));
 end
 $$;
 
@@ -339,6 +361,7 @@ declare
     v_cancelled uuid[];
     v_fresh uuid[];
     v_expecting uuid[];
+    v_expecting_keys text[];
     v_freed uuid[];
     v_queues integer[];
 begin
@@ -390,10 +413,11 @@ begin
                  where w.execution_id = g.execution_id and w.key = g.key limit 1) is null
     ), fresh as (
         insert into conductor.waits (
-               execution_id, key, kind, group_key, wake_at, child_id, event_name, event_filter, event_hash)
+               execution_id, key, kind, group_key, wake_at, child_id, event_name, event_filter, event_hash, event_path)
         select g.execution_id, g.key, g.kind, g.group_key, g.wake_at, g.child_id, g.event, g.filter::jsonb,
-               case when g.filter is null then 0 else conductor.filter_hash(g.filter::jsonb) end
+               coalesce(f.hash, 0), f.path
           from given g
+          left join lateral conductor.filter_field(g.filter::jsonb) f on g.filter is not null
     ), children as (
         insert into conductor.live_executions as l (
                id, run_at, created_at, parent_id, parent_key, queue_id, task_id, priority, detached, payload)
@@ -406,18 +430,34 @@ begin
     )
     select (select array_agg(distinct g.execution_id) from given g),
            (select array_agg(distinct c.queue_id) from children c),
-           (select array_agg(distinct g.execution_id) from given g where g.event is not null)
-      into v_fresh, v_queues, v_expecting;
+           (select array_agg(g.execution_id order by g.execution_id, g.key) from given g where g.event is not null),
+           (select array_agg(g.key order by g.execution_id, g.key) from given g where g.event is not null)
+      into v_fresh, v_queues, v_expecting, v_expecting_keys;
     -- In statements of their own, which see what was emitted up to the lock of the names.
-    v_expecting := v_expecting || v_freed;
     if v_expecting is not null then
-        perform conductor.catch_up(v_expecting, p_events, v_now);
+        perform conductor.note_event_paths(v_expecting, v_expecting_keys);
+    end if;
+    -- Those that have not looked at all of the log yet go on; where something is free again, all look.
+    select v_expecting || array_agg(g.execution_id), v_expecting_keys || array_agg(g.key)
+      into v_expecting, v_expecting_keys
+      from unnest(p_executions, p_keys, p_events) as g(execution_id, key, event)
+     cross join lateral (
+           select from conductor.waits w
+            where w.execution_id = g.execution_id and w.key = g.key and w.seen_at is not null limit 1) w
+     where g.event is not null and g.execution_id = any (v_held);
+    if v_freed is not null then
+        v_expecting := v_expecting || v_freed;
+        v_expecting_keys := v_expecting_keys || array_fill(null::text, array[cardinality(v_freed)]);
+    end if;
+    if v_expecting is not null then
+        perform conductor.catch_up(v_expecting, p_events, v_now, v_expecting_keys);
     end if;
 
     -- Due at once where something has come already, else at the first time that it waits for.
     with due as (
         select g.execution_id,
-               min(case when w.key is not null then coalesce(w.wake_at, 'infinity')
+               min(case when w.seen_at is not null then v_now
+                        when w.key is not null then coalesce(w.wake_at, 'infinity')
                         when (select true from conductor.waits o
                                where o.execution_id = g.execution_id and o.group_key = g.group_key
                                  and o.child_id is not null limit 1)
@@ -425,7 +465,7 @@ begin
                         else v_now end) as run_at
           from unnest(p_executions, p_keys, p_groups) as g(execution_id, key, group_key)
           left join lateral (
-               select k.key, k.wake_at from conductor.waits k
+               select k.key, k.wake_at, k.seen_at from conductor.waits k
                 where k.execution_id = g.execution_id and k.key = g.key limit 1) w on true
          where g.execution_id = any (v_held)
          group by g.execution_id

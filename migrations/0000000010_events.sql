@@ -65,6 +65,25 @@ create table conductor.event_revisits (
     primary key (execution_id, name)
 );
 
+-- The fields by which waits have asked for events of a name. Events behind this one are in event_fields.
+create table conductor.event_paths (
+    name text collate "C" not null,
+    path text[] not null,
+    from_at timestamptz not null,
+    from_seq bigint not null,
+    primary key (name, path)
+);
+
+-- Where events have which values in these fields (conductor.field_hash), so that a wait finds what came
+-- before it. Written with the event and removed with it.
+create table conductor.event_fields (
+    name text collate "C" not null,
+    hash bigint not null,
+    emitted_at timestamptz not null,
+    seq bigint not null,
+    primary key (name, hash, emitted_at, seq)
+) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 1);
+
 -- Which events start executions of which tasks. Of several filters one is enough.
 create table conductor.subscriptions (
     task_id integer not null references conductor.tasks (id) on delete cascade,
@@ -217,11 +236,11 @@ $$;
 
 -- The number of a field's value without which a filter lets nothing through; 0 where there is none. Of
 -- several that which seems to tell most events apart: an id, a number, a text, a flag.
-create function conductor.filter_hash(p_filter jsonb) returns bigint
+create function conductor.filter_field(p_filter jsonb, out path text[], out hash bigint)
 language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return coalesce((
+    select c.path, c.hash into path, hash from (
         with recursive conditions as (
             select p_filter as c
             union all
@@ -230,7 +249,7 @@ begin
                    case when a.c->>'op' = 'and' and jsonb_typeof(a.c->'of') = 'array' then a.c->'of' else '[]' end)
                    as o(c)
         )
-        select conductor.field_hash(f.path, f.value)
+        select f.path, conductor.field_hash(f.path, f.value) as hash
           from (select array(select jsonb_array_elements_text(e.c->'path')) as path, e.c->'value' as value
                   from conditions e
                  where e.c->>'op' = 'eq' and e.c->'as' is null and jsonb_typeof(e.c->'path') = 'array'
@@ -241,8 +260,24 @@ begin
          order by case jsonb_typeof(f.value) when 'boolean' then 3 when 'number' then 1
                        else case when length(f.value #>> '{}') < 16 then 2 else 0 end end,
                   f.path
-         limit 1), 0);
+         limit 1) c;
 end
+$$;
+
+create function conductor.filter_hash(p_filter jsonb) returns bigint
+language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return coalesce((conductor.filter_field(p_filter)).hash, 0);
+end
+$$;
+
+-- The fields of an event that waits of its name have asked for.
+create function conductor.noted_hashes(p_name text, p_payload jsonb) returns setof bigint
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+    select distinct conductor.field_hash(p.path, p_payload #> p.path) from conductor.event_paths p
+     where p.name = p_name and jsonb_typeof(p_payload #> p.path) in ('string', 'number', 'boolean')
 $$;
 
 -- The numbers by which an event finds the waits that it may end.
@@ -310,6 +345,7 @@ declare
     v_written uuid[];
     v_subscribed text[];
     v_waited text[];
+    v_noted text[];
     v_queues integer[];
     v_watched boolean;
 begin
@@ -324,6 +360,10 @@ begin
             raise warning 'conductor: events "%" were emitted at %, later than now', v_name, v_last;
             update conductor.events e set emitted_at = v_now
              where e.name = v_name and e.emitted_at > conductor.now() + interval '1 minute';
+            update conductor.event_fields f set emitted_at = v_now
+             where f.name = v_name and f.emitted_at > conductor.now() + interval '1 minute';
+            update conductor.event_paths p set from_at = v_now
+             where p.name = v_name and p.from_at > conductor.now() + interval '1 minute';
             v_last := v_now;
         end if;
         v_now := greatest(v_now, v_last);
@@ -379,6 +419,21 @@ begin
         if v_queues is not null then
             perform conductor.wake(v_queues, false);
         end if;
+    end if;
+
+    v_noted := array(
+        select d.name from (select distinct g.name from unnest(p_names) as g(name)) d
+         where (select true from conductor.event_paths p where p.name = d.name limit 1));
+    if cardinality(v_noted) > 0 then
+        insert into conductor.event_fields (name, hash, emitted_at, seq)
+        select e.name, conductor.field_hash(p.path, p.value), e.emitted_at, e.seq
+          from (select o.name, o.emitted_at, o.seq, conductor.as_jsonb(o.payload) as payload from conductor.events o
+                 where o.id = any (v_written) and o.name = any (v_noted) offset 0) e
+         cross join lateral (
+               select o.path, e.payload #> o.path as value from conductor.event_paths o
+                where o.name = e.name offset 0) p
+         where jsonb_typeof(p.value) in ('string', 'number', 'boolean')
+            on conflict do nothing;
     end if;
 
     v_waited := array(
@@ -565,6 +620,7 @@ as $$
 declare
     v_now timestamptz := conductor.now();
     v_missed record;
+    v_behind uuid[];
     v_queues integer[];
 begin
     -- In any order: those that stay locked must not stand before the others for ever.
@@ -578,7 +634,7 @@ begin
         if not found and exists (select from conductor.live_executions l where l.id = v_missed.execution_id) then
             continue;
         end if;
-        perform conductor.catch_up(array[v_missed.execution_id], array[v_missed.name], v_now);
+        v_behind := conductor.catch_up(array[v_missed.execution_id], array[v_missed.name], v_now);
         delete from conductor.event_revisits r
          where r.execution_id = v_missed.execution_id and r.name = v_missed.name;
         update conductor.event_watches w set woken = w.woken || v_missed.execution_id
@@ -589,9 +645,9 @@ begin
         with due as (
             update conductor.live_executions l set run_at = v_now, postponed = false
              where l.id = v_missed.execution_id and l.state = 'suspended' and l.run_at > v_now
-               -- It has had something of the name.
-               and exists (select from conductor.steps s
-                            where s.execution_id = l.id and s.recorded_at = v_now and s.kind in ('event', 'row'))
+               -- It has had something of the name, or goes on to look.
+               and (v_behind is not null or exists (select from conductor.steps s
+                            where s.execution_id = l.id and s.recorded_at = v_now and s.kind in ('event', 'row')))
             returning l.queue_id
         )
         select array_agg(d.queue_id) into v_queues from due d;
@@ -777,11 +833,41 @@ begin
 end
 $$;
 
+-- From now on, events are found by those fields that these waits ask for. The caller holds the locks of the
+-- names, shared, so that no event comes in between.
+create function conductor.note_event_paths(p_executions uuid[], p_keys text[]) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+begin
+    insert into conductor.event_paths (name, path, from_at, from_seq)
+    select d.event_name, d.path, coalesce(e.emitted_at, '-infinity'), coalesce(e.seq, 0)
+      from (select distinct w.event_name, w.event_path as path
+              from unnest(p_executions, p_keys) as g(execution_id, key)
+             cross join lateral (
+                   select o.event_name, o.event_path from conductor.waits o
+                    where o.execution_id = g.execution_id and o.key = g.key and o.event_path is not null
+                    limit 1) w) d
+      left join lateral (
+           select o.emitted_at, o.seq from conductor.events o
+            where o.name = d.event_name order by o.emitted_at desc, o.seq desc limit 1) e on true
+     where (select true from conductor.event_paths p
+             where p.name = d.event_name and p.path = d.path limit 1) is null
+     order by 1, 2
+        on conflict do nothing;
+end
+$$;
+
 -- Gives executions that are about to wait, or to give up, what is in the log already: of each name the
 -- events since the execution was created, in their order, to its waits in the order of keys; to each what
--- came before its deadline. The caller holds the executions, and before them, where they are about to
+-- came before its deadline. With p_keys to these waits alone, one an execution; null there: to all of it.
+-- It looks at so many events, in all. Waits that have not come to the end go on from there the next time, and
+-- their executions are returned. The caller holds the executions, and before them, where they are about to
 -- wait, the locks of the names.
-create function conductor.catch_up(p_executions uuid[], p_names text[], p_now timestamptz) returns void
+create function conductor.catch_up(
+    p_executions uuid[], p_names text[], p_now timestamptz, p_keys text[] default null,
+    p_limit integer default 10000) returns uuid[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 set enable_hashjoin = off set enable_mergejoin = off set jit = off
@@ -789,18 +875,31 @@ as $$
 declare
     v_wait record;
     v_event record;
+    v_from_at timestamptz;
+    v_from_seq bigint;
+    v_hash bigint;
+    v_found boolean;
     v_of uuid;
     v_had uuid[];
-    v_since timestamptz;
+    v_left integer := p_limit;
+    -- The event that was looked at last.
+    v_at timestamptz;
+    v_seq bigint;
+    v_behind uuid[];
 begin
     for v_wait in
-        select w.execution_id, w.key, w.kind, w.event_name, w.event_filter, l.created_at, l.claim,
-               coalesce(w.wake_at, 'infinity') as deadline
-          from conductor.waits w
+        select distinct on (w.execution_id, w.key)
+               w.execution_id, w.key, w.kind, w.event_name, w.event_filter, w.event_path, w.seen_at, w.seen_seq,
+               g.key is null as anew, l.created_at, l.claim, coalesce(w.wake_at, 'infinity') as deadline
+          from unnest(p_executions, p_keys) as g(execution_id, key)
          cross join lateral (
-               select o.created_at, o.claim from conductor.live_executions o where o.id = w.execution_id limit 1) l
-         where w.execution_id = any (p_executions) and w.event_name = any (p_names)
-         order by w.execution_id, w.key
+               select o.* from conductor.waits o
+                where o.execution_id = g.execution_id and (g.key is null or o.key = g.key)
+                  and o.event_name = any (p_names) offset 0) w
+         cross join lateral (
+               select o.created_at, o.claim from conductor.live_executions o
+                where o.id = any (array[w.execution_id]) limit 1) l
+         order by w.execution_id, w.key, g.key nulls first
     loop
         if v_of is distinct from v_wait.execution_id then
             v_of := v_wait.execution_id;
@@ -809,24 +908,72 @@ begin
                  cross join lateral (select conductor.as_uuid(conductor.json_field(s.value, 'event')) as id) h
                  where s.execution_id = v_of and s.kind in ('event', 'row') and h.id is not null);
         end if;
-        -- All that this filter let through before the last one, the execution has had.
-        select greatest(v_wait.created_at, max(conductor.as_time(conductor.json_field(s.value, 'emitted_at')))) into v_since
-          from conductor.steps s
-         where s.execution_id = v_of and s.kind in ('event', 'row')
-           and conductor.json_field(s.value, 'filter')
-               = conductor.filter_number(v_wait.event_name, v_wait.event_filter)::text;
-        -- Of a clock that was ahead. What it has had is left out below.
-        if v_since > p_now + interval '1 minute' then
-            v_since := least(v_wait.created_at, p_now);
+        -- What a clock that was ahead has noted does not count; what the execution has had is left out below.
+        if v_wait.seen_at <= p_now + interval '1 minute' and not v_wait.anew then
+            v_at := v_wait.seen_at;
+            v_seq := v_wait.seen_seq;
+        else
+            -- All that this filter let through before the last one, the execution has had.
+            select greatest(v_wait.created_at, max(conductor.as_time(conductor.json_field(s.value, 'emitted_at')))), -1 into v_at, v_seq
+              from conductor.steps s
+             where s.execution_id = v_of and s.kind in ('event', 'row')
+               and conductor.json_field(s.value, 'filter')
+                   = conductor.filter_number(v_wait.event_name, v_wait.event_filter)::text;
+            if v_at > p_now + interval '1 minute' then
+                v_at := least(v_wait.created_at, p_now);
+            end if;
         end if;
-        select e.id, e.payload, e.emitted_at into v_event
-          from conductor.events e
-         where e.name = v_wait.event_name and e.emitted_at >= v_since
-           and e.emitted_at <= v_wait.deadline
-           and e.id <> all (v_had)
-           and (v_wait.event_filter is null or conductor.matches(v_wait.event_filter, conductor.as_jsonb(e.payload)))
-         order by e.emitted_at, e.seq limit 1;
-        if found then
+        v_found := false;
+        v_hash := null;
+        v_from_at := null;
+        v_from_seq := null;
+        if v_wait.event_path is not null then
+            select p.from_at, p.from_seq, conductor.filter_hash(v_wait.event_filter)
+              into v_from_at, v_from_seq, v_hash
+              from conductor.event_paths p
+             where p.name = v_wait.event_name and p.path = v_wait.event_path;
+        end if;
+        -- One by one, and no more than are wanted.
+        for v_event in
+            select e.id, e.payload, e.emitted_at, e.seq
+              from conductor.events e
+             where e.name = v_wait.event_name and (e.emitted_at, e.seq) > (v_at, v_seq)
+               and e.emitted_at <= least(v_wait.deadline, v_from_at)
+               and e.seq <= coalesce(v_from_seq, 9223372036854775807)
+             order by e.emitted_at, e.seq
+        loop
+            exit when v_left <= 0;
+            v_left := v_left - 1;
+            v_at := v_event.emitted_at;
+            v_seq := v_event.seq;
+            v_found := v_event.id <> all (v_had)
+                       and (v_wait.event_filter is null
+                            or conductor.matches(v_wait.event_filter, conductor.as_jsonb(v_event.payload)));
+            exit when v_found;
+        end loop;
+        -- What came since its field is noted is found by the field.
+        if v_hash is not null and not v_found and v_left > 0 then
+            for v_event in
+                select e.id, e.payload, e.emitted_at, e.seq
+                  from conductor.event_fields f
+                 cross join lateral (
+                       select o.id, o.payload, o.emitted_at, o.seq from conductor.events o
+                        where o.name = f.name and o.emitted_at = f.emitted_at and o.seq = f.seq limit 1) e
+                 where f.name = v_wait.event_name and f.hash = v_hash
+                   and (f.emitted_at, f.seq) > (v_at, v_seq) and f.emitted_at <= v_wait.deadline
+                 order by f.emitted_at, f.seq
+            loop
+                exit when v_left <= 0;
+                v_left := v_left - 1;
+                v_at := v_event.emitted_at;
+                v_seq := v_event.seq;
+                v_found := v_event.id <> all (v_had)
+                       and (v_wait.event_filter is null
+                            or conductor.matches(v_wait.event_filter, conductor.as_jsonb(v_event.payload)));
+                exit when v_found;
+            end loop;
+        end if;
+        if v_found then
             v_had := v_had || v_event.id;
             delete from conductor.waits w where w.execution_id = v_of and w.key = v_wait.key;
             insert into conductor.steps (execution_id, key, kind, value, recorded_at, claim)
@@ -836,8 +983,21 @@ begin
                                       'payload', v_event.payload),
                     p_now, v_wait.claim)
                 on conflict (execution_id, key) do nothing;
+        elsif v_left <= 0 then
+            v_behind := v_behind || v_of;
+            update conductor.waits w set seen_at = v_at, seen_seq = v_seq, event_hash = -1
+             where w.execution_id = v_of and w.key = v_wait.key;
+        elsif v_wait.seen_at is not null then
+            -- One that is late stays where it is, for the claim that ends it.
+            update conductor.waits w
+               set seen_at = case when v_wait.deadline <= p_now then v_at end,
+                   seen_seq = case when v_wait.deadline <= p_now then v_seq end,
+                   event_hash = case when v_wait.deadline <= p_now then -1
+                                     else conductor.filter_hash(v_wait.event_filter) end
+             where w.execution_id = v_of and w.key = v_wait.key;
         end if;
     end loop;
+    return v_behind;
 end
 $$;
 
@@ -912,6 +1072,7 @@ as $$
 declare
     v_name text collate "C" := '';
     v_before timestamptz;
+    v_noted boolean;
     v_count integer;
     v_most integer := 0;
 begin
@@ -920,12 +1081,24 @@ begin
         exit when not found;
         v_before := conductor.now() - coalesce(
             (select t.keep_ms from conductor.event_types t where t.name = v_name) * interval '1 ms', interval '7 days');
+        v_noted := exists (select from conductor.event_paths p where p.name = v_name);
         with old as (
-            select e.id from conductor.events e
+            select e.id, e.name, e.emitted_at, e.seq,
+                   case when v_noted then array(select conductor.noted_hashes(e.name, conductor.as_jsonb(e.payload))) end as hashes
+              from conductor.events e
              where e.name = v_name and e.emitted_at < v_before
              order by e.emitted_at, e.seq
              limit p_limit
                for update skip locked
+        ), fields as (
+            delete from conductor.event_fields f
+             where f.ctid = any (array(
+                   select k.ctid from old o
+                    cross join lateral unnest(o.hashes) as h(hash)
+                    cross join lateral (
+                          select i.ctid from conductor.event_fields i
+                           where i.name = o.name and i.hash = h.hash and i.emitted_at = o.emitted_at
+                             and i.seq = o.seq limit 1) k))
         )
         delete from conductor.events e using old o where e.id = o.id;
         get diagnostics v_count = row_count;

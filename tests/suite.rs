@@ -68,6 +68,7 @@ mod why;
 mod dynamic_schedules;
 mod refused_schedules;
 mod race;
+mod looking_back;
 mod withdrawn;
 mod rolling;
 mod window_ends;

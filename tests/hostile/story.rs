@@ -114,7 +114,10 @@ pub(super) const STORY: &[(&str, &str)] = &[
     ("emit", "select conductor.emit({n}, jsonb_build_object({n}, {n})) is not null"),
     ("decide", "select conductor.decide(array[{b}], array[{b}], array[{n} || '5'], array[{b}], array[{n} || '5'])::text = ''"),
     ("withdraw", "select conductor.withdraw(array[{b}], array[{n} || '5']) is null"),
-    ("catch_up", "select conductor.catch_up(array[{b}], array[{n}], clock_timestamp())::text = ''"),
+    ("catch_up", "select conductor.catch_up(array[{b}], array[{n}], clock_timestamp()) is null"),
+    ("note_event_paths", "select conductor.note_event_paths(array[{b}], array[{n}])::text = ''"),
+    ("noted_hashes", "select count(*) >= 0 from conductor.noted_hashes({n}, {payload}::jsonb)"),
+    ("filter_field", "select (conductor.filter_field({filter})).hash = conductor.filter_hash({filter})"),
     ("as_time", "select conductor.as_time({n}) is null"),
     ("as_jsonb", "select conductor.as_jsonb(to_json({n})) = to_jsonb({n})"),
     ("compares", "select conductor.compares('eq', to_jsonb({n}), to_jsonb({n}), {n})
