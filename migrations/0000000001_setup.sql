@@ -442,7 +442,7 @@ return case when conductor.is_plain(p_json) and p_json::text !~ '[eE][-+]?[0-9]{
             else conductor.careful_jsonb(p_json) end;
 
 -- The key of executions whose payload cannot be read: they share a lane, and the worker fails them.
-create function conductor.unreadable() returns text
+create function conductor.unreadable_key() returns text
 language sql immutable parallel safe
 return chr(1) || 'unreadable';
 
@@ -454,7 +454,7 @@ begin
     perform p_json #>> '{}';
     return p_json #>> p_path;
 exception when data_exception or program_limit_exceeded or feature_not_supported then
-    return conductor.unreadable();
+    return conductor.unreadable_key();
 end
 $$;
 

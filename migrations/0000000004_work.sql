@@ -294,10 +294,10 @@ begin
                 v_keys := v_keys[1:v_fit];
             end if;
             v_unreadable := null;
-            if v_any_limited and conductor.unreadable() = any (v_keys) then
+            if v_any_limited and conductor.unreadable_key() = any (v_keys) then
                 v_unreadable := array(
                     select g.id from unnest(v_ids, v_of, v_keys) as g(id, task_id, key)
-                     where g.key = conductor.unreadable() and g.task_id = any (v_limited)
+                     where g.key = conductor.unreadable_key() and g.task_id = any (v_limited)
                        and (g.task_id = any (v_whole)) is not true);
             end if;
             v_lane := null;

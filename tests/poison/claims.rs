@@ -76,10 +76,10 @@ async fn poison_that_is_parked_at_a_limit_fails_alone(test: TestConductor) -> an
     run_sql(
         &test,
         "insert into conductor.lanes (limit_id, task_id, key, holders, parked, due_at)
-         select c.id, c.task_id, conductor.unreadable(), '{}', true, conductor.now()
+         select c.id, c.task_id, conductor.unreadable_key(), '{}', true, conductor.now()
            from conductor.limits c join conductor.tasks t on t.id = c.task_id where t.name = 'poison-keyed';
          update conductor.live_executions l set queue_id = -a.id
-           from conductor.lanes a where a.key = conductor.unreadable()",
+           from conductor.lanes a where a.key = conductor.unreadable_key()",
     )
     .await?;
     let keyed = test
