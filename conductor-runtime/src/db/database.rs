@@ -5,7 +5,7 @@ use sqlx::Connection;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, Postgres};
 
-use super::read_only::refusal;
+use super::read_only::{Purged, refusal};
 use super::{ReadOnly, Session};
 
 /// How often two connections are compared. Where several programs connect at the same time, a pooler of
@@ -27,6 +27,7 @@ pub(crate) struct Database {
     /// A pool of connections that are fit for a pooler, once one was found.
     through: Arc<OnceLock<PgPool>>,
     read_only: Arc<ReadOnly>,
+    purged: Arc<Purged>,
     /// Of connections of its own, the one whose options they go by.
     like: Option<Arc<Like>>,
 }
@@ -74,6 +75,7 @@ impl Database {
             pool,
             through: Arc::default(),
             read_only: Arc::default(),
+            purged: Arc::default(),
             like: None,
         }
     }
@@ -87,6 +89,7 @@ impl Database {
             pool: alike(&self.pool, most),
             through: Arc::new(through.map(OnceLock::from).unwrap_or_default()),
             read_only: Arc::clone(&self.read_only),
+            purged: Arc::default(),
             like: Some(Arc::new(Like::of(&self.pool))),
         }
     }
@@ -208,7 +211,7 @@ impl Database {
 
     /// A connection that can write, where there was one lately that could not.
     async fn writing_connection(&self) -> Result<Session, sqlx::Error> {
-        if self.read_only.purges() {
+        if self.read_only.purges(&self.purged) {
             tokio::spawn(self.clone().purge());
         }
         // Behind the idle ones comes a new one, which tells where the way leads now.

@@ -30,8 +30,11 @@ pub(crate) struct ReadOnly {
 #[derive(Debug, Default)]
 struct State {
     seen: Option<Instant>,
-    purged: Option<Instant>,
 }
+
+/// When the idle sessions of one pool were last looked at. What tells that there may be such is met on any.
+#[derive(Debug, Default)]
+pub(super) struct Purged(Mutex<Option<Instant>>);
 
 impl ReadOnly {
     /// Takes note of an error, where it is one of a session that cannot write.
@@ -63,15 +66,16 @@ impl ReadOnly {
         self.wary.load(Relaxed) && self.state().seen.is_some_and(|at| at.elapsed() < RECENT)
     }
 
-    /// Whether it is time to look at all idle sessions; true for one of those who ask.
-    pub(super) fn purges(&self) -> bool {
-        let mut state = self.state();
-        let due = match (state.seen, state.purged) {
+    /// Whether it is time to look at all idle sessions of a pool; true for one of those who ask.
+    pub(super) fn purges(&self, purged: &Purged) -> bool {
+        let seen = self.state().seen;
+        let mut purged = purged.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = match (seen, *purged) {
             (Some(seen), Some(purged)) => seen > purged && purged.elapsed() >= BETWEEN_PURGES,
             (seen, _) => seen.is_some(),
         };
         if due {
-            state.purged = Some(Instant::now());
+            *purged = Some(Instant::now());
         }
         due
     }
@@ -122,13 +126,18 @@ mod tests {
     #[test]
     fn a_purge_is_one_callers() {
         let read_only = ReadOnly::default();
-        assert!(!read_only.is_wary() && !read_only.purges());
+        let (purged, another) = (Purged::default(), Purged::default());
+        assert!(!read_only.is_wary() && !read_only.purges(&purged));
         read_only.heed(&sqlx::Error::PoolTimedOut);
         assert!(!read_only.is_wary());
         read_only.seen();
         assert!(read_only.is_wary() && read_only.is_recent());
-        assert!(read_only.purges());
+        assert!(read_only.purges(&purged));
         read_only.seen();
-        assert!(!read_only.purges(), "so soon again");
+        assert!(!read_only.purges(&purged), "so soon again");
+        assert!(
+            read_only.purges(&another),
+            "the other pool was not looked at"
+        );
     }
 }
