@@ -523,7 +523,7 @@ $$;
 -- line for the log each. A lease is not over by that: who lives renews it, who does not has it for as long
 -- as a lease lasts. Called at each heartbeat; mostly it finds nothing, and locks nothing.
 create function conductor.heal_times() returns setof text
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_real timestamptz := clock_timestamp();

@@ -148,6 +148,17 @@ async fn each_role_does_its_part_and_no_more(test: TestConductor) -> anyhow::Res
     )
     .await;
 
+    // What a heartbeat and the chores call.
+    for sql in [
+        "select conductor.heal_times()",
+        "select conductor.recover_orphans(5)",
+        "select conductor.replan('{}', '{}')",
+        "select conductor.prune(10)",
+        "select conductor.prune_row_watches()",
+    ] {
+        sqlx::query(sql).execute(worker.pool()).await?;
+    }
+
     assert_eq!(run.result().await?, "Hello, Alice!");
     assert_eq!(parent.result().await?, "Hello, Dave!");
     let all = client
