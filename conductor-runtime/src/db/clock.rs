@@ -74,6 +74,9 @@ impl Clock {
     }
 }
 
+/// The longest time that a poll of a handler that does not block takes.
+const ONE_POLL: Duration = Duration::from_millis(50);
+
 /// A time by the clock that tests move.
 #[derive(Debug)]
 pub(crate) struct Deadline {
@@ -84,14 +87,19 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
+    /// Whether what ends now has held its thread beyond the deadline. What ends in the poll in which its time
+    /// runs out, as with a timeout of 0, has made it.
     pub(crate) fn is_over(&self) -> bool {
-        self.left(*self.shift_ms.borrow()).is_zero()
+        self.elapsed(*self.shift_ms.borrow()) > self.duration.saturating_add(ONE_POLL)
     }
 
     fn left(&self, shift_ms: i64) -> Duration {
+        self.duration.saturating_sub(self.elapsed(shift_ms))
+    }
+
+    fn elapsed(&self, shift_ms: i64) -> Duration {
         let shift = u64::try_from(shift_ms - self.shift_then).unwrap_or(0);
-        let passed = self.started.elapsed() + Duration::from_millis(shift);
-        self.duration.saturating_sub(passed)
+        self.started.elapsed() + Duration::from_millis(shift)
     }
 
     pub(crate) async fn passed(&self) {
