@@ -91,7 +91,10 @@ fn triggers_that_are_applied_by_hand_serve_a_worker_without_ddl() {
         .await
         .unwrap();
         let table = program.ok(&["triggers"]);
-        assert!(table.contains("column r.gone does not exist"), "{table}");
+        assert!(
+            table.contains("column r.gone of the table public.users (r) does not exist"),
+            "{table}"
+        );
         let listed = lines(&program.ok(&["triggers", "--json"]));
         assert_eq!(listed.last().unwrap()["code"], "42703");
     });
