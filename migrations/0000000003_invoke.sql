@@ -201,6 +201,13 @@ begin
           where not conductor.is_invoke(g.id, g.payload, g.run_at, g.delay_ms);
         perform conductor.refuse_unknown(p_tasks);
     end if;
+    if p_again then
+        -- One that ended while the insert waited for its end is the same call again as well. Nobody else has
+        -- seen what was inserted.
+        delete from conductor.live_executions l
+         where l.id = any (p_ids) and l.claim = 0 and l.created_at = v_now
+           and (select true from conductor.finished_executions f where f.id = l.id limit 1);
+    end if;
     if v_queues is not null then
         perform conductor.wake(v_queues, p_in_transaction);
     end if;
@@ -366,7 +373,7 @@ create function conductor.invoke_keyed(
     p_priorities integer[], p_in_transaction boolean, p_keys text[], p_debounce_ms bigint[],
     out ids uuid[], out came_of text[])
 language plpgsql volatile set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
     v_begun timestamptz := conductor.now();

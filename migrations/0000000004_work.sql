@@ -348,30 +348,33 @@ begin
                 v_again := array(select l.id from conductor.live_executions l where l.id = any (v_ids) and l.claim > 0);
                 perform conductor.settle(v_again, v_now);
             end if;
-            return query
-            with claimed as (
-                update conductor.live_executions l
-                   set state = 'running', claim = l.claim + 1, orchestrator_id = p_orchestrator, claimed_at = v_now,
-                       postponed = false, holds_key = l.holds_key and not l.debounced
-                  from unnest(v_ids, v_lane, v_lanes, v_starts) as g(id, lane, lanes, start_ms)
-                 where l.id = any (v_ids) and l.id = g.id
-                returning l.id, l.task_id, l.claim, l.failures + l.crashes + 1 as attempt,
-                          case when l.id = any (v_unreadable) then null else l.payload::text end as payload,
-                          l.run_at, coalesce(l.retry_of, l.id) as origin,
-                          case when l.parent_key is not null then l.parent_id end as parent,
-                          l.trigger::text as trigger,
-                          coalesce(g.lanes::integer[], case when g.lane is not null then array[g.lane] end) as lanes,
-                          g.start_ms,
-                          l.suspended_claim
-            )
-            select c.id, c.task_id, c.claim, c.attempt, c.payload,
-                   case when c.payload is null then (select conductor.json_fault(l.payload)
-                                                       from conductor.live_executions l where l.id = c.id)
-                        when c.claim > 1 then conductor.memo(c.id, v_now, c.suspended_claim) end, c.origin,
-                   c.parent, c.trigger, c.lanes, null::integer[], null::integer[], null::text[], c.start_ms, null::bigint,
-                   null::integer[], null::timestamptz[]
-              from claimed c order by c.run_at, c.id;
-            get diagnostics v_claimed = row_count;
+            v_claimed := 0;
+            if cardinality(v_ids) > 0 then
+                return query
+                with claimed as (
+                    update conductor.live_executions l
+                       set state = 'running', claim = l.claim + 1, orchestrator_id = p_orchestrator, claimed_at = v_now,
+                           postponed = false, holds_key = l.holds_key and not l.debounced
+                      from unnest(v_ids, v_lane, v_lanes, v_starts) as g(id, lane, lanes, start_ms)
+                     where l.id = any (v_ids) and l.id = g.id
+                    returning l.id, l.task_id, l.claim, l.failures + l.crashes + 1 as attempt,
+                              case when l.id = any (v_unreadable) then null else l.payload::text end as payload,
+                              l.run_at, coalesce(l.retry_of, l.id) as origin,
+                              case when l.parent_key is not null then l.parent_id end as parent,
+                              l.trigger::text as trigger,
+                              coalesce(g.lanes::integer[], case when g.lane is not null then array[g.lane] end) as lanes,
+                              g.start_ms,
+                              l.suspended_claim
+                )
+                select c.id, c.task_id, c.claim, c.attempt, c.payload,
+                       case when c.payload is null then (select conductor.json_fault(l.payload)
+                                                           from conductor.live_executions l where l.id = c.id)
+                            when c.claim > 1 then conductor.memo(c.id, v_now, c.suspended_claim) end, c.origin,
+                       c.parent, c.trigger, c.lanes, null::integer[], null::integer[], null::text[], c.start_ms, null::bigint,
+                       null::integer[], null::timestamptz[]
+                  from claimed c order by c.run_at, c.id;
+                get diagnostics v_claimed = row_count;
+            end if;
             v_left := v_left - v_claimed;
             if v_claimed > 0 then
                 v_bytes := v_bytes - coalesce(v_size, 0);
@@ -454,6 +457,7 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bit
 as $$
 declare
     v_now timestamptz := conductor.now();
+    v_told bigint;
     v_children uuid[];
     v_parents uuid[];
     v_keys text[];
@@ -475,14 +479,16 @@ begin
           from gone g
             -- One of this id has ended before, so that `complete` refused it: the first end stays.
             on conflict (id) do nothing
-    ), told as (
-        select count(pg_notify('conductor', 'done:' || g.id)) as n from gone g where g.watched
     )
-    select array_agg(g.id), array_agg(g.parent_id), array_agg(g.parent_key),
+    -- In the one pass over them: a part of the statement that nobody needs is not run.
+    select count(case when g.watched then pg_notify('conductor', 'done:' || g.id) end),
+           array_agg(g.id) filter (where g.parent_key is not null),
+           array_agg(g.parent_id) filter (where g.parent_key is not null),
+           array_agg(g.parent_key) filter (where g.parent_key is not null),
            array_agg(json_build_object('id', g.id, 'state', p_state, 'error', g.error)::text)
-      into v_children, v_parents, v_keys, v_outcomes
-      from gone g cross join told
-     where g.parent_key is not null;
+               filter (where g.parent_key is not null)
+      into v_told, v_children, v_parents, v_keys, v_outcomes
+      from gone g;
     if v_children is not null then
         perform conductor.report(v_children, v_parents, v_keys, v_outcomes);
     end if;
@@ -781,7 +787,7 @@ returns table (
     parent uuid, trigger text, lanes integer[], slots integer[], lane_limits integer[], lane_keys text[],
     start_ms integer, next_due_ms bigint, seen integer[], seen_from timestamptz[])
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
-set plan_cache_mode = force_generic_plan set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
     v_late boolean;

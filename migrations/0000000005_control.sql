@@ -59,6 +59,7 @@ $$;
 -- steps. Null where the execution is unknown, running or completed.
 create function conductor.retry(execution uuid) returns uuid
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
     v_now timestamptz := conductor.now();
@@ -137,6 +138,7 @@ as $$ select conductor.set_paused(queue, false) $$;
 create function conductor.watch(p_id uuid)
 returns table (state text, task text, output text, error text)
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 begin
     -- Written once only: those who wait ask again each second.

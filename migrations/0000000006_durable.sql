@@ -313,6 +313,7 @@ $$;
 create function conductor.record_in_transaction(p_id uuid, p_claim integer, p_key text, p_kind text, p_value text)
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
     v_cancelled boolean;
@@ -335,6 +336,7 @@ $$;
 -- transaction that holds it.
 create function conductor.recorded(p_id uuid, p_key text) returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 begin
     perform from conductor.live_executions l where l.id = p_id for no key update;

@@ -362,7 +362,7 @@ create function conductor.tick(
     p_ids bigint[], p_versions bigint[], p_next timestamptz[], p_faults text[],
     p_schedules bigint[], p_executions uuid[], p_at timestamptz[], p_payloads text[]) returns integer
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
     v_now timestamptz := conductor.now();

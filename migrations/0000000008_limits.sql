@@ -59,6 +59,10 @@ create function conductor.number_lane() returns trigger
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
+    -- On a table of somebody else's, "new.id" might be of a type with casts of his, and this runs as the owner.
+    if tg_relid <> 'conductor.lanes'::regclass then
+        raise exception 'this trigger belongs to conductor.lanes' using errcode = 'CD002';
+    end if;
     while exists (select from conductor.lanes a where a.id = new.id) loop
         new.id := nextval(pg_get_serial_sequence('conductor.lanes', 'id'));
     end loop;
@@ -680,6 +684,7 @@ $$;
 -- Removes lanes that nothing uses, at most p_limit; how many.
 create function conductor.prune_lanes(p_limit integer) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
     v_lanes integer[];

@@ -43,7 +43,8 @@ begin
                conductor.row_watches from conductor_worker;
         grant execute on all functions in schema conductor to conductor_worker;
         revoke execute on function conductor.advance_clock(interval), conductor.grant_roles(),
-               conductor.create_roles(), conductor.rows_changed(), conductor.make_row_trigger(regclass, text) from conductor_worker;
+               conductor.create_roles(), conductor.rows_changed(), conductor.number_lane(),
+               conductor.make_row_trigger(regclass, text) from conductor_worker;
     end if;
 end
 $$;
