@@ -407,7 +407,7 @@ create index schedules_retired on conductor.schedules (id) where retired;
 -- inlined, hence their form); the rest in a block that catches errors.
 create function conductor.is_plain(p_json json) returns boolean
 language sql stable parallel safe
-return pg_column_size(p_json) < 2000 and pg_column_compression(p_json) is null and strpos(p_json::text, '\u') = 0;
+return pg_column_size(p_json) < 2000 and pg_column_compression(p_json) is null and strpos(p_json::text, E'\\u') = 0;
 
 -- Why Postgres cannot read it, in its own words; null where it can.
 create function conductor.json_fault(p_json json) returns text

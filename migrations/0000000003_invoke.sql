@@ -79,7 +79,7 @@ return p_id is not null and p_payload is not null and octet_length(p_payload) <=
    and (p_run_at is null
         or p_run_at between '0001-01-01 00:00:00+00'::timestamptz and '9999-12-31 23:59:59.999999+00'::timestamptz)
    and (p_delay_ms is null or p_delay_ms between 0 and 31557600000000)
-   and (strpos(p_payload, '\u') = 0 or conductor.json_fault(p_payload::json) is null);
+   and (strpos(p_payload, E'\\u') = 0 or conductor.json_fault(p_payload::json) is null);
 
 -- What is wrong with a call that is not so.
 create function conductor.refuse_invoke(

@@ -6,7 +6,7 @@ use conductor::prelude::*;
 use conductor::testing::TestConductor;
 use conductor::{Error, Status};
 
-use crate::support::{count, sqlstate};
+use crate::support::{count, number, sqlstate};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
@@ -175,24 +175,29 @@ async fn odd_names_are_names(test: TestConductor) -> anyhow::Result<()> {
 }
 
 #[conductor::test]
-async fn a_payload_that_does_not_fit_fails_its_own_executions(
+async fn a_payload_that_does_not_fit_keeps_its_own_executions_waiting(
     test: TestConductor,
 ) -> anyhow::Result<()> {
     test.drain().await?;
     sqlx::raw_sql(
         r#"select conductor.schedule('refused.report', 'other field', '0 * * * *', '{"wrd": "x"}');
-           select conductor.schedule('refused.report', 'none', '0 * * * *');
-           select conductor.schedule('refused.report', 'nul', '0 * * * *', '{"word": "\u0000"}');"#,
+           select conductor.schedule('refused.report', 'none', '0 * * * *');"#,
     )
     .execute(test.pool())
     .await?;
+    let nul =
+        r#"select conductor.schedule('refused.report', 'nul', '0 * * * *', '{"word": "\u0000"}')"#;
+    let refused = sqlx::raw_sql(nul).execute(test.pool()).await.unwrap_err();
+    assert_eq!(sqlstate(&refused).as_deref(), Some("CD002"));
     test.schedule::<RefusedReport>("good", "0 * * * *", word())
         .await?;
     test.drain().await?;
     test.advance(HOUR).await?;
     test.drain().await?;
-    // At once, as no further attempt would help.
-    assert_eq!(count(&test, "state = 'failed' and failures = 1").await?, 3);
+    // For a build that can read them, and charged with nothing.
+    let left = "select count(*) from conductor.unreadable";
+    assert_eq!(number(&test, left).await, 2);
+    assert_eq!(count(&test, "state = 'pending' and failures = 0").await?, 2);
     let good = test.schedules().await?;
     let good = good
         .iter()

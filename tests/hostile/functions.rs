@@ -44,7 +44,8 @@ async fn schema(test: &TestConductor) -> Vec<String> {
                  from pg_class c join pg_attribute a on a.attrelid = c.oid
                 where c.relnamespace = 'conductor'::regnamespace
                 union all
-               select p.oid::regprocedure || md5(p.prosrc) || coalesce(p.proacl::text, '') || p.proconfig::text
+               select p.oid::regprocedure || md5(p.prosrc) || coalesce(p.proacl::text, '') || coalesce(p.proconfig::text, '')
+                      || coalesce(pg_get_function_sqlbody(p.oid), '')
                  from pg_proc p where p.pronamespace = 'conductor'::regnamespace
                 union all
                select conname || ' ' || pg_get_constraintdef(oid) from pg_constraint
@@ -148,7 +149,13 @@ async fn each_function_with_a_text_is_called(test: TestConductor) -> anyhow::Res
                   and coalesce(e.oid, t.oid) <> 'uuid'::regtype)
          order by 1";
     let known = texts(&test, takes_texts).await;
-    let called: BTreeSet<&str> = STORY.iter().map(|(function, _)| *function).collect();
+    // One that does nothing but refuse is called there alone.
+    let refuses = REFUSED
+        .iter()
+        .filter(|(_, sql)| sql.contains("conductor.refuse_invoke("));
+    let refuses = refuses.map(|_| "refuse_invoke");
+    let story = STORY.iter().map(|(function, _)| *function);
+    let called: BTreeSet<&str> = story.chain(refuses).collect();
     // Several of one name would be told apart by nothing here.
     assert!(known.iter().eq(called), "{known:?}");
     Ok(())
