@@ -81,7 +81,13 @@ create table conductor.tasks (
 );
 
 create table conductor.orchestrators (
-    id bigint generated always as identity primary key,
+    number bigint generated always as identity,
+    -- Of the milliseconds of its start: a server that lost the latest rows (a standby that took over, a crash without
+    -- synchronous commit) counts from an older number, and must not give one's id to another. Numbers below 2^53, as
+    -- JSON has them, until the year 2248.
+    id bigint primary key generated always as (
+        (floor(extract(epoch from started_at - timestamptz '1970-01-01 00:00:00+00') * 1000)::bigint << 10)
+        + number % 1024) stored,
     host text not null,
     pid integer not null,
     queue_ids integer[] not null,

@@ -495,8 +495,11 @@ begin
 end
 $$;
 
--- Outcomes of handlers that completed. One that has lost its claim matches nothing.
-create function conductor.complete(p_ids uuid[], p_claims integer[], p_outputs text[]) returns integer
+-- Outcomes of handlers that completed. One that has lost its claim matches nothing. Here and in all that writes
+-- under a claim, p_orchestrators says who has made it, and null is not checked: a claim whose commit was lost with
+-- its server has a number that is given again, to somebody else.
+create function conductor.complete(
+    p_ids uuid[], p_claims integer[], p_outputs text[], p_orchestrators bigint[] default null) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 set enable_nestloop = off set enable_mergejoin = off set jit = off
@@ -511,8 +514,9 @@ declare
 begin
     with gone as (
         delete from conductor.live_executions l
-         using unnest(p_ids, p_claims, p_outputs) as o(id, claim, output)
+         using unnest(p_ids, p_claims, p_outputs, p_orchestrators) as o(id, claim, output, orchestrator)
          where l.id = any (p_ids) and l.id = o.id and l.claim = o.claim and l.state = 'running'
+           and (o.orchestrator is null or o.orchestrator = l.orchestrator_id)
         returning l.id, l.created_at, l.claimed_at, l.parent_id, l.parent_key, l.retry_of, l.queue_id, l.task_id,
                   l.priority, l.claim, l.failures, l.crashes, l.watched, l.cancelled, l.cancel_reason, l.dedupe_key,
                   l.trigger, l.payload, o.output
@@ -551,7 +555,8 @@ $$;
 
 -- Outcomes of attempts that failed: tried again after a delay, or final.
 create function conductor.fail(
-    p_ids uuid[], p_claims integer[], p_errors text[], p_permanent boolean[], p_delay_ms bigint[]) returns integer
+    p_ids uuid[], p_claims integer[], p_errors text[], p_permanent boolean[], p_delay_ms bigint[],
+    p_orchestrators bigint[] default null) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 set enable_nestloop = off set enable_mergejoin = off set jit = off
@@ -573,9 +578,10 @@ begin
                                  extract(epoch from t.backoff_max)::float8)
                                * (1 + t.jitter * (2 * random() - 1)) * interval '1 s'
                       from conductor.tasks t where t.id = l.task_id))
-          from unnest(p_ids, p_claims, p_errors, p_permanent, p_delay_ms)
-               as o(id, claim, error, permanent, delay_ms)
+          from unnest(p_ids, p_claims, p_errors, p_permanent, p_delay_ms, p_orchestrators)
+               as o(id, claim, error, permanent, delay_ms, orchestrator)
          where l.id = any (p_ids) and l.id = o.id and l.claim = o.claim and l.state = 'running'
+           and (o.orchestrator is null or o.orchestrator = l.orchestrator_id)
         returning l.id, l.failures, l.crashes, l.error, l.cancelled,
                   o.permanent or l.failures >= (select t.max_attempts from conductor.tasks t
                                                  where t.id = l.task_id) as final
@@ -599,7 +605,8 @@ end
 $$;
 
 -- Claims that the worker gives back unfinished, at shutdown; nothing is charged.
-create function conductor.release(p_ids uuid[], p_claims integer[]) returns integer
+create function conductor.release(p_ids uuid[], p_claims integer[], p_orchestrators bigint[] default null)
+returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 set enable_nestloop = off set enable_mergejoin = off set jit = off
@@ -610,7 +617,9 @@ begin
     perform conductor.lock_parents(p_ids);
     v_held := array(
         select l.id from conductor.live_executions l
-          join unnest(p_ids, p_claims) as o(id, claim) on o.id = l.id and o.claim = l.claim
+          join unnest(p_ids, p_claims, p_orchestrators) as o(id, claim, orchestrator)
+            on o.id = l.id and o.claim = l.claim
+           and (o.orchestrator is null or o.orchestrator = l.orchestrator_id)
          where l.id = any (p_ids) and l.state = 'running'
            for no key update of l);
     return conductor.give_back(v_held, null);
@@ -618,7 +627,8 @@ end
 $$;
 
 -- Gives back what stopped at a step or checkpoint because its task's window closed: due when it opens.
-create function conductor.postpone(p_ids uuid[], p_claims integer[], p_until timestamptz[]) returns integer
+create function conductor.postpone(
+    p_ids uuid[], p_claims integer[], p_until timestamptz[], p_orchestrators bigint[] default null) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 set enable_nestloop = off set enable_mergejoin = off set jit = off
@@ -629,7 +639,9 @@ begin
     perform conductor.lock_parents(p_ids);
     v_held := array(
         select l.id from conductor.live_executions l
-          join unnest(p_ids, p_claims) as o(id, claim) on o.id = l.id and o.claim = l.claim
+          join unnest(p_ids, p_claims, p_orchestrators) as o(id, claim, orchestrator)
+            on o.id = l.id and o.claim = l.claim
+           and (o.orchestrator is null or o.orchestrator = l.orchestrator_id)
          where l.id = any (p_ids) and l.state = 'running'
            for no key update of l);
     perform conductor.give_back(v_held, null);
@@ -643,7 +655,8 @@ $$;
 -- Gives back what this process cannot read, and charges nothing. While a living process has not tried, it is
 -- due again at once; then at growing intervals, and when a process with its task starts (look_again).
 create function conductor.leave_unreadable(
-    p_orchestrator bigint, p_ids uuid[], p_claims integer[], p_reasons text[]) returns integer
+    p_orchestrator bigint, p_ids uuid[], p_claims integer[], p_reasons text[],
+    p_orchestrators bigint[] default null) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 set enable_nestloop = off set enable_mergejoin = off set jit = off
@@ -658,7 +671,9 @@ begin
     perform conductor.lock_parents(p_ids);
     v_held := array(
         select l.id from conductor.live_executions l
-          join unnest(p_ids, p_claims) as o(id, claim) on o.id = l.id and o.claim = l.claim
+          join unnest(p_ids, p_claims, p_orchestrators) as o(id, claim, orchestrator)
+            on o.id = l.id and o.claim = l.claim
+           and (o.orchestrator is null or o.orchestrator = l.orchestrator_id)
          where l.state = 'running' and l.id = any (p_ids)
            for no key update of l);
     if cardinality(v_held) = 0 then
@@ -670,7 +685,8 @@ begin
     select l.id, l.task_id, l.claim + 1, 1, l.run_at, v_now, clock_timestamp(), array[p_orchestrator],
            coalesce(v_reader, 'a process that is gone'), left(o.reason, 4000)
       from conductor.live_executions l
-      join unnest(p_ids, p_reasons) as o(id, reason) on o.id = l.id
+      join unnest(p_ids, p_claims, p_reasons, p_orchestrators) as o(id, claim, reason, orchestrator)
+        on o.id = l.id and o.claim = l.claim and (o.orchestrator is null or o.orchestrator = l.orchestrator_id)
      where l.id = any (v_held)
      order by l.id
         on conflict (execution_id) do update
@@ -700,7 +716,8 @@ $$;
 -- the worker read its claims; of one that it has run, it may not know of the next claim. A statement of the broken connection may still be under way: the lock
 -- waits for its end; or it may come yet, from the buffers of a network: the fence is before it.
 create function conductor.disown(
-    p_orchestrator bigint, p_queue integer, p_ids uuid[], p_claims integer[], p_lanes integer[], p_fence integer)
+    p_orchestrator bigint, p_queue integer, p_ids uuid[], p_claims integer[], p_lanes integer[], p_fence integer,
+    p_orchestrators bigint[] default null)
 returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -736,21 +753,24 @@ begin
           join conductor.tasks t on t.id = l.task_id
          where l.state = 'running' and l.orchestrator_id = p_orchestrator
            and (l.queue_id = p_queue or l.queue_id < 0 and t.queue_id = p_queue)
-           and not exists (select from unnest(p_ids, p_claims) as k(id, claim)
-                            where k.id = l.id and k.claim = l.claim));
+           and not exists (select from unnest(p_ids, p_claims, p_orchestrators) as k(id, claim, orchestrator)
+                            where k.id = l.id and k.claim = l.claim
+                              and (k.orchestrator is null or k.orchestrator = p_orchestrator)));
     -- Nobody is waited for while the orchestrator's row is held, which the heartbeat wants.
     v_ids := conductor.lock_held(v_held, null);
     insert into conductor.deferred (execution_id, what, claim)
     select l.id, 'disown', l.claim from conductor.live_executions l
      where l.id = any (v_held) and l.id <> all (v_ids) and l.state = 'running' and l.orchestrator_id = p_orchestrator
-       and not exists (select from unnest(p_ids, p_claims) as k(id, claim)
-                        where k.id = l.id and k.claim = l.claim)
+       and not exists (select from unnest(p_ids, p_claims, p_orchestrators) as k(id, claim, orchestrator)
+                        where k.id = l.id and k.claim = l.claim
+                          and (k.orchestrator is null or k.orchestrator = p_orchestrator))
         on conflict do nothing;
     return conductor.give_back(
         array(select l.id from conductor.live_executions l
                where l.id = any (v_ids) and l.orchestrator_id = p_orchestrator
-                 and not exists (select from unnest(p_ids, p_claims) as k(id, claim)
-                                  where k.id = l.id and k.claim = l.claim)),
+                 and not exists (select from unnest(p_ids, p_claims, p_orchestrators) as k(id, claim, orchestrator)
+                                  where k.id = l.id and k.claim = l.claim
+                                    and (k.orchestrator is null or k.orchestrator = p_orchestrator))),
         null);
 end
 $$;
@@ -781,7 +801,8 @@ create function conductor.finish_and_claim(
     p_windowed integer[], p_opens timestamptz[], p_closes timestamptz[], p_limit integer, p_idle boolean,
     p_lanes integer[], p_used integer[], p_back integer[], p_most integer, p_quick integer[], p_ahead integer[],
     p_roomy integer[], p_roomy_limits integer[], p_roomy_keys text[], p_fence integer,
-    p_bytes bigint default 64 * 1024 * 1024, p_seen integer[] default null, p_from timestamptz[] default null)
+    p_bytes bigint default 64 * 1024 * 1024, p_seen integer[] default null, p_from timestamptz[] default null,
+    p_orchestrators bigint[] default null, p_failed_orchestrators bigint[] default null)
 returns table (
     id uuid, task_id integer, claim integer, attempt integer, payload text, memo text, origin uuid,
     parent uuid, trigger text, lanes integer[], slots integer[], lane_limits integer[], lane_keys text[],
@@ -803,10 +824,11 @@ begin
         perform from conductor.live_executions l where l.id = any (p_parents) order by l.id for no key update;
     end if;
     if cardinality(p_ids) > 0 then
-        perform conductor.complete(p_ids, p_claims, p_outputs);
+        perform conductor.complete(p_ids, p_claims, p_outputs, p_orchestrators);
     end if;
     if cardinality(p_failed_ids) > 0 then
-        perform conductor.fail(p_failed_ids, p_failed_claims, p_errors, p_permanent, p_delay_ms);
+        perform conductor.fail(
+            p_failed_ids, p_failed_claims, p_errors, p_permanent, p_delay_ms, p_failed_orchestrators);
     end if;
     if v_late then
         return;

@@ -271,7 +271,7 @@ $$;
 create function conductor.record_steps(
     p_ids uuid[], p_claims integer[], p_keys text[], p_kinds text[], p_values text[], p_waits boolean default false,
     p_had_of uuid[] default '{}', p_had text[] default '{}',
-    p_withdrawn_of uuid[] default '{}', p_withdrawn text[] default '{}')
+    p_withdrawn_of uuid[] default '{}', p_withdrawn text[] default '{}', p_orchestrators bigint[] default null)
 returns boolean[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
@@ -287,30 +287,35 @@ begin
     -- The lock keeps whoever recovers from giving the claim away before this commits.
     v_held := array(
         select l.id
-          from unnest(p_ids, p_claims) as g(id, claim)
+          from unnest(p_ids, p_claims, p_orchestrators) as g(id, claim, orchestrator)
           join conductor.live_executions l on l.id = g.id and l.id = any (p_ids)
          where l.claim = g.claim and l.state = 'running'
+           and (g.orchestrator is null or g.orchestrator = l.orchestrator_id)
            for no key update of l skip locked);
     -- By claim again: one batch may hold records of an old claim and of its successor.
     insert into conductor.steps (execution_id, key, kind, value, recorded_at)
     select g.id, g.key, g.kind, g.value::json, v_now
-      from unnest(p_ids, p_claims, p_keys, p_kinds, p_values) as g(id, claim, key, kind, value)
+      from unnest(p_ids, p_claims, p_keys, p_kinds, p_values, p_orchestrators)
+           as g(id, claim, key, kind, value, orchestrator)
       join conductor.live_executions l on l.id = g.id and l.id = any (v_held) and l.claim = g.claim
+       and (g.orchestrator is null or g.orchestrator = l.orchestrator_id)
      where g.id = any (v_held)
         on conflict (execution_id, key) do nothing;
     if cardinality(p_had_of) > 0 or cardinality(p_withdrawn_of) > 0 then
         perform conductor.decide(v_held, p_had_of, p_had, p_withdrawn_of, p_withdrawn);
     end if;
     return array(
-        select case when l.id is null or l.claim <> g.claim then false when l.id = any (v_held) then true end
-          from unnest(p_ids, p_claims) with ordinality as g(id, claim, n)
+        select case when l.id is null or l.claim <> g.claim or g.orchestrator <> l.orchestrator_id then false
+                    when l.id = any (v_held) then true end
+          from unnest(p_ids, p_claims, p_orchestrators) with ordinality as g(id, claim, orchestrator, n)
           left join conductor.live_executions l on l.id = g.id and l.id = any (p_ids) and l.state = 'running'
          order by g.n);
 end
 $$;
 
 -- The record of ctx.transaction, in the user's own transaction and its last statement but commit.
-create function conductor.record_in_transaction(p_id uuid, p_claim integer, p_key text, p_kind text, p_value text)
+create function conductor.record_in_transaction(
+    p_id uuid, p_claim integer, p_key text, p_kind text, p_value text, p_orchestrator bigint default null)
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -320,6 +325,7 @@ declare
 begin
     select l.cancelled into v_cancelled from conductor.live_executions l
      where l.id = p_id and l.claim = p_claim and l.state = 'running'
+       and (p_orchestrator is null or p_orchestrator = l.orchestrator_id)
        for no key update;
     if not found then
         raise exception 'execution % is no longer run under claim %', p_id, p_claim using errcode = 'CD004';
@@ -333,13 +339,20 @@ end
 $$;
 
 -- Whether a step is recorded, for one whose commit is in doubt: the lock waits for the end of the
--- transaction that holds it.
-create function conductor.recorded(p_id uuid, p_key text) returns boolean
+-- transaction that holds it. Null where the claim is lost: the record may be that of the next one.
+create function conductor.recorded(
+    p_id uuid, p_key text, p_claim integer default null, p_orchestrator bigint default null) returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 begin
-    perform from conductor.live_executions l where l.id = p_id for no key update;
+    perform from conductor.live_executions l
+      where l.id = p_id and (p_claim is null or p_claim = l.claim and l.state = 'running')
+        and (p_orchestrator is null or p_orchestrator = l.orchestrator_id)
+        for no key update;
+    if not found and p_claim is not null then
+        return null;
+    end if;
     return exists (select from conductor.steps s where s.execution_id = p_id and s.key = p_key);
 end
 $$;
@@ -351,7 +364,8 @@ create function conductor.suspend(
     p_ids uuid[], p_claims integer[],
     p_executions uuid[], p_keys text[], p_kinds text[], p_groups text[], p_wake_ms bigint[],
     p_wake_at timestamptz[], p_children uuid[], p_tasks text[], p_payloads text[], p_detached boolean[],
-    p_events text[], p_filters text[], p_withdrawn_of uuid[] default '{}', p_withdrawn text[] default '{}')
+    p_events text[], p_filters text[], p_withdrawn_of uuid[] default '{}', p_withdrawn text[] default '{}',
+    p_orchestrators bigint[] default null)
 returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
@@ -380,9 +394,10 @@ begin
     select array_agg(h.id) filter (where not h.cancelled), array_agg(h.id) filter (where h.cancelled)
       into v_held, v_cancelled
       from (select l.id, l.cancelled
-              from unnest(p_ids, p_claims) as g(id, claim)
+              from unnest(p_ids, p_claims, p_orchestrators) as g(id, claim, orchestrator)
               join conductor.live_executions l on l.id = g.id and l.id = any (p_ids)
              where l.claim = g.claim and l.state = 'running'
+               and (g.orchestrator is null or g.orchestrator = l.orchestrator_id)
                for no key update of l) h;
     if v_cancelled is not null then
         perform conductor.conclude(v_cancelled, 'cancelled', null);

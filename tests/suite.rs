@@ -59,6 +59,7 @@ mod open_transactions;
 mod order;
 mod lane_numbers;
 mod long_handlers;
+mod lost_commits;
 mod moves;
 mod pause;
 mod shares;

@@ -30,9 +30,11 @@ create function pg_temp.ids(p_from integer, p_count integer) returns uuid[] lang
 create function pg_temp.claims(p_from integer, p_count integer) returns integer[] language sql as $$
     select array_agg(o.claim order by o.id)
       from (select h.id, h.claim from held h order by h.id offset p_from limit p_count) o $$;
+create function pg_temp.mine(p_count integer) returns bigint[] language sql as $$
+    select array_fill(pg_temp.me(), array[p_count]) $$;
 create function pg_temp.complete() returns void language sql as $$
     select conductor.complete(pg_temp.ids(0, 1000), pg_temp.claims(0, 1000),
-                              array(select 'null'::text from held));
+                              array(select 'null'::text from held), array(select pg_temp.me() from held));
     delete from held
 $$;
 create function pg_temp.suspend(p_kind text, p_wake_ms bigint, p_child text, p_event text) returns void
@@ -46,7 +48,8 @@ language sql as $$
         array(select false from held), array(select p_event from held),
         array(select case when p_event is not null
                           then json_build_object('op', 'eq', 'path', array['order'], 'value', h.id::text)::text end
-                from (select id from held order by id) h));
+                from (select id from held order by id) h),
+        p_orchestrators => array(select pg_temp.me() from held));
     delete from held
 $$;
 
@@ -55,18 +58,19 @@ select pg_temp.invoke('plans.plain', 40, '{}', null);
 -- == claim
 select pg_temp.claim(40);
 -- == complete
-select conductor.complete(pg_temp.ids(0, 10), pg_temp.claims(0, 10), array_fill('null'::text, array[10]));
+select conductor.complete(pg_temp.ids(0, 10), pg_temp.claims(0, 10), array_fill('null'::text, array[10]),
+                          pg_temp.mine(10));
 -- == fail
 select conductor.fail(pg_temp.ids(10, 10), pg_temp.claims(10, 10), array_fill('no'::text, array[10]),
-                      array_fill(true, array[10]), array_fill(null::bigint, array[10]));
+                      array_fill(true, array[10]), array_fill(null::bigint, array[10]), pg_temp.mine(10));
 -- == release
-select conductor.release(pg_temp.ids(20, 5), pg_temp.claims(20, 5));
+select conductor.release(pg_temp.ids(20, 5), pg_temp.claims(20, 5), pg_temp.mine(5));
 -- == leave unreadable
 select conductor.leave_unreadable((select max(o.id) from conductor.orchestrators o), pg_temp.ids(25, 5), pg_temp.claims(25, 5),
-                                  array_fill('no'::text, array[5]));
+                                  array_fill('no'::text, array[5]), pg_temp.mine(5));
 -- == postpone
 select conductor.postpone(pg_temp.ids(30, 10), pg_temp.claims(30, 10),
-                          array_fill(conductor.now() + interval '1 day', array[10]));
+                          array_fill(conductor.now() + interval '1 day', array[10]), pg_temp.mine(10));
 delete from held;
 -- == claim again
 select pg_temp.claim(40);
@@ -78,7 +82,8 @@ select pg_temp.invoke('plans.plain', 40, '{}', 'k');
 -- == record steps
 select pg_temp.claim(40);
 select conductor.record_steps(pg_temp.ids(0, 40), pg_temp.claims(0, 40), array(select 'step'::text from held),
-                              array(select 'step'::text from held), array(select '1'::text from held));
+                              array(select 'step'::text from held), array(select '1'::text from held),
+                              p_orchestrators => pg_temp.mine(40));
 -- == suspend by a sleep
 select pg_temp.suspend('sleep', 0, null, null);
 -- == claim with a memo

@@ -28,7 +28,7 @@ use crate::db::{Clock, Deadline, Patience};
 use crate::error::{Error, Result};
 use crate::task::{FromStates, States, Task, Trigger};
 use crate::unreadable::Unreadable;
-use crate::worker::{Control, Phase, Recorder};
+use crate::worker::{Claim, Control, Phase, Recorder};
 
 pub use batch::{BatchContext, BatchItem};
 pub use event::WaitForEvent;
@@ -69,7 +69,7 @@ pub struct TaskContext {
     pub(crate) execution_id: Uuid,
     /// Empty in a unit test.
     pub(crate) task: &'static str,
-    pub(crate) claim: i32,
+    pub(crate) claim: Claim,
     pub(crate) attempt: u32,
     /// The first execution where this one is a repeat, by `retry`.
     pub(crate) origin: Uuid,
@@ -373,17 +373,25 @@ impl TaskContext {
         Ok(())
     }
 
-    /// Whether a step is recorded, asked behind whatever still writes for this execution.
+    /// Whether a step is recorded, asked behind whatever still writes for this execution; never returns where
+    /// the claim is lost, as the record may be that of the next one.
     /// Asked until there is an answer; the lease ends the handlers of a process that waits too long.
     async fn recorded(&self, key: &str) -> Result<bool> {
         let conductor = self.conductor()?;
         let mut patience = Patience::new(Duration::MAX);
         loop {
-            let recorded = sqlx::query_scalar("select conductor.recorded($1, $2)")
+            let recorded = sqlx::query_scalar("select conductor.recorded($1, $2, $3, $4)")
                 .bind(self.execution_id)
-                .bind(key);
-            match patience.ask(conductor.database(), recorded).await {
-                Ok(recorded) => return Ok(recorded.unwrap_or_default()),
+                .bind(key)
+                .bind(self.claim.number)
+                .bind(self.claim.orchestrator);
+            let asked = patience.ask(conductor.database(), recorded);
+            match asked.await.map(Option::<Option<bool>>::flatten) {
+                Ok(Some(recorded)) => return Ok(recorded),
+                Ok(None) => {
+                    self.memo.stop(Stop::Lost);
+                    std::future::pending().await
+                }
                 Err(error) => {
                     conductor.outage().met(&error);
                     if !patience.again(&error).await {

@@ -122,14 +122,16 @@ impl TaskContext {
         let value = self.memo.inside(KIND, body).await.map_err(Into::into)?;
         let json = encoded(self, key, &value)?;
         let (id, claim) = (self.execution_id, self.claim);
-        let recorded = sqlx::query("select conductor.record_in_transaction($1, $2, $3, $4, $5)")
-            .bind(id)
-            .bind(claim)
-            .bind(key)
-            .bind(kind)
-            .bind(&json)
-            .execute(&mut *tx)
-            .await;
+        let recorded =
+            sqlx::query("select conductor.record_in_transaction($1, $2, $3, $4, $5, $6)")
+                .bind(id)
+                .bind(claim.number)
+                .bind(key)
+                .bind(kind)
+                .bind(&json)
+                .bind(claim.orchestrator)
+                .execute(&mut *tx)
+                .await;
         if let Err(error) = recorded {
             let code = error.as_database_error().and_then(|db| db.code());
             return match code.as_deref() {

@@ -39,6 +39,7 @@ use crate::context::{BatchContext, BatchItem, Memo, TaskContext};
 use crate::error::{Error, Result};
 use crate::orchestrator::{Builder, Orchestrator};
 use crate::task::{States, Trigger};
+use crate::worker::Claim;
 use database::Database;
 
 /// A [`Conductor`] on a database of its own, with what tests want beside.
@@ -191,7 +192,7 @@ fn detached(states: States) -> TaskContext {
     TaskContext {
         execution_id: id,
         task: "",
-        claim: 0,
+        claim: Claim::default(),
         attempt: 1,
         origin: id,
         states: Arc::new(states),

@@ -7,6 +7,7 @@ use sqlx::postgres::{PgHasArrayType, PgRow, Postgres};
 use sqlx::{Connection as _, Decode, PgConnection, Row, Type};
 use uuid::Uuid;
 
+use super::claim::{Claim, ClaimColumns};
 use super::flush::Columns;
 use super::outcome::Outcome;
 use super::window::WindowColumns;
@@ -17,11 +18,11 @@ use crate::db::Session;
 pub(super) struct Claimed {
     pub(super) id: Uuid,
     pub(super) task_id: i32,
-    pub(super) claim: i32,
+    pub(super) claim: Claim,
     pub(super) attempt: i32,
     pub(super) payload: String,
     /// Why Postgres cannot read the payload, and with it the key of the task's limit: it must not run.
-    pub(super) unreadable: Option<String>,
+    pub(super) unreadable: Option<Box<str>>,
     /// What is recorded of it, where it was claimed before.
     pub(super) memo: Option<String>,
     /// The first execution where this one repeats another, else its own id.
@@ -52,7 +53,10 @@ impl Claimed {
         Self {
             id: Uuid::nil(),
             task_id,
-            claim: 1,
+            claim: Claim {
+                number: 1,
+                orchestrator: 1,
+            },
             attempt: 1,
             payload: String::new(),
             unreadable: None,
@@ -160,7 +164,7 @@ const FINISH_CLAIM: &str =
             lane_limits, lane_keys, start_ms, next_due_ms, seen, seen_from
        from conductor.finish_and_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
                                        $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28,
-                                       $29, $30)";
+                                       $29, $30, $31, $32)";
 
 /// Claims in the order of all tasks first. Where that brought all it was asked for, and batches are
 /// half of it or more, another claim fills them. Where they are fewer, it might walk past a deep
@@ -168,9 +172,9 @@ const FINISH_CLAIM: &str =
 const FINISH_CLAIM_FILL: &str = "with first as materialized (
          select f.* from conductor.finish_and_claim(
              $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
-             $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30) f
+             $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32) f
      ), got as (
-         select count(f.id) as claimed, count(f.id) filter (where f.task_id = any ($31)) as batched,
+         select count(f.id) as claimed, count(f.id) filter (where f.task_id = any ($33)) as batched,
                 coalesce(sum(octet_length(f.payload)), 0) as bytes
            from first f
      )
@@ -182,9 +186,9 @@ const FINISH_CLAIM_FILL: &str = "with first as materialized (
             c.lanes, c.slots, c.lane_limits, c.lane_keys, c.start_ms, c.next_due_ms, null, null
        from got g
       cross join lateral conductor.claim(
-            $10, $11, $31, ($32 - g.batched)::integer, false, $13, $14, $15,
+            $10, $11, $33, ($34 - g.batched)::integer, false, $13, $14, $15,
             p_bytes => ($28 - g.bytes)::bigint) c
-      where g.claimed >= $16 and g.batched * 2 >= g.claimed and g.batched < $32 and g.bytes < $28
+      where g.claimed >= $16 and g.batched * 2 >= g.claimed and g.batched < $34 and g.bytes < $28
         and c.id is not null";
 
 /// From where on a trip is worth the while of shrinking what it has left.
@@ -198,28 +202,31 @@ pub(super) async fn finish_and_claim(
 ) -> Result<Answer, sqlx::Error> {
     let columns = Columns::of(outcomes);
     if !columns.released_ids.is_empty() {
-        sqlx::query("select conductor.release($1, $2)")
+        sqlx::query("select conductor.release($1, $2, $3)")
             .bind(&columns.released_ids)
-            .bind(&columns.released_claims)
+            .bind(&columns.released_claims.numbers)
+            .bind(&columns.released_claims.orchestrators)
             .execute(&mut **session)
             .await?;
         session.separate().await?;
     }
     if !columns.postponed_ids.is_empty() {
-        sqlx::query("select conductor.postpone($1, $2, $3)")
+        sqlx::query("select conductor.postpone($1, $2, $3, $4)")
             .bind(&columns.postponed_ids)
-            .bind(&columns.postponed_claims)
+            .bind(&columns.postponed_claims.numbers)
             .bind(&columns.postponed_until)
+            .bind(&columns.postponed_claims.orchestrators)
             .execute(&mut **session)
             .await?;
         session.separate().await?;
     }
     if !columns.unreadable_ids.is_empty() {
-        sqlx::query("select conductor.leave_unreadable($1, $2, $3, $4)")
+        sqlx::query("select conductor.leave_unreadable($1, $2, $3, $4, $5)")
             .bind(ask.orchestrator)
             .bind(&columns.unreadable_ids)
-            .bind(&columns.unreadable_claims)
+            .bind(&columns.unreadable_claims.numbers)
             .bind(&columns.unreadable_reasons)
+            .bind(&columns.unreadable_claims.orchestrators)
             .execute(&mut **session)
             .await?;
         session.separate().await?;
@@ -236,10 +243,10 @@ pub(super) async fn finish_and_claim(
         FINISH_CLAIM
     })
     .bind(columns.ids)
-    .bind(columns.claims)
+    .bind(columns.claims.numbers)
     .bind(columns.outputs)
     .bind(columns.failed_ids)
-    .bind(columns.failed_claims)
+    .bind(columns.failed_claims.numbers)
     .bind(columns.errors)
     .bind(columns.permanent)
     .bind(columns.delay_ms)
@@ -264,7 +271,9 @@ pub(super) async fn finish_and_claim(
     .bind(ask.fence)
     .bind(i64::try_from(ask.bytes).unwrap_or(i64::MAX))
     .bind(&ask.seen.priorities)
-    .bind(&ask.seen.from);
+    .bind(&ask.seen.from)
+    .bind(columns.claims.orchestrators)
+    .bind(columns.failed_claims.orchestrators);
     let query = if fills {
         query
             .bind(&ask.batched)
@@ -276,7 +285,7 @@ pub(super) async fn finish_and_claim(
     let mut rows = query.fetch(&mut **session);
     let mut answer = Answer::default();
     while let Some(row) = rows.try_next().await? {
-        match claimed(&row)? {
+        match claimed(&row, ask.orchestrator)? {
             Some(claimed) => answer.claimed.push(claimed),
             None => {
                 answer.slots = slots(&row)?;
@@ -298,7 +307,7 @@ pub(super) async fn finish_and_claim(
     Ok(answer)
 }
 
-fn claimed(row: &PgRow) -> Result<Option<Claimed>, sqlx::Error> {
+fn claimed(row: &PgRow, orchestrator: i64) -> Result<Option<Claimed>, sqlx::Error> {
     let Some(id) = row.try_get(0)? else {
         return Ok(None);
     };
@@ -307,12 +316,15 @@ fn claimed(row: &PgRow) -> Result<Option<Claimed>, sqlx::Error> {
     // Without a payload, the memo's place has the reason.
     let (payload, memo, unreadable) = match payload {
         Some(payload) => (payload, memo, None),
-        None => (String::new(), None, Some(memo.unwrap_or_default())),
+        None => (String::new(), None, Some(memo.unwrap_or_default().into())),
     };
     Ok(Some(Claimed {
         id,
         task_id: row.try_get(1)?,
-        claim: row.try_get(2)?,
+        claim: Claim {
+            number: row.try_get(2)?,
+            orchestrator,
+        },
         attempt: row.try_get(3)?,
         payload,
         unreadable,
@@ -376,16 +388,18 @@ pub(super) async fn is_paused(
 pub(super) async fn disown(
     connection: &mut PgConnection,
     ask: &Ask,
-    known: &[(Uuid, i32)],
+    known: &[(Uuid, Claim)],
 ) -> Result<(), sqlx::Error> {
-    let (ids, claims): (Vec<Uuid>, Vec<i32>) = known.iter().copied().unzip();
-    sqlx::query("select conductor.disown($1, $2, $3, $4, $5, $6)")
+    let ids: Vec<Uuid> = known.iter().map(|(id, _)| *id).collect();
+    let claims: ClaimColumns = known.iter().map(|(_, claim)| *claim).collect();
+    sqlx::query("select conductor.disown($1, $2, $3, $4, $5, $6, $7)")
         .bind(ask.orchestrator)
         .bind(ask.queue)
         .bind(ids)
-        .bind(claims)
+        .bind(claims.numbers)
         .bind(&ask.lanes.lanes)
         .bind(ask.fence)
+        .bind(claims.orchestrators)
         .execute(connection)
         .await
         .map(drop)

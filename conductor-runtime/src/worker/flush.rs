@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use super::claim::{Claim, ClaimColumns};
 use super::control::Control;
 use super::fetch::{Ask, Claimed, Seen, Slots, disown, finish_and_claim, is_paused};
 use super::locked::take_locked;
@@ -17,22 +18,22 @@ use crate::error::Verdict;
 #[derive(Debug, Default)]
 pub(super) struct Columns<'o> {
     pub(super) ids: Vec<Uuid>,
-    pub(super) claims: Vec<i32>,
+    pub(super) claims: ClaimColumns,
     pub(super) outputs: Vec<&'o str>,
     pub(super) failed_ids: Vec<Uuid>,
-    pub(super) failed_claims: Vec<i32>,
+    pub(super) failed_claims: ClaimColumns,
     pub(super) errors: Vec<&'o str>,
     pub(super) permanent: Vec<bool>,
     pub(super) delay_ms: Vec<Option<i64>>,
     /// Who waits for what ends here.
     pub(super) parents: Vec<Uuid>,
     pub(super) released_ids: Vec<Uuid>,
-    pub(super) released_claims: Vec<i32>,
+    pub(super) released_claims: ClaimColumns,
     pub(super) postponed_ids: Vec<Uuid>,
-    pub(super) postponed_claims: Vec<i32>,
+    pub(super) postponed_claims: ClaimColumns,
     pub(super) postponed_until: Vec<DateTime<Utc>>,
     pub(super) unreadable_ids: Vec<Uuid>,
-    pub(super) unreadable_claims: Vec<i32>,
+    pub(super) unreadable_claims: ClaimColumns,
     pub(super) unreadable_reasons: Vec<&'o str>,
     pub(super) suspended: Suspensions<'o>,
 }
@@ -99,7 +100,7 @@ pub(super) struct Trip {
     pub(super) outcomes: Vec<Outcome>,
     pub(super) ask: Ask,
     /// All claims that the worker knows, where the others are to be given back.
-    pub(super) known: Option<Vec<(Uuid, i32)>>,
+    pub(super) known: Option<Vec<(Uuid, Claim)>>,
     pub(super) after_fault: bool,
     /// What was locked has been left out already.
     pub(super) again: bool,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::task::{JoinError, JoinSet};
 use uuid::Uuid;
 
+use super::claim::Claim;
 use super::fetch::Ask;
 use super::flush::write_alone;
 use super::outcome::Outcome;
@@ -44,7 +45,7 @@ pub(super) struct Locked {
     waiting: VecDeque<Outcome>,
     tries: JoinSet<Try>,
     /// The claims of the try under way, and all that it touches.
-    under_way: Vec<(Uuid, i32)>,
+    under_way: Vec<(Uuid, Claim)>,
     touches: HashSet<Uuid>,
     not_before: Instant,
 }
@@ -144,7 +145,7 @@ impl Locked {
     }
 
     /// The claims of all of them.
-    pub(super) fn claims(&self) -> impl Iterator<Item = (Uuid, i32)> {
+    pub(super) fn claims(&self) -> impl Iterator<Item = (Uuid, Claim)> {
         let waiting = self.waiting.iter();
         let waiting = waiting.map(|outcome| (outcome.id, outcome.claim));
         waiting.chain(self.under_way.iter().copied())

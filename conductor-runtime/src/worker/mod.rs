@@ -7,6 +7,7 @@ mod backlog;
 mod batch;
 mod beside;
 mod boot_instant;
+mod claim;
 mod config;
 mod control;
 mod execute;
@@ -26,6 +27,7 @@ mod window;
 
 pub(crate) use beside::Beside;
 pub(crate) use boot_instant::BootInstant;
+pub(crate) use claim::Claim;
 pub use config::{DEFAULT_CONCURRENCY, Worker};
 pub(crate) use control::{Control, Phase, Signals};
 pub(crate) use execute::converted;

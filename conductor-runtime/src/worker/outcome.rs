@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::claim::Claim;
 use crate::context::Waiting;
 use crate::error::{Verdict, verdict};
 use crate::unreadable::Unreadable;
@@ -16,7 +17,7 @@ const MAX_ERROR_BYTES: usize = 16 * 1024;
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) id: Uuid,
-    pub(super) claim: i32,
+    pub(super) claim: Claim,
     /// Who waits for the end.
     pub(super) parent: Option<Uuid>,
     pub(super) end: End,
@@ -65,7 +66,7 @@ pub(super) enum End {
 impl Outcome {
     pub(super) fn new(
         id: Uuid,
-        claim: i32,
+        claim: Claim,
         parent: Option<Uuid>,
         end: End,
         unwritten: &Unwritten,

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use self::handlers::{Ended, Running};
 use super::backlog::Backlog;
+use super::claim::Claim;
 use super::config::Worker;
 use super::control::{Control, Phase, Signals};
 use super::execute::Surroundings;
@@ -318,7 +319,7 @@ impl Pipeline {
     }
 
     /// Takes over an end that is to be written.
-    fn keep(&mut self, id: Uuid, claim: i32, parent: Option<Uuid>, end: End) {
+    fn keep(&mut self, id: Uuid, claim: Claim, parent: Option<Uuid>, end: End) {
         let outcome = Outcome::new(id, claim, parent, end, &self.unwritten);
         self.outcomes.push(outcome);
     }

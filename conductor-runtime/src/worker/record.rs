@@ -6,6 +6,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use uuid::Uuid;
 
 use super::beside::Beside;
+use super::claim::{Claim, ClaimColumns};
 use crate::client::Conductor;
 use crate::context::Decided;
 use crate::db::{Batcher, Database, Fault, Patience, Session, fault, is_locked, take_message};
@@ -47,7 +48,7 @@ impl Share {
 #[derive(Debug)]
 struct Record {
     id: Uuid,
-    claim: i32,
+    claim: Claim,
     key: String,
     kind: &'static str,
     value: String,
@@ -102,7 +103,7 @@ impl Recorder {
     pub(crate) async fn record(
         &self,
         id: Uuid,
-        claim: i32,
+        claim: Claim,
         key: &str,
         kind: &'static str,
         value: String,
@@ -204,7 +205,7 @@ async fn insert(
     waits: bool,
 ) -> Result<Vec<Option<bool>>, sqlx::Error> {
     let ids: Vec<Uuid> = batch.iter().map(|record| record.id).collect();
-    let claims: Vec<i32> = batch.iter().map(|record| record.claim).collect();
+    let claims: ClaimColumns = batch.iter().map(|record| record.claim).collect();
     let keys: Vec<&str> = batch.iter().map(|record| record.key.as_str()).collect();
     let kinds: Vec<&str> = batch.iter().map(|record| record.kind).collect();
     let values: Vec<&str> = batch.iter().map(|record| record.value.as_str()).collect();
@@ -212,10 +213,10 @@ async fn insert(
     let withdrawn = keyed(batch, |decided| &decided.withdrawn);
     let mut patience = Patience::new(Duration::MAX);
     loop {
-        let sql = "select conductor.record_steps($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+        let sql = "select conductor.record_steps($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
         let held = sqlx::query_scalar(sql)
             .bind(&ids)
-            .bind(&claims)
+            .bind(&claims.numbers)
             .bind(&keys)
             .bind(&kinds)
             .bind(&values)
@@ -223,7 +224,8 @@ async fn insert(
             .bind(&had.0)
             .bind(&had.1)
             .bind(&withdrawn.0)
-            .bind(&withdrawn.1);
+            .bind(&withdrawn.1)
+            .bind(&claims.orchestrators);
         match patience.ask(conductor.database(), held).await {
             Err(error) if waits && is_locked(&error) => return Err(error),
             Err(error) if fault(&error) == Fault::Passing => {

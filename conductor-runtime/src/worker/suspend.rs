@@ -2,6 +2,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::claim::{Claim, ClaimColumns};
 use super::flush::millis;
 use crate::context::{Waiting, Wake};
 
@@ -9,7 +10,7 @@ use crate::context::{Waiting, Wake};
 #[derive(Debug, Default)]
 pub(super) struct Suspensions<'o> {
     pub(super) ids: Vec<Uuid>,
-    claims: Vec<i32>,
+    claims: ClaimColumns,
     executions: Vec<Uuid>,
     keys: Vec<&'o str>,
     kinds: Vec<&'o str>,
@@ -27,7 +28,7 @@ pub(super) struct Suspensions<'o> {
 }
 
 impl<'o> Suspensions<'o> {
-    pub(super) fn add(&mut self, id: Uuid, claim: i32, waiting: &'o Waiting) {
+    pub(super) fn add(&mut self, id: Uuid, claim: Claim, waiting: &'o Waiting) {
         self.ids.push(id);
         self.claims.push(claim);
         for key in &waiting.withdrawn {
@@ -63,10 +64,11 @@ impl<'o> Suspensions<'o> {
     /// Sent twice, it matches nothing the second time.
     pub(super) async fn write(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         sqlx::query(
-            "select conductor.suspend($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+            "select conductor.suspend($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
+                $17)",
         )
         .bind(&self.ids)
-        .bind(&self.claims)
+        .bind(&self.claims.numbers)
         .bind(&self.executions)
         .bind(&self.keys)
         .bind(&self.kinds)
@@ -81,6 +83,7 @@ impl<'o> Suspensions<'o> {
         .bind(&self.filters)
         .bind(&self.withdrawn_of)
         .bind(&self.withdrawn)
+        .bind(&self.claims.orchestrators)
         .execute(connection)
         .await
         .map(drop)

@@ -13,6 +13,7 @@ use crate::error::Verdict;
 use crate::task::{Runner, TaskDefinition};
 use crate::worker::backlog::Turn;
 use crate::worker::batch::batch_attempt;
+use crate::worker::claim::Claim;
 use crate::worker::execute::{attempt, panic_text, while_held};
 use crate::worker::fetch::Claimed;
 use crate::worker::outcome::End;
@@ -43,7 +44,7 @@ pub(super) struct Running {
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) id: Uuid,
-    pub(super) claim: i32,
+    pub(super) claim: Claim,
     parent: Option<Uuid>,
     pub(super) lanes: Vec<i32>,
     pub(super) cancel: CancellationToken,
@@ -281,7 +282,7 @@ impl Pipeline {
     fn ended_member(&mut self, task: &'static str, member: Member, end: Option<End>) {
         self.waiting.ended(&member.lanes);
         let Some(end) = end else {
-            tracing::warn!(task, execution = %member.id, claim = member.claim,
+            tracing::warn!(task, execution = %member.id, claim = member.claim.number,
                 "the claim was lost; the handler was dropped");
             // Its slot is free.
             self.look();

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{MOST_BYTES, POLL, Pipeline};
 use crate::db::{Fault, Session, take_message};
+use crate::worker::claim::Claim;
 use crate::worker::control::Phase;
 use crate::worker::fetch::{Ask, Claimed, LaneColumns, Seen};
 use crate::worker::flush::{Returned, Trip, round_trip};
@@ -210,7 +211,7 @@ impl Pipeline {
 
     /// All claims that the worker knows to be its own. Not the executions: one that was written as
     /// suspended may have been claimed again, in the trip whose answer is missing.
-    fn held(&self) -> Vec<(Uuid, i32)> {
+    fn held(&self) -> Vec<(Uuid, Claim)> {
         let running = self.running.values().flat_map(|running| &running.members);
         let running = running.map(|member| (member.id, member.claim));
         let waiting = self.waiting.all();
