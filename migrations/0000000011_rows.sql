@@ -50,6 +50,15 @@ create table conductor.row_watches (
 
 create index row_watches_relation on conductor.row_watches (relation, op);
 
+-- How often the rules of a table and operation have changed. What began before a change, at a level whose
+-- snapshot is that of the whole transaction, finds it out here (see_row_rules).
+create table conductor.row_rules (
+    relation regclass not null,
+    op text not null,
+    version bigint not null,
+    primary key (relation, op)
+);
+
 -- Faults of the trigger, a few rows each: whoever meets one while another transaction has the row makes
 -- one more, up to a limit, so that nobody waits.
 create table conductor.row_faults (
@@ -195,6 +204,33 @@ begin
 end
 $$;
 
+-- Notes that rules have changed. The last thing that a transaction does: whoever writes the table at such a
+-- level waits for it from here on.
+create function conductor.row_rules_have_changed(p_relations regclass[], p_ops text[]) returns void
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$
+    insert into conductor.row_rules as r (relation, op, version)
+    select distinct g.relation, g.op, 1 from unnest(p_relations, p_ops) as g(relation, op) order by 1, 2
+        on conflict (relation, op) do update set version = r.version + 1;
+$$;
+
+-- Raises a serialization_failure where this transaction's snapshot is older than the rules: it would not see
+-- them, and the change would be lost for who listens. That is what "on conflict do nothing" does when it
+-- meets a row that the snapshot does not have. It locks and writes nothing where there is a row, and what it inserts
+-- where there is none (a trigger made by hand, for which nothing has been declared) is undone at once.
+create function conductor.see_row_rules(p_relation oid, p_op text) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+    insert into conductor.row_rules (relation, op, version) values (p_relation, p_op, 0) on conflict do nothing;
+    if found then
+        raise exception using errcode = 'CD000';
+    end if;
+exception when sqlstate 'CD000' then
+    null;
+end
+$$;
+
 -- The one trigger function.
 create function conductor.rows_changed() returns trigger
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -251,6 +287,9 @@ begin
                 end if;
             end if;
 
+            if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+                perform conductor.see_row_rules(tg_relid, v_op);
+            end if;
             v_now := conductor.now();
             for v_rule in
                 select r.task_id, t.queue_id, t.priority, r.columns, r.changed, r.filter, null as event,
@@ -408,6 +447,9 @@ $$;
 create function conductor.declare_row_triggers(p_owners text[], p_tasks integer[], p_rules jsonb) returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_relations regclass[];
+    v_ops text[];
 begin
     perform pg_advisory_xact_lock(hashtextextended('conductor.row_triggers', 0));
     perform conductor.check_row_table(d.relation::regclass, d.op)
@@ -420,16 +462,20 @@ begin
        and (t.id = any (p_tasks)
             or not exists (select from conductor.orchestrators o
                             where t.id = any (o.task_ids) and o.lease_until > clock_timestamp()));
-    insert into conductor.row_triggers as r (task_id, relation, op, columns, changed, filter, owner)
-    select t.id, d.relation::regclass, d.op, d.columns, d.changed, nullif(d.filter, 'null'), d.owner
-      from jsonb_to_recordset(p_rules) as d(
-           task text, relation oid, op text, columns text[], changed text[], filter jsonb, owner text)
-      join conductor.tasks t on t.name = d.task
-     order by t.id, d.relation, d.op
-        on conflict (task_id, relation, op) do update
-       set columns = excluded.columns, changed = excluded.changed, filter = excluded.filter, owner = excluded.owner
-     where (r.columns, r.changed, r.filter, r.owner)
-           is distinct from (excluded.columns, excluded.changed, excluded.filter, excluded.owner);
+    with changed as (
+        insert into conductor.row_triggers as r (task_id, relation, op, columns, changed, filter, owner)
+        select t.id, d.relation::regclass, d.op, d.columns, d.changed, nullif(d.filter, 'null'), d.owner
+          from jsonb_to_recordset(p_rules) as d(
+               task text, relation oid, op text, columns text[], changed text[], filter jsonb, owner text)
+          join conductor.tasks t on t.name = d.task
+         order by t.id, d.relation, d.op
+            on conflict (task_id, relation, op) do update
+           set columns = excluded.columns, changed = excluded.changed, filter = excluded.filter, owner = excluded.owner
+         where (r.columns, r.changed, r.filter, r.owner)
+               is distinct from (excluded.columns, excluded.changed, excluded.filter, excluded.owner)
+        returning r.relation, r.op)
+    select array_agg(c.relation), array_agg(c.op) into v_relations, v_ops from changed c;
+    perform conductor.row_rules_have_changed(v_relations, v_ops);
 end
 $$;
 
@@ -516,7 +562,8 @@ $$;
 
 -- Lets changes enter the log of events, and gives the name under which they do. With p_ddl the trigger is
 -- made where it is missing. When this has committed, every later commit of a change is seen: whoever
--- was writing the table before has been waited for.
+-- was writing the table before has been waited for, and what has an older snapshot and writes it later has to
+-- try again.
 create function conductor.watch_rows(
     p_relation regclass, p_op text, p_columns text[], p_changed text[], p_ddl boolean, p_patience interval,
     out event text, out installed boolean)
@@ -542,11 +589,12 @@ begin
     perform pg_advisory_xact_lock(hashtextextended('conductor.row_triggers', 0));
     -- Somebody else may have made it meanwhile.
     installed := (select r.name from conductor.row_trigger(p_relation, p_op) r) is not null;
+    perform from conductor.row_watches w where w.event = watch_rows.event and w.relation = p_relation for update;
+    v_fresh := not found;
     insert into conductor.row_watches as w (event, relation, op, columns, changed, used_at)
     values (watch_rows.event, p_relation, p_op, p_columns, p_changed, v_now)
         on conflict on constraint row_watches_pkey do update
-       set relation = excluded.relation, used_at = excluded.used_at
-    returning w.xmax = 0 into v_fresh;
+       set relation = excluded.relation, used_at = excluded.used_at;
     perform set_config('lock_timeout', ceil(extract(epoch from p_patience) * 1000)::text, true);
     if p_ddl and not installed then
         perform conductor.make_row_trigger(p_relation, p_op);
@@ -556,10 +604,13 @@ begin
                    from pg_class c join pg_namespace n on n.oid = c.relnamespace
                   where c.oid = p_relation);
     end if;
+    if v_fresh then
+        perform conductor.row_rules_have_changed(array[p_relation], array[p_op]);
+    end if;
 end
 $$;
 
--- Forgets watches that nobody has used for as long as events are kept, and faults that are as old.
+-- Forgets watches that nobody has used for as long as events are kept, faults that are as old, and tables that are gone.
 create function conductor.prune_row_watches() returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -568,6 +619,7 @@ begin
      where w.used_at < conductor.now() - interval '7 days'
        and not exists (select from conductor.waits o where o.event_name = w.event and o.event_name <> '');
     delete from conductor.row_faults f where f.last_at < conductor.now() - interval '7 days';
+    delete from conductor.row_rules r where not exists (select from pg_class c where c.oid = r.relation);
 end
 $$;
 

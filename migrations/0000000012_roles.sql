@@ -40,7 +40,7 @@ begin
         grant select, insert, update, delete on all tables in schema conductor to conductor_worker;
         revoke insert, update, delete on table conductor.migrations, conductor.clock, conductor.tasks, conductor.limits,
                conductor.schedules, conductor.subscriptions, conductor.event_types, conductor.row_triggers,
-               conductor.row_watches from conductor_worker;
+               conductor.row_watches, conductor.row_rules from conductor_worker;
         grant execute on all functions in schema conductor to conductor_worker;
         revoke execute on function conductor.advance_clock(interval), conductor.grant_roles(),
                conductor.create_roles(), conductor.rows_changed(), conductor.number_lane(),

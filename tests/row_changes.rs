@@ -11,6 +11,8 @@ mod faults;
 mod installation;
 #[path = "row_changes/security.rs"]
 mod security;
+#[path = "row_changes/snapshots.rs"]
+mod snapshots;
 #[path = "row_changes/statements.rs"]
 mod statements;
 #[path = "row_changes/tables.rs"]
