@@ -2,6 +2,21 @@
 
 set local search_path = pg_catalog, pg_temp;
 
+-- Which of these tasks have had their windows since then, locked, so that whoever declares another window finds what
+-- is moved meanwhile; not waited for, as the caller may hold executions already. With the owner's rights, as a worker
+-- may not write the tasks, and so could not lock them.
+create function conductor.hold_windows(p_tasks integer[], p_since timestamptz) returns integer[]
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+begin
+    return array(
+        select t.id from conductor.tasks t
+         where t.id = any (p_tasks) and t.window_since <= p_since
+           for share skip locked);
+end
+$$;
+
 -- Moves what is due outside its window to the opening: of each priority what stands first, as the
 -- rest need not be looked at yet. A window that was declared after this process began is for others
 -- to judge. How many were moved.
@@ -29,13 +44,8 @@ begin
     if cardinality(v_ids) = 0 then
         return 0;
     end if;
-    -- Locked, so that whoever declares another window finds what is moved here; not waited for, as
-    -- this may hold executions already.
-    v_mine := array(
-        select t.id from conductor.tasks t
-         where t.id = any (p_closed)
-           and t.window_since <= (select o.started_at from conductor.orchestrators o where o.id = p_orchestrator)
-           for share of t skip locked);
+    v_mine := conductor.hold_windows(
+        p_closed, (select o.started_at from conductor.orchestrators o where o.id = p_orchestrator));
     v_ids := array(
         select l.id from conductor.live_executions l
          where l.id = any (v_ids) and l.task_id = any (v_mine) and l.run_at <= p_now and l.state in ('pending', 'suspended')

@@ -8,7 +8,7 @@ use conductor::{Conductor, Filter, Status};
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
-use crate::support::{Role, number, sqlstate};
+use crate::support::{Process, Role, eventually, info, number, run_sql, soon, sqlstate};
 
 #[event]
 struct RolesCalled {
@@ -33,6 +33,48 @@ async fn roles_parent(ctx: &TaskContext) -> anyhow::Result<String> {
     Ok(ctx
         .invoke::<RolesGreet>("child", RolesGreet { name: called.name })
         .await?)
+}
+
+#[task(name = "roles.night", window = "22:00-06:00", concurrency = 3)]
+async fn roles_night(_ctx: &TaskContext) -> anyhow::Result<()> {
+    Ok(())
+}
+
+/// Hears a greeting of its own, behind a child and a race.
+#[task(name = "roles.family", retry(max_attempts = 3, backoff = "1ms"))]
+async fn roles_family(ctx: &TaskContext, name: String) -> anyhow::Result<String> {
+    ctx.step("fails once", || async {
+        anyhow::ensure!(ctx.attempt() > 1, "the first time");
+        anyhow::Ok(())
+    })
+    .await?;
+    let called = |key: &str| {
+        ctx.wait_for_event::<RolesCalled>(key.to_owned())
+            .when(RolesCalled::name.eq(name.as_str()))
+    };
+    let heard = async { anyhow::Ok(called("never").await?.name) };
+    let slept = async {
+        ctx.sleep("short", Duration::from_millis(1)).await?;
+        anyhow::Ok(String::new())
+    };
+    ctx.race("race").branch(heard).branch(slept).await?;
+    ctx.invoke::<RolesGreet>("child", greet(&name)).await?;
+    Ok(called("called").await?.name)
+}
+
+#[task(name = "roles.rated", rate_limit("1/1h", key = payload.key))]
+async fn roles_rated(_ctx: &TaskContext, key: String) -> anyhow::Result<String> {
+    Ok(key)
+}
+
+/// Runs until its process dies.
+#[task(name = "roles.stays", retry(max_attempts = 1))]
+async fn roles_stays(ctx: &TaskContext, crash: bool) -> anyhow::Result<u32> {
+    ctx.step("one", || async { anyhow::Ok(()) }).await?;
+    if crash && std::env::var_os("CONDUCTOR_SUITE_PROCESS").is_some() {
+        std::future::pending::<()>().await;
+    }
+    Ok(std::process::id())
 }
 
 fn greet(name: &str) -> RolesGreet {
@@ -299,5 +341,170 @@ async fn who_may_not_make_roles_is_told(test: TestConductor) -> anyhow::Result<(
     assert!(text.contains("CREATEROLE"), "{text}");
     assert!(worker.find(Uuid::nil()).await?.is_none());
     worker.pool().close().await;
+    Ok(())
+}
+
+/// Claims put off what is due outside of its window.
+#[conductor::test]
+async fn a_worker_meets_a_closed_window(test: TestConductor) -> anyhow::Result<()> {
+    test.create_roles().await?;
+    let (_work, worker) = member(&test, "conductor_worker").await;
+    let now = test.now().await?;
+    let noon = (now.date_naive() + chrono::Days::new(1))
+        .and_hms_opt(12, 0, 0)
+        .unwrap();
+    test.advance((noon.and_utc() - now).to_std()?).await?;
+    let mut nights = Vec::new();
+    for _ in 0..5 {
+        nights.push(test.invoke::<RolesNight>(()).await?);
+    }
+    let greeting = test.invoke::<RolesGreet>(greet("Eve")).await?;
+    let running = Orchestrator::builder(worker.clone())
+        .build()?
+        .start()
+        .await?;
+    assert_eq!(soon("a greeting", greeting.result()).await?, "Hello, Eve!");
+    eventually("the opening", || async {
+        let put_off = "select count(*) from conductor.live_executions where postponed";
+        number(&test, put_off).await == 5
+    })
+    .await;
+    test.advance(Duration::from_secs(11 * 3600)).await?;
+    for night in nights {
+        soon("its end", night.result()).await?;
+    }
+    running.stop().await?;
+    worker.pool().close().await;
+    Ok(())
+}
+
+/// Nothing that a worker does needs rights that the role lacks.
+#[conductor::test]
+async fn a_worker_lives_a_whole_life(test: TestConductor) -> anyhow::Result<()> {
+    test.create_roles().await?;
+    let (work, worker) = member(&test, "conductor_worker").await;
+    let mut dies = Process::at(&work.url())?;
+    let stays = test.invoke::<RolesStays>(RolesStays { crash: true });
+    let stays = stays.await?;
+    eventually("a step", || async {
+        number(&test, "select count(*) from conductor.steps").await == 1
+    })
+    .await;
+    dies.kill()?;
+    let start = Orchestrator::builder(worker.clone())
+        .heartbeat(Duration::from_millis(100), Duration::from_secs(1));
+    let running = start.build()?.start().await?;
+    soon("one that crashed", stays.result()).await?;
+    assert_eq!(info(&test, stays.id()).await?.crashes, 1);
+
+    let name = "Frank".to_owned();
+    let family = worker
+        .invoke::<RolesFamily>(RolesFamily { name: name.clone() })
+        .await?;
+    let mut rated = Vec::new();
+    for n in 0..20 {
+        let key = format!("key {}", n % 2);
+        rated.push(worker.invoke::<RolesRated>(RolesRated { key }).await?);
+    }
+    eventually("the wait", || async {
+        let waits = "select count(*) from conductor.waits where key = 'called'";
+        number(&test, waits).await == 1
+    })
+    .await;
+    worker.emit(RolesCalled { name }).await?;
+    assert_eq!(soon("its call", family.result()).await?, "Frank");
+    eventually("the first ones of a rate", || async {
+        let done = "select count(*) from conductor.finished_executions f
+                      join conductor.tasks t on t.id = f.task_id where t.name = 'roles.rated'";
+        number(&test, done).await >= 2
+    })
+    .await;
+    for run in &rated {
+        worker.cancel(run.id()).await?;
+    }
+    left_alone(&test, &worker).await?;
+    running.stop().await?;
+    chores(&worker).await;
+    worker.pool().close().await;
+    Ok(())
+}
+
+/// What cannot be read, a task that moves, an execution that is locked, and a queue that is paused.
+async fn left_alone(test: &TestConductor, worker: &Conductor) -> anyhow::Result<()> {
+    worker.pause_queue("default").await?;
+    let bad = test
+        .invoke::<RolesRated>(RolesRated { key: "k".into() })
+        .await?;
+    let gone = test.invoke::<RolesGreet>(greet("Grace")).await?;
+    run_sql(
+        test,
+        "update conductor.live_executions set payload = '{\"key\":7}' where payload->>'key' = 'k'",
+    )
+    .await?;
+    let mut tx = test.pool().begin().await?;
+    sqlx::query("select conductor.cancel($1, 'slowly')")
+        .bind(gone.id())
+        .execute(&mut *tx)
+        .await?;
+    worker.resume_queue("default").await?;
+    eventually("a note", || async {
+        info(test, bad.id()).await.unwrap().unreadable.is_some()
+    })
+    .await;
+    tx.commit().await?;
+    worker.cancel(bad.id()).await?;
+    assert!(worker.retry(bad.id()).await?.is_some());
+    Ok(())
+}
+
+/// What an orchestrator calls now and then, or seldom.
+async fn chores(worker: &Conductor) {
+    for sql in [
+        "select conductor.recover(5)",
+        "select conductor.recover_orphans(5)",
+        "select conductor.do_deferred(10)",
+        "select conductor.follow_moves()",
+        "select conductor.heal_times()",
+        "select conductor.revive_lanes()",
+        "select conductor.prune_lanes(10)",
+        "select conductor.prune(10)",
+        "select conductor.prune_finished(10, '-infinity')",
+        "select conductor.prune_row_watches()",
+        "select conductor.prune_events(10)",
+        "select conductor.sweep(null, 10)",
+        "select conductor.dispatch(10)",
+        "select conductor.look_again('{}')",
+        "select conductor.take_chore('roles', '1 s')",
+        "select conductor.leave_chore('roles', null, false)",
+        "select conductor.disown(1, 1, '{}', '{}', '{}', 1)",
+        "select conductor.leave_unreadable(1, '{}', '{}', '{}')",
+        "select conductor.release('{}', '{}')",
+        "select conductor.locked('{}')",
+        "select conductor.retire(1, 5)",
+        "select conductor.stop_orchestrator(1)",
+    ] {
+        let said = sqlx::query(AssertSqlSafe(sql)).execute(worker.pool()).await;
+        assert!(said.is_ok(), "{sql}: {said:?}");
+    }
+}
+
+/// Whoever writes what is declared does so with the owner's rights; these are called by such functions only.
+#[conductor::test]
+async fn no_function_of_the_workers_writes_what_is_declared(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    test.create_roles().await?;
+    let writes = "select distinct p.proname::text from pg_catalog.pg_proc p
+         cross join (select string_agg(c.relname, '|') as kept from pg_catalog.pg_class c
+                      where c.relnamespace = 'conductor'::regnamespace and c.relkind in ('r', 'p')
+                        and not has_table_privilege('conductor_worker', c.oid, 'insert, update, delete')) k
+         where p.pronamespace = 'conductor'::regnamespace and not p.prosecdef
+           and has_function_privilege('conductor_worker', p.oid, 'execute')
+           and p.prosrc ~ format('(insert into|update|delete from) conductor\\.(%s)\\M', k.kept)
+         order by 1";
+    assert_eq!(
+        names(&test, writes).await,
+        ["declare_limits", "row_rules_have_changed", "see_row_rules"]
+    );
     Ok(())
 }
