@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use super::TaskContext;
 use super::memo::Met;
 use crate::codec;
+use crate::db::Timed;
 use crate::error::{Error, Result, Verdict, permanent, verdict};
 use crate::task::RetryPolicy;
 use crate::unreadable::{Unreadable, read};
@@ -64,8 +65,8 @@ impl TaskContext {
     /// [`transaction`](Self::transaction) for effects in this database.
     ///
     /// Code that blocks (a synchronous driver, a large computation) holds a thread of the runtime, and no
-    /// timeout can end it: await `tokio::task::spawn_blocking` in the body. A body that blocks past its
-    /// timeout has timed out, whatever it gives.
+    /// timeout can end it: await `tokio::task::spawn_blocking` in the body. A body that itself blocks past its
+    /// timeout has timed out, unless it gives an error of its own.
     ///
     /// ```
     /// # use conductor::prelude::*;
@@ -206,16 +207,11 @@ where
     let Some(timeout) = timeout else {
         return body.await.map_err(Into::into);
     };
-    let deadline = ctx.deadline(timeout);
-    let ended = tokio::select! {
-        biased;
-        result = body => Some(result),
-        () = deadline.passed() => None,
-    };
-    // A body may have held its thread for longer: the time decides, and not who looks first.
-    match ended.filter(|_| !deadline.is_over()) {
-        Some(result) => result.map_err(Into::into),
-        None => Err(anyhow::anyhow!(
+    match ctx.deadline(timeout).bound(body).await {
+        Timed::InTime(result) => result.map_err(Into::into),
+        // Its own error says more, such as that it is permanent.
+        Timed::Late(Err(error)) => Err(error.into()),
+        Timed::Late(Ok(_)) | Timed::Over => Err(anyhow::anyhow!(
             "step {key:?} timed out after {}",
             humantime::format_duration(timeout)
         )),

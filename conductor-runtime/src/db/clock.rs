@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 
+use super::Deadline;
+
 /// The database's clock as this process knows it, with what tests have moved it by.
 #[derive(Debug, Clone)]
 pub(crate) struct Clock {
@@ -64,61 +66,7 @@ impl Clock {
 
     /// The time so long from now, by the running clock and what tests move it meanwhile.
     pub(crate) fn deadline(&self, duration: Duration) -> Deadline {
-        let shift_then = *self.shift_ms.borrow();
-        Deadline {
-            shift_ms: self.shift_ms.clone(),
-            started: Instant::now(),
-            shift_then,
-            duration,
-        }
-    }
-}
-
-/// The longest time that a poll of a handler that does not block takes.
-const ONE_POLL: Duration = Duration::from_millis(50);
-
-/// A time by the clock that tests move.
-#[derive(Debug)]
-pub(crate) struct Deadline {
-    shift_ms: watch::Receiver<i64>,
-    started: Instant,
-    shift_then: i64,
-    duration: Duration,
-}
-
-impl Deadline {
-    /// Whether what ends now has held its thread beyond the deadline. What ends in the poll in which its time
-    /// runs out, as with a timeout of 0, has made it.
-    pub(crate) fn is_over(&self) -> bool {
-        self.elapsed(*self.shift_ms.borrow()) > self.duration.saturating_add(ONE_POLL)
-    }
-
-    fn left(&self, shift_ms: i64) -> Duration {
-        self.duration.saturating_sub(self.elapsed(shift_ms))
-    }
-
-    fn elapsed(&self, shift_ms: i64) -> Duration {
-        let shift = u64::try_from(shift_ms - self.shift_then).unwrap_or(0);
-        self.started.elapsed() + Duration::from_millis(shift)
-    }
-
-    pub(crate) async fn passed(&self) {
-        let mut shift_ms = self.shift_ms.clone();
-        loop {
-            let shift = *shift_ms.borrow_and_update();
-            let left = self.left(shift);
-            if left.is_zero() {
-                return;
-            }
-            tokio::select! {
-                () = tokio::time::sleep(left) => {}
-                changed = shift_ms.changed() => {
-                    if changed.is_err() {
-                        tokio::time::sleep(left).await;
-                    }
-                }
-            }
-        }
+        Deadline::new(self.shift_ms.clone(), duration)
     }
 }
 

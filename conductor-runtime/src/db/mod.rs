@@ -6,6 +6,7 @@ mod applied;
 mod batcher;
 mod clock;
 mod database;
+mod deadline;
 mod fault;
 mod migrate;
 mod notifier;
@@ -18,8 +19,9 @@ pub(crate) use address::{Address, connect, direct_way, open, pool_options};
 pub(crate) use alone::Alone;
 pub(crate) use applied::{Standing, applied, too_new};
 pub(crate) use batcher::{Batcher, message_length, take_message};
-pub(crate) use clock::{Clock, Deadline};
+pub(crate) use clock::Clock;
 pub(crate) use database::Database;
+pub(crate) use deadline::{Deadline, Timed};
 pub(crate) use fault::{Fault, fault, is_lasting, is_locked};
 #[cfg(feature = "testing")]
 pub(crate) use migrate::pretend;

@@ -4,6 +4,7 @@ use super::execute::{Surroundings, caught, converted, not_converted};
 use super::fetch::Claimed;
 use super::outcome::End;
 use crate::context::{BatchContext, BatchItem};
+use crate::db::Timed;
 use crate::task::{BatchDefinition, TaskDefinition, Trigger};
 
 /// Runs one attempt of each execution, together; gives their ends in their order. The tokens are
@@ -63,14 +64,11 @@ pub(super) async fn batch_attempt(
             None => handler.await,
             Some(timeout) => {
                 let deadline = surroundings.durable.clock.deadline(timeout);
-                let ends = tokio::select! {
-                    biased;
-                    ends = handler => Some(ends),
-                    () = deadline.passed() => None,
-                };
-                // It may have held its thread for longer: the time decides, and not who looks first.
-                ends.filter(|_| !deadline.is_over())
-                    .unwrap_or_else(|| vec![End::timed_out(timeout); context.items.len()])
+                match deadline.bound(handler).await {
+                    Timed::InTime(ends) => ends,
+                    Timed::Late(ends) => ends.into_iter().map(|end| end.late(timeout)).collect(),
+                    Timed::Over => vec![End::timed_out(timeout); context.items.len()],
+                }
             }
         };
     }

@@ -16,6 +16,7 @@ use super::pulse::Pulse;
 use super::window::Windows;
 use crate::codec::MAX_RECORDS_BYTES;
 use crate::context::{Blocked, Durable, Memo, Stop, TaskContext, Unloadable, Wait, Waiting, size};
+use crate::db::Timed;
 use crate::error::{Verdict, verdict};
 use crate::event::SubscriptionDefinition;
 use crate::orchestrator::computed;
@@ -78,21 +79,14 @@ pub(super) async fn attempt(
     let handler = run(handler, &context.memo);
     let end = match task.timeout {
         None => handler.await,
-        Some(timeout) => {
-            let deadline = clock.deadline(timeout);
-            tokio::select! {
-                biased;
-                // It may have held its thread for longer: the time decides, and not who looks first.
-                end = handler => end.map(|end| match deadline.is_over() {
-                    true => end.late(timeout),
-                    false => end,
-                }),
-                () = deadline.passed() => Some(match context.memo.stopped() {
-                    Some(Stop::Unreadable(unreadable)) => End::unreadable(&unreadable),
-                    _ => End::timed_out(timeout),
-                }),
-            }
-        }
+        Some(timeout) => match clock.deadline(timeout).bound(handler).await {
+            Timed::InTime(end) => end,
+            Timed::Late(end) => end.map(|end| end.late(timeout)),
+            Timed::Over => Some(match context.memo.stopped() {
+                Some(Stop::Unreadable(unreadable)) => End::unreadable(&unreadable),
+                _ => End::timed_out(timeout),
+            }),
+        },
     };
     (end, started.elapsed())
 }

@@ -1,0 +1,147 @@
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+/// The longest time that a poll of a handler that does not block takes.
+const ONE_POLL: Duration = Duration::from_millis(50);
+
+/// A time by the clock that tests move.
+#[derive(Debug)]
+pub(crate) struct Deadline {
+    shift_ms: watch::Receiver<i64>,
+    started: Instant,
+    shift_then: i64,
+    duration: Duration,
+}
+
+/// How something ended that had a deadline.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Timed<T> {
+    InTime(T),
+    /// It ended behind its deadline, as it held its thread until then.
+    Late(T),
+    /// It had not ended, and was dropped.
+    Over,
+}
+
+impl Deadline {
+    /// So long from now.
+    pub(super) fn new(shift_ms: watch::Receiver<i64>, duration: Duration) -> Self {
+        let shift_then = *shift_ms.borrow();
+        Self {
+            shift_ms,
+            started: Instant::now(),
+            shift_then,
+            duration,
+        }
+    }
+
+    /// Runs this until the deadline at most.
+    ///
+    /// Late is what ends in a poll that began before the deadline and went on behind it. A poll that begins
+    /// behind it was held up by others on this thread: what is ready by then may have been ready in time. And
+    /// what ends in the poll in which its time runs out, as with a timeout of 0, has made it.
+    pub(crate) async fn bound<T>(self, work: impl Future<Output = T>) -> Timed<T> {
+        let mut work = pin!(work);
+        let mut passed = pin!(self.passed());
+        poll_fn(|cx| {
+            let began_late = self.has_passed();
+            if let Poll::Ready(value) = work.as_mut().poll(cx) {
+                let held = !began_late && self.elapsed() > self.duration.saturating_add(ONE_POLL);
+                return Poll::Ready(match held {
+                    true => Timed::Late(value),
+                    false => Timed::InTime(value),
+                });
+            }
+            // The timer may not have heard yet of the time that this poll took.
+            if self.has_passed() || passed.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Timed::Over);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn has_passed(&self) -> bool {
+        self.elapsed() >= self.duration
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.elapsed_by(*self.shift_ms.borrow())
+    }
+
+    fn elapsed_by(&self, shift_ms: i64) -> Duration {
+        let shift = u64::try_from(shift_ms - self.shift_then).unwrap_or(0);
+        self.started.elapsed() + Duration::from_millis(shift)
+    }
+
+    pub(crate) async fn passed(&self) {
+        let mut shift_ms = self.shift_ms.clone();
+        loop {
+            let shift = *shift_ms.borrow_and_update();
+            let left = self.duration.saturating_sub(self.elapsed_by(shift));
+            if left.is_zero() {
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(left) => {}
+                changed = shift_ms.changed() => {
+                    if changed.is_err() {
+                        tokio::time::sleep(left).await;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    const TIME: Duration = Duration::from_millis(200);
+    const LONGER: Duration = Duration::from_millis(500);
+
+    fn soon() -> Deadline {
+        Deadline::new(watch::channel(0).1, TIME)
+    }
+
+    #[tokio::test]
+    async fn what_a_neighbour_holds_up_is_in_time() {
+        let (answer, answered) = oneshot::channel();
+        let work = tokio::spawn(soon().bound(answered));
+        tokio::task::yield_now().await;
+        answer.send(7).unwrap();
+        // The only thread is held by another one.
+        std::thread::sleep(LONGER);
+        assert_eq!(work.await.unwrap(), Timed::InTime(Ok(7)));
+    }
+
+    #[tokio::test]
+    async fn what_holds_its_own_thread_is_late() {
+        let blocks = async { std::thread::sleep(LONGER) };
+        assert_eq!(soon().bound(blocks).await, Timed::Late(()));
+        let blocks_and_waits = async {
+            std::thread::sleep(LONGER);
+            tokio::task::yield_now().await;
+        };
+        assert_eq!(soon().bound(blocks_and_waits).await, Timed::Over);
+    }
+
+    #[tokio::test]
+    async fn what_never_ends_is_over_and_no_time_is_enough_for_what_waits_for_nothing() {
+        assert_eq!(
+            soon().bound(std::future::pending::<()>()).await,
+            Timed::Over
+        );
+        for time in [Duration::ZERO, Duration::MAX] {
+            let deadline = Deadline::new(watch::channel(0).1, time);
+            assert_eq!(deadline.bound(async { 7 }).await, Timed::InTime(7));
+        }
+    }
+}
