@@ -119,9 +119,9 @@ impl End {
     /// What becomes of an end behind the timeout.
     pub(super) fn late(self, timeout: Duration) -> Self {
         match self {
-            Self::Completed(_) | Self::Failed { .. } | Self::Suspended(_) => {
-                Self::timed_out(timeout)
-            }
+            Self::Completed(_) | Self::Suspended(_) => Self::timed_out(timeout),
+            // Its own error says more, such as that it is permanent.
+            Self::Failed { .. } => self,
             // It may be cut off at any time, and is to begin anew.
             Self::Released | Self::Postponed(_) | Self::Unreadable(_) => self,
         }
@@ -165,7 +165,25 @@ fn storable(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::storable;
+    use std::time::Duration;
+
+    use super::{End, storable};
+    use crate::error::Verdict;
+
+    #[test]
+    fn behind_the_timeout_a_success_has_timed_out_and_an_error_stays_as_it_is() {
+        let second = Duration::from_secs(1);
+        for (end, text, permanent) in [
+            (End::Completed("1".to_owned()), "timed out after 1s", false),
+            (End::permanent("no such card"), "no such card", true),
+        ] {
+            let End::Failed { error, verdict } = end.late(second) else {
+                panic!("{text} has not failed");
+            };
+            assert_eq!(error, text);
+            assert_eq!(matches!(verdict, Verdict::Permanent), permanent);
+        }
+    }
 
     #[test]
     fn texts_are_made_storable() {
