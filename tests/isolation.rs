@@ -392,3 +392,33 @@ async fn a_process_whose_only_thread_blocks_ends_behind_its_deadline(
     assert_eq!(crate::support::orchestrators(&test).await?, 0);
     Ok(())
 }
+
+/// Whoever waits for the end is told why, when all is given back.
+#[conductor::test]
+async fn a_pool_that_the_application_closes_is_an_orderly_end_and_an_error(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    for stops in [false, true] {
+        let client = conductor::Conductor::connect_to(test.url()).await?;
+        let orchestrator = conductor::Orchestrator::builder(client.clone()).state(client.clone());
+        let orchestrator = orchestrator.build()?;
+        let before = crate::support::orchestrators(&test).await?;
+        let error = if stops {
+            let handle = orchestrator.start().await?;
+            client.pool().close().await;
+            soon("the end", handle.stop()).await
+        } else {
+            let run = tokio::spawn(orchestrator.run());
+            eventually("its lease", || async {
+                crate::support::orchestrators(&test).await.unwrap() > before
+            })
+            .await;
+            client.pool().close().await;
+            soon("the end", run).await?
+        };
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("has closed its pool"), "{error}");
+        assert_eq!(crate::support::orchestrators(&test).await?, before);
+    }
+    Ok(())
+}

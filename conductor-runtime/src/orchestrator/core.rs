@@ -15,15 +15,29 @@ use crate::worker::{Control, Phase, Pipeline};
 const SIGN_OFF: Duration = Duration::from_secs(5);
 /// How long its connections may take to be closed.
 const CLOSE: Duration = Duration::from_millis(500);
+/// How long is written at least behind the end of the application's pool.
+const AT_LEAST: Duration = Duration::from_secs(5);
 
-/// How the orchestrator's work has ended.
-#[derive(Debug, Clone)]
-pub(super) enum End {
-    /// In order.
-    Stopped,
-    /// A part of it has ended by itself.
-    Broken(String),
+/// How far the orchestrator's work has come.
+#[derive(Debug, Clone, Default)]
+pub(super) struct End {
+    /// Why it does not work as it should: a part of it has ended by itself, or its pool is closed.
+    pub(super) broken: Option<String>,
+    /// All is written and given back, as far as that could be done.
+    pub(super) done: bool,
 }
+
+/// Why the work ends.
+enum Order {
+    /// Handlers may go on until the deadline.
+    Stop,
+    /// Nothing can be run any more.
+    RuntimeEnded,
+    PoolClosed,
+}
+
+const POOL_CLOSED: &str = "the application has closed its pool, so the workers have ended and given back what they held; \
+     close it behind the end of the orchestrator";
 
 /// What makes the orchestrator end its work in order.
 pub(super) struct Orders {
@@ -59,8 +73,8 @@ impl Orders {
         }
     }
 
-    /// Ends when one is given: true where handlers may go on until the deadline.
-    async fn given(&mut self) -> bool {
+    /// Ends when one is given.
+    async fn given(&mut self) -> Order {
         let stop = async {
             if self.stop.wait_for(|stop| *stop).await.is_err() {
                 // The handle is dropped, and this with it.
@@ -74,16 +88,11 @@ impl Orders {
             }
         };
         tokio::select! {
-            () = stop => true,
-            () = signal => true,
-            _ = &mut self.users => {
-                tracing::warn!("the runtime of the handlers has ended without `Handle::stop`; what this process held is given back");
-                false
-            }
-            () = self.pool.close_event() => {
-                tracing::warn!("the application has closed its pool; the workers end and give back what they held");
-                false
-            }
+            biased;
+            () = self.pool.close_event() => Order::PoolClosed,
+            () = stop => Order::Stop,
+            () = signal => Order::Stop,
+            _ = &mut self.users => Order::RuntimeEnded,
         }
     }
 }
@@ -108,7 +117,7 @@ pub(super) struct Core {
     pub(super) orders: Orders,
     pub(super) shutdown_deadline: Duration,
     /// Whether it still works, and how it ended.
-    pub(super) end: watch::Sender<Option<End>>,
+    pub(super) end: watch::Sender<End>,
     /// The threads, which end with the work.
     pub(super) finish: [Arc<Notify>; 2],
 }
@@ -125,9 +134,9 @@ impl Core {
             });
         }
         let mut left = 0;
-        let patient = loop {
+        let order = loop {
             let ended = tokio::select! {
-                patient = self.orders.given() => break patient,
+                order = self.orders.given() => break order,
                 Some(ended) = pipelines.join_next() => ended.map(|more| left += more),
                 Some(ended) = self.keepers.join_next() => ended,
                 ended = &mut self.lease => {
@@ -136,17 +145,9 @@ impl Core {
                     ended
                 }
             };
-            self.tell_broken(ended);
+            self.tell_ended(ended);
         };
-        let deadline = if patient {
-            self.shutdown_deadline
-        } else {
-            Duration::ZERO
-        };
-        wind_down(&self.control, &self.at_work, deadline).await;
-        while let Some(ended) = pipelines.join_next().await {
-            left += ended.unwrap_or_default();
-        }
+        left += self.wind_down(order, &mut pipelines).await;
         self.keepers.abort_all();
         self.lease.abort();
         // A beat that is under way must not come behind the end of the lease: it would take another one.
@@ -162,27 +163,72 @@ impl Core {
             // Not by who waits for the end: its thread may be one of theirs.
             signals.left_behind();
         }
-        self.end.send_if_modified(|end| {
-            let first = end.is_none();
-            end.get_or_insert(End::Stopped);
-            first
-        });
+        self.end.send_modify(|end| end.done = true);
         for thread in &self.finish {
             thread.notify_one();
         }
     }
 
-    /// What this process holds is recovered by the others after its lease, where nobody stops it before.
-    fn tell_broken(&self, ended: Result<(), JoinError>) {
+    /// Ends the workers; gives how many handlers they have left behind.
+    async fn wind_down(&self, order: Order, pipelines: &mut JoinSet<usize>) -> usize {
+        let deadline = match order {
+            Order::Stop => self.shutdown_deadline,
+            Order::RuntimeEnded => {
+                tracing::warn!(
+                    "the runtime of the handlers has ended without `Handle::stop`; what this process held is given back"
+                );
+                Duration::ZERO
+            }
+            Order::PoolClosed => {
+                tracing::warn!("{POOL_CLOSED}");
+                self.tell_broken(POOL_CLOSED.to_owned());
+                Duration::ZERO
+            }
+        };
+        let mut left = 0;
+        let ends = async {
+            wind_down(&self.control, &self.at_work, deadline).await;
+            while let Some(ended) = pipelines.join_next().await {
+                match ended {
+                    Ok(more) => left += more,
+                    Err(error) => self.tell_broken(error.to_string()),
+                }
+            }
+        };
+        // Whoever closes the pool may be about to exit, with or without the database.
+        let given_up = async {
+            self.orders.pool.close_event().await;
+            tokio::time::sleep(self.shutdown_deadline.max(AT_LEAST)).await;
+        };
+        let written = tokio::select! {
+            () = ends => true,
+            () = given_up => false,
+        };
+        if !written {
+            tracing::warn!(
+                "the pool is closed and the database does not answer; outcomes are left unwritten, and what they are of runs again"
+            );
+            pipelines.shutdown().await;
+        }
+        left
+    }
+
+    fn tell_ended(&self, ended: Result<(), JoinError>) {
         if self.control.borrow().phase != Phase::Working {
             // They end as they were told to.
             return;
         }
-        let reason = match ended {
+        self.tell_broken(match ended {
             Err(error) => error.to_string(),
             Ok(()) => "a worker has ended".to_owned(),
-        };
-        self.end.send_replace(Some(End::Broken(reason)));
+        });
+    }
+
+    /// The first reason counts.
+    fn tell_broken(&self, reason: String) {
+        self.end.send_modify(|end| {
+            end.broken.get_or_insert(reason);
+        });
     }
 
     /// Everything is written by now; where nothing can be said any more, the lease ends by itself.
@@ -202,11 +248,18 @@ impl Core {
     }
 }
 
-/// Ends when the work has, and says how.
-pub(super) async fn ended(mut end: watch::Receiver<Option<End>>) -> End {
-    let told = end.wait_for(Option::is_some).await;
-    match told.ok().and_then(|end| end.clone()) {
-        Some(end) => end,
-        None => End::Broken("its thread has ended".to_owned()),
-    }
+/// Ends when the work has, or is to be ended as it is broken.
+pub(super) async fn over(mut end: watch::Receiver<End>) {
+    // Without a sender its thread is gone.
+    let _ = end.wait_for(|end| end.done || end.broken.is_some()).await;
+}
+
+/// Ends when the work has, and says why, where it was broken.
+pub(super) async fn ended(mut end: watch::Receiver<End>) -> Result<(), String> {
+    let told = end.wait_for(|end| end.done).await;
+    let broken = match told {
+        Ok(end) => end.broken.clone(),
+        Err(_) => Some("its thread has ended".to_owned()),
+    };
+    broken.map_or(Ok(()), Err)
 }

@@ -14,15 +14,16 @@ use crate::worker::{Control, Phase};
 
 /// After the database could not be told that this process ends.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
-/// An orchestrator at work. Dropping it stops everything at once, as a crash would; what it held
-/// is recovered after its lease. [`stop`](Self::stop) is the orderly end.
+
+/// An orchestrator at work. Dropping it tells its threads to end, which they do as soon as they come to it, as in a
+/// crash: what it held is recovered after its lease. [`stop`](Self::stop) is the orderly end.
 #[derive(Debug)]
 pub struct Handle {
     pub(super) conductor: Conductor,
     /// True when the work is to end.
     pub(super) stop: watch::Sender<bool>,
     /// How the work has ended.
-    pub(super) end: watch::Receiver<Option<End>>,
+    pub(super) end: watch::Receiver<End>,
     pub(super) busy: watch::Receiver<usize>,
     /// The breaking migration for which this process has ended its work.
     pub(super) retired: watch::Receiver<Option<i32>>,
@@ -51,7 +52,7 @@ impl Handle {
         let mut busy = self.busy.clone();
         let mut pause = Duration::from_millis(2);
         loop {
-            // The sender lives in the keeper, which lives as long as this handle.
+            // The sender ends with the work, behind which the question below decides.
             let _ = busy.wait_for(|count| *count == 0).await;
             let work: bool = sqlx::query_scalar("select conductor.has_work($1, $2, $3)")
                 .bind(&self.identity.queue_ids)
@@ -71,24 +72,20 @@ impl Handle {
     /// Shuts down: claims no more, lets handlers run until the deadline, writes what finished and
     /// releases the rest. While the database is away it waits for it, as outcomes are not dropped.
     ///
+    /// Where the application has closed its pool, handlers are not waited for, and outcomes for no longer than
+    /// the shutdown's deadline.
+    ///
     /// # Errors
-    /// [`Error::Broken`] where a part of the orchestrator had ended by itself.
+    /// [`Error::Broken`] where a part of the orchestrator had ended by itself, or the application had closed
+    /// its pool. What was left has been ended in order all the same.
     pub async fn stop(self) -> Result<()> {
         self.stop.send_replace(true);
-        let end = ended(self.end.clone()).await;
-        self.leave(end).await
-    }
-
-    /// Waits for the threads.
-    pub(super) async fn leave(self, end: End) -> Result<()> {
-        if let End::Broken(reason) = end {
-            return Err(Error::Broken(reason));
-        }
+        let end = ended(self.end).await;
         for thread in self.threads {
             thread.end().await;
         }
         drop(self.states);
-        Ok(())
+        end.map_err(Error::Broken)
     }
 }
 

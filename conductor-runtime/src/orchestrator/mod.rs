@@ -89,18 +89,17 @@ impl Orchestrator {
     /// It ends in the same way where a newer build is about to apply a breaking migration.
     ///
     /// # Errors
-    /// As [`start`](Self::start).
+    /// As [`start`](Self::start) and [`Handle::stop`].
     pub async fn run(self) -> Result<()> {
         let signals = signal::Shutdown::listen()?;
         let handle = self.launch(Some(signals)).await?;
-        let end = tokio::select! {
-            end = core::ended(handle.end.clone()) => end,
+        tokio::select! {
+            () = core::over(handle.end.clone()) => {}
             version = handle.retired() => {
                 tracing::warn!(version, "drained; start the newer build of this program");
-                return handle.stop().await;
             }
-        };
-        handle.leave(end).await
+        }
+        handle.stop().await
     }
 
     /// Works until nothing is due and nothing runs, then stops. What is due later stays.
@@ -297,7 +296,7 @@ impl Orchestrator {
             work.runtime(),
         );
         let stop = watch::Sender::new(false);
-        let end = watch::Sender::new(None);
+        let end = watch::Sender::new(core::End::default());
         let how = end.subscribe();
         work.runtime().spawn(
             Core {
