@@ -9,7 +9,7 @@ use super::handle::wind_down;
 use super::signal::Shutdown;
 use crate::client::Conductor;
 use crate::db::Patience;
-use crate::worker::{Control, Phase, Pipeline};
+use crate::worker::{Control, Held, Phase, Pipeline};
 
 /// How long a process that ends tries to give its lease back.
 const SIGN_OFF: Duration = Duration::from_secs(5);
@@ -133,11 +133,11 @@ impl Core {
                 left
             });
         }
-        let mut left = 0;
+        let mut left = Vec::new();
         let order = loop {
             let ended = tokio::select! {
                 order = self.orders.given() => break order,
-                Some(ended) = pipelines.join_next() => ended.map(|more| left += more),
+                Some(ended) = pipelines.join_next() => ended.map(|more| left.extend(more)),
                 Some(ended) = self.keepers.join_next() => ended,
                 ended = &mut self.lease => {
                     // Polled again it would panic.
@@ -147,7 +147,7 @@ impl Core {
             };
             self.tell_ended(ended);
         };
-        left += self.wind_down(order, &mut pipelines).await;
+        left.extend(self.wind_down(order, &mut pipelines).await);
         self.keepers.abort_all();
         self.lease.abort();
         // A beat that is under way must not come behind the end of the lease: it would take another one.
@@ -157,11 +157,11 @@ impl Core {
             self.sign_off(id).await;
         }
         self.conductor.database().close(CLOSE).await;
-        if left > 0
+        if !left.is_empty()
             && let Some(signals) = self.orders.signals.take()
         {
             // Not by who waits for the end: its thread may be one of theirs.
-            signals.left_behind();
+            signals.left_behind(left);
         }
         self.end.send_modify(|end| end.done = true);
         for thread in &self.finish {
@@ -169,8 +169,8 @@ impl Core {
         }
     }
 
-    /// Ends the workers; gives how many handlers they have left behind.
-    async fn wind_down(&self, order: Order, pipelines: &mut JoinSet<usize>) -> usize {
+    /// Ends the workers; gives the handlers that they have left behind.
+    async fn wind_down(&self, order: Order, pipelines: &mut JoinSet<Vec<Held>>) -> Vec<Held> {
         let deadline = match order {
             Order::Stop => self.shutdown_deadline,
             Order::RuntimeEnded => {
@@ -185,12 +185,12 @@ impl Core {
                 Duration::ZERO
             }
         };
-        let mut left = 0;
+        let mut left = Vec::new();
         let ends = async {
             wind_down(&self.control, &self.at_work, deadline).await;
             while let Some(ended) = pipelines.join_next().await {
                 match ended {
-                    Ok(more) => left += more,
+                    Ok(more) => left.extend(more),
                     Err(error) => self.tell_broken(error.to_string()),
                 }
             }

@@ -84,7 +84,8 @@ impl Orchestrator {
     /// Works until SIGTERM or SIGINT, then shuts down: claims no more, lets running handlers go on
     /// until the deadline, writes what finished, releases the rest. A second signal ends the
     /// process at once, and what it held is recovered after its lease. Signals are heard on a thread of
-    /// their own; where handlers block theirs past the deadline, the process exits some seconds later.
+    /// their own. Where handlers block theirs past the deadline, this returns without them, and if one of them
+    /// still holds a thread 5 s later, the process exits with 0, whatever the program does behind this call.
     ///
     /// It ends in the same way where a newer build is about to apply a breaking migration.
     ///

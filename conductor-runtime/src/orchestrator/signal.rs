@@ -4,6 +4,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
 use crate::error::{Error, Result};
+use crate::worker::Held;
 
 /// How long a process that has ended its work may still take where handlers hold its threads.
 const GRACE: Duration = Duration::from_secs(5);
@@ -12,7 +13,7 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(super) struct Shutdown {
     told: watch::Receiver<bool>,
     /// Told when the orderly end is done and handlers are left that do not yield.
-    over: oneshot::Sender<()>,
+    over: oneshot::Sender<Vec<Held>>,
 }
 
 struct Signals {
@@ -65,15 +66,15 @@ impl Shutdown {
         }
     }
 
-    /// The work has ended in order, but handlers hold threads: the process ends all the same.
-    pub(super) fn left_behind(self) {
+    /// The work has ended in order, but these hold threads: where they go on to, the process ends all the same.
+    pub(super) fn left_behind(self, held: Vec<Held>) {
         // Nobody listens where no signal has come.
-        let _: std::result::Result<(), ()> = self.over.send(());
+        let _: std::result::Result<(), Vec<Held>> = self.over.send(held);
     }
 }
 
 /// Passes on the first signal; stays for the second one until the process ends.
-async fn heed(mut signals: Signals, told: watch::Sender<bool>, over: oneshot::Receiver<()>) {
+async fn heed(mut signals: Signals, told: watch::Sender<bool>, over: oneshot::Receiver<Vec<Held>>) {
     tokio::select! {
         () = signals.next() => {}
         // The orchestrator has ended by itself.
@@ -82,9 +83,11 @@ async fn heed(mut signals: Signals, told: watch::Sender<bool>, over: oneshot::Re
     tracing::info!("shutting down; a second signal ends the process at once");
     told.send_replace(true);
     let left_behind = async {
-        match over.await {
-            Ok(()) => tokio::time::sleep(GRACE).await,
-            Err(_) => std::future::pending().await,
+        let held = over.await.unwrap_or_default();
+        tokio::time::sleep(GRACE).await;
+        // Without them the process ends by itself, when the program behind `run` does.
+        if !held.iter().any(Held::holds) {
+            std::future::pending().await
         }
     };
     tokio::select! {

@@ -32,4 +32,5 @@ pub use config::{DEFAULT_CONCURRENCY, Worker};
 pub(crate) use control::{Control, Phase, Signals};
 pub(crate) use execute::converted;
 pub(crate) use pipeline::Pipeline;
+pub(crate) use pulse::Held;
 pub(crate) use record::Recorder;

@@ -22,6 +22,7 @@ use super::left::Left;
 use super::locked::Locked;
 use super::outcome::{End, Outcome, Unwritten};
 use super::pace::Pace;
+use super::pulse::Held;
 use super::window::Windows;
 use crate::client::Conductor;
 use crate::context::Durable;
@@ -196,13 +197,13 @@ impl Pipeline {
         }
     }
 
-    /// Works until the orchestrator stops and everything that was claimed is written or released. Gives how
-    /// many handlers have not yielded until then.
-    pub(crate) async fn run(mut self) -> usize {
+    /// Works until the orchestrator stops and everything that was claimed is written or released. Gives the
+    /// handlers that have not yielded until then.
+    pub(crate) async fn run(mut self) -> Vec<Held> {
         loop {
             if self.database.is_closed() {
                 // Nothing can be written any more.
-                return self.running.len();
+                return self.left_behind();
             }
             self.heed_control();
             self.start_handlers();
@@ -222,7 +223,7 @@ impl Pipeline {
                 changed = self.control.changed() => {
                     if changed.is_err() {
                         // The orchestrator is gone; its lease will run out.
-                        return self.running.len();
+                        return self.left_behind();
                     }
                 }
                 Some(returned) = self.trips.join_next() => self.received(returned),
@@ -253,7 +254,7 @@ impl Pipeline {
         }
         self.count_busy();
         tracing::debug!(queue = %self.queue, "worker stopped");
-        self.running.len()
+        self.left_behind()
     }
 
     /// Takes over what the orchestrator says: a lost lease or the deadline ends all handlers.

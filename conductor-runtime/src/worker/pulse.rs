@@ -1,3 +1,4 @@
+use std::sync::Weak;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -66,9 +67,36 @@ impl Pulse {
     }
 }
 
+/// A handler that its worker has left behind, as it did not yield.
+#[derive(Debug)]
+pub(crate) struct Held(pub(super) Weak<Pulse>);
+
+impl Held {
+    /// Whether it holds its thread still.
+    pub(crate) fn holds(&self) -> bool {
+        let pulse = self.0.upgrade();
+        pulse.is_some_and(|pulse| pulse.blocks().is_some())
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+
+    #[test]
+    fn what_was_left_behind_holds_its_thread_until_it_yields() {
+        let pulse = Arc::new(Pulse::new());
+        let held = Held(Arc::downgrade(&pulse));
+        assert!(!held.holds());
+        assert!(pulse.begin() && held.holds());
+        pulse.rest();
+        assert!(!held.holds());
+        assert!(pulse.begin());
+        drop(pulse);
+        assert!(!held.holds());
+    }
 
     #[test]
     fn it_begins_or_is_taken_back() {

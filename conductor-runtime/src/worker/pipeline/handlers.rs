@@ -17,7 +17,7 @@ use crate::worker::claim::Claim;
 use crate::worker::execute::{attempt, panic_text, while_held};
 use crate::worker::fetch::Claimed;
 use crate::worker::outcome::End;
-use crate::worker::pulse::Pulse;
+use crate::worker::pulse::{Held, Pulse};
 
 /// What has found no thread for so long is given back.
 const NO_THREAD: Duration = Duration::from_secs(2);
@@ -212,6 +212,13 @@ impl Pipeline {
                  and nothing is claimed until a thread is free. {USE_INSTEAD}");
             self.release_waiting();
         }
+    }
+
+    pub(super) fn left_behind(&self) -> Vec<Held> {
+        let running = self.running.values();
+        running
+            .map(|running| Held(Arc::downgrade(&running.pulse)))
+            .collect()
     }
 
     /// Tells, once each, of handlers that hold their thread.
