@@ -192,7 +192,8 @@ pub enum Error {
     /// The orchestrator cannot start with these tasks, workers and states.
     #[error("cannot start:\n{}", .0.iter().map(|p| format!("  - {p}")).collect::<Vec<_>>().join("\n"))]
     Refused(Vec<String>),
-    /// A part of a running orchestrator has ended, by a fault of the library's.
+    /// A part of a running orchestrator has ended, by a fault of the library's, or the application has closed the
+    /// pool that it works with.
     #[error("the orchestrator has stopped: {0}")]
     Broken(String),
     /// An option has a value that cannot be used.

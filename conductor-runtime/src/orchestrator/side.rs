@@ -1,8 +1,8 @@
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 
-use tokio::runtime::Handle;
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{Notify, oneshot};
 
 use crate::error::{Error, Result};
@@ -24,34 +24,28 @@ impl Side {
         let cannot = |error: std::io::Error| {
             Error::Invalid(format!("cannot start the thread {name:?}: {error}"))
         };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .thread_name(name)
-            .build()
-            .map_err(cannot)?;
-        let beside = Beside {
-            runtime: runtime.handle().clone(),
-            ended: Arc::new(AtomicBool::new(false)),
-        };
+        let has_ended = Arc::new(AtomicBool::new(false));
         let (alive, dropped) = oneshot::channel();
         let (ending, ended) = oneshot::channel();
         let finish = Arc::new(Notify::new());
-        let (over, finished) = (Arc::clone(&beside.ended), Arc::clone(&finish));
-        std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || {
-                runtime.block_on(async {
-                    tokio::select! {
-                        _ = dropped => {}
-                        () = finished.notified() => {}
-                    }
-                });
-                over.store(true, Ordering::Release);
-                // Without waiting for a look-up of names that the network has swallowed.
-                runtime.shutdown_background();
-                let _: Result<(), ()> = ending.send(());
-            })
-            .map_err(cannot)?;
+        let (over, finished) = (Arc::clone(&has_ended), Arc::clone(&finish));
+        let runtime = start(name, move |runtime| {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = dropped => {}
+                    () = finished.notified() => {}
+                }
+            });
+            over.store(true, Ordering::Release);
+            // Without waiting for a look-up of names that the network has swallowed.
+            runtime.shutdown_background();
+            let _: Result<(), ()> = ending.send(());
+        })
+        .map_err(cannot)?;
+        let beside = Beside {
+            runtime,
+            ended: has_ended,
+        };
         Ok(Self {
             beside,
             finish,
@@ -89,4 +83,35 @@ impl Side {
         // Nobody sends where the thread is gone already.
         let _ = ended.await;
     }
+}
+
+/// Starts a thread that has a runtime of its own, and gives the handle of that. The runtime is made there: where no
+/// thread is to be had, one that was made here would be dropped among the tasks of another, which panics.
+pub(super) fn start(
+    name: &str,
+    work: impl FnOnce(Runtime) + Send + 'static,
+) -> std::io::Result<Handle> {
+    let (tell, told) = mpsc::sync_channel(1);
+    let thread_name = name.to_owned();
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            let made = Builder::new_current_thread()
+                .enable_all()
+                .thread_name(thread_name)
+                .build();
+            let (runtime, said) = match made {
+                Ok(runtime) => {
+                    let handle = runtime.handle().clone();
+                    (Some(runtime), Ok(handle))
+                }
+                Err(error) => (None, Err(error)),
+            };
+            // Where nobody listens, the process is about to end.
+            let _: Result<(), _> = tell.send(said);
+            if let Some(runtime) = runtime {
+                work(runtime);
+            }
+        })?;
+    told.recv().map_err(std::io::Error::other)?
 }

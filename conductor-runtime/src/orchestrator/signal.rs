@@ -3,6 +3,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
+use super::side;
 use crate::error::{Error, Result};
 use crate::worker::Held;
 
@@ -41,20 +42,21 @@ impl Shutdown {
     pub(super) fn listen() -> Result<Self> {
         let cannot =
             |error: std::io::Error| Error::Invalid(format!("cannot handle signals: {error}"));
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(cannot)?;
+        let (tell, told) = watch::channel(false);
+        let (over, ended) = oneshot::channel();
+        let (begin, begun) = oneshot::channel();
+        let runtime = side::start("conductor-signal", move |runtime| {
+            // Without signals there is nothing to heed.
+            if let Ok(signals) = runtime.block_on(begun) {
+                runtime.block_on(heed(signals, tell, ended));
+            }
+        })
+        .map_err(cannot)?;
         let signals = {
             let _inside = runtime.enter();
             Signals::listen().map_err(cannot)?
         };
-        let (tell, told) = watch::channel(false);
-        let (over, ended) = oneshot::channel();
-        std::thread::Builder::new()
-            .name("conductor-signal".to_owned())
-            .spawn(move || runtime.block_on(heed(signals, tell, ended)))
-            .map_err(cannot)?;
+        let _: std::result::Result<(), Signals> = begin.send(signals);
         Ok(Self { told, over })
     }
 
