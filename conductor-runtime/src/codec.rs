@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 pub(crate) use crate::storable::check_storable;
 use crate::task::Task;
-use crate::unreadable::{Unreadable, read};
+use crate::unreadable::{Refusal, Unreadable, read};
 
 /// The largest payload, output or step value, in bytes of JSON.
 pub const MAX_JSON_BYTES: usize = 16 * 1024 * 1024;
@@ -61,7 +61,7 @@ fn resolved<'s>(root: &'s Value, schema: &'s Value) -> &'s Value {
 }
 
 /// Reads a payload, or says why not. A task without payload accepts `null` and `{}`, as `()` does.
-pub(crate) fn decode<T: DeserializeOwned + 'static>(json: &str) -> std::result::Result<T, String> {
+pub(crate) fn decode<T: DeserializeOwned + 'static>(json: &str) -> std::result::Result<T, Refusal> {
     let unit = std::any::TypeId::of::<T>() == std::any::TypeId::of::<()>();
     read(if unit && json.trim() == "{}" {
         "null"

@@ -71,6 +71,22 @@ fn escape(bytes: &[u8], at: usize) -> Result<usize, String> {
     }
 }
 
+/// Whether valid JSON has half of a surrogate pair in a string, for which readers give no character.
+pub(crate) fn holds_half_a_pair(json: &str) -> bool {
+    let bytes = json.as_bytes();
+    let mut at = 0;
+    // Outside of strings there are no backslashes.
+    while let Some(next) = bytes[at..].iter().position(|&byte| byte == b'\\') {
+        at += next;
+        match escape(bytes, at) {
+            Ok(length) => at = (at + length).min(bytes.len()),
+            Err(_) if unit(bytes, at) == Some(0) => at += 6,
+            Err(_) => return true,
+        }
+    }
+    false
+}
+
 /// The UTF-16 unit that a `\u` escape stands for, where there is one.
 fn unit(bytes: &[u8], at: usize) -> Option<u16> {
     let digits = bytes.get(at..at + 6)?.strip_prefix(br"\u")?;

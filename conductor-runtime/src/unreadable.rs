@@ -4,33 +4,83 @@ use std::fmt;
 
 use serde::de::DeserializeOwned;
 
-/// Why an execution is left for another build. Its text is for people.
+use crate::storable::holds_half_a_pair;
+
+/// What is stored and cannot be read: it is left for another build, or, where none ever can, ends the execution.
+/// Its text is for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unreadable {
     what: String,
-    reason: String,
+    refusal: Refusal,
 }
 
 impl Unreadable {
-    pub(crate) fn new(what: impl Into<String>, reason: impl Into<String>) -> Self {
+    pub(crate) fn new(what: impl Into<String>, refusal: impl Into<Refusal>) -> Self {
         Self {
             what: what.into(),
-            reason: reason.into(),
+            refusal: refusal.into(),
         }
+    }
+
+    /// Whether no build can read it.
+    pub(crate) fn is_for_good(&self) -> bool {
+        self.refusal.is_no_json
     }
 }
 
 impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { what, reason } = self;
-        write!(f, "this build cannot read {what}: {reason}")
+        let Self { what, refusal } = self;
+        match refusal.is_no_json {
+            false => write!(f, "this build cannot read {what}: {refusal}"),
+            true => write!(
+                f,
+                "no build can read {what}, as it holds half of a surrogate pair, which is no character: {refusal}. \
+                 Invoke the task again where that is mended (`show` has the value)"
+            ),
+        }
     }
 }
 
 impl std::error::Error for Unreadable {}
 
+/// Why JSON is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    reason: String,
+    /// It is a fault of the text, whatever type is to be made of it.
+    is_no_json: bool,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Self {
+        Self {
+            reason,
+            is_no_json: false,
+        }
+    }
+}
+
+impl From<&str> for Refusal {
+    fn from(reason: &str) -> Self {
+        reason.to_owned().into()
+    }
+}
+
+impl From<Refusal> for String {
+    fn from(refusal: Refusal) -> Self {
+        refusal.reason
+    }
+}
+
 /// Reads JSON, or says why not: serde's words behind the field that they are about.
-pub(crate) fn read<T: DeserializeOwned>(json: &str) -> Result<T, String> {
+pub(crate) fn read<T: DeserializeOwned>(json: &str) -> Result<T, Refusal> {
     serde_json::from_str(json).map_err(|error| {
         // To keep track of the field costs time, so only what is refused is read again with it.
         let mut again = serde_json::Deserializer::from_str(json);
@@ -38,10 +88,14 @@ pub(crate) fn read<T: DeserializeOwned>(json: &str) -> Result<T, String> {
             Err(refused) => refused.path().to_string(),
             Ok(_) => ".".to_owned(),
         };
-        match path.as_str() {
+        let reason = match path.as_str() {
             "." => error.to_string(),
             path => format!("{path}: {error}"),
-        }
+        };
+        // Too large numbers and too deep nesting are faults of syntax to serde as well, and another type may
+        // take them; a type that ignores the string takes it too, and meets no error here.
+        let is_no_json = !error.is_data() && holds_half_a_pair(json);
+        Refusal { reason, is_no_json }
     })
 }
 
@@ -90,8 +144,38 @@ mod tests {
             ("null", "invalid type: null"),
             (r#"{"n":1,"items":[]} 5"#, "trailing characters"),
         ] {
-            let text = read::<Order>(json).unwrap_err();
+            let refusal = read::<Order>(json).unwrap_err();
+            assert!(!refusal.is_no_json, "{json}");
+            let text = refusal.to_string();
             assert!(text.starts_with(start), "{json}: {text}");
         }
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[allow(dead_code)]
+    struct Note {
+        n: f64,
+        note: Option<String>,
+    }
+
+    #[test]
+    fn only_what_no_build_can_read_is_refused_for_good() {
+        for (json, for_good) in [
+            (r#"{"n":1,"note":"\ud83d"}"#, true),
+            (r#"{"n":1,"note":"\ud83d and on"}"#, true),
+            (r#"{"n":1,"note":"\ude00\ud83d"}"#, true),
+            (r#"{"n":1,"no\ud83dte":""}"#, true),
+            // Of this type, and of no other.
+            (r#"{"n":"text","note":"\ud83d"}"#, false),
+            (r#"{"n":1e999,"note":"text"}"#, false),
+            (r#"{"n":"\ud83d\ude00"}"#, false),
+            (r#"{"n":"\\ud83d"}"#, false),
+            (r#"{"note":null}"#, false),
+        ] {
+            let refusal = read::<Note>(json).unwrap_err();
+            assert_eq!(refusal.is_no_json, for_good, "{json}: {refusal}");
+        }
+        let ignored = r#"{"n":1,"other":"\ud83d"}"#;
+        assert!(read::<Note>(ignored).is_ok());
     }
 }

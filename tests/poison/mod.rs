@@ -3,6 +3,7 @@
 mod claims;
 mod entries;
 mod events;
+mod readers;
 mod records;
 mod sql_calls;
 

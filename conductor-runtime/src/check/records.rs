@@ -215,8 +215,8 @@ fn readable(stored: &Stored) -> std::result::Result<(), String> {
         return Ok(());
     };
     match stored.kind.as_str() {
-        "emit" => read::<Uuid>(value).map(drop),
-        "race" => read::<usize>(value).map(drop),
+        "emit" => read::<Uuid>(value).map(drop).map_err(Into::into),
+        "race" => read::<usize>(value).map(drop).map_err(Into::into),
         _ => {
             let came: Came<'_> = serde_json::from_str(value).map_err(|error| error.to_string())?;
             let json = |value: Option<&RawValue>| value.map_or("null", RawValue::get).to_owned();

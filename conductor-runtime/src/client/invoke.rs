@@ -207,7 +207,9 @@ pub(super) fn checked(task: &str, payload: &str) -> Result<NewExecution> {
     codec::check_storable(payload).map_err(refuse)?;
     match Registry::global().get(task) {
         Some(definition) => definition.check_given(payload),
-        None => read::<serde::de::IgnoredAny>(payload).map(drop),
+        None => read::<serde::de::IgnoredAny>(payload)
+            .map(drop)
+            .map_err(Into::into),
     }
     .map_err(refuse)?;
     Ok(NewExecution::encoded(task, payload.to_owned()))

@@ -40,7 +40,7 @@ impl EventDefinition {
             place,
             package,
             schema: codec::schema_of::<E>,
-            check: |json| read::<E>(json).map(drop),
+            check: |json| read::<E>(json).map(drop).map_err(Into::into),
         }
     }
 

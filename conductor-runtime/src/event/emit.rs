@@ -55,7 +55,9 @@ impl NewEvent {
         let known = super::EventDefinition::all().find(|event| event.name == name);
         match known {
             Some(event) => (event.check)(payload),
-            None => read::<serde::de::IgnoredAny>(payload).map(drop),
+            None => read::<serde::de::IgnoredAny>(payload)
+                .map(drop)
+                .map_err(Into::into),
         }
         .map_err(refuse)?;
         Self::encoded(name, payload.to_owned())

@@ -177,9 +177,13 @@ impl TaskDefinition {
             states: &[],
             payload_schema: codec::schema_of::<T::Payload>,
             output_schema: codec::schema_of::<T::Output>,
-            check_payload: |json| codec::decode::<T::Payload>(json).map(drop),
+            check_payload: |json| {
+                codec::decode::<T::Payload>(json)
+                    .map(drop)
+                    .map_err(Into::into)
+            },
             unknown_name: codec::unknown_name::<T::Payload>,
-            check_output: |json| read::<T::Output>(json).map(drop),
+            check_output: |json| read::<T::Output>(json).map(drop).map_err(Into::into),
             runner,
         }
     }

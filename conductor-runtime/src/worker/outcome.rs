@@ -134,8 +134,13 @@ impl End {
         }
     }
 
+    /// Left for another build, where one may be able to read it.
     pub(super) fn unreadable(unreadable: &Unreadable) -> Self {
-        Self::Unreadable(storable(&unreadable.to_string()))
+        let text = unreadable.to_string();
+        match unreadable.is_for_good() {
+            true => Self::permanent(&text),
+            false => Self::Unreadable(storable(&text)),
+        }
     }
 
     pub(super) fn of(result: anyhow::Result<String>) -> Self {
