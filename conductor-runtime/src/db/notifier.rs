@@ -14,6 +14,8 @@ use super::{ANSWER, Database, direct_way, pool_options};
 const QUIET: Duration = Duration::from_secs(5);
 /// Between two looks at the clock, however many notifications tell of it.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+/// Most cancels that are on their way to the workers.
+const CANCELS: usize = 1024;
 
 /// Listens on the channel "conductor" with one connection of its own and tells those concerned.
 ///
@@ -55,7 +57,7 @@ impl Notifier {
             interests: Arc::new(Interests {
                 queues: Mutex::default(),
                 executions: Mutex::default(),
-                cancels: broadcast::channel(1024).0,
+                cancels: broadcast::channel(CANCELS).0,
                 cancel_hints: watch::channel(()).0,
                 clock_shift_ms: watch::channel(0).0,
                 schedules: Arc::default(),
@@ -130,11 +132,25 @@ impl Notifier {
     }
 
     /// Tells of cancels that were found in the database; telling twice is harmless.
-    pub(crate) fn pass_on_cancels(&self, ids: Vec<Uuid>) {
-        for id in ids {
-            // Nobody subscribed: no worker runs here.
-            let _ = self.interests.cancels.send(id);
+    pub(crate) async fn pass_on_cancels(&self, ids: Vec<Uuid>) {
+        const HALF: usize = CANCELS / 2;
+        for portion in ids.chunks(HALF) {
+            // The workers' loops take them on this very thread; what is missed all the same is asked for again.
+            let mut looks = 0;
+            while self.interests.cancels.len() > HALF && looks < 1000 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                looks += 1;
+            }
+            for id in portion {
+                // Nobody subscribed: no worker runs here.
+                let _ = self.interests.cancels.send(*id);
+            }
         }
+    }
+
+    /// Asks for all cancels anew, as some were missed.
+    pub(crate) fn ask_for_cancels(&self) {
+        self.interests.cancel_hints.send_replace(());
     }
 
     /// Is notified when a schedule may be due, or may have been changed.
@@ -323,4 +339,26 @@ async fn serve(mut listener: PgListener, interests: &Interests) {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn cancels_by_the_thousand_are_all_heard() {
+        let notifier = Notifier::new();
+        let mut cancels = notifier.cancels();
+        let sent: Vec<Uuid> = (0..3000).map(|_| Uuid::now_v7()).collect();
+        let most = sent.len();
+        let heard = tokio::spawn(async move {
+            let mut heard = Vec::new();
+            while heard.len() < most {
+                heard.push(cancels.recv().await.unwrap());
+            }
+            heard
+        });
+        notifier.pass_on_cancels(sent.clone()).await;
+        assert_eq!(heard.await.unwrap(), sent);
+    }
 }

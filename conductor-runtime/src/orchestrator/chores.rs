@@ -121,6 +121,6 @@ async fn pass_on_cancels(conductor: &Conductor, id: i64) -> Result<(), sqlx::Err
     .bind(id)
     .all(conductor.database())
     .await?;
-    conductor.notifier().pass_on_cancels(cancelled);
+    conductor.notifier().pass_on_cancels(cancelled).await;
     Ok(())
 }

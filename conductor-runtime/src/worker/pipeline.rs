@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::{Id, JoinSet};
 use uuid::Uuid;
@@ -369,9 +370,11 @@ impl Pipeline {
         self.release(blocked);
     }
 
-    fn cancelled(&mut self, cancelled: Result<Uuid, broadcast::error::RecvError>) {
-        if let Ok(id) = cancelled {
-            self.cancel(id);
+    fn cancelled(&mut self, cancelled: Result<Uuid, RecvError>) {
+        match cancelled {
+            Ok(id) => self.cancel(id),
+            Err(RecvError::Lagged(_)) => self.conductor.notifier().ask_for_cancels(),
+            Err(RecvError::Closed) => {}
         }
     }
 
