@@ -214,24 +214,30 @@ impl Database {
         if self.read_only.purges(&self.purged) {
             tokio::spawn(self.clone().purge());
         }
+        let mut fault = None;
         // Behind the idle ones comes a new one, which tells where the way leads now.
         for _ in 0..=self.working().num_idle() {
             let mut session = self.any_connection().await?;
-            if self.read_only.can_write(&mut session).await? {
-                return Ok(session);
+            match self.read_only.can_write(&mut session).await {
+                Ok(true) => return Ok(session),
+                Ok(false) => fault = None,
+                // A dead one says nothing of the next.
+                Err(error) => fault = Some(error),
             }
         }
-        Err(refusal())
+        Err(fault.unwrap_or_else(refusal))
     }
 
     /// Closes the idle connections that cannot write.
     async fn purge(self) {
-        let mut looked_at = Vec::new();
+        // Put back at once, they would be met again.
+        let mut good = Vec::new();
         while let Some(connection) = self.working().try_acquire() {
             let mut session = self.session_on(connection);
-            // One that does not answer is closed as well.
-            let _ = self.read_only.can_write(&mut session).await;
-            looked_at.push(session);
+            // One that does not answer is closed as well, and now: somebody may wait for its place.
+            if matches!(self.read_only.can_write(&mut session).await, Ok(true)) {
+                good.push(session);
+            }
         }
     }
 

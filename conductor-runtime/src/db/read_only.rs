@@ -29,7 +29,11 @@ pub(crate) struct ReadOnly {
 
 #[derive(Debug, Default)]
 struct State {
+    /// The server's error.
     seen: Option<Instant>,
+    /// A session that was asked and cannot write: no reason to ask for longer, as whoever only reads would be
+    /// refused without end.
+    refused: Option<Instant>,
 }
 
 /// When the idle sessions of one pool were last looked at. What tells that there may be such is met on any.
@@ -63,7 +67,11 @@ impl ReadOnly {
 
     /// Whether a session that cannot write was met a moment ago.
     pub(super) fn is_recent(&self) -> bool {
-        self.wary.load(Relaxed) && self.state().seen.is_some_and(|at| at.elapsed() < RECENT)
+        let recent = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < RECENT);
+        self.wary.load(Relaxed) && {
+            let state = self.state();
+            recent(state.seen) || recent(state.refused)
+        }
     }
 
     /// Whether it is time to look at all idle sessions of a pool; true for one of those who ask.
@@ -94,7 +102,7 @@ impl ReadOnly {
         };
         match said {
             Ok(true) => return Ok(true),
-            Ok(false) => self.seen(),
+            Ok(false) => self.state().refused = Some(Instant::now()),
             Err(_) => {}
         }
         session.close_on_drop();
