@@ -821,7 +821,7 @@ end
 $$;
 
 -- For psql, triggers and other languages:  select conductor.emit('user_signed_up', '{"user_id": 7}');
--- Counts as emitted from the commit on, and is dispatched by an orchestrator. Gives the event's id.
+-- Lies in the inbox from the commit on, and counts as emitted when an orchestrator has dispatched it. Gives its id.
 create function conductor.emit(event text, payload jsonb default '{}') returns uuid
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$

@@ -69,8 +69,8 @@ impl TaskContext {
     ///
     /// # Errors
     /// [`Error::NoEvent`] where none came within the timeout, which is recorded as well;
-    /// [`Error::Event`] where its JSON is not what the struct wants, or the filter cannot be stored:
-    /// it is too deep, or compares with a text with U+0000.
+    /// [`Error::Event`] where the filter cannot be stored: it is too deep, or compares with a text with U+0000.
+    /// An event whose JSON this build cannot read is left for one that can, and this does not come back.
     pub fn wait_for_event<E: Event>(&self, key: impl Into<String>) -> WaitForEvent<'_, E> {
         let key = key.into();
         WaitForEvent {

@@ -127,8 +127,8 @@ impl Conductor {
 }
 
 impl<'c, E: Event> Emit<'c, E> {
-    /// Commits or vanishes with the caller's transaction. The event counts as emitted from the
-    /// commit on; an orchestrator acts on it then.
+    /// Commits or vanishes with the caller's transaction. The event counts as emitted when an
+    /// orchestrator has brought it into the log, mostly at once behind the commit.
     pub fn in_transaction<'t>(self, connection: &'t mut PgConnection) -> EmitInTransaction<'t>
     where
         'c: 't,
