@@ -45,6 +45,8 @@ pub(super) struct Inserter {
 pub(super) struct Waiting {
     pub(super) new: NewExecution,
     pub(super) since: Instant,
+    /// It was sent before, and nobody knows whether that committed.
+    pub(super) again: bool,
     pub(super) done: oneshot::Sender<Result<Answer>>,
 }
 
@@ -63,7 +65,12 @@ impl Inserter {
         let (done, outcome) = oneshot::channel();
         let database = self.database.clone();
         let since = Instant::now();
-        let waiting = Waiting { new, since, done };
+        let waiting = Waiting {
+            new,
+            since,
+            again: false,
+            done,
+        };
         if waiting.new.is_keyed() {
             // Behind those that wait for the same transaction.
             if let Some(waiting) = self.held_up.attract(waiting) {
@@ -85,7 +92,7 @@ impl Inserter {
     }
 }
 
-fn take_batch(waiting: &mut Vec<Waiting>) -> Vec<Waiting> {
+pub(super) fn take_batch(waiting: &mut Vec<Waiting>) -> Vec<Waiting> {
     take_message(waiting, MAX_ROWS, |waiting| waiting.new.bytes())
 }
 
@@ -101,11 +108,12 @@ async fn write_keyed(database: Database, held_up: HeldUp, batch: Vec<Waiting>) {
 pub(super) async fn write(database: &Database, batch: Vec<Waiting>) -> Vec<Waiting> {
     let since = batch.iter().map(|waiting| waiting.since).min();
     let mut patience = Patience::since(since.unwrap_or_else(Instant::now), OUTAGE);
+    let mut again = batch.iter().any(|waiting| waiting.again);
     let (rows, callers): (Vec<_>, Vec<_>) = batch
         .into_iter()
         .map(|w| (w.new, (w.since, w.done)))
         .unzip();
-    match insert_free(database, &rows, false, &mut patience).await {
+    match insert_free(database, &rows, &mut again, &mut patience).await {
         // A caller that no longer waits has its execution all the same.
         Ok(answers) => callers
             .into_iter()
@@ -113,7 +121,7 @@ pub(super) async fn write(database: &Database, batch: Vec<Waiting>) -> Vec<Waiti
             .for_each(|((_, caller), answer)| {
                 let _ = caller.send(Ok(answer));
             }),
-        Err(error) if is_locked(&error) => return still_waiting(rows, callers, &error),
+        Err(error) if is_locked(&error) => return still_waiting(rows, callers, again, &error),
         Err(error) if rows.len() == 1 || fault(&error) == Fault::Passing => {
             let text = error.to_string();
             let mut first = Some(error);
@@ -141,9 +149,15 @@ async fn one_by_one(
         let mut patience = Patience::new(OUTAGE);
         // The refused statement may have been a repeated one.
         let one = std::slice::from_ref(&row);
-        match insert_free(database, one, true, &mut patience).await {
+        let mut again = true;
+        match insert_free(database, one, &mut again, &mut patience).await {
             Err(error) if is_locked(&error) => {
-                locked.extend(still_waiting(vec![row], vec![(since, caller)], &error));
+                locked.extend(still_waiting(
+                    vec![row],
+                    vec![(since, caller)],
+                    again,
+                    &error,
+                ));
             }
             Err(error) => {
                 let _ = caller.send(Err(patience.over(error)));
@@ -161,12 +175,18 @@ async fn one_by_one(
 fn still_waiting(
     rows: Vec<NewExecution>,
     callers: Vec<Caller>,
+    again: bool,
     error: &sqlx::Error,
 ) -> Vec<Waiting> {
     let waiting = rows.into_iter().zip(callers);
     let waiting = waiting.filter_map(|(new, (since, done))| {
         if since.elapsed() < OUTAGE {
-            return Some(Waiting { new, since, done });
+            return Some(Waiting {
+                new,
+                since,
+                again,
+                done,
+            });
         }
         let _ = done.send(Err(Error::Unavailable {
             waited: since.elapsed(),
@@ -181,11 +201,11 @@ fn still_waiting(
 pub(super) async fn insert_again(
     database: &Database,
     rows: &[NewExecution],
-    again: bool,
+    mut again: bool,
     patience: &mut Patience,
 ) -> Result<Vec<Answer>, sqlx::Error> {
     loop {
-        match insert_free(database, rows, again, patience).await {
+        match insert_free(database, rows, &mut again, patience).await {
             Err(error) if is_locked(&error) && patience.again(&error).await => {}
             other => return other,
         }
@@ -193,24 +213,25 @@ pub(super) async fn insert_again(
 }
 
 /// Inserts, and again where the connection broke and nobody knows whether it committed: the ids
-/// are ours, so nothing is made twice. Where a key is locked, it ends.
+/// are ours, so nothing is made twice. Where a key is locked, it ends, and `again` says whether the next try
+/// comes behind such a connection: what the first one replaced is known by that alone.
 async fn insert_free(
     database: &Database,
     rows: &[NewExecution],
-    mut again: bool,
+    again: &mut bool,
     patience: &mut Patience,
 ) -> Result<Vec<Answer>, sqlx::Error> {
     loop {
         let inserted = async {
             let mut session = patience.session(database).await?;
-            let inserted = insert(&mut session, rows, false, again);
+            let inserted = insert(&mut session, rows, false, *again);
             match tokio::time::timeout(patience.answer(), inserted).await {
                 Ok(inserted) => session.settle(inserted).await,
                 Err(_) => Err(no_answer(&mut session)),
             }
         };
         match inserted.await {
-            Err(error) if !is_locked(&error) && patience.again(&error).await => again = true,
+            Err(error) if !is_locked(&error) && patience.again(&error).await => *again = true,
             other => return other,
         }
     }
