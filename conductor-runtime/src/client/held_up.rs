@@ -1,12 +1,11 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use super::insert::{Waiting, write};
+use super::insert::{Waiting, take_batch, write};
 use crate::db::Database;
 
 /// Connections that wait for locks at once; the others are for those who need not wait.
@@ -100,10 +99,10 @@ impl Tries {
         }
     }
 
-    /// None when nobody waits any more; from then on the key is as any other.
+    /// As many as one message may bring. None when nobody waits any more; from then on the key is as any other.
     fn next(&mut self) -> Option<Vec<Waiting>> {
         let mut keys = self.held_up.lock();
-        let calls = keys.get_mut(&self.key).map(mem::take).unwrap_or_default();
+        let calls = keys.get_mut(&self.key).map(take_batch).unwrap_or_default();
         if calls.is_empty() {
             keys.remove(&self.key);
             self.done = true;

@@ -10,7 +10,7 @@ use super::claim::Claim;
 use super::fetch::Ask;
 use super::flush::write_alone;
 use super::outcome::Outcome;
-use crate::db::{Alone, Database, is_locked};
+use crate::db::{Alone, Database, is_locked, take_message};
 
 /// Between tries, which wait themselves for a while.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -92,11 +92,11 @@ impl Locked {
             return;
         };
         let locked: HashSet<Uuid> = touched(&first).collect();
-        let mut outcomes = vec![first];
+        let mut touching = vec![first];
         let mut rest: Vec<Outcome> = self.waiting.drain(..).collect();
-        outcomes.append(&mut take_touching(&mut rest, &locked));
-        rest.extend(outcomes.drain(outcomes.len().min(MOST)..));
-        self.waiting.extend(rest);
+        touching.append(&mut take_touching(&mut rest, &locked));
+        let outcomes = take_message(&mut touching, MOST, Outcome::bytes);
+        self.waiting.extend(rest.into_iter().chain(touching));
         let claims = outcomes.iter().map(|outcome| (outcome.id, outcome.claim));
         self.under_way = claims.collect();
         self.touches = outcomes.iter().flat_map(touched).collect();
