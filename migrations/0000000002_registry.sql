@@ -481,12 +481,14 @@ begin
      where v_charge = 1 and l.id = any (p_ids) and l.state = 'running'
         on conflict do nothing;
 
-    -- What it has recorded under this claim it will not do again: the crashes before do not count.
+    -- What it has recorded under this claim it will not do again: the crashes before do not count. What others
+    -- record of it, as children that end and events that come, is no work of its own.
     if v_charge = 1 then
         update conductor.live_executions l set forgiven = l.crashes
          where l.id = any (p_ids) and l.state = 'running' and l.crashes > l.forgiven
            and (select true from conductor.steps s
-                 where s.execution_id = l.id and s.recorded_at > l.claimed_at limit 1);
+                 where s.execution_id = l.id and s.recorded_at > l.claimed_at
+                   and s.kind not in ('invoke', 'event', 'row') limit 1);
     end if;
     update conductor.live_executions l
        set state = 'pending', orchestrator_id = null, claim = l.claim + 1, crashes = l.crashes + v_charge,

@@ -99,6 +99,30 @@ async fn one_that_records_a_step_between_crashes_goes_on(
     Ok(())
 }
 
+/// A child that ends, or an event that comes, is no work of the handler's that died.
+#[conductor::test]
+async fn what_others_record_between_crashes_does_not_count(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let one = Claimant::new(&test, "crashes.others").await?;
+    for (n, kind) in ["invoke", "event", "row", "invoke", "event"]
+        .iter()
+        .enumerate()
+    {
+        assert_eq!(one.state().await?.0, Status::Pending, "after {n}");
+        one.claim().await?;
+        let record = format!(
+            "insert into conductor.steps (execution_id, key, kind, value, recorded_at)
+             values ('{}', '{kind} {n}', '{kind}', '{{}}', clock_timestamp())",
+            one.id
+        );
+        run_sql(&test, &record).await?;
+        one.crash().await?;
+    }
+    assert_eq!(one.state().await?, (Status::Failed, 5));
+    Ok(())
+}
+
 #[conductor::test]
 async fn one_that_suspends_between_crashes_goes_on(test: TestConductor) -> anyhow::Result<()> {
     let one = Claimant::new(&test, "crashes.sleeps").await?;
