@@ -729,31 +729,26 @@ create function conductor.disown(
     p_orchestrator bigint, p_queue integer, p_ids uuid[], p_claims integer[], p_lanes integer[], p_fence integer,
     p_orchestrators bigint[] default null)
 returns integer
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '5s' set jit = off
 as $$
 declare
     v_lanes integer[];
     v_held uuid[];
     v_ids uuid[];
 begin
-    -- Slots too: of the lanes that it does know, it says itself how many it uses. Lanes are waited for,
-    -- which must not hold up the heartbeat.
+    -- The row first, as recovery does: neither waits for the other in a circle. The heartbeat wants it, so
+    -- lanes are waited for only shortly; the worker tries again.
+    perform from conductor.orchestrators o where o.id = p_orchestrator for update;
+    update conductor.orchestrators o set fences = o.fences || jsonb_build_object(p_queue::text, p_fence)
+     where o.id = p_orchestrator;
+    perform set_config('lock_timeout', '1s', true);
+    -- Slots too: of the lanes that it does know, it says itself how many it uses.
     v_lanes := array(
         select a.id from conductor.lanes a
           join conductor.tasks t on t.id = a.task_id
          where a.holders ? p_orchestrator::text and a.id <> all (p_lanes) and t.queue_id = p_queue
          order by a.id
            for no key update of a);
-    perform from conductor.orchestrators o where o.id = p_orchestrator for update;
-    update conductor.orchestrators o set fences = o.fences || jsonb_build_object(p_queue::text, p_fence)
-     where o.id = p_orchestrator;
-    -- With those of a statement that has ended just now.
-    v_lanes := v_lanes || array(
-        select a.id from conductor.lanes a
-          join conductor.tasks t on t.id = a.task_id
-         where a.holders ? p_orchestrator::text and a.id <> all (p_lanes || v_lanes) and t.queue_id = p_queue
-         order by a.id
-           for no key update of a skip locked);
     update conductor.lanes a
        set holders = a.holders - p_orchestrator::text,
            due_at = coalesce(a.due_at, case when a.parked then conductor.now() end)

@@ -8,6 +8,7 @@ mod bad_input;
 mod basics;
 mod batch_invoke;
 mod check;
+mod chores;
 mod cli;
 mod client;
 mod deploys;

@@ -29,7 +29,7 @@ pub use process::Process;
 pub use proxy::Proxy;
 pub use role::Role;
 pub use server::{Server, Shutdown, as_server_user, own};
-pub use sql::{emptied, number, run_sql, sqlstate, watched};
+pub use sql::{emptied, number, reads, run_sql, sqlstate, watched};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -1,9 +1,9 @@
 use conductor::Conductor;
 use conductor::testing::TestConductor;
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Connection};
 use uuid::Uuid;
 
-use super::eventually;
+use super::{eventually, session};
 
 /// Runs statements as the owner of the test's database.
 pub async fn run_sql(conductor: &Conductor, sql: &str) -> Result<(), sqlx::Error> {
@@ -43,4 +43,22 @@ pub async fn emptied(test: &TestConductor) {
 /// The SQLSTATE of a refused statement.
 pub fn sqlstate(error: &sqlx::Error) -> Option<String> {
     Some(error.as_database_error()?.code()?.into_owned())
+}
+
+/// How many rows of a table a statement reads.
+pub async fn reads(test: &TestConductor, table: &str, statement: &str) -> anyhow::Result<i64> {
+    let mut session = session(test).await?;
+    let mut tx = session.begin().await?;
+    sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))
+        .execute(&mut *tx)
+        .await?;
+    let read = format!(
+        "select (coalesce(idx_tup_fetch, 0) + seq_tup_read)::bigint from pg_stat_xact_user_tables
+          where schemaname = 'conductor' and relname = '{table}'"
+    );
+    let read = sqlx::query_scalar(AssertSqlSafe(read))
+        .fetch_one(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(read)
 }

@@ -1,0 +1,104 @@
+//! What chores and starts cost, and for whom they wait, is bounded whatever lies in the tables.
+
+use conductor::prelude::*;
+use conductor::testing::TestConductor;
+use sqlx::{AssertSqlSafe, Connection};
+use uuid::Uuid;
+
+use crate::support::{declare, eventually, number, reads, run_sql, session, soon, sqlstate};
+
+#[task(name = "chores.job")]
+async fn chores_job(_ctx: &TaskContext) -> anyhow::Result<()> {
+    Ok(())
+}
+
+/// An execution that runs under an orchestrator, which may be none.
+async fn running(test: &TestConductor, task: &str, orchestrator: i64) -> anyhow::Result<Uuid> {
+    let id = sqlx::query_scalar("select conductor.invoke($1)")
+        .bind(task)
+        .fetch_one(test.pool())
+        .await?;
+    sqlx::query(
+        "update conductor.live_executions set state = 'running', claim = 1, orchestrator_id = $2, claimed_at = now()
+          where id = $1",
+    )
+    .bind(id)
+    .bind(orchestrator)
+    .execute(test.pool())
+    .await?;
+    Ok(id)
+}
+
+async fn orchestrator(test: &TestConductor, task: &str) -> anyhow::Result<i64> {
+    let start =
+        "select conductor.start_orchestrator('h', 1, array[t.queue_id], array[t.id], '1 hour')
+                   from conductor.tasks t where t.name = $1";
+    Ok(sqlx::query_scalar(start)
+        .bind(task)
+        .fetch_one(test.pool())
+        .await?)
+}
+
+/// Whoever ends an orchestrator has its row before its lanes.
+#[conductor::test]
+async fn whoever_disowns_takes_the_orchestrators_row_before_its_lanes(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    declare(&test, "chores.disowned").await?;
+    let mine = orchestrator(&test, "chores.disowned").await?;
+    run_sql(
+        &test,
+        &format!(
+            "insert into conductor.limits (task_id, kind, path, amount, per)
+             select id, 'concurrency', '{{}}', 1, null from conductor.tasks where name = 'chores.disowned';
+             insert into conductor.lanes (limit_id, task_id, key, holders)
+             select c.id, c.task_id, '', '{{\"{mine}\": 1}}' from conductor.limits c"
+        ),
+    )
+    .await?;
+    let disown = format!(
+        "select conductor.disown({mine}, (select queue_id from conductor.tasks where name = 'chores.disowned'),
+                                 '{{}}', '{{}}', '{{}}', 1)"
+    );
+    let lanes = "select id from conductor.lanes for no key update nowait";
+
+    let mut other = session(&test).await?;
+    let mut tx = other.begin().await?;
+    let row = format!("select id from conductor.orchestrators where id = {mine} for update");
+    sqlx::raw_sql(AssertSqlSafe(row)).execute(&mut *tx).await?;
+    let look = async {
+        eventually("the wait", || async {
+            number(
+                &test,
+                "select count(*) from pg_stat_activity
+                  where datname = current_database() and wait_event_type = 'Lock' and query like '%disown%'
+                    and pid <> pg_backend_pid()",
+            )
+            .await
+                == 1
+        })
+        .await;
+        sqlx::raw_sql(lanes).execute(&mut *tx).await?;
+        tx.commit().await
+    };
+    let (disowned, looked) = tokio::join!(run_sql(&test, &disown), look);
+    looked?;
+    disowned?;
+    let held = "select count(*) from conductor.lanes where holders <> '{}'";
+    assert_eq!(number(&test, held).await, 0);
+
+    // A lane that somebody holds for long keeps the row, and with it the heartbeat, only shortly.
+    let mut tx = other.begin().await?;
+    run_sql(
+        &test,
+        &format!("update conductor.lanes set holders = '{{\"{mine}\": 1}}'"),
+    )
+    .await?;
+    sqlx::raw_sql(lanes).execute(&mut *tx).await?;
+    let refused = soon("the refusal", run_sql(&test, &disown)).await;
+    assert_eq!(sqlstate(&refused.unwrap_err()).as_deref(), Some("55P03"));
+    tx.rollback().await?;
+    run_sql(&test, &disown).await?;
+    assert_eq!(number(&test, held).await, 0);
+    Ok(())
+}
