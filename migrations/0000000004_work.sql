@@ -675,6 +675,7 @@ declare
     v_now timestamptz := conductor.now();
     v_reader text;
     v_held uuid[];
+    v_rests jsonb;
 begin
     select 'process ' || o.pid || case when o.host <> '' then ' on ' || o.host else '' end
       into v_reader from conductor.orchestrators o where o.id = p_orchestrator for key share;
@@ -709,13 +710,20 @@ begin
                         then array(select o.id from conductor.orchestrators o where o.id = any (u.tried || excluded.tried))
                         else excluded.tried end;
     perform conductor.give_back(v_held, null);
+    -- Of very many of a task, each is tried the less often: about 20 a second in all, up to the 12,000 that
+    -- are counted.
+    v_rests := (select jsonb_object_agg(c.task_id, c.count / 20)
+                  from (select distinct u.task_id from conductor.unreadable u where u.execution_id = any (v_held)) g
+                 cross join lateral (
+                       select g.task_id, count(*) as count
+                         from (select from conductor.unreadable n where n.task_id = g.task_id limit 12000) n) c);
     update conductor.live_executions l
        set run_at = v_now + interval '1 s' * case
                when exists (select from conductor.orchestrators o
                              where l.task_id = any (o.task_ids) and o.id <> all (u.tried)
                                and o.lease_until > clock_timestamp() and o.drain_for is null)
                then least(0.1 * power(2, least(u.times - 1, 6)), 5)
-               else least(power(2, least(u.times - 1, 6)), 60) end
+               else greatest(least(power(2, least(u.times - 1, 6)), 60), (v_rests ->> u.task_id::text)::integer) end
       from conductor.unreadable u
      where l.id = any (v_held) and l.state = 'pending' and u.execution_id = l.id and u.execution_id = any (v_held);
     return cardinality(v_held);

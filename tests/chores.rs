@@ -102,3 +102,36 @@ async fn whoever_disowns_takes_the_orchestrators_row_before_its_lanes(
     assert_eq!(number(&test, held).await, 0);
     Ok(())
 }
+
+/// However many there are, a wrong build does not spend its time on them.
+#[conductor::test]
+async fn the_more_cannot_be_read_the_less_often_each_is_tried(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    declare(&test, "chores.unreadable").await?;
+    let mine = orchestrator(&test, "chores.unreadable").await?;
+    let leave = async || -> anyhow::Result<i64> {
+        let id = running(&test, "chores.unreadable", mine).await?;
+        let left = format!(
+            "select conductor.leave_unreadable({mine}, array['{id}']::uuid[], array[1], array['no'])"
+        );
+        run_sql(&test, &left).await?;
+        let seconds = format!(
+            "select extract(epoch from run_at - conductor.now())::bigint from conductor.live_executions
+              where id = '{id}'"
+        );
+        Ok(number(&test, &seconds).await)
+    };
+    assert!(leave().await? <= 1);
+    run_sql(
+        &test,
+        "insert into conductor.unreadable (
+                execution_id, task_id, left_claim, times, run_at, since, noted_at, tried, reader, reason)
+         select gen_random_uuid(), t.id, 2, 1, now(), now(), now(), '{}', 'x', 'x'
+           from conductor.tasks t, generate_series(1, 4000) where t.name = 'chores.unreadable'",
+    )
+    .await?;
+    let delay = leave().await?;
+    assert!((150..=210).contains(&delay), "{delay}");
+    Ok(())
+}
