@@ -581,7 +581,7 @@ $$;
 -- new ones that were to start at once or within a day; what is to start at a given time stays. It reads
 -- the whole table.
 create function conductor.heal_executions() returns integer
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile set search_path = pg_catalog, pg_temp set jit = off
 as $$
 declare
     v_now timestamptz := conductor.now();
@@ -591,8 +591,14 @@ begin
     v_ids := array(
         select l.id from conductor.live_executions l
          where l.state = 'pending' and l.run_at > v_now + interval '1 minute' and l.run_at < 'infinity'
-           and (l.created_at > v_now + interval '1 minute' or l.failures > 0)
-         order by l.id for no key update skip locked);
+           and (l.created_at > v_now + interval '1 minute'
+                or l.failures > 0
+                   and exists (select from conductor.failures f
+                                where f.execution_id = l.id and f.failed_at > v_now + interval '1 minute')));
+    -- Only those are locked: a retry may be due in hours, and rightly.
+    v_ids := array(
+        select l.id from conductor.live_executions l
+         where l.id = any (v_ids) order by l.id for no key update skip locked);
     update conductor.live_executions l
        set run_at = v_now + (l.run_at - far.at), created_at = least(l.created_at, v_now), postponed = false
       from (select k.id, coalesce(

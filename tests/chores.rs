@@ -135,3 +135,44 @@ async fn the_more_cannot_be_read_the_less_often_each_is_tried(
     assert!((150..=210).contains(&delay), "{delay}");
     Ok(())
 }
+
+/// A retry with a long backoff is nobody's fault.
+#[conductor::test]
+async fn whoever_looks_for_wrong_times_locks_no_retry_that_is_right(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    declare(&test, "chores.retried").await?;
+    let mut ids = Vec::new();
+    for ahead in ["0", "1 year"] {
+        let id: Uuid = sqlx::query_scalar("select conductor.invoke('chores.retried')")
+            .fetch_one(test.pool())
+            .await?;
+        run_sql(
+            &test,
+            &format!(
+                "update conductor.live_executions set failures = 1, run_at = now() + interval '{ahead}' + interval '1 hour'
+                  where id = '{id}';
+                 insert into conductor.failures (execution_id, attempt, failed_at, error)
+                 values ('{id}', 1, now() + interval '{ahead}', 'x')"
+            ),
+        )
+        .await?;
+        ids.push(id);
+    }
+    let mut other = session(&test).await?;
+    let mut tx = other.begin().await?;
+    let healed: i32 = sqlx::query_scalar("select conductor.heal_executions()")
+        .fetch_one(&mut *tx)
+        .await?;
+    assert_eq!(healed, 1);
+    let lock = format!(
+        "select id from conductor.live_executions where id = '{}' for update nowait",
+        ids[0]
+    );
+    run_sql(&test, &lock).await?;
+    tx.commit().await?;
+    let far =
+        "select count(*) from conductor.live_executions where run_at > now() + interval '2 hours'";
+    assert_eq!(number(&test, far).await, 0);
+    Ok(())
+}
