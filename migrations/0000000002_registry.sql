@@ -225,7 +225,7 @@ declare
     v_newer integer;
     v_id bigint;
 begin
-    perform pg_advisory_xact_lock_shared(27988542616855412);
+    perform conductor.wait_for_lock(27988542616855412, true, 'the lock of the migrations');
     select max(m.id) into v_newer from conductor.migrations m where m.breaking and m.id > p_version;
     if v_newer is null then
         select u.version into v_newer from conductor.upgrade u

@@ -62,10 +62,9 @@ create function conductor.drop_retired_schedules() returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform from conductor.schedules s where s.retired;
-    if found then
-        -- Not while a program that starts declares one of them again.
-        perform pg_advisory_xact_lock(hashtextextended('conductor.declare_schedules', 0));
+    -- Not while a program that starts declares one of them again; recovery does not wait for it.
+    if exists (select from conductor.schedules s where s.retired)
+       and pg_try_advisory_xact_lock(hashtextextended('conductor.declare_schedules', 0)) then
         delete from conductor.schedules s
          where s.retired
            and not exists (select from conductor.orchestrators o
@@ -85,7 +84,7 @@ declare
     v_now timestamptz := conductor.now();
 begin
     -- Programs that start at the same time declare one after the other.
-    perform pg_advisory_xact_lock(hashtextextended('conductor.declare_schedules', 0));
+    perform conductor.wait_for_lock(hashtextextended('conductor.declare_schedules', 0), false, 'the lock of the declarations of schedules');
     update conductor.schedules s set retired = true
       from conductor.tasks t
      where t.id = s.task_id and not s.dynamic and not s.retired and s.owner = any (p_owners)

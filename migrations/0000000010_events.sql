@@ -1008,7 +1008,7 @@ create function conductor.declare_subscriptions(
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform pg_advisory_xact_lock(hashtextextended('conductor.declare_subscriptions', 0));
+    perform conductor.wait_for_lock(hashtextextended('conductor.declare_subscriptions', 0), false, 'the lock of the declarations of subscriptions');
     delete from conductor.subscriptions s
      using conductor.tasks t
      where t.id = s.task_id and s.owner = any (p_owners)

@@ -451,7 +451,7 @@ declare
     v_relations regclass[];
     v_ops text[];
 begin
-    perform pg_advisory_xact_lock(hashtextextended('conductor.row_triggers', 0));
+    perform conductor.wait_for_lock(hashtextextended('conductor.row_triggers', 0), false, 'the lock of the triggers of row changes');
     perform conductor.check_row_table(d.relation::regclass, d.op)
        from jsonb_to_recordset(p_rules) as d(relation oid, op text);
     delete from conductor.row_triggers r
@@ -525,7 +525,7 @@ create function conductor.install_row_trigger(p_relation regclass, p_op text, p_
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform pg_advisory_xact_lock(hashtextextended('conductor.row_triggers', 0));
+    perform conductor.wait_for_lock(hashtextextended('conductor.row_triggers', 0), false, 'the lock of the triggers of row changes');
     if (select r.name from conductor.row_trigger(p_relation, p_op) r) is null then
         perform set_config('lock_timeout', ceil(extract(epoch from p_patience) * 1000)::text, true);
         perform conductor.make_row_trigger(p_relation, p_op);
@@ -541,7 +541,7 @@ as $$
 declare
     v_name text;
 begin
-    perform pg_advisory_xact_lock(hashtextextended('conductor.row_triggers', 0));
+    perform conductor.wait_for_lock(hashtextextended('conductor.row_triggers', 0), false, 'the lock of the triggers of row changes');
     if exists (select from conductor.row_triggers r where r.relation = p_relation and r.op = p_op)
        or exists (select from conductor.row_watches w where w.relation = p_relation and w.op = p_op) then
         return true;
@@ -586,7 +586,7 @@ begin
             where w.event = watch_rows.event and w.relation = p_relation and w.used_at > v_now - interval '1 hour') then
         return;
     end if;
-    perform pg_advisory_xact_lock(hashtextextended('conductor.row_triggers', 0));
+    perform conductor.wait_for_lock(hashtextextended('conductor.row_triggers', 0), false, 'the lock of the triggers of row changes');
     -- Somebody else may have made it meanwhile.
     installed := (select r.name from conductor.row_trigger(p_relation, p_op) r) is not null;
     perform from conductor.row_watches w where w.event = watch_rows.event and w.relation = p_relation for update;

@@ -176,3 +176,54 @@ async fn whoever_looks_for_wrong_times_locks_no_retry_that_is_right(
     assert_eq!(number(&test, far).await, 0);
     Ok(())
 }
+
+/// Any role can take these locks.
+#[conductor::test]
+async fn a_start_says_whose_lock_it_does_not_get(test: TestConductor) -> anyhow::Result<()> {
+    let mut other = session(&test).await?;
+    let mut tx = other.begin().await?;
+    sqlx::raw_sql(
+        "select pg_advisory_xact_lock(27988542616855412);
+         select pg_advisory_xact_lock(hashtextextended('conductor.' || name, 0))
+           from unnest('{declare_subscriptions, declare_schedules, row_triggers}'::text[]) as name",
+    )
+    .execute(&mut *tx)
+    .await?;
+    let holder: i32 = sqlx::query_scalar("select pg_backend_pid()")
+        .fetch_one(&mut *tx)
+        .await?;
+    let orchestrator = test.orchestrator().build()?;
+    let (start, lease, subscriptions, rows) = soon("the errors", async {
+        tokio::join!(
+            orchestrator.start(),
+            run_sql(
+                &test,
+                "select conductor.start_orchestrator('h', 1, '{}', '{}', '1 hour')"
+            ),
+            run_sql(
+                &test,
+                "select conductor.declare_subscriptions('{}', '{}', '[]', '[]')"
+            ),
+            run_sql(
+                &test,
+                "select conductor.declare_row_triggers('{}', '{}', '[]')"
+            ),
+        )
+    })
+    .await;
+    let errors = [
+        start.err().map(|error| error.to_string()),
+        lease.err().map(|error| error.to_string()),
+        subscriptions.err().map(|error| error.to_string()),
+        rows.err().map(|error| error.to_string()),
+    ];
+    for error in errors {
+        let error = error.unwrap_or_default();
+        let told = format!("pg_terminate_backend({holder})");
+        assert!(error.contains(&told), "{error}");
+    }
+    tx.rollback().await?;
+    let worker = test.orchestrator().build()?.start().await?;
+    worker.stop().await?;
+    Ok(())
+}

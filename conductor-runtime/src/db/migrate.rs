@@ -90,6 +90,9 @@ const INSUFFICIENT_PRIVILEGE: &str = "42501";
 /// How long a breaking migration waits for older processes to end, where nothing else is said.
 pub const MIGRATION_DEADLINE: Duration = Duration::from_secs(60);
 
+/// How long it waits for somebody else who migrates, at least.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// How often it looks whether they have ended.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -188,10 +191,16 @@ pub(crate) async fn migrate(
         // the lock, and what the one before us applied would not be seen.
         let mode = "isolation level read committed read write";
         let mut tx = database.begin_as(mode).await?;
-        sqlx::query("select pg_advisory_xact_lock($1)")
-            .bind(LOCK)
-            .execute(&mut *tx)
-            .await?;
+        if !locked(&mut tx).await? {
+            let holders = holders(&mut tx).await?;
+            tx.end().await?;
+            let patience = deadline.max(PATIENCE);
+            if began.elapsed() >= patience {
+                return Err(kept_out(&holders, patience));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+            continue;
+        }
         let found = applied(&mut tx).await?;
         let missing = found.missing(begin_anew)?;
         if missing.is_empty() {
@@ -222,6 +231,40 @@ pub(crate) async fn migrate(
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Whether nobody else migrates. Any role may hold this lock for any time, so it is not waited for in the
+/// server, where nothing ends the wait.
+async fn locked(connection: &mut PgConnection) -> Result<bool> {
+    Ok(
+        sqlx::query_scalar("select pg_try_advisory_xact_lock($1)")
+            .bind(LOCK)
+            .fetch_one(connection)
+            .await?,
+    )
+}
+
+/// The sessions that have the lock of the migrations.
+async fn holders(connection: &mut PgConnection) -> Result<Vec<i32>> {
+    Ok(sqlx::query_scalar(
+        "select pid from pg_locks
+          where locktype = 'advisory' and granted and objsubid = 1 and pid is not null
+            and database = (select oid from pg_database where datname = current_database())
+            and classid::bigint = $1 >> 32 and objid::bigint = $1 & 4294967295",
+    )
+    .bind(LOCK)
+    .fetch_all(connection)
+    .await?)
+}
+
+fn kept_out(holders: &[i32], deadline: Duration) -> Error {
+    let holders: Vec<String> = holders.iter().map(i32::to_string).collect();
+    Error::Schema(format!(
+        "nothing was applied: the lock of the migrations has not been free for {}; the server's process {} has it.\n  Either it migrates, and you wait longer (`migrate --wait 10m`), or nobody should have it: end it, `select pg_terminate_backend({})`",
+        humantime::format_duration(deadline),
+        holders.join(", "),
+        holders.first().map_or("…", String::as_str),
+    ))
 }
 
 /// Processes that a breaking migration has to wait for: host, process id, schema version.
