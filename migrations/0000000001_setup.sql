@@ -128,7 +128,7 @@ create table conductor.chores (
 ) with (fillfactor = 50);
 
 insert into conductor.chores (name, due_at)
-select c.name, clock_timestamp() from unnest(array['prune', 'orphans', 'sweep']) as c(name);
+select c.name, clock_timestamp() from unnest(array['prune', 'orphans', 'sweep', 'times']) as c(name);
 
 create table conductor.live_executions (
     id uuid primary key,

@@ -523,9 +523,10 @@ $$;
 
 -- Mends what lies further ahead than it can, as it was written while the server's clock was ahead; gives a
 -- line for the log each. A lease is not over by that: who lives renews it, who does not has it for as long
--- as a lease lasts. Called at each heartbeat; mostly it finds nothing, and locks nothing.
+-- as a lease lasts. A chore of once a minute; mostly it finds nothing, and locks nothing.
 create function conductor.heal_times() returns setof text
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set jit = off
+set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
     v_real timestamptz := clock_timestamp();

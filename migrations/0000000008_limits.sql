@@ -624,10 +624,12 @@ begin
 end
 $$;
 
--- Lanes whose next start, or next look, lies further ahead than their rate allows, as a clock was wrong.
+-- Lanes whose next start, or next look, lies further ahead than the slowest rate of their task allows, as a
+-- clock was wrong. The bound is part of the range that is read: of those rightly ahead there may be one a key.
 create function conductor.heal_lanes() returns setof text
 language plpgsql volatile set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_bitmapscan = off
+set enable_seqscan = off set enable_bitmapscan = off set jit = off
+set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
     v_now timestamptz := conductor.now();
@@ -639,9 +641,10 @@ begin
                   from conductor.tasks t
                  cross join lateral (
                        select d.id, d.due_at from conductor.lanes d
-                         join conductor.limits c on c.id = d.limit_id
-                        where d.task_id = t.id and d.due_at > v_now + interval '1 s'
-                          and d.due_at > v_now + conductor.rate_horizon() + coalesce(c.per, '1 minute') + interval '1 s'
+                        where d.task_id = t.id
+                          and d.due_at > (select v_now + conductor.rate_horizon() + interval '1 s'
+                                                 + max(coalesce(c.per, '1 minute'))
+                                            from conductor.limits c where c.task_id = t.id)
                         order by d.due_at desc limit 100) k
                  order by k.id) far
          where a.id = far.id and a.due_at = far.was
@@ -656,7 +659,7 @@ $$;
 -- parked under a limit that is gone: no way leads there, but a claim that met a deploy.
 create function conductor.revive_lanes() returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_bitmapscan = off
+set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
     v_queue integer;

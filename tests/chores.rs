@@ -39,6 +39,33 @@ async fn orchestrator(test: &TestConductor, task: &str) -> anyhow::Result<i64> {
         .await?)
 }
 
+/// Each key has a lane whose next start is up to an hour ahead, rightly.
+#[conductor::test]
+async fn many_keys_of_a_slow_rate_are_not_read_to_find_a_wrong_time(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    declare(&test, "chores.rated").await?;
+    run_sql(
+        &test,
+        "insert into conductor.limits (task_id, kind, path, amount, per)
+         select id, 'rate', '{key}', 1, '1 hour' from conductor.tasks where name = 'chores.rated';
+         insert into conductor.lanes (limit_id, task_id, key, holders, parked, due_at, next_at)
+         select c.id, c.task_id, 'key ' || g, '{}'::jsonb, true, now() + g * interval '1 s', now() + g * interval '1 s'
+           from conductor.limits c, generate_series(1, 3000) g
+         union all
+         select c.id, c.task_id, 'wrong', '{}'::jsonb, true, now() + interval '1 year', now() + interval '1 year'
+           from conductor.limits c",
+    )
+    .await?;
+    let read = reads(&test, "lanes", "select conductor.heal_times()").await?;
+    assert!(read < 100, "{read}");
+    let wrong = "select count(*) from conductor.lanes where due_at > now() + interval '1 hour'";
+    assert_eq!(number(&test, wrong).await, 0);
+    let right = "select count(*) from conductor.lanes where due_at > now() + interval '1 minute'";
+    assert!(number(&test, right).await > 2000);
+    Ok(())
+}
+
 /// Whoever ends an orchestrator has its row before its lanes.
 #[conductor::test]
 async fn whoever_disowns_takes_the_orchestrators_row_before_its_lanes(

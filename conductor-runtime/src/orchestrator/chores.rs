@@ -3,6 +3,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use super::maintenance::take;
 use crate::client::Conductor;
 use crate::db::{Alone, MAX_CRASHES};
 use crate::worker::Control;
@@ -12,6 +13,8 @@ use crate::worker::Control;
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Most deferred things that one look does.
 const MOST_DEFERRED: i32 = 500;
+/// Once in this time across the cluster.
+const HEAL_EVERY: Duration = Duration::from_secs(60);
 /// Between two looks for cancels.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
@@ -28,7 +31,6 @@ pub(super) async fn chores(
         let Some(id) = orchestrator else {
             continue;
         };
-        patiently(&conductor, "times", PATIENCE, heal_times(&conductor)).await;
         patiently(
             &conductor,
             "recovery",
@@ -44,6 +46,7 @@ pub(super) async fn chores(
             pass_on_cancels(&conductor, id),
         )
         .await;
+        patiently(&conductor, "times", PATIENCE, heal_times(&conductor)).await;
     }
 }
 
@@ -100,6 +103,9 @@ async fn do_deferred(conductor: &Conductor) -> Result<(), sqlx::Error> {
 
 /// Times that lie further ahead than they can, as the server's clock was ahead for a while.
 async fn heal_times(conductor: &Conductor) -> Result<(), sqlx::Error> {
+    if take(conductor, "times", HEAL_EVERY).await?.is_none() {
+        return Ok(());
+    }
     let healed: Vec<String> = sqlx::query_scalar("select h from conductor.heal_times() h")
         .all(conductor.database())
         .await?;

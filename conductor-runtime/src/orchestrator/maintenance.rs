@@ -71,7 +71,7 @@ async fn lanes(conductor: &Conductor, began: Instant) -> Result<(), sqlx::Error>
 }
 
 /// Whether this process is to do a chore of the whole cluster's now; where it has come to before.
-async fn take(
+pub(super) async fn take(
     conductor: &Conductor,
     chore: &str,
     every: Duration,
