@@ -2,12 +2,13 @@
 //! those who wait for it.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::sync::watch;
 
 use crate::client::Conductor;
+use crate::db::Patience;
 use crate::error::Result;
 use crate::event::EventDefinition;
 use crate::registry::Registry;
@@ -21,6 +22,12 @@ const PORTION: i32 = 1000;
 const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
 /// How long one transaction may take before its connection is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a start waits for what keeps events out of the log.
+const CATCH_UP: Duration = Duration::from_secs(5);
+/// Until names that others have locked are looked at again.
+const LOCKED: Duration = Duration::from_millis(100);
+const KEPT_OUT: &str = "somebody has held the lock of an event's name for long (pg_locks, locktype advisory); \
+     what is emitted under this name waits until it is free";
 
 /// The crates that this binary is made of, and the events that its tasks are subscribed to, as
 /// `conductor.declare_subscriptions` wants it.
@@ -75,15 +82,26 @@ pub(super) async fn declare(conductor: &Conductor, task_ids: &[i32]) -> Result<(
 }
 
 /// Brings into the log what was emitted while no orchestrator was there, before the first deadline of a
-/// wait is looked at. What cannot be dispatched keeps no worker from starting: [`keep`] tries it again.
+/// wait is looked at: a wait finds no event that is not there. What cannot be dispatched for long keeps no worker
+/// from starting: [`keep`] tries it again.
 pub(super) async fn catch_up(conductor: &Conductor) {
+    let mut patience = Patience::new(CATCH_UP);
+    let began = Instant::now();
     loop {
         match dispatch(conductor).await {
             Ok(Some(false)) => {}
-            Ok(_) => return,
+            Ok(Some(true)) => return,
+            // Mostly another process that dispatches them.
+            Ok(None) if began.elapsed() < CATCH_UP => tokio::time::sleep(LOCKED).await,
+            Ok(None) => {
+                tracing::warn!("{KEPT_OUT}; waits whose time is over may end without it");
+                return;
+            }
+            Err(error) if patience.again(&error).await => {}
             Err(error) => {
                 if !conductor.outage().met(&error) {
-                    tracing::warn!(%error, "events cannot be dispatched at the start; trying again later");
+                    tracing::warn!(%error,
+                        "events cannot be dispatched at the start; trying again later, and waits whose time is over may end without them");
                 }
                 return;
             }
@@ -102,10 +120,7 @@ pub(super) async fn keep(conductor: Conductor, mut control: watch::Receiver<Cont
             Ok(done) => {
                 failed = false;
                 if done.is_none() && !kept_out {
-                    tracing::warn!(
-                        "somebody has held the lock of an event's name for long (pg_locks, locktype advisory); \
-                         what is emitted under this name waits until it is free"
-                    );
+                    tracing::warn!("{KEPT_OUT}");
                 }
                 kept_out = done.is_none();
                 if done == Some(false) {
