@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::core::{End, ended};
+use super::core::{End, ended, over};
 use super::lease::Identity;
 use super::side::Side;
 use crate::client::Conductor;
@@ -48,12 +48,25 @@ impl Handle {
 
     /// Waits until nothing is due and nothing runs, of the tasks that have a worker here, no
     /// schedule has a tick to make, and no event is to be dispatched.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] as [`stop`](Self::stop), as nobody may be left to do it; what a statement may return.
     pub async fn drained(&self) -> Result<()> {
         let mut busy = self.busy.clone();
         let mut pause = Duration::from_millis(2);
         loop {
-            // The sender ends with the work, behind which the question below decides.
-            let _ = busy.wait_for(|count| *count == 0).await;
+            let idle = async {
+                // The sender ends with the work, behind which the question below decides.
+                let _ = busy.wait_for(|count| *count == 0).await;
+            };
+            tokio::select! {
+                () = idle => {}
+                () = over(self.end.clone()) => {}
+            }
+            let broken = self.end.borrow().broken.clone();
+            if let Some(reason) = broken {
+                return Err(Error::Broken(reason));
+            }
             let work: bool = sqlx::query_scalar("select conductor.has_work($1, $2, $3)")
                 .bind(&self.identity.queue_ids)
                 .bind(&self.identity.task_ids)

@@ -109,14 +109,12 @@ impl Orchestrator {
     /// As [`start`](Self::start).
     pub async fn drain(self) -> Result<()> {
         let handle = self.start().await?;
-        tokio::select! {
-            drained = handle.drained() => drained?,
-            version = handle.retired() => {
-                handle.stop().await?;
-                return Err(too_new(version));
-            }
-        }
-        handle.stop().await
+        let drained = tokio::select! {
+            drained = handle.drained() => drained,
+            version = handle.retired() => Err(too_new(version)),
+        };
+        let stopped = handle.stop().await;
+        drained.and(stopped)
     }
 
     /// Starts the workers in the background: migrates, declares the tasks, takes a lease.
