@@ -805,7 +805,7 @@ begin
         select g.id, g.name, g.payload::json
           from unnest(p_ids, p_names, p_payloads) with ordinality as g(id, name, payload, n)
          order by g.n;
-        if conductor.may_notify() then
+        if not p_in_transaction or conductor.may_notify() then
             perform pg_notify('conductor', 'events:');
         end if;
         return;

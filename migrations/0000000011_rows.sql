@@ -599,7 +599,8 @@ begin
     if p_ddl and not installed then
         perform conductor.make_row_trigger(p_relation, p_op);
         installed := true;
-    elsif v_fresh and has_table_privilege(p_relation, 'update, delete, truncate') then
+    elsif v_fresh and has_table_privilege(conductor.caller(), p_relation, 'update, delete, truncate')
+          and has_table_privilege(p_relation, 'update, delete, truncate') then
         execute (select format('lock table only %I.%I in share row exclusive mode', n.nspname, c.relname)
                    from pg_class c join pg_namespace n on n.oid = c.relnamespace
                   where c.oid = p_relation);

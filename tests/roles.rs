@@ -508,3 +508,36 @@ async fn no_function_of_the_workers_writes_what_is_declared(
     );
     Ok(())
 }
+
+/// What a trigger is given may be of types whose casts are somebody else's, and it runs as the owner: so nobody
+/// else may put it on a table.
+#[conductor::test]
+async fn trigger_functions_are_the_owners_alone(test: TestConductor) -> anyhow::Result<()> {
+    let (client, _) = member(&test, "conductor_client").await;
+    let (worker, _) = member(&test, "conductor_worker").await;
+    for role in [&client.name, &worker.name] {
+        let may = format!(
+            "select p.oid::regprocedure::text from pg_proc p
+              where p.pronamespace = 'conductor'::regnamespace and p.prorettype = 'trigger'::regtype
+                and has_function_privilege('{role}', p.oid, 'execute')"
+        );
+        assert_eq!(names(&test, &may).await, Vec::<String>::new(), "{role}");
+    }
+    Ok(())
+}
+
+/// A watch waits for those who write the table, by a lock that only who has rights on the table may take.
+#[conductor::test]
+async fn a_worker_locks_no_table_of_others(test: TestConductor) -> anyhow::Result<()> {
+    run_sql(&test, "create table pay (id integer primary key)").await?;
+    let (_role, worker) = member(&test, "conductor_worker").await;
+    let mut tx = worker.pool().begin().await?;
+    sqlx::query("select conductor.watch_rows('public.pay', 'insert', '{id}', null, false, '1 s')")
+        .execute(&mut *tx)
+        .await?;
+    let locks = "select count(*) from pg_locks l where l.relation = 'public.pay'::regclass and l.mode like 'Share%'
+                    and l.mode <> 'ShareUpdateExclusiveLock'";
+    assert_eq!(number(&test, locks).await, 0);
+    tx.rollback().await?;
+    Ok(())
+}
