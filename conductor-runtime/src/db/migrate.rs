@@ -236,12 +236,10 @@ pub(crate) async fn migrate(
 /// Whether nobody else migrates. Any role may hold this lock for any time, so it is not waited for in the
 /// server, where nothing ends the wait.
 async fn locked(connection: &mut PgConnection) -> Result<bool> {
-    Ok(
-        sqlx::query_scalar("select pg_try_advisory_xact_lock($1)")
-            .bind(LOCK)
-            .fetch_one(connection)
-            .await?,
-    )
+    Ok(sqlx::query_scalar("select pg_try_advisory_xact_lock($1)")
+        .bind(LOCK)
+        .fetch_one(connection)
+        .await?)
 }
 
 /// The sessions that have the lock of the migrations.
