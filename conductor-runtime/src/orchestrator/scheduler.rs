@@ -4,12 +4,14 @@ mod far;
 mod plan;
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
 use sqlx::PgConnection;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::client::Conductor;
 use crate::db::{Alone, Clock};
@@ -29,6 +31,8 @@ const OUTDONE: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1
 /// How long a look may take: a network that swallows packets says nothing for a quarter of an hour,
 /// while a new connection might work.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long the application's code may take to make the payloads of what is due.
+const PAYLOADS: Duration = Duration::from_secs(5);
 /// Most schedules in one look.
 const MOST: i32 = 500;
 
@@ -86,7 +90,8 @@ pub(super) async fn keep(
     let mut scheduler = Scheduler {
         conductor,
         ids: statics.keys().copied().collect(),
-        statics,
+        statics: Arc::new(statics),
+        planning: None,
         clock,
         outdone: OUTDONE[0],
         far: Far::default(),
@@ -126,7 +131,9 @@ async fn stopping(control: &mut watch::Receiver<Control>) {
 
 struct Scheduler {
     conductor: Conductor,
-    statics: Statics,
+    statics: Arc<Statics>,
+    /// The last one, where the look that began it did not wait for its end.
+    planning: Option<JoinHandle<Ticks>>,
     ids: Vec<i64>,
     clock: Clock,
     /// The next pause, should somebody else be quicker.
@@ -135,6 +142,25 @@ struct Scheduler {
 }
 
 impl Scheduler {
+    /// What is to be written of these. The application's code makes payloads and may block its thread, so it has
+    /// one of its own; one at a time, as nothing can end it. What it does not make soon, the executions ask for.
+    async fn plan(&mut self, rows: Vec<Row>) -> Ticks {
+        let rows = Arc::new(rows);
+        if (self.planning.as_ref()).is_none_or(|planning| planning.is_finished()) {
+            let (rows, statics) = (Arc::clone(&rows), Arc::clone(&self.statics));
+            let planning =
+                tokio::task::spawn_blocking(move || Ticks::of(&rows, &statics, computed));
+            let planning = self.planning.insert(planning);
+            if let Ok(Ok(ticks)) = tokio::time::timeout(PAYLOADS, planning).await {
+                self.planning = None;
+                return ticks;
+            }
+        }
+        let blocks =
+            |_: &CronDefinition, _| Err(format!("its code does not return within {PAYLOADS:?}"));
+        Ticks::of(&rows, &self.statics, blocks)
+    }
+
     /// Looks once, ticks what is due, and says how long to sleep.
     async fn look(&mut self) -> std::result::Result<Duration, sqlx::Error> {
         let mut session = self.conductor.database().session().await?;
@@ -181,7 +207,7 @@ impl Scheduler {
             self.outdone = OUTDONE[0];
             return Ok(pause);
         }
-        let ticks = Ticks::of(rows, &self.statics);
+        let ticks = self.plan(rows).await;
         let moved: i32 =
             sqlx::query_scalar("select conductor.tick($1, $2, $3, $4, $5, $6, $7, $8)")
                 .bind(&ticks.ids)

@@ -35,6 +35,11 @@ pub(super) struct Row {
     pub(super) next_due_ms: Option<i64>,
 }
 
+/// Makes the payload of a tick.
+pub(super) trait Make: Fn(&CronDefinition, CronTick) -> Result<String, String> {}
+
+impl<F: Fn(&CronDefinition, CronTick) -> Result<String, String>> Make for F {}
+
 /// What is to be written of the schedules that were due, as the arrays that travel.
 #[derive(Debug, Default)]
 pub(super) struct Ticks {
@@ -50,20 +55,28 @@ pub(super) struct Ticks {
 }
 
 impl Ticks {
-    pub(super) fn of(rows: Vec<Row>, statics: &Statics) -> Self {
+    /// What the schedules of the code carry is made by the function.
+    pub(super) fn of(rows: &[Row], statics: &Statics, payload: impl Make) -> Self {
         // A fair share for each, so that a long backlog delays nobody else's ticks.
         let limit = (MOST_EXECUTIONS / rows.len().max(1)).clamp(1, MOST_OF_ONE);
         let mut ticks = Self::default();
         for row in rows {
             if let Some(id) = row.id {
-                ticks.plan(id, row, statics.get(&id).copied(), limit);
+                ticks.plan(id, row, statics.get(&id).copied(), limit, &payload);
             }
         }
         ticks
     }
 
-    fn plan(&mut self, id: i64, row: Row, declared: Option<&CronDefinition>, limit: usize) {
-        let (due, fault) = match due(&row, limit) {
+    fn plan(
+        &mut self,
+        id: i64,
+        row: &Row,
+        declared: Option<&CronDefinition>,
+        limit: usize,
+        payload: &impl Make,
+    ) {
+        let (due, fault) = match due(row, limit) {
             Ok(due) => (due, None),
             Err(fault) => {
                 tracing::error!(
@@ -88,11 +101,11 @@ impl Ticks {
         self.versions.push(row.version.unwrap_or_default());
         self.next.push(due.next);
         self.faults.push(fault);
-        let name = row.name.unwrap_or_default();
+        let name = row.name.as_deref().unwrap_or_default();
         for at in due.run {
             let payload = match (row.payload.clone(), declared) {
                 (Some(payload), _) => Some(payload),
-                (None, Some(declared)) => match computed(declared, CronTick::new(&name, at)) {
+                (None, Some(declared)) => match payload(declared, CronTick::new(name, at)) {
                     Ok(payload) => Some(payload),
                     Err(reason) => {
                         tracing::warn!(task = row.task, schedule = name, tick = %at, reason,
