@@ -359,8 +359,9 @@ create table conductor.moves (
 -- chore does it once they are free (conductor.do_deferred).
 create table conductor.deferred (
     execution_id uuid not null,
-    -- cancel: its parent did not wait any longer. disown: its process does not know of this claim.
-    what text not null check (what in ('cancel', 'disown')),
+    -- cancel: its parent did not wait any longer. disown: its process does not know of this claim, or has ended.
+    -- orphan: its process has died.
+    what text not null check (what in ('cancel', 'disown', 'orphan')),
     claim integer not null default 0,
     primary key (execution_id, what, claim)
 );

@@ -379,9 +379,32 @@ begin
 end
 $$;
 
+-- Notes those of these executions that somebody else has locked and that run under an orchestrator which is
+-- gone: they are given back when they are free (conductor.do_deferred), charged with a crash or not.
+create function conductor.defer_orphans(p_held uuid[], p_free uuid[], p_charged boolean) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_nestloop = off
+set enable_hashjoin = on set jit = off
+as $$
+declare
+    v_locked uuid[];
+begin
+    if cardinality(p_free) = cardinality(p_held) then
+        return;
+    end if;
+    v_locked := array(select id from unnest(p_held) as id except select id from unnest(p_free) as id);
+    insert into conductor.deferred (execution_id, what, claim)
+    select l.id, case when p_charged then 'orphan' else 'disown' end, l.claim
+      from conductor.live_executions l
+     where l.id = any (v_locked) and l.state = 'running'
+       and not exists (select from conductor.orchestrators o where o.id = l.orchestrator_id)
+        on conflict do nothing;
+end
+$$;
+
 -- Gives back what dead orchestrators held. An execution that has seen its process die
 -- p_max_crashes times is taken for the killer and fails. One that somebody's open transaction has
--- locked keeps nothing else waiting: it is an orphan then, to be looked for soon.
+-- locked keeps nothing else waiting: it is given back when it is free.
 create function conductor.recover(p_max_crashes integer) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -415,9 +438,7 @@ begin
     v_ids := array(
         select l.id from conductor.live_executions l
          where l.id = any (v_free) and l.orchestrator_id = any (v_dead));
-    if cardinality(v_ids) < cardinality(v_held) then
-        update conductor.chores c set due_at = clock_timestamp() where c.name = 'orphans';
-    end if;
+    perform conductor.defer_orphans(v_held, v_free, true);
     return conductor.give_back(v_ids, p_max_crashes);
 end
 $$;
@@ -450,9 +471,7 @@ begin
     v_ids := array(
         select l.id from conductor.live_executions l
          where l.id = any (v_free) and l.orchestrator_id = p_orchestrator);
-    if cardinality(v_ids) < cardinality(v_held) then
-        update conductor.chores c set due_at = clock_timestamp() where c.name = 'orphans';
-    end if;
+    perform conductor.defer_orphans(v_held, v_free, false);
     perform conductor.give_back(v_ids, null);
 end
 $$;
@@ -615,7 +634,7 @@ $$;
 -- Gives back what runs under an orchestrator that is not there, which no end of an orchestrator
 -- should leave; it reads the whole table, so it is for once in a while.
 create function conductor.recover_orphans(p_max_crashes integer) returns integer
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile set search_path = pg_catalog, pg_temp set jit = off
 as $$
 declare
     v_held uuid[] := array(
@@ -629,9 +648,7 @@ declare
            and not exists (select from conductor.orchestrators o where o.id = l.orchestrator_id));
 begin
     perform conductor.heal_executions();
-    if cardinality(v_ids) < cardinality(v_held) then
-        update conductor.chores c set due_at = clock_timestamp() where c.name = 'orphans';
-    end if;
+    perform conductor.defer_orphans(v_held, v_free, true);
     return conductor.give_back(v_ids, p_max_crashes);
 end
 $$;

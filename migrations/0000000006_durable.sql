@@ -87,7 +87,7 @@ end
 $$;
 
 -- Does what was deferred for executions that are free now; how many are done with. Waits for nobody.
-create function conductor.do_deferred(p_limit integer) returns integer
+create function conductor.do_deferred(p_limit integer, p_max_crashes integer) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
@@ -97,6 +97,8 @@ declare
     v_held uuid[];
     v_claims integer[];
     v_free uuid[];
+    v_what text;
+    v_most integer;
     v_count integer := 0;
 begin
     if not exists (select from conductor.deferred d) then
@@ -122,22 +124,24 @@ begin
         get diagnostics v_count = row_count;
     end if;
 
-    select array_agg(d.execution_id), array_agg(d.claim) into v_held, v_claims
-      from (select g.execution_id, g.claim from conductor.deferred g
-             where g.what = 'disown' order by random() limit p_limit for update skip locked) d;
-    if v_held is not null then
-        v_free := conductor.lock_held(v_held, null);
+    foreach v_what in array array['disown', 'orphan'] loop
+        v_most := case when v_what = 'orphan' then p_max_crashes end;
+        select array_agg(d.execution_id), array_agg(d.claim) into v_held, v_claims
+          from (select g.execution_id, g.claim from conductor.deferred g
+                 where g.what = v_what order by random() limit p_limit for update skip locked) d;
+        continue when v_held is null;
+        v_free := conductor.lock_held(v_held, v_most);
         v_free := array(
             select l.id from conductor.live_executions l
               join unnest(v_held, v_claims) as g(id, claim) on g.id = l.id and g.claim = l.claim
              where l.id = any (v_free));
-        v_count := v_count + conductor.give_back(v_free, null);
+        v_count := v_count + conductor.give_back(v_free, v_most);
         delete from conductor.deferred d
          using unnest(v_held, v_claims) as g(id, claim)
-         where d.what = 'disown' and d.execution_id = g.id and d.claim = g.claim
+         where d.what = v_what and d.execution_id = g.id and d.claim = g.claim
            and not exists (select from conductor.live_executions l
                             where l.id = g.id and l.claim = g.claim and l.state = 'running');
-    end if;
+    end loop;
     return v_count;
 end
 $$;

@@ -204,6 +204,41 @@ async fn whoever_looks_for_wrong_times_locks_no_retry_that_is_right(
     Ok(())
 }
 
+/// The look at all rows is not repeated for those few.
+#[conductor::test]
+async fn an_orphan_that_somebody_has_locked_is_brought_when_it_is_free(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    declare(&test, "chores.orphan").await?;
+    let id = running(&test, "chores.orphan", 999_999).await?;
+    let due = "select count(*) from conductor.chores where name = 'orphans' and due_at <= clock_timestamp()";
+    let crashes = "select coalesce(max(crashes), 0)::bigint from conductor.live_executions
+                    where state = 'pending'";
+    run_sql(
+        &test,
+        "update conductor.chores set due_at = now() + interval '1 hour'",
+    )
+    .await?;
+    let mut other = session(&test).await?;
+    let mut tx = other.begin().await?;
+    sqlx::query("select id from conductor.live_executions where id = $1 for update")
+        .bind(id)
+        .execute(&mut *tx)
+        .await?;
+    for _ in 0..2 {
+        run_sql(&test, "select conductor.recover_orphans(5)").await?;
+    }
+    assert_eq!(number(&test, due).await, 0);
+    let look = "select conductor.do_deferred(10, 5)::bigint";
+    assert_eq!(number(&test, look).await, 0);
+    tx.rollback().await?;
+    assert_eq!(number(&test, look).await, 1);
+    assert_eq!(number(&test, crashes).await, 1);
+    let left = "select count(*) from conductor.deferred";
+    assert_eq!(number(&test, left).await, 0);
+    Ok(())
+}
+
 /// Any role can take these locks.
 #[conductor::test]
 async fn a_start_says_whose_lock_it_does_not_get(test: TestConductor) -> anyhow::Result<()> {

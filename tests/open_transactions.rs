@@ -280,7 +280,7 @@ async fn whoever_disowns_claims_waits_for_nobody(test: TestConductor) -> anyhow:
         states(&test, &dead).await?,
         (Status::Cancelled, Status::Running)
     );
-    let look = "select conductor.do_deferred(10)";
+    let look = "select conductor.do_deferred(10, 5)";
     assert_eq!(number(&test, &format!("{look}::bigint")).await, 0);
     roll_back(open).await?;
     assert_eq!(number(&test, &format!("{look}::bigint")).await, 1);

@@ -462,7 +462,7 @@ async fn chores(worker: &Conductor) {
     for sql in [
         "select conductor.recover(5)",
         "select conductor.recover_orphans(5)",
-        "select conductor.do_deferred(10)",
+        "select conductor.do_deferred(10, 5)",
         "select conductor.follow_moves()",
         "select conductor.heal_times()",
         "select conductor.revive_lanes()",

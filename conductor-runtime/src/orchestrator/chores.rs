@@ -93,11 +93,11 @@ pub(super) async fn recover(
     Ok(())
 }
 
-/// What met executions that somebody's open transaction had locked, or made in the queue that their task has
-/// left, where that is over now.
+/// What met executions that somebody's open transaction had locked, where that is over now.
 async fn do_deferred(conductor: &Conductor) -> Result<(), sqlx::Error> {
-    let look = sqlx::query("select conductor.do_deferred($1), conductor.follow_moves()")
-        .bind(MOST_DEFERRED);
+    let look = sqlx::query("select conductor.do_deferred($1, $2), conductor.follow_moves()")
+        .bind(MOST_DEFERRED)
+        .bind(MAX_CRASHES);
     conductor.database().run(look).await.map(drop)
 }
 
