@@ -352,6 +352,12 @@ create table conductor.moves (
     moved_at timestamptz not null default clock_timestamp(),
     looked_at timestamptz not null default clock_timestamp(),
     moved_by xid8 not null default pg_current_xact_id(),
+    -- Up to where the look has come in the order of claims; null where it has come to the end. How many
+    -- it has seen.
+    at_priority integer,
+    at_run_at timestamptz,
+    at_id uuid,
+    seen bigint not null default 0,
     primary key (task_id, queue_id)
 );
 

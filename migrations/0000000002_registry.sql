@@ -104,50 +104,89 @@ end
 $$;
 
 -- Brings executions along whose task has moved while somebody's open transaction made or held them: it
--- looks into the queue from which the task has moved, less and less often, for a day at least and for as long
--- as a transaction lasts that is older than the move. How many were moved.
-create function conductor.follow_moves() returns integer
+-- looks through the queue from which the task has moved, for a day at least and for as long as a transaction
+-- lasts that is older than the move. Less and less often, and after a look at very many only after 20 times
+-- as long as it took. One move a call, and of its queue a portion, in the order of claims; the next call goes
+-- on from there. Whether there may be more to do now.
+create function conductor.follow_moves(p_portion integer default 10000, out moved integer, out more boolean)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
-    v_portion constant integer := 10000;
     v_now timestamptz := clock_timestamp();
     v_move record;
-    v_count integer;
-    v_moved integer := 0;
+    v_priority integer;
+    v_run_at timestamptz;
+    v_id uuid;
+    v_ids uuid[] := '{}';
+    v_found uuid[];
+    v_seen integer;
+    v_left integer := p_portion;
 begin
-    for v_move in
-        select m.task_id, m.queue_id, m.moved_at, m.moved_by, t.queue_id as goal
-          from conductor.moves m
-          join conductor.tasks t on t.id = m.task_id
-         where v_now < m.looked_at
-            or v_now >= m.looked_at + least(greatest((v_now - m.moved_at) / 8, interval '0'), interval '30 s')
-           for update of m skip locked
-    loop
-        v_count := 0;
-        if v_move.goal <> v_move.queue_id then
-            update conductor.live_executions l set queue_id = v_move.goal
-             where l.id = any (array(
-                   select o.id from conductor.live_executions o
-                    where o.queue_id = v_move.queue_id and o.task_id = v_move.task_id
-                      and o.state in ('pending', 'suspended')
-                    limit v_portion
-                      for no key update skip locked));
-            get diagnostics v_count = row_count;
+    moved := 0;
+    more := false;
+    select m.task_id, m.queue_id, m.moved_at, m.moved_by, m.at_priority, m.at_run_at, m.at_id, m.seen,
+           t.queue_id as goal
+      into v_move
+      from conductor.moves m
+      join conductor.tasks t on t.id = m.task_id
+     where m.at_priority is not null or v_now < m.looked_at
+        or v_now >= m.looked_at + least(greatest((v_now - m.moved_at) / 8, interval '0'), interval '30 s')
+                                + m.seen * interval '50 us'
+     order by m.looked_at, m.task_id, m.queue_id
+     limit 1
+       for update of m skip locked;
+    if not found then
+        return;
+    end if;
+    more := true;
+    if v_move.goal <> v_move.queue_id then
+        v_priority := v_move.at_priority;
+        v_run_at := v_move.at_run_at;
+        v_id := v_move.at_id;
+        if v_priority is null then
+            v_move.seen := 0;
         end if;
-        if v_count > 0 then
+        loop
+            if v_run_at is null then
+                select l.priority into v_priority from conductor.live_executions l
+                 where l.queue_id = v_move.queue_id and l.priority < coalesce(v_priority, 2147483647)
+                 order by l.priority desc limit 1;
+                exit when v_priority is null;
+                v_run_at := '-infinity';
+                v_id := '00000000-0000-0000-0000-000000000000';
+            end if;
+            select array_agg(o.id) filter (where o.task_id = v_move.task_id and o.state in ('pending', 'suspended')),
+                   count(*)::integer, max(o.run_at), (array_agg(o.id order by o.run_at desc, o.id desc))[1]
+              into v_found, v_seen, v_run_at, v_id
+              from (select l.id, l.task_id, l.state, l.run_at from conductor.live_executions l
+                     where l.queue_id = v_move.queue_id and l.priority = v_priority
+                       and (l.run_at, l.id) > (v_run_at, v_id)
+                     order by l.run_at, l.id limit v_left) o;
+            v_ids := v_ids || coalesce(v_found, '{}');
+            v_move.seen := v_move.seen + v_seen;
+            v_left := v_left - v_seen;
+            exit when v_left <= 0;
+            v_run_at := null;
+        end loop;
+        update conductor.live_executions l set queue_id = v_move.goal
+         where l.id = any (array(
+               select o.id from conductor.live_executions o
+                where o.id = any (v_ids) and o.queue_id = v_move.queue_id and o.state in ('pending', 'suspended')
+                  for no key update skip locked));
+        get diagnostics moved = row_count;
+        if moved > 0 then
             perform conductor.wake(array[v_move.goal], false);
         end if;
-        v_moved := v_moved + v_count;
-        if v_move.moved_at < v_now - interval '1 day' and v_move.moved_by < pg_snapshot_xmin(pg_current_snapshot()) then
-            delete from conductor.moves m where m.task_id = v_move.task_id and m.queue_id = v_move.queue_id;
-        elsif v_count < v_portion then
-            update conductor.moves m set looked_at = v_now
-             where m.task_id = v_move.task_id and m.queue_id = v_move.queue_id;
-        end if;
-    end loop;
-    return v_moved;
+    end if;
+    if v_priority is null and v_move.moved_at < v_now - interval '1 day'
+       and v_move.moved_by < pg_snapshot_xmin(pg_current_snapshot()) then
+        delete from conductor.moves m where m.task_id = v_move.task_id and m.queue_id = v_move.queue_id;
+    else
+        update conductor.moves m
+           set looked_at = v_now, at_priority = v_priority, at_run_at = v_run_at, at_id = v_id, seen = v_move.seen
+         where m.task_id = v_move.task_id and m.queue_id = v_move.queue_id;
+    end if;
 end
 $$;
 

@@ -4,7 +4,7 @@ use conductor::testing::TestConductor;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::support::{declare, number, run_sql, session};
+use crate::support::{declare, number, reads, run_sql, session};
 
 /// Declares the task again, in another queue, as the next build does.
 async fn move_to(test: &TestConductor, task: &str, queue: &str) -> anyhow::Result<()> {
@@ -34,8 +34,20 @@ async fn within(test: &TestConductor, queue: &str) -> i64 {
     number(test, &sql).await
 }
 
+/// Looks until there is nothing more to look at for now.
 async fn follow(test: &TestConductor) -> i64 {
-    number(test, "select conductor.follow_moves()::bigint").await
+    let mut all = 0;
+    loop {
+        let (moved, more): (i32, bool) =
+            sqlx::query_as("select moved, more from conductor.follow_moves()")
+                .fetch_one(test.pool())
+                .await
+                .unwrap();
+        all += i64::from(moved);
+        if !more {
+            return all;
+        }
+    }
 }
 
 #[conductor::test]
@@ -100,6 +112,40 @@ async fn one_that_somebody_has_locked_follows_its_task(test: TestConductor) -> a
     assert_eq!(follow(&test).await, 1);
     assert_eq!(within(&test, "moves.another").await, 2);
     open.close().await?;
+    Ok(())
+}
+
+/// A look reads a portion of the queue, goes on from there the next time, and reaches each of the moves.
+#[conductor::test]
+async fn a_move_from_a_long_queue_is_followed_in_portions(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    for task in ["moves.first", "moves.second", "moves.bystander"] {
+        declare(&test, task).await?;
+    }
+    move_to(&test, "moves.first", "moves.fourth").await?;
+    move_to(&test, "moves.second", "moves.fourth").await?;
+    // What was invoked in transactions that were open, among many others of all kinds.
+    run_sql(
+        &test,
+        "insert into conductor.live_executions (id, queue_id, task_id, priority, run_at, created_at, payload)
+         select conductor.uuid7(), q.id, t.id, g % 3, now() + g * interval '1 s', now(), 'null'
+           from generate_series(1, 25000) g
+           join conductor.queues q on q.name = 'default'
+           join conductor.tasks t
+             on t.name = case g when 1 then 'moves.first' when 24999 then 'moves.first'
+                                when 12500 then 'moves.second' else 'moves.bystander' end;
+         update conductor.moves set looked_at = looked_at - interval '1 minute'",
+    )
+    .await?;
+    let mut looks = 0;
+    while within(&test, "moves.fourth").await < 3 {
+        let read = reads(&test, "live_executions", "select conductor.follow_moves()").await?;
+        assert!(read <= 11_000, "{read}");
+        looks += 1;
+        assert!(looks < 10, "not found");
+    }
+    assert_eq!(within(&test, "default").await, 24_997);
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -13,6 +13,8 @@ use crate::worker::Control;
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Most deferred things that one look does.
 const MOST_DEFERRED: i32 = 500;
+/// How long one round goes through the queues that tasks have left.
+const FOLLOWS: Duration = Duration::from_secs(2);
 /// Once in this time across the cluster.
 const HEAL_EVERY: Duration = Duration::from_secs(60);
 /// Between two looks for cancels.
@@ -46,6 +48,7 @@ pub(super) async fn chores(
             pass_on_cancels(&conductor, id),
         )
         .await;
+        patiently(&conductor, "moves", PATIENCE, follow_moves(&conductor)).await;
         patiently(&conductor, "times", PATIENCE, heal_times(&conductor)).await;
     }
 }
@@ -95,10 +98,27 @@ pub(super) async fn recover(
 
 /// What met executions that somebody's open transaction had locked, where that is over now.
 async fn do_deferred(conductor: &Conductor) -> Result<(), sqlx::Error> {
-    let look = sqlx::query("select conductor.do_deferred($1, $2), conductor.follow_moves()")
+    let look = sqlx::query("select conductor.do_deferred($1, $2)")
         .bind(MOST_DEFERRED)
         .bind(MAX_CRASHES);
     conductor.database().run(look).await.map(drop)
+}
+
+/// What was made, or was locked, in the queue that its task has left. Apart from what is deferred, which a
+/// look through a long queue is not to undo; half of the time is for the others.
+async fn follow_moves(conductor: &Conductor) -> Result<(), sqlx::Error> {
+    let began = Instant::now();
+    while began.elapsed() < FOLLOWS {
+        let sent = Instant::now();
+        let more: bool = sqlx::query_scalar("select more from conductor.follow_moves()")
+            .one(conductor.database())
+            .await?;
+        if !more {
+            break;
+        }
+        tokio::time::sleep(sent.elapsed()).await;
+    }
+    Ok(())
 }
 
 /// Times that lie further ahead than they can, as the server's clock was ahead for a while.
