@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::support::{left, number};
+use crate::support::number;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 enum Shape {
@@ -60,6 +60,21 @@ async fn payloads_length(_ctx: &TaskContext, payload: String) -> anyhow::Result<
 #[task]
 async fn payloads_float(_ctx: &TaskContext, payload: f64) -> anyhow::Result<f64> {
     Ok(payload)
+}
+
+/// Gives what JSON has no number for, as the value of a step or as its output.
+#[task(retry(max_attempts = 3))]
+async fn payloads_divides(ctx: &TaskContext, place: String) -> anyhow::Result<f64> {
+    match place.as_str() {
+        "step" => ctx.step("divide", async || anyhow::Ok(f64::NAN)).await?,
+        "transaction" => {
+            let divide = ctx.transaction("divide", async |_tx| anyhow::Ok(f64::INFINITY));
+            divide.await?
+        }
+        _ => return Ok(f64::NAN),
+    };
+    ctx.sleep("a while", Duration::from_millis(1)).await?;
+    Ok(0.0)
 }
 
 #[task(retry(max_attempts = 3))]
@@ -275,19 +290,31 @@ async fn a_payload_that_cannot_be_stored_is_refused(test: TestConductor) -> anyh
 }
 
 #[conductor::test]
-async fn a_number_that_json_does_not_have_is_refused_or_waits(
-    test: TestConductor,
-) -> anyhow::Result<()> {
+async fn a_number_that_json_does_not_have_is_refused(test: TestConductor) -> anyhow::Result<()> {
     for value in [f64::NAN, f64::INFINITY] {
-        let called = test.invoke::<PayloadsFloat>(value).await;
-        match called {
-            Err(Error::Payload { .. }) => {}
-            Ok(run) => {
-                test.drain().await?;
-                let text = left(&test, run.id()).await?;
-                assert!(text.contains("null"), "{text}");
+        match test.invoke::<PayloadsFloat>(value).await {
+            Err(Error::Payload { task, reason }) => {
+                assert_eq!(task, "payloads_float");
+                assert!(reason.contains("NaN or infinite"), "{reason}");
             }
-            Err(error) => panic!("{error:?}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut runs = Vec::new();
+    for place in ["step", "transaction", "output"] {
+        let place = PayloadsDivides {
+            place: place.to_owned(),
+        };
+        runs.push(test.invoke::<PayloadsDivides>(place).await?);
+    }
+    test.drain().await?;
+    for run in runs {
+        match run.result().await {
+            Err(Error::Failed { error, .. }) => {
+                assert!(error.contains("invalid type: null"), "{error}");
+                assert!(error.contains("NaN or infinite"), "{error}");
+            }
+            other => panic!("{other:?}"),
         }
     }
     Ok(())
@@ -304,6 +331,19 @@ async fn the_largest_payload_works(test: TestConductor) -> anyhow::Result<()> {
     let run = test.invoke::<PayloadsValue>(large.clone()).await?;
     test.drain().await?;
     assert!(run.result().await? == large);
+    // A list tells the sizes alone.
+    let listed = test.list(&conductor::Filter::default()).await?;
+    assert_eq!(listed.len(), 3);
+    for one in &listed {
+        let payload = one.payload.get();
+        assert!(
+            payload.len() < 1000 && payload.contains(" bytes; "),
+            "{}",
+            payload.len()
+        );
+    }
+    assert!(listed[0].output.as_ref().unwrap().get().len() < 1000);
+    assert!(test.find(run.id()).await?.unwrap().payload.get().len() > 1000);
     Ok(())
 }
 

@@ -96,7 +96,7 @@ pub(crate) fn decode_payload<T: Task>(json: &str) -> std::result::Result<T::Payl
 }
 
 pub(crate) fn encode_output<T: Task>(output: &T::Output) -> anyhow::Result<String> {
-    encode(output).map_err(|reason| {
+    encode_readable(output, read::<T::Output>).map_err(|reason| {
         let error = Error::Output {
             task: T::NAME.to_owned(),
             reason,
@@ -106,9 +106,41 @@ pub(crate) fn encode_output<T: Task>(output: &T::Output) -> anyhow::Result<Strin
 }
 
 pub(crate) fn encode_payload<T: Task>(payload: &T::Payload) -> Result<String> {
-    encode(payload).map_err(|reason| Error::Payload {
+    encode_readable(payload, decode::<T::Payload>).map_err(|reason| Error::Payload {
         task: T::NAME.to_owned(),
         reason,
+    })
+}
+
+/// Encodes a value that this build is to read again, or says why it cannot be stored. Invokes are many, so
+/// only what has a `null` is read: a float that is no number is one.
+pub(crate) fn encode_readable<T: Serialize, R>(
+    value: &T,
+    read: impl FnOnce(&str) -> std::result::Result<R, String>,
+) -> std::result::Result<String, String> {
+    let json = encode(value)?;
+    if json.contains("null") {
+        check_readable(read(&json))?;
+    }
+    Ok(json)
+}
+
+/// As [`encode_readable`], and reads it in any case.
+pub(crate) fn encode_record<T: Serialize + DeserializeOwned>(
+    value: &T,
+) -> std::result::Result<String, String> {
+    let json = encode(value)?;
+    check_readable(read::<T>(&json))?;
+    Ok(json)
+}
+
+/// What is stored and cannot be read waits for another build, and there is none that could.
+fn check_readable<T>(read: std::result::Result<T, String>) -> std::result::Result<(), String> {
+    read.map(drop).map_err(|reason| {
+        format!(
+            "its type cannot read its own JSON again: {reason}. A float that is NaN or infinite is null in JSON: \
+             check for it, or make the field an Option; else let what serde writes and reads of the type agree"
+        )
     })
 }
 
@@ -129,6 +161,47 @@ mod tests {
         assert!(encode("a\0b").unwrap_err().contains("U+0000"));
         assert_eq!(encode("a\\u0000").unwrap(), r#""a\\u0000""#);
         assert_eq!(encode("quote \" then [").unwrap(), r#""quote \" then [""#);
+    }
+
+    #[test]
+    fn what_cannot_be_read_again_is_not_stored() {
+        #[derive(Serialize, serde::Deserialize)]
+        struct Offer {
+            prices: Vec<f64>,
+            note: Option<f64>,
+        }
+        let offer = |price, note| Offer {
+            prices: vec![1.0, price],
+            note,
+        };
+        let encode = |offer| encode_readable(&offer, read::<Offer>);
+        for bad in [f64::NAN, f64::INFINITY] {
+            for text in [
+                encode(offer(bad, None)).unwrap_err(),
+                encode_record(&offer(bad, None)).unwrap_err(),
+            ] {
+                assert!(text.contains("prices[1]: invalid type: null"), "{text}");
+            }
+        }
+        // An option reads it, and a null that is meant so.
+        assert!(encode(offer(1.0, Some(f64::NAN))).is_ok());
+        assert!(encode_record(&offer(1.0, None)).is_ok());
+
+        #[derive(Serialize, serde::Deserialize)]
+        struct OneSided {
+            #[serde(skip_deserializing, default)]
+            gone: i64,
+            #[serde(serialize_with = "as_text")]
+            n: i64,
+        }
+        fn as_text<S: serde::Serializer>(
+            n: &i64,
+            serializer: S,
+        ) -> std::result::Result<S::Ok, S::Error> {
+            serializer.collect_str(n)
+        }
+        let text = encode_record(&OneSided { gone: 1, n: 2 }).unwrap_err();
+        assert!(text.contains("n: invalid type: string"), "{text}");
     }
 
     #[test]

@@ -230,12 +230,12 @@ fn delay(retry: &RetryPolicy, failures: u32, error: &anyhow::Error) -> Option<Du
 }
 
 /// The value as it is recorded next, counted with what is recorded already.
-pub(super) fn encoded<T: Serialize>(
+pub(super) fn encoded<T: Serialize + DeserializeOwned>(
     ctx: &TaskContext,
     key: &str,
     value: &T,
 ) -> anyhow::Result<String> {
-    let encoded = codec::encode(value).map_err(|reason| Error::Step {
+    let encoded = codec::encode_record(value).map_err(|reason| Error::Step {
         key: key.to_owned(),
         reason,
     });

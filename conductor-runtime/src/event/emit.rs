@@ -44,7 +44,8 @@ pub(crate) struct NewEvent {
 
 impl NewEvent {
     pub(crate) fn of<E: Event>(event: &E) -> Result<Self> {
-        let payload = codec::encode(event).map_err(|reason| Error::event(E::NAME, reason))?;
+        let payload = codec::encode_readable(event, read::<E>)
+            .map_err(|reason| Error::event(E::NAME, reason))?;
         Self::encoded(E::NAME, payload)
     }
 
