@@ -91,8 +91,10 @@ pub(crate) struct Pipeline {
     /// After a fault nothing is sent before this.
     patient_until: Instant,
     next_look: Instant,
-    /// Where the next look begins, when it is a whole one again, and whether somebody has woken this worker since.
+    /// Where the next look begins, when the last one was whole and when one is again, and whether somebody has
+    /// woken this worker since.
     seen: Seen,
+    last_whole_look: Instant,
     whole_look_at: Instant,
     woken: bool,
     /// When to look whether the queue is paused, while claims wait for a handler.
@@ -180,6 +182,7 @@ impl Pipeline {
             patient_until: now,
             next_look: now,
             seen: Seen::default(),
+            last_whole_look: now,
             whole_look_at: now,
             woken: false,
             next_pause_look: now,
@@ -352,8 +355,9 @@ impl Pipeline {
             for pace in self.limited.values_mut() {
                 pace.stalled();
             }
-            // With a free slot they wait for one of a limit, and batches for nothing but time.
-            let waiting = if self.has_free_slot() {
+            // With a free slot, and room for what comes of it, they wait for one of a limit, and batches for
+            // nothing but time.
+            let waiting = if self.has_free_slot() && self.has_room() {
                 self.waiting.drain_singles()
             } else {
                 self.waiting.drain()

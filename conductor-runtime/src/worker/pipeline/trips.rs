@@ -79,7 +79,8 @@ impl Pipeline {
         let mut ask = self.ask(want, room, paused, lanes);
         if want > 0 {
             if self.whole_look_at <= Instant::now() {
-                self.whole_look_at = Instant::now() + WHOLE_LOOK;
+                self.last_whole_look = Instant::now();
+                self.whole_look_at = self.last_whole_look + WHOLE_LOOK;
                 self.seen = Seen::default();
             }
             ask.seen = std::mem::take(&mut self.seen);
@@ -298,7 +299,7 @@ impl Pipeline {
         self.seen = returned.seen;
         let woken = std::mem::take(&mut self.woken);
         if woken && got == 0 {
-            let soon = self.whole_look_at + WHOLE_LOOK_WOKEN - WHOLE_LOOK;
+            let soon = self.last_whole_look + WHOLE_LOOK_WOKEN;
             self.whole_look_at = self.whole_look_at.min(soon);
         }
         for id in cancelled {
