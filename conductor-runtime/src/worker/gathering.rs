@@ -50,9 +50,16 @@ impl Gathering {
             || self.ready_at().is_some_and(|at| at <= now)
     }
 
-    /// One batch.
+    /// One batch: no more than make it full, of which one may be as large as it is.
     pub(super) fn take(&mut self) -> Vec<Claimed> {
-        let size = self.items.len().min(self.max_size);
+        let mut bytes = 0;
+        let first = self.items.iter().take(self.max_size);
+        let first = first.take_while(|(_, item)| {
+            let is_full = bytes >= MOST_BATCH_BYTES;
+            bytes += item.bytes();
+            !is_full
+        });
+        let size = first.count();
         let batch: Vec<Claimed> = self.items.drain(..size).map(|(_, item)| item).collect();
         self.bytes -= batch.iter().map(Claimed::bytes).sum::<usize>();
         batch
@@ -124,5 +131,25 @@ mod tests {
         // What is left waits since it came itself.
         assert_eq!(gathering.ready_at().unwrap(), later + wait);
         assert_eq!(gathering.items().count(), 1);
+    }
+
+    #[test]
+    fn a_batch_is_full_with_so_many_bytes() {
+        let now = Instant::now();
+        let mut gathering = Gathering::new(1000, Duration::from_secs(3600));
+        for (n, mib) in [(1, 0), (2, 15), (3, 2), (4, 20), (5, 0)] {
+            let mut item = claimed(n);
+            item.payload = "x".repeat(mib * 1024 * 1024);
+            gathering.add(now, item);
+        }
+        let mut batch = || -> Vec<u128> {
+            let batch = gathering.take();
+            batch.iter().map(|item| item.id.as_u128()).collect()
+        };
+        assert_eq!(batch(), [1, 2, 3]);
+        assert_eq!(batch(), [4]);
+        assert_eq!(batch(), [5]);
+        assert_eq!(batch(), [] as [u128; 0]);
+        assert_eq!(gathering.bytes(), 0);
     }
 }
