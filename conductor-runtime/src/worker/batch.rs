@@ -1,6 +1,6 @@
 use tokio_util::sync::CancellationToken;
 
-use super::execute::{Surroundings, caught, converted, not_converted};
+use super::execute::{Surroundings, caught, converted, not_converted, unreadable};
 use super::fetch::Claimed;
 use super::outcome::End;
 use crate::context::{BatchContext, BatchItem};
@@ -20,6 +20,10 @@ pub(super) async fn batch_attempt(
     let mut items = Vec::with_capacity(claimed.len());
     let mut refused = Vec::with_capacity(claimed.len());
     for (claimed, cancel) in claimed.into_iter().zip(cancels) {
+        if let Some(reason) = &claimed.unreadable {
+            refused.push(Some(unreadable(reason)));
+            continue;
+        }
         let trigger = Trigger::read(claimed.trigger.as_deref());
         match converted(task, &trigger, claimed.trigger.as_deref(), &claimed.payload) {
             Ok(payload) => payloads.push(payload.unwrap_or(claimed.payload)),

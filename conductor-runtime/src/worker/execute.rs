@@ -92,7 +92,7 @@ pub(super) async fn attempt(
 }
 
 /// The end of an execution whose limit has a key that cannot be read in its payload.
-fn unreadable(reason: &str) -> End {
+pub(super) fn unreadable(reason: &str) -> End {
     End::permanent(&format!(
         "it was not run: Postgres cannot read its payload, and so not the key of the task's limit ({reason}); \
          `show` has the payload: invoke the task again with one that is mended"
