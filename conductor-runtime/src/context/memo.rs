@@ -51,11 +51,12 @@ struct Present {
     asked: HashMap<String, Asked>,
     /// Step bodies that are under way.
     busy: usize,
-    /// The kinds of the bodies that are being polled, outermost first.
-    inside: Vec<&'static str>,
+    /// The kinds and numbers of the bodies that are being polled, outermost first, and how many there were.
+    inside: Vec<(&'static str, usize)>,
+    bodies: usize,
     stop: Option<Stop>,
-    /// A body has met what cannot be read, and would never end.
-    stuck: bool,
+    /// The bodies under way that have met what cannot be read, and would never end.
+    stuck: HashSet<usize>,
     /// Children whose recorded ends were errors: the next attempt would meet the same.
     ended_badly: HashSet<Uuid>,
     /// Of all records, those of this run included.
@@ -309,7 +310,7 @@ impl Memo {
     /// A body holds off suspension, so what waits inside of one would wait for ever.
     pub(super) fn wait(&self, key: &str, wait: Wait) {
         let mut present = self.present();
-        if let Some(within) = present.inside.last() {
+        if let Some((within, _)) = present.inside.last() {
             let error = Error::Nested {
                 key: shown(key),
                 kind: wait.kind,
@@ -323,13 +324,21 @@ impl Memo {
     /// Awaits the body of a step or a transaction.
     pub(super) async fn inside<F: Future>(&self, kind: &'static str, body: F) -> F::Output {
         let mut body = pin!(body);
+        let number = self.next_body();
+        let _body = Body { memo: self, number };
         poll_fn(|cx| {
-            self.present().inside.push(kind);
+            self.present().inside.push((kind, number));
             let polled = body.as_mut().poll(cx);
             self.present().inside.pop();
             polled
         })
         .await
+    }
+
+    fn next_body(&self) -> usize {
+        let mut present = self.present();
+        present.bodies += 1;
+        present.bodies
     }
 
     /// Whether the caller is polled by a body.
@@ -340,7 +349,7 @@ impl Memo {
     /// Refuses a key in the body of its own kind. Permanent.
     pub(super) fn outside(&self, key: &str, kind: &'static str) -> Result<()> {
         let mut present = self.present();
-        if !present.inside.contains(&kind) {
+        if !present.inside.iter().any(|(inside, _)| *inside == kind) {
             return Ok(());
         }
         let error = Error::Nested {
@@ -410,7 +419,8 @@ impl Memo {
     pub(super) async fn leave<T>(&self, unreadable: Unreadable) -> T {
         {
             let mut present = self.present();
-            present.stuck |= !present.inside.is_empty();
+            let Present { inside, stuck, .. } = &mut *present;
+            stuck.extend(inside.iter().map(|(_, number)| *number));
         }
         self.stop(Stop::Unreadable(unreadable));
         std::future::pending().await
@@ -431,9 +441,9 @@ impl Memo {
     pub(crate) fn blocked(&self) -> Option<Blocked> {
         let present = self.present();
         match &present.stop {
-            // A step that has begun may end.
+            // A step that has begun may end; those that are stuck never do.
             Some(Stop::Released | Stop::Closed(_) | Stop::Unreadable(_))
-                if present.busy > 0 && !present.stuck =>
+                if present.busy > present.stuck.len() =>
             {
                 return None;
             }
@@ -501,6 +511,19 @@ impl<'m> Wanted<'m> {
 impl Drop for Wanted<'_> {
     fn drop(&mut self) {
         self.memo.no_longer(&self.key);
+    }
+}
+
+/// A body that is awaited; what was dropped is not stuck any more.
+#[derive(Debug)]
+struct Body<'m> {
+    memo: &'m Memo,
+    number: usize,
+}
+
+impl Drop for Body<'_> {
+    fn drop(&mut self) {
+        self.memo.present().stuck.remove(&self.number);
     }
 }
 
@@ -607,6 +630,37 @@ mod tests {
             panic!("{loaded:?}");
         };
         assert!(text.contains("72 records have 1080 MiB"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_stuck_lets_the_others_end() {
+        let memo = Memo::default();
+        let pay = memo.busy();
+        {
+            let outer = memo.busy();
+            let unreadable = || Unreadable::new("a record", "it is new");
+            // Two of one body are one that is stuck.
+            let both = async {
+                tokio::join!(
+                    memo.leave::<()>(unreadable()),
+                    memo.leave::<()>(unreadable())
+                )
+            };
+            let mut body = pin!(memo.inside("step", both));
+            let polled = poll_fn(|cx| std::task::Poll::Ready(body.as_mut().poll(cx))).await;
+            assert!(polled.is_pending() && memo.is_left());
+            assert!(
+                memo.blocked().is_none(),
+                "it is over while another body is under way"
+            );
+            drop(pay);
+            assert!(matches!(
+                memo.blocked(),
+                Some(Blocked::Stopped(Stop::Unreadable(_)))
+            ));
+            drop(outer);
+        }
+        assert!(memo.present().stuck.is_empty());
     }
 
     #[test]
