@@ -377,15 +377,19 @@ async fn narrow_down(
                 };
                 match &one.end {
                     End::Completed(_) => {
-                        one.end = End::permanent(&format!("the output was not stored: {error}"));
+                        one.replace(End::permanent(&format!(
+                            "the output was not stored: {error}"
+                        )));
                         parts.push(part);
                     }
                     End::Suspended(_) => {
-                        one.end = End::permanent(&format!("its waits were not stored: {error}"));
+                        one.replace(End::permanent(&format!(
+                            "its waits were not stored: {error}"
+                        )));
                         parts.push(part);
                     }
                     End::Failed { error: text, .. } if !text.starts_with(REFUSED) => {
-                        one.end = End::permanent(&format!("{REFUSED}: {error}"));
+                        one.replace(End::permanent(&format!("{REFUSED}: {error}")));
                         parts.push(part);
                     }
                     End::Failed { .. } | End::Released | End::Postponed(_) | End::Unreadable(_) => {

@@ -21,7 +21,7 @@ pub(super) struct Outcome {
     /// Who waits for the end.
     pub(super) parent: Option<Uuid>,
     pub(super) end: End,
-    _weight: Weight,
+    weight: Weight,
 }
 
 /// How many bytes of outcomes a worker holds, wherever they are on their way to the database.
@@ -79,8 +79,17 @@ impl Outcome {
             claim,
             parent,
             end,
-            _weight: Weight { of, bytes },
+            weight: Weight { of, bytes },
         }
+    }
+
+    /// Another end instead, counted as itself.
+    pub(super) fn replace(&mut self, end: End) {
+        let of = self.weight.of.clone();
+        let bytes = end.bytes();
+        of.0.fetch_add(bytes, Ordering::Relaxed);
+        self.end = end;
+        self.weight = Weight { of, bytes };
     }
 
     /// About how much it adds to a message.
@@ -172,7 +181,9 @@ fn storable(text: &str) -> String {
 mod tests {
     use std::time::Duration;
 
-    use super::{End, storable};
+    use uuid::Uuid;
+
+    use super::{Claim, End, Outcome, Unwritten, storable};
     use crate::error::Verdict;
 
     #[test]
@@ -188,6 +199,18 @@ mod tests {
             assert_eq!(error, text);
             assert_eq!(matches!(verdict, Verdict::Permanent), permanent);
         }
+    }
+
+    #[test]
+    fn what_waits_is_counted_as_it_is_now() {
+        let unwritten = Unwritten::default();
+        let end = End::Completed("x".repeat(1000));
+        let mut outcome = Outcome::new(Uuid::nil(), Claim::default(), None, end, &unwritten);
+        assert_eq!(unwritten.bytes(), 1000);
+        outcome.replace(End::permanent("refused"));
+        assert_eq!(unwritten.bytes(), 7);
+        drop(outcome);
+        assert_eq!(unwritten.bytes(), 0);
     }
 
     #[test]
