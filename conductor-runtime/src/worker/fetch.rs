@@ -175,7 +175,7 @@ const FINISH_CLAIM_FILL: &str = "with first as materialized (
              $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32) f
      ), got as (
          select count(f.id) as claimed, count(f.id) filter (where f.task_id = any ($33)) as batched,
-                coalesce(sum(octet_length(f.payload)), 0) as bytes
+                coalesce(sum(octet_length(f.payload) + coalesce(octet_length(f.memo), 0)), 0) as bytes
            from first f
      )
      select id, task_id, claim, attempt, payload, memo, origin, parent, trigger, lanes, slots,
