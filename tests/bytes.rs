@@ -196,7 +196,7 @@ async fn a_worker_claims_no_more_bytes_than_it_has_room_for(
         "insert into conductor.live_executions (id, run_at, created_at, queue_id, task_id, priority, payload)
          select conductor.uuid7(), now(), now(), t.queue_id, t.id, 0, p.payload
            from (select json_build_object('text', repeat('x', 2 * 1024 * 1024)) as payload) p,
-                conductor.tasks t, generate_series(1, 60) n where t.name = 'bytes_weighs'",
+                conductor.tasks t, generate_series(1, 48) n where t.name = 'bytes_weighs'",
     )
     .await?;
     let worker = test
@@ -244,7 +244,7 @@ async fn outputs_that_wait_to_be_written_hold_up_the_next_handlers(
     let mut holder = session(&test).await?;
     let lock = "begin; lock table conductor.finished_executions in share mode";
     sqlx::raw_sql(lock).execute(&mut holder).await?;
-    let large = (0..100).map(|_| BytesGrows { mib: 2 });
+    let large = (0..48).map(|_| BytesGrows { mib: 2 });
     test.invoke_batch::<BytesGrows>(large).await?;
     let (mut grown, mut since) = (0, Instant::now());
     while grown == 0 || since.elapsed() < Duration::from_secs(2) {
@@ -258,7 +258,7 @@ async fn outputs_that_wait_to_be_written_hold_up_the_next_handlers(
     assert!(grown <= 32 + 4, "{grown} outputs of 2 MiB each are held");
     sqlx::raw_sql("commit").execute(&mut holder).await?;
     eventually("the end of all", async || number(&test, left).await == 0).await;
-    assert_eq!(GROWN.load(Ordering::SeqCst), 100);
+    assert_eq!(GROWN.load(Ordering::SeqCst), 48);
     worker.stop().await?;
     Ok(())
 }

@@ -44,7 +44,9 @@ impl Backlog {
     /// Takes in what a claim has brought.
     pub(super) fn extend(&mut self, claimed: Vec<Claimed>) {
         let now = Instant::now();
-        for claimed in claimed {
+        for mut claimed in claimed {
+            // Not since its row came: a large answer takes its time, and what waits long is given back.
+            claimed.since = now;
             self.lanes.claimed(&claimed, now);
             if let Some(gathering) = self.gatherings.get_mut(&claimed.task_id) {
                 gathering.add(now, claimed);
