@@ -117,7 +117,6 @@ const COLUMNS: &str =
     "select id, task, queue, state, priority, conductor.shown(created_at) as created_at,
        conductor.shown(run_at) as run_at, conductor.shown(claimed_at) as claimed_at,
        conductor.shown(finished_at) as finished_at, failures, crashes, claim, retry_of, dedupe_key, postponed, trigger::text as trigger,
-       payload::text as payload, output::text as output, error,
        case when state = 'pending'
             then (select u.reason from conductor.unreadable u where u.execution_id = id and u.left_claim = claim)
             end as unreadable,
@@ -130,6 +129,17 @@ const COLUMNS: &str =
        case when state = 'running' then
            (select (extract(epoch from conductor.now() - claimed_at - t.timeout) * 1000)::bigint
               from conductor.tasks t where t.name = task) end as overtime_ms";
+
+const VALUES: &str = "payload::text as payload, output::text as output, error";
+
+/// Of many at once, what is large is told by its size.
+const SHORT_VALUES: &str =
+    "case when octet_length(payload::text) <= 65536 then payload::text
+          else to_json('not listed: ' || octet_length(payload::text) || ' bytes; `find` and `show` have it')::text
+          end as payload,
+     case when octet_length(output::text) <= 65536 or output is null then output::text
+          else to_json('not listed: ' || octet_length(output::text) || ' bytes; `find` and `show` have it')::text
+          end as output, error";
 
 const MATCHES: &str = "where ($1::text is null or task = $1)
    and ($2::text is null or queue = $2)
@@ -146,12 +156,13 @@ impl Conductor {
         session.settle(info).await
     }
 
-    /// The newest executions that match.
+    /// The newest executions that match. A payload or an output of more than 64 KiB is given as a text that tells
+    /// its size; [`find`](Self::find) has it.
     pub async fn list(&self, filter: &Filter) -> Result<Vec<ExecutionInfo>> {
         self.migrate().await?;
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             // Each half by its own key, newest first, so that the history is not read through.
-            "{COLUMNS} from (
+            "{COLUMNS}, {SHORT_VALUES} from (
                  (select * from conductor.live {MATCHES})
                  union all
                  (select * from conductor.finished {MATCHES})) as both_kinds
@@ -227,7 +238,7 @@ impl Conductor {
 
 pub(super) async fn find(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Option<ExecutionInfo>> {
     let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "{COLUMNS} from conductor.executions where id = $1"
+        "{COLUMNS}, {VALUES} from conductor.executions where id = $1"
     )))
     .bind(id)
     .fetch_optional(executor)
