@@ -114,9 +114,9 @@ pub(crate) fn encode_payload<T: Task>(payload: &T::Payload) -> Result<String> {
 
 /// Encodes a value that this build is to read again, or says why it cannot be stored. Invokes are many, so
 /// only what has a `null` is read: a float that is no number is one.
-pub(crate) fn encode_readable<T: Serialize, R>(
+pub(crate) fn encode_readable<T: Serialize, R, E: std::fmt::Display>(
     value: &T,
-    read: impl FnOnce(&str) -> std::result::Result<R, String>,
+    read: impl FnOnce(&str) -> std::result::Result<R, E>,
 ) -> std::result::Result<String, String> {
     let json = encode(value)?;
     if json.contains("null") {
@@ -135,7 +135,7 @@ pub(crate) fn encode_record<T: Serialize + DeserializeOwned>(
 }
 
 /// What is stored and cannot be read waits for another build, and there is none that could.
-fn check_readable<T>(read: std::result::Result<T, String>) -> std::result::Result<(), String> {
+fn check_readable<T, E: std::fmt::Display>(read: std::result::Result<T, E>) -> std::result::Result<(), String> {
     read.map(drop).map_err(|reason| {
         format!(
             "its type cannot read its own JSON again: {reason}. A float that is NaN or infinite is null in JSON: \
