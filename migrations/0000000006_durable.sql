@@ -160,21 +160,29 @@ declare
     v_keys text[];
     v_behind uuid[];
 begin
-    -- An event that was emitted in time may be on its way to them. So many are looked at, as others wait for
-    -- this claim; the rest is for when the handler suspends again.
+    -- An event that was emitted in time may be on its way to them. So many waits and events are looked at, as
+    -- others wait for this claim, and the rest at the next one, for which the execution is due at once: those
+    -- whose time was over first come first.
     select array_agg(w.execution_id), array_agg(w.event_name), array_agg(w.key)
       into v_expecting, v_names, v_keys
-      from conductor.waits w
-     where w.execution_id = any (p_ids) and w.wake_at <= p_now and w.event_name is not null;
+      from (select o.execution_id, o.event_name, o.key from conductor.waits o
+             where o.execution_id = any (p_ids) and o.wake_at <= p_now and o.event_name is not null
+             order by o.wake_at, o.execution_id, o.key limit 2000) w;
     if v_expecting is not null then
         v_behind := conductor.catch_up(v_expecting, v_names, p_now, v_keys, 2000);
     end if;
     with late as (
         delete from conductor.waits w
-         where w.execution_id = any (p_ids) and w.wake_at <= p_now
-           and (w.child_id is not null or w.event_name is not null)
-           -- These have not looked at all that came in time: another claim follows.
-           and (w.event_name is null or v_behind is null or w.execution_id <> all (v_behind))
+         where w.ctid = any (array(
+               select o.ctid from conductor.waits o
+                where o.execution_id = any (p_ids) and o.wake_at <= p_now and o.child_id is not null
+               union all
+               select k.ctid from unnest(v_expecting, v_keys) as g(execution_id, key)
+                cross join lateral (
+                      select o.ctid from conductor.waits o
+                       where o.execution_id = g.execution_id and o.key = g.key and o.event_name is not null limit 1) k
+                -- These have not looked at all that came in time: another claim follows.
+                where v_behind is null or g.execution_id <> all (v_behind)))
         returning w.execution_id, w.key, w.kind, w.child_id
     ), recorded as (
         insert into conductor.steps (execution_id, key, kind, value, recorded_at)
@@ -479,15 +487,17 @@ begin
         select g.execution_id,
                min(case when w.seen_at is not null then v_now
                         when w.key is not null then coalesce(w.wake_at, 'infinity')
-                        when (select true from conductor.waits o
-                               where o.execution_id = g.execution_id and o.group_key = g.group_key
-                                 and o.child_id is not null limit 1)
-                        then 'infinity'
+                        when c.group_key is not null then 'infinity'
                         else v_now end) as run_at
           from unnest(p_executions, p_keys, p_groups) as g(execution_id, key, group_key)
           left join lateral (
                select k.key, k.wake_at, k.seen_at from conductor.waits k
                 where k.execution_id = g.execution_id and k.key = g.key limit 1) w on true
+          -- Looked for once, not for each of many groups.
+          left join (
+               select distinct o.execution_id, o.group_key from conductor.waits o
+                where o.execution_id = any (v_held) and o.child_id is not null) c
+            on c.execution_id = g.execution_id and c.group_key = g.group_key
          where g.execution_id = any (v_held)
          group by g.execution_id
     )

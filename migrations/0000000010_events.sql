@@ -889,13 +889,19 @@ declare
 begin
     for v_wait in
         select distinct on (w.execution_id, w.key)
-               w.execution_id, w.key, w.kind, w.event_name, w.event_filter, w.event_path, w.seen_at, w.seen_seq,
+               w.execution_id, w.key, w.kind, w.event_name, w.event_filter, w.event_path, w.event_hash,
+               w.seen_at, w.seen_seq,
                g.key is null as anew, l.created_at, l.claim, coalesce(w.wake_at, 'infinity') as deadline
           from unnest(p_executions, p_keys) as g(execution_id, key)
          cross join lateral (
-               select o.* from conductor.waits o
-                where o.execution_id = g.execution_id and (g.key is null or o.key = g.key)
-                  and o.event_name = any (p_names) offset 0) w
+               -- Each by its key; only where there is none all of the execution is read.
+               (select o.* from conductor.waits o
+                 where g.key is not null and o.execution_id = g.execution_id and o.key = g.key
+                   and o.event_name is not null limit 1)
+               union all
+               (select o.* from conductor.waits o
+                 where g.key is null and o.execution_id = g.execution_id and o.event_name = any (p_names)
+                offset 0)) w
          cross join lateral (
                select o.created_at, o.claim from conductor.live_executions o
                 where o.id = any (array[w.execution_id]) limit 1) l
@@ -928,7 +934,8 @@ begin
         v_from_at := null;
         v_from_seq := null;
         if v_wait.event_path is not null then
-            select p.from_at, p.from_seq, conductor.filter_hash(v_wait.event_filter)
+            select p.from_at, p.from_seq,
+                   case when v_wait.event_hash = -1 then conductor.filter_hash(v_wait.event_filter) else v_wait.event_hash end
               into v_from_at, v_from_seq, v_hash
               from conductor.event_paths p
              where p.name = v_wait.event_name and p.path = v_wait.event_path;

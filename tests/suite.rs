@@ -13,6 +13,7 @@ mod cli;
 mod client;
 mod deploys;
 mod encodings;
+mod event_bounds;
 mod events;
 mod events_sql;
 mod faults;

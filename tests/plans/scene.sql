@@ -142,5 +142,17 @@ select conductor.locked(pg_temp.ids(0, 40));
 select pg_temp.complete();
 -- == prune
 select conductor.prune_finished(40, '-infinity');
+-- == many waits of one execution
+select pg_temp.invoke('plans.plain', 1, '{}', null);
+select pg_temp.claim(1);
+select conductor.suspend(
+    array_agg(distinct m.id), array_agg(distinct m.claim),
+    array_agg(m.id), array_agg('many ' || n), array_agg('event'::text), array_agg('many ' || n),
+    array_agg(0::bigint), array_agg(null::timestamptz), array_agg(null::uuid), array_agg(null::text),
+    array_agg(null::text), array_agg(false), array_agg('plans.many'::text), array_agg(null::text))
+  from held m cross join generate_series(1, 200) n;
+delete from held;
+select pg_temp.claim(1);
+delete from held;
 -- == nothing is due
 select pg_temp.claim(1);

@@ -1,0 +1,86 @@
+//! What one claim, suspension or dispatch does for events is bounded, whatever has gathered.
+
+use std::time::Duration;
+
+use conductor::prelude::*;
+use conductor::testing::TestConductor;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use uuid::Uuid;
+
+use crate::support::{number, run_sql, session};
+
+/// Something that waits; the tests write what it waits for.
+#[task(name = "bounds.sleeps")]
+async fn sleeps(ctx: &TaskContext) -> anyhow::Result<()> {
+    ctx.sleep("pause", Duration::from_secs(3600)).await?;
+    Ok(())
+}
+
+async fn one(test: &TestConductor) -> anyhow::Result<Uuid> {
+    let run = test.invoke::<Sleeps>(()).await?;
+    test.drain().await?;
+    Ok(run.id())
+}
+
+/// Quadratic work is cut off, and a busy machine is not.
+async fn patient(test: &TestConductor) -> anyhow::Result<PgConnection> {
+    let mut session = session(test).await?;
+    sqlx::raw_sql("set statement_timeout = '30s'")
+        .execute(&mut session)
+        .await?;
+    Ok(session)
+}
+
+const ANY: &str = "null::text";
+const FIELD: &str = "json_build_object('op', 'eq', 'path', array['n'], 'value', n)::text";
+
+/// As a worker sends it: waits for events of a name.
+async fn suspend(
+    session: &mut PgConnection,
+    id: Uuid,
+    waits: i32,
+    filter: &str,
+) -> anyhow::Result<()> {
+    let sql = format!(
+        "update conductor.live_executions set state = 'running', claim = 7 where id = '{id}';
+         select conductor.suspend(array['{id}'::uuid], array[7], array_agg('{id}'::uuid), array_agg('wait ' || n),
+                array_agg('event'::text), array_agg('wait ' || n), array_agg(1000::bigint),
+                array_agg(null::timestamptz), array_agg(null::uuid), array_agg(null::text), array_agg(null::text),
+                array_agg(false), array_agg('bounds.many'::text),
+                array_agg({filter})) from generate_series(1, {waits}) n"
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(session).await?;
+    Ok(())
+}
+
+#[conductor::test]
+async fn twenty_thousand_waits_of_one_execution(test: TestConductor) -> anyhow::Result<()> {
+    let id = one(&test).await?;
+    let mut session = patient(&test).await?;
+    suspend(&mut session, id, 20_000, ANY).await?;
+    let waits = "select count(*) from conductor.waits where kind = 'event'";
+    assert_eq!(number(&test, waits).await, 20_000);
+    test.advance(Duration::from_secs(60)).await?;
+    // Each claim ends some of them, those whose time was over first; and it is due again at once.
+    let settle = format!("select conductor.settle(array['{id}'::uuid], conductor.now())");
+    let mut left = 20_000;
+    let mut claims = 0;
+    while left > 0 {
+        sqlx::raw_sql(AssertSqlSafe(settle.clone()))
+            .execute(&mut session)
+            .await?;
+        let now = number(&test, waits).await;
+        assert!((1..=5000).contains(&(left - now)), "{left}, then {now}");
+        left = now;
+        claims += 1;
+        if claims == 1 {
+            suspend(&mut session, id, 20_000, ANY).await?;
+            let due =
+                "select count(*) from conductor.live_executions where run_at <= conductor.now()";
+            assert_eq!(number(&test, due).await, 1);
+        }
+    }
+    let over = "select count(*) from conductor.steps where value->>'state' = 'timed_out'";
+    assert_eq!(number(&test, over).await, 20_000);
+    Ok(())
+}
