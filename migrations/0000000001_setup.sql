@@ -284,6 +284,11 @@ create table conductor.steps (
     -- Of what came to a wait: the claim at that time. What came since the last suspension no run has judged;
     -- what came before it, the handler has had. Null where it has had it in any case.
     claim integer,
+    -- Of an event that came to a wait, as whoever looks for the next one must not read the payloads: its id, when
+    -- it was emitted, and conductor.filter_number of the wait, while all that this let through before was had.
+    event_id uuid,
+    event_at timestamptz,
+    event_filter bigint,
     -- As of live_executions: the sum says what all records of an execution add to an answer.
     bytes integer not null generated always as (octet_length(value::text)) stored,
     primary key (execution_id, key)

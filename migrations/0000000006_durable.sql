@@ -225,25 +225,20 @@ begin
          where s.ctid = any (array(
                select k.ctid from unnest(p_executions, p_keys) as g(execution_id, key)
                 cross join lateral (
-                      select o.ctid, conductor.json_field(o.value, 'event') as event from conductor.steps o
+                      select o.ctid, o.event_id from conductor.steps o
                        where o.execution_id = g.execution_id and o.key = g.key and o.kind in ('event', 'row')
                          and o.claim is not null limit 1) k
                 -- What is no longer in the log could not be given to anybody.
-                cross join lateral (select true from conductor.events e where e.id = conductor.as_uuid(k.event) limit 1) e))
-        returning s.execution_id, conductor.as_time(conductor.json_field(s.value, 'emitted_at')) as emitted_at
+                cross join lateral (select true from conductor.events e where e.id = k.event_id limit 1) e))
+        returning s.execution_id, s.event_at as emitted_at
     )
     select array_agg(f.execution_id), array_agg(f.since) into v_freed, v_since
       from (select d.execution_id, min(d.emitted_at) as since from freed d group by d.execution_id) f;
     if v_freed is not null then
         -- That all before these was had is no longer so.
-        update conductor.steps s
-           -- In the text, as the payload may be one that cannot be read.
-           set value = regexp_replace(s.value::text, '^(\{"event" : "[^"]*", "emitted_at" : "[^"]*", )"filter" : -?\d+, ',
-                                      '\1')::json
-         where s.execution_id = any (v_freed) and s.kind in ('event', 'row')
-           and conductor.json_field(s.value, 'filter') is not null
-           and conductor.as_time(conductor.json_field(s.value, 'emitted_at'))
-               >= v_since[array_position(v_freed, s.execution_id)];
+        update conductor.steps s set event_filter = null
+         where s.execution_id = any (v_freed) and s.event_filter is not null
+           and s.event_at >= v_since[array_position(v_freed, s.execution_id)];
     end if;
     return v_freed;
 end

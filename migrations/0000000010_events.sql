@@ -563,18 +563,18 @@ begin
                                 limit 1) o
                          where o.execution_id = any (v_alive) and conductor.matches(o.event_filter, v_payload)
                            and (select true from conductor.steps s
-                                 where s.execution_id = o.execution_id and s.kind in ('event', 'row')
-                                   and conductor.json_field(s.value, 'event') = v_event.event_id::text limit 1) is null
+                                 where s.execution_id = o.execution_id and s.event_id = v_event.event_id limit 1) is null
                          order by o.execution_id, o.key) f
                  where w.ctid = f.place
                 returning w.execution_id, w.key, w.kind, w.event_filter
             ), recorded as (
-                insert into conductor.steps (execution_id, key, kind, value, recorded_at, claim)
+                insert into conductor.steps (
+                       execution_id, key, kind, value, recorded_at, claim, event_id, event_at, event_filter)
                 select t.execution_id, t.key, t.kind,
                        json_build_object('event', v_event.event_id, 'emitted_at', v_event.emitted_at,
-                                         'filter', conductor.filter_number(p_name, t.event_filter),
                                          'payload', v_event.payload), v_now,
-                       (v_claims->>t.execution_id::text)::integer
+                       (v_claims->>t.execution_id::text)::integer, v_event.event_id, v_event.emitted_at,
+                       conductor.filter_number(p_name, t.event_filter)
                   from taken t
                     on conflict (execution_id, key) do nothing
             )
@@ -640,8 +640,7 @@ begin
         update conductor.event_watches w set woken = w.woken || v_missed.execution_id
          where w.event_id = v_missed.event_id
            and exists (select from conductor.steps s
-                        where s.execution_id = v_missed.execution_id and s.kind in ('event', 'row')
-                          and conductor.json_field(s.value, 'event') = v_missed.event_id::text);
+                        where s.execution_id = v_missed.execution_id and s.event_id = v_missed.event_id);
         with due as (
             update conductor.live_executions l set run_at = v_now, postponed = false
              where l.id = v_missed.execution_id and l.state = 'suspended' and l.run_at > v_now
@@ -881,6 +880,8 @@ declare
     v_found boolean;
     v_of uuid;
     v_had uuid[];
+    -- By the numbers of filters, when the last event came to each.
+    v_last jsonb;
     v_left integer := p_limit;
     -- The event that was looked at last.
     v_at timestamptz;
@@ -910,9 +911,11 @@ begin
         if v_of is distinct from v_wait.execution_id then
             v_of := v_wait.execution_id;
             v_had := array(
-                select h.id from conductor.steps s
-                 cross join lateral (select conductor.as_uuid(conductor.json_field(s.value, 'event')) as id) h
-                 where s.execution_id = v_of and s.kind in ('event', 'row') and h.id is not null);
+                select s.event_id from conductor.steps s where s.execution_id = v_of and s.event_id is not null);
+            v_last := (
+                select jsonb_object_agg(f.number, f.at)
+                  from (select s.event_filter as number, max(s.event_at) as at from conductor.steps s
+                         where s.execution_id = v_of and s.event_filter is not null group by s.event_filter) f);
         end if;
         -- What a clock that was ahead has noted does not count; what the execution has had is left out below.
         if v_wait.seen_at <= p_now + interval '1 minute' and not v_wait.anew then
@@ -920,11 +923,10 @@ begin
             v_seq := v_wait.seen_seq;
         else
             -- All that this filter let through before the last one, the execution has had.
-            select greatest(v_wait.created_at, max(conductor.as_time(conductor.json_field(s.value, 'emitted_at')))), -1 into v_at, v_seq
-              from conductor.steps s
-             where s.execution_id = v_of and s.kind in ('event', 'row')
-               and conductor.json_field(s.value, 'filter')
-                   = conductor.filter_number(v_wait.event_name, v_wait.event_filter)::text;
+            v_at := greatest(
+                v_wait.created_at,
+                (v_last->>conductor.filter_number(v_wait.event_name, v_wait.event_filter)::text)::timestamptz);
+            v_seq := -1;
             if v_at > p_now + interval '1 minute' then
                 v_at := least(v_wait.created_at, p_now);
             end if;
@@ -983,12 +985,12 @@ begin
         if v_found then
             v_had := v_had || v_event.id;
             delete from conductor.waits w where w.execution_id = v_of and w.key = v_wait.key;
-            insert into conductor.steps (execution_id, key, kind, value, recorded_at, claim)
+            insert into conductor.steps (
+                   execution_id, key, kind, value, recorded_at, claim, event_id, event_at, event_filter)
             values (v_of, v_wait.key, v_wait.kind,
-                    json_build_object('event', v_event.id, 'emitted_at', v_event.emitted_at,
-                                      'filter', conductor.filter_number(v_wait.event_name, v_wait.event_filter),
-                                      'payload', v_event.payload),
-                    p_now, v_wait.claim)
+                    json_build_object('event', v_event.id, 'emitted_at', v_event.emitted_at, 'payload', v_event.payload),
+                    p_now, v_wait.claim, v_event.id, v_event.emitted_at,
+                    conductor.filter_number(v_wait.event_name, v_wait.event_filter))
                 on conflict (execution_id, key) do nothing;
         elsif v_left <= 0 then
             v_behind := v_behind || v_of;

@@ -84,3 +84,52 @@ async fn twenty_thousand_waits_of_one_execution(test: TestConductor) -> anyhow::
     assert_eq!(number(&test, over).await, 20_000);
     Ok(())
 }
+
+/// What `explain` says that a statement reads, in blocks.
+async fn blocks(session: &mut PgConnection, sql: &str) -> anyhow::Result<u64> {
+    let sql = format!("explain (analyze, buffers, format json) {sql}");
+    let plan: serde_json::Value = sqlx::query_scalar(AssertSqlSafe(sql))
+        .fetch_one(session)
+        .await?;
+    let read = |name: &str| plan[0]["Plan"][name].as_u64().unwrap();
+    Ok(read("Shared Hit Blocks") + read("Shared Read Blocks"))
+}
+
+#[conductor::test]
+async fn records_of_events_are_not_read_to_look_back(test: TestConductor) -> anyhow::Result<()> {
+    let id = one(&test).await?;
+    // A wait takes each of them, and each record is out of line.
+    run_sql(
+        &test,
+        &format!(
+            "insert into conductor.waits (execution_id, key, kind, group_key, event_name)
+             select '{id}', 'got ' || n, 'event', 'got', 'bounds.many' from generate_series(1, 100) n;
+             alter table conductor.steps alter value set storage external"
+        ),
+    )
+    .await?;
+    for _ in 0..10 {
+        run_sql(
+            &test,
+            "select conductor.emit_many(array_agg(conductor.uuid7()), array_agg('bounds.many'::text),
+                    array_agg(json_build_object('n', 0, 'text', repeat('x', 100000))::text), false)
+               from generate_series(1, 10)",
+        )
+        .await?;
+    }
+    while number(&test, "select count(*) from conductor.event_deliveries").await > 0 {
+        run_sql(&test, "select conductor.dispatch(1000)").await?;
+    }
+    let got = "select count(*) from conductor.steps where kind = 'event'";
+    assert_eq!(number(&test, got).await, 100);
+    let mut session = session(&test).await?;
+    suspend(&mut session, id, 10, FIELD).await?;
+    test.advance(Duration::from_secs(60)).await?;
+    let settle = format!("select conductor.settle(array['{id}'::uuid], conductor.now())");
+    let read = blocks(&mut session, &settle).await?;
+    // The records have 1,250 blocks; each of ten waits read them twice.
+    assert!(read < 4000, "{read} blocks");
+    let over = "select count(*) from conductor.steps where value->>'state' = 'timed_out'";
+    assert_eq!(number(&test, over).await, 10);
+    Ok(())
+}
