@@ -169,7 +169,7 @@ begin
              where o.execution_id = any (p_ids) and o.wake_at <= p_now and o.event_name is not null
              order by o.wake_at, o.execution_id, o.key limit 2000) w;
     if v_expecting is not null then
-        v_behind := conductor.catch_up(v_expecting, v_names, p_now, v_keys, 2000);
+        v_behind := (conductor.catch_up(v_expecting, v_names, p_now, v_keys, 2000)).behind;
     end if;
     with late as (
         delete from conductor.waits w

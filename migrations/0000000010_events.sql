@@ -612,8 +612,9 @@ begin
 end
 $$;
 
--- Has executions that were locked when an event came look into the log, where they are free now.
-create function conductor.revisit(p_limit integer) returns void
+-- Has executions that were locked when an event came look into the log, where they are free now: together at
+-- as many events as a suspension. False where some have to be looked at in another call.
+create function conductor.revisit(p_limit integer) returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
@@ -621,6 +622,7 @@ declare
     v_now timestamptz := conductor.now();
     v_missed record;
     v_behind uuid[];
+    v_left integer := 10000;
     v_queues integer[];
 begin
     -- In any order: those that stay locked must not stand before the others for ever.
@@ -634,7 +636,12 @@ begin
         if not found and exists (select from conductor.live_executions l where l.id = v_missed.execution_id) then
             continue;
         end if;
-        v_behind := conductor.catch_up(array[v_missed.execution_id], array[v_missed.name], v_now);
+        -- It would look at nothing, and be woken for it.
+        if v_left <= 0 then
+            return false;
+        end if;
+        select c.behind, c.budget into v_behind, v_left
+          from conductor.catch_up(array[v_missed.execution_id], array[v_missed.name], v_now, null, v_left) c;
         delete from conductor.event_revisits r
          where r.execution_id = v_missed.execution_id and r.name = v_missed.name;
         update conductor.event_watches w set woken = w.woken || v_missed.execution_id
@@ -652,6 +659,7 @@ begin
         select array_agg(d.queue_id) into v_queues from due d;
         perform conductor.wake(v_queues, false);
     end loop;
+    return true;
 end
 $$;
 
@@ -693,6 +701,7 @@ declare
     v_of text[];
     v_payloads text[];
     v_done boolean := true;
+    v_revisited boolean := true;
 begin
     -- Whoever has waited longest comes first, so that busy names do not keep the others waiting.
     v_names := array(
@@ -703,15 +712,15 @@ begin
          where d.name <> all (v_names)
          group by d.name order by min(d.seq) limit 16);
     if exists (select from conductor.event_revisits r) then
-        perform conductor.revisit(p_limit);
+        v_revisited := conductor.revisit(p_limit);
     end if;
     if cardinality(v_names) = 0 then
-        return true;
+        return v_revisited;
     end if;
     -- Somebody else brings those of which the lock is taken, or they stay for the next time.
     v_names := conductor.try_lock_events(v_names);
     if cardinality(v_names) = 0 then
-        return null;
+        return case when v_revisited then null else false end;
     end if;
     select t.ids, t.names, t.payloads into v_ids, v_of, v_payloads
       from conductor.take_inbox(v_names, p_limit, 16 * 1024 * 1024) t;
@@ -721,7 +730,7 @@ begin
     foreach v_name in array v_names loop
         v_done := conductor.deliver(v_name, p_limit) and v_done;
     end loop;
-    return v_done
+    return v_done and v_revisited
        and not exists (select from conductor.event_inbox i)
        and not exists (select from conductor.event_deliveries d);
 end
@@ -861,12 +870,12 @@ $$;
 -- Gives executions that are about to wait, or to give up, what is in the log already: of each name the
 -- events since the execution was created, in their order, to its waits in the order of keys; to each what
 -- came before its deadline. With p_keys to these waits alone, one an execution; null there: to all of it.
--- It looks at so many events, in all. Waits that have not come to the end go on from there the next time, and
--- their executions are returned. The caller holds the executions, and before them, where they are about to
+-- It looks at so many events, in all, and tells how many are left of these. Waits that have not come to the end
+-- go on from there the next time, and their executions are returned. The caller holds the executions, and before them, where they are about to
 -- wait, the locks of the names.
 create function conductor.catch_up(
     p_executions uuid[], p_names text[], p_now timestamptz, p_keys text[] default null,
-    p_limit integer default 10000) returns uuid[]
+    p_limit integer default 10000, out behind uuid[], out budget integer)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 set enable_hashjoin = off set enable_mergejoin = off set jit = off
@@ -886,7 +895,6 @@ declare
     -- The event that was looked at last.
     v_at timestamptz;
     v_seq bigint;
-    v_behind uuid[];
 begin
     for v_wait in
         select distinct on (w.execution_id, w.key)
@@ -993,7 +1001,7 @@ begin
                     conductor.filter_number(v_wait.event_name, v_wait.event_filter))
                 on conflict (execution_id, key) do nothing;
         elsif v_left <= 0 then
-            v_behind := v_behind || v_of;
+            behind := behind || v_of;
             update conductor.waits w set seen_at = v_at, seen_seq = v_seq, event_hash = -1
              where w.execution_id = v_of and w.key = v_wait.key;
         elsif v_wait.seen_at is not null then
@@ -1006,7 +1014,7 @@ begin
              where w.execution_id = v_of and w.key = v_wait.key;
         end if;
     end loop;
-    return v_behind;
+    budget := v_left;
 end
 $$;
 

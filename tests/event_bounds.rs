@@ -133,3 +133,50 @@ async fn records_of_events_are_not_read_to_look_back(test: TestConductor) -> any
     assert_eq!(number(&test, over).await, 10);
     Ok(())
 }
+
+/// Executions that were locked when an event of this name came, and so many events before it.
+async fn missed(test: &TestConductor, executions: i32, events: i32) -> anyhow::Result<()> {
+    for _ in 0..executions {
+        test.invoke::<Sleeps>(()).await?;
+    }
+    test.drain().await?;
+    run_sql(
+        test,
+        &format!(
+            "insert into conductor.waits (execution_id, key, kind, group_key, event_name, event_filter)
+             select l.id, 'event', 'event', 'event', 'bounds.many', '{{\"op\": \"gt\", \"path\": [\"n\"], \"value\": 1e9}}'
+               from conductor.live_executions l;
+             select conductor.publish(array_agg(conductor.uuid7()), array_agg('bounds.many'::text),
+                    array_agg(json_build_object('n', n)::text)) from generate_series(1, {events}) n;
+             delete from conductor.event_deliveries;
+             insert into conductor.event_revisits (execution_id, name, event_id)
+             select l.id, 'bounds.many', (select e.id from conductor.events e order by e.seq limit 1)
+               from conductor.live_executions l"
+        ),
+    )
+    .await?;
+    Ok(())
+}
+
+const REVISITS: &str = "select count(*) from conductor.event_revisits";
+
+#[conductor::test]
+async fn those_who_missed_events_look_back_in_portions(test: TestConductor) -> anyhow::Result<()> {
+    missed(&test, 12, 4000).await?;
+    let mut rounds = 0;
+    let mut done = Some(false);
+    while done == Some(false) {
+        let before = number(&test, REVISITS).await;
+        done = sqlx::query_scalar("select conductor.dispatch(1000)")
+            .fetch_one(test.pool())
+            .await?;
+        // 10,000 events are those of two and a half.
+        let looked = before - number(&test, REVISITS).await;
+        assert!(looked <= 3, "{looked} at once");
+        rounds += 1;
+        assert!(rounds < 20);
+    }
+    assert_eq!(number(&test, REVISITS).await, 0);
+    assert!(rounds >= 4, "{rounds} rounds");
+    Ok(())
+}
