@@ -630,12 +630,13 @@ begin
         select r.execution_id, r.name, r.event_id from conductor.event_revisits r
          order by random() limit p_limit for update skip locked
     loop
-        -- The name's lock comes first, but nobody is waited for here.
-        continue when not pg_try_advisory_xact_lock_shared(hashtextextended('conductor.event ' || v_missed.name, 0));
+        -- The execution first, as the lock of a name that is of no use would keep others from emitting; nobody is
+        -- waited for here, nor by whoever calls this behind it.
         perform from conductor.live_executions l where l.id = v_missed.execution_id for no key update skip locked;
         if not found and exists (select from conductor.live_executions l where l.id = v_missed.execution_id) then
             continue;
         end if;
+        continue when not pg_try_advisory_xact_lock_shared(hashtextextended('conductor.event ' || v_missed.name, 0));
         -- It would look at nothing, and be woken for it.
         if v_left <= 0 then
             return false;
@@ -701,6 +702,7 @@ declare
     v_of text[];
     v_payloads text[];
     v_done boolean := true;
+    v_none boolean;
     v_revisited boolean := true;
 begin
     -- Whoever has waited longest comes first, so that busy names do not keep the others waiting.
@@ -711,15 +713,16 @@ begin
         select d.name from (select b.name, b.seq from conductor.event_deliveries b order by b.seq limit p_limit) d
          where d.name <> all (v_names)
          group by d.name order by min(d.seq) limit 16);
+    v_none := cardinality(v_names) = 0;
+    -- Somebody else brings those of which the lock is taken, or they stay for the next time. Before the
+    -- executions of those who look again, as this may wait for a moment.
+    v_names := conductor.try_lock_events(v_names);
     if exists (select from conductor.event_revisits r) then
         v_revisited := conductor.revisit(p_limit);
     end if;
-    if cardinality(v_names) = 0 then
+    if v_none then
         return v_revisited;
-    end if;
-    -- Somebody else brings those of which the lock is taken, or they stay for the next time.
-    v_names := conductor.try_lock_events(v_names);
-    if cardinality(v_names) = 0 then
+    elsif cardinality(v_names) = 0 then
         return case when v_revisited then null else false end;
     end if;
     select t.ids, t.names, t.payloads into v_ids, v_of, v_payloads

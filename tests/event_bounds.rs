@@ -180,3 +180,26 @@ async fn those_who_missed_events_look_back_in_portions(test: TestConductor) -> a
     assert!(rounds >= 4, "{rounds} rounds");
     Ok(())
 }
+
+#[conductor::test]
+async fn a_locked_execution_does_not_lock_its_event(test: TestConductor) -> anyhow::Result<()> {
+    missed(&test, 1, 1).await?;
+    let mut user = session(&test).await?;
+    let mut locked = user.begin().await?;
+    sqlx::query("select from conductor.live_executions for update")
+        .execute(&mut *locked)
+        .await?;
+    let mut other = session(&test).await?;
+    let mut open = other.begin().await?;
+    sqlx::query("select conductor.revisit(10)")
+        .execute(&mut *open)
+        .await?;
+    let free = "select count(*) from (
+        select pg_try_advisory_xact_lock(hashtextextended('conductor.event bounds.many', 0)) as got) t where t.got";
+    assert_eq!(number(&test, free).await, 1);
+    open.rollback().await?;
+    locked.rollback().await?;
+    run_sql(&test, "select conductor.revisit(10)").await?;
+    assert_eq!(number(&test, REVISITS).await, 0);
+    Ok(())
+}
