@@ -664,17 +664,21 @@ begin
 end
 $$;
 
--- The locks of these names that are free now; where none is, that of the first one is waited for a little,
--- as it may always be taken by somebody for a moment.
+-- The locks of those of these names that are free now, of the first 16; where none is, that of the first one is
+-- waited for a little, as it may always be taken by somebody for a moment.
 create function conductor.try_lock_events(p_names text[]) returns text[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '250ms'
 as $$
 declare
-    v_names text[] := array(
-        select d.n from (select distinct n, hashtextextended('conductor.event ' || n, 0) as number
-                           from unnest(p_names) as n where n is not null) d
-         where pg_try_advisory_xact_lock(d.number));
+    v_name text;
+    v_names text[] := '{}';
 begin
+    foreach v_name in array p_names loop
+        if pg_try_advisory_xact_lock(hashtextextended('conductor.event ' || v_name, 0)) then
+            v_names := v_names || v_name;
+            exit when cardinality(v_names) >= 16;
+        end if;
+    end loop;
     if cardinality(v_names) = 0 and cardinality(p_names) > 0 then
         begin
             perform conductor.lock_events(p_names[1:1], true);
@@ -684,6 +688,49 @@ begin
         end;
     end if;
     return v_names;
+end
+$$;
+
+-- The names of which something is to be dispatched. Whoever has waited longest comes first, so that busy names do
+-- not keep the others waiting; and from name to name, so that no number of events of one name hides another. So
+-- many names are looked at, and beside them those of the first events.
+create function conductor.waiting_names(p_limit integer) returns text[]
+language plpgsql stable set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_names text[];
+begin
+    v_names := array(
+        with recursive names as (
+            (select b.name, b.n from conductor.event_inbox b order by b.name, b.n limit 1)
+            union all
+            select o.name, o.n from names a
+             cross join lateral (
+                   select b.name, b.n from conductor.event_inbox b
+                    where b.name > a.name order by b.name, b.n limit 1) o
+        )
+        select i.name
+          from ((select a.name, a.n from names a limit p_limit)
+                union all
+                (select b.name, b.n from conductor.event_inbox b order by b.n limit least(p_limit, 100))) i
+         group by i.name order by min(i.n));
+    return v_names || array(
+        with recursive names as (
+            (select b.name, b.seq from conductor.event_deliveries b order by b.name, b.seq limit 1)
+            union all
+            select o.name, o.seq from names a
+             cross join lateral (
+                   select b.name, b.seq from conductor.event_deliveries b
+                    where b.name > a.name order by b.name, b.seq limit 1) o
+        )
+        select d.name
+          from ((select a.name, a.seq from names a limit p_limit)
+                union all
+                (select b.name, b.seq from conductor.event_deliveries b order by b.seq limit least(p_limit, 100))) d
+         where d.name <> all (v_names)
+         group by d.name order by min(d.seq));
 end
 $$;
 
@@ -705,14 +752,7 @@ declare
     v_none boolean;
     v_revisited boolean := true;
 begin
-    -- Whoever has waited longest comes first, so that busy names do not keep the others waiting.
-    v_names := array(
-        select i.name from (select b.name, b.n from conductor.event_inbox b order by b.n limit p_limit) i
-         group by i.name order by min(i.n) limit 16);
-    v_names := v_names || array(
-        select d.name from (select b.name, b.seq from conductor.event_deliveries b order by b.seq limit p_limit) d
-         where d.name <> all (v_names)
-         group by d.name order by min(d.seq) limit 16);
+    v_names := conductor.waiting_names(p_limit);
     v_none := cardinality(v_names) = 0;
     -- Somebody else brings those of which the lock is taken, or they stay for the next time. Before the
     -- executions of those who look again, as this may wait for a moment.

@@ -203,3 +203,37 @@ async fn a_locked_execution_does_not_lock_its_event(test: TestConductor) -> anyh
     assert_eq!(number(&test, REVISITS).await, 0);
     Ok(())
 }
+
+#[conductor::test]
+async fn a_name_that_is_locked_keeps_no_other_waiting(test: TestConductor) -> anyhow::Result<()> {
+    let mut user = session(&test).await?;
+    let mut locked = user.begin().await?;
+    sqlx::query(
+        "select pg_advisory_xact_lock(hashtextextended('conductor.event bounds.locked ' || n, 0))
+           from generate_series(1, 20) n",
+    )
+    .execute(&mut *locked)
+    .await?;
+    // Twenty names before the one that is free, and one of them with more than a dispatch takes.
+    run_sql(
+        &test,
+        "select conductor.emit('bounds.locked 1') from generate_series(1, 1200);
+         select conductor.emit('bounds.locked ' || n) from generate_series(2, 20) n;
+         select conductor.emit('bounds.free')",
+    )
+    .await?;
+    let dispatch = "select coalesce(conductor.dispatch(1000)::int::text, 'later')";
+    sqlx::query(dispatch).execute(test.pool()).await?;
+    let free = "select count(*) from conductor.events where name = 'bounds.free'";
+    assert_eq!(number(&test, free).await, 1);
+    // Nothing is to be had now, and it is said.
+    let said: String = sqlx::query_scalar(dispatch).fetch_one(test.pool()).await?;
+    assert_eq!(said, "later");
+    locked.rollback().await?;
+    for _ in 0..4 {
+        sqlx::query(dispatch).execute(test.pool()).await?;
+    }
+    let all = "select count(*) from conductor.events";
+    assert_eq!(number(&test, all).await, 1220);
+    Ok(())
+}
