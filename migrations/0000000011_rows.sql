@@ -335,8 +335,7 @@ begin
                          select %s, $1, e.payload
                            from (select json_build_object(''op'', $2, ''old'', s.old, ''new'', s.new) as payload
                                    from (%s) s) e
-                          where ($9 is null or octet_length(e.payload::text) <= $9)
-                            and conductor.as_jsonb(e.payload) is not null',
+                          where ($9 is null or octet_length(e.payload::text) <= $9)',
                         c_id, conductor.rows_query(tg_relid, v_op, v_rule.columns, v_rule.changed, v_key))
                       using v_rule.event, v_op, null, null, null, null, null, v_ticks, v_most;
                     get diagnostics v_count = row_count;

@@ -237,3 +237,32 @@ async fn a_name_that_is_locked_keeps_no_other_waiting(test: TestConductor) -> an
     assert_eq!(number(&test, all).await, 1220);
     Ok(())
 }
+
+#[conductor::test]
+async fn a_change_that_cannot_be_read_ends_a_wait_without_filter(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let id = one(&test).await?;
+    run_sql(
+        &test,
+        &format!(
+            r#"create table bounds_docs (id integer primary key, body json);
+               select conductor.watch_rows('bounds_docs', 'insert', array['id', 'body'], null, true, '1 s');
+               insert into conductor.waits (execution_id, key, kind, group_key, event_name, event_filter)
+               select '{id}', w.key, 'row', w.key, r.event, w.filter
+                 from conductor.row_watches r,
+                      (values ('any', null::jsonb), ('some', '{{"op": "eq", "path": ["new", "id"], "value": 1}}'))
+                      as w(key, filter);
+               insert into bounds_docs values (1, '"\u0000"')"#
+        ),
+    )
+    .await?;
+    run_sql(&test, "select conductor.dispatch(1000)").await?;
+    let ended = "select count(*) from conductor.steps where key = 'any' and kind = 'row'";
+    assert_eq!(number(&test, ended).await, 1);
+    let waits = "select count(*) from conductor.waits where key = 'some'";
+    assert_eq!(number(&test, waits).await, 1);
+    let faults = "select count(*) from conductor.row_faults";
+    assert_eq!(number(&test, faults).await, 0);
+    Ok(())
+}
