@@ -245,6 +245,8 @@ declare
     v_ticks bigint := floor(extract(epoch from clock_timestamp()) * 1000 * 4096);
     v_op text := lower(tg_op);
     v_rule record;
+    v_rules jsonb[];
+    v_queries text[];
     v_now timestamptz;
     v_key text[];
     v_count bigint;
@@ -290,7 +292,11 @@ begin
             if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
                 perform conductor.see_row_rules(tg_relid, v_op);
             end if;
+            -- All queries are made before the first row is written: most rules that fail do so here, and then
+            -- nothing is done twice.
             v_now := conductor.now();
+            v_rules := '{}';
+            v_queries := '{}';
             for v_rule in
                 select r.task_id, t.queue_id, t.priority, r.columns, r.changed, r.filter, null as event,
                        'task ' || r.task_id as rule
@@ -308,7 +314,20 @@ begin
                 if v_key = '{}' then
                     raise exception 'the old and the new rows of an update cannot be paired: % has no primary key',
                         tg_relid::regclass;
-                elsif v_rule.event is null then
+                end if;
+                v_queries := v_queries || conductor.rows_query(tg_relid, v_op, v_rule.columns, v_rule.changed, v_key);
+                v_rules := v_rules || to_jsonb(v_rule);
+            end loop;
+            for v_rule in
+                select g.query, r.*
+                  from unnest(v_queries, v_rules) with ordinality as g(query, rule, n)
+                 cross join lateral jsonb_to_record(g.rule) as r(
+                       task_id integer, queue_id integer, priority integer, filter jsonb, event text, rule text)
+                 order by g.n
+            loop
+                v_at := v_rule.rule;
+                v_task := v_rule.task_id;
+                if v_rule.event is null then
                     execute format(
                         'insert into conductor.live_executions (
                                 id, run_at, created_at, queue_id, task_id, priority, trigger, payload)
@@ -320,7 +339,7 @@ begin
                                      $7, conductor.as_jsonb(json_build_object(''old'', s.old, ''new'', s.new))))
                             and ($9 is null
                                  or octet_length(json_build_object(''op'', $6, ''old'', s.old, ''new'', s.new)::text) <= $9)',
-                        c_id, conductor.rows_query(tg_relid, v_op, v_rule.columns, v_rule.changed, v_key))
+                        c_id, v_rule.query)
                       using v_now, v_rule.queue_id, v_rule.task_id, v_rule.priority,
                             json_build_object('kind', 'row', 'op', v_op,
                                               'table', format('%I.%I', tg_table_schema, tg_table_name)),
@@ -336,7 +355,7 @@ begin
                            from (select json_build_object(''op'', $2, ''old'', s.old, ''new'', s.new) as payload
                                    from (%s) s) e
                           where ($9 is null or octet_length(e.payload::text) <= $9)',
-                        c_id, conductor.rows_query(tg_relid, v_op, v_rule.columns, v_rule.changed, v_key))
+                        c_id, v_rule.query)
                       using v_rule.event, v_op, null, null, null, null, null, v_ticks, v_most;
                     get diagnostics v_count = row_count;
                     v_watched := v_watched or v_count > 0;

@@ -266,3 +266,29 @@ async fn a_change_that_cannot_be_read_ends_a_wait_without_filter(
     assert_eq!(number(&test, faults).await, 0);
     Ok(())
 }
+
+#[conductor::test]
+async fn a_rule_that_cannot_work_costs_the_others_nothing(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    run_sql(
+        &test,
+        "create table bounds_rows (id integer primary key, body text);
+         select conductor.watch_rows('bounds_rows', 'insert', array['id'], null, true, '1 s');
+         select conductor.watch_rows('bounds_rows', 'insert', array['body'], null, true, '1 s');
+         alter table bounds_rows drop column body;
+         insert into bounds_rows select generate_series(1, 10);
+         insert into bounds_rows select generate_series(11, 20)",
+    )
+    .await?;
+    let lie = "select count(*) from conductor.event_inbox";
+    assert_eq!(number(&test, lie).await, 20);
+    // A number that was taken and undone would be missing.
+    assert_eq!(
+        number(&test, "select max(n) from conductor.event_inbox").await,
+        20
+    );
+    let faults = "select sum(times)::bigint from conductor.row_faults";
+    assert_eq!(number(&test, faults).await, 2);
+    Ok(())
+}
