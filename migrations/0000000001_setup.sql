@@ -289,8 +289,9 @@ create table conductor.steps (
     event_id uuid,
     event_at timestamptz,
     event_filter bigint,
-    -- As of live_executions: the sum says what all records of an execution add to an answer.
-    bytes integer not null generated always as (octet_length(value::text)) stored,
+    -- As of live_executions: the sum says what all records of an execution add to an answer, with what stands
+    -- around a value in it.
+    bytes integer not null generated always as (octet_length(value::text) + octet_length(key) + 40) stored,
     primary key (execution_id, key)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 1);
 

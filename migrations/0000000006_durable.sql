@@ -2,8 +2,8 @@
 
 set local search_path = pg_catalog, pg_temp;
 
--- How many bytes the records of one execution may have together; a worker refuses what would pass it. What
--- children and events bring may.
+-- How many bytes the records and waits of one execution may have together; a worker refuses records that would
+-- pass it. What children and events bring may.
 create function conductor.most_records() returns bigint
 language sql immutable parallel safe set search_path = pg_catalog, pg_temp
 as $$
@@ -24,7 +24,10 @@ declare
     v_records bigint;
     v_bytes bigint;
 begin
-    select count(*), sum(s.bytes) into v_records, v_bytes from conductor.steps s where s.execution_id = p_id;
+    select count(m.record), sum(m.bytes) into v_records, v_bytes
+      from (select true as record, s.bytes from conductor.steps s where s.execution_id = p_id
+            union all
+            select null, octet_length(w.key) + 40 from conductor.waits w where w.execution_id = p_id) m;
     if v_bytes > conductor.most_records() then
         return json_build_object('records', v_records, 'bytes', v_bytes);
     end if;

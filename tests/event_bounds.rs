@@ -292,3 +292,38 @@ async fn a_rule_that_cannot_work_costs_the_others_nothing(
     assert_eq!(number(&test, faults).await, 2);
     Ok(())
 }
+
+#[conductor::test]
+async fn keys_of_records_and_waits_count(test: TestConductor) -> anyhow::Result<()> {
+    let id = one(&test).await?;
+    let memo = format!(
+        "select octet_length(conductor.memo('{id}', conductor.now(), 0))::bigint
+              - (select coalesce(sum(s.bytes), 0) from conductor.steps s where s.execution_id = '{id}')
+              - (select sum(octet_length(w.key) + 40) from conductor.waits w where w.execution_id = '{id}')"
+    );
+    run_sql(
+        &test,
+        &format!(
+            "insert into conductor.steps (execution_id, key, kind, value, recorded_at)
+             select '{id}', n || repeat('k', 400), 'step', '1', conductor.now() from generate_series(1, 1000) n"
+        ),
+    )
+    .await?;
+    assert!(number(&test, &memo).await <= 0);
+    run_sql(
+        &test,
+        &format!(
+            "create or replace function conductor.most_records() returns bigint language sql immutable
+             as 'select 600000::bigint';
+             insert into conductor.waits (execution_id, key, kind, group_key)
+             select '{id}', n || repeat('k', 400), 'sleep', 'k' from generate_series(1, 1000) n"
+        ),
+    )
+    .await?;
+    let said: String = sqlx::query_scalar("select conductor.memo($1, conductor.now(), 0)")
+        .bind(id)
+        .fetch_one(test.pool())
+        .await?;
+    assert!(said.len() < 100, "{} bytes", said.len());
+    Ok(())
+}

@@ -233,7 +233,9 @@ impl Memo {
     /// Counts a value that is about to be recorded; refuses one with which the next claim could not load all.
     pub(super) fn count(&self, key: &str, bytes: usize) -> Result<()> {
         let mut present = self.present();
-        if present.bytes + bytes > MAX_RECORDS_BYTES {
+        // As the column `bytes` of `conductor.steps` counts it: what stands around a value comes with it.
+        let total = present.bytes + bytes + key.len() + 40;
+        if total > MAX_RECORDS_BYTES {
             return Err(Error::Step {
                 key: shown(key),
                 reason: format!(
@@ -245,7 +247,7 @@ impl Memo {
                 ),
             });
         }
-        present.bytes += bytes;
+        present.bytes = total;
         Ok(())
     }
 
