@@ -65,12 +65,17 @@ create table conductor.event_revisits (
     primary key (execution_id, name)
 );
 
--- The fields by which waits have asked for events of a name. Events behind this one are in event_fields.
+-- The fields by which waits have asked for events of a name. Events behind this one are in event_fields. One that
+-- no wait has had for as long as the name's events are kept (at least a day) ends: what comes then is not noted,
+-- and it goes with the last event that was.
 create table conductor.event_paths (
     name text collate "C" not null,
     path text[] not null,
     from_at timestamptz not null,
     from_seq bigint not null,
+    -- When a wait has asked for it, to the hour.
+    used_at timestamptz not null,
+    ended_at timestamptz,
     primary key (name, path)
 );
 
@@ -423,7 +428,8 @@ begin
 
     v_noted := array(
         select d.name from (select distinct g.name from unnest(p_names) as g(name)) d
-         where (select true from conductor.event_paths p where p.name = d.name limit 1));
+         where (select true from conductor.event_paths p
+                 where p.name = d.name and p.ended_at is null limit 1));
     if cardinality(v_noted) > 0 then
         insert into conductor.event_fields (name, hash, emitted_at, seq)
         select e.name, conductor.field_hash(p.path, p.value), e.emitted_at, e.seq
@@ -431,7 +437,7 @@ begin
                  where o.id = any (v_written) and o.name = any (v_noted) offset 0) e
          cross join lateral (
                select o.path, e.payload #> o.path as value from conductor.event_paths o
-                where o.name = e.name offset 0) p
+                where o.name = e.name and o.ended_at is null offset 0) p
          where jsonb_typeof(p.value) in ('string', 'number', 'boolean')
             on conflict do nothing;
     end if;
@@ -891,9 +897,11 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
+declare
+    v_now timestamptz := conductor.now();
 begin
-    insert into conductor.event_paths (name, path, from_at, from_seq)
-    select d.event_name, d.path, coalesce(e.emitted_at, '-infinity'), coalesce(e.seq, 0)
+    insert into conductor.event_paths as p (name, path, from_at, from_seq, used_at)
+    select d.event_name, d.path, coalesce(e.emitted_at, '-infinity'), coalesce(e.seq, 0), v_now
       from (select distinct w.event_name, w.event_path as path
               from unnest(p_executions, p_keys) as g(execution_id, key)
              cross join lateral (
@@ -903,10 +911,14 @@ begin
       left join lateral (
            select o.emitted_at, o.seq from conductor.events o
             where o.name = d.event_name order by o.emitted_at desc, o.seq desc limit 1) e on true
-     where (select true from conductor.event_paths p
-             where p.name = d.event_name and p.path = d.path limit 1) is null
+     where (select true from conductor.event_paths o
+             where o.name = d.event_name and o.path = d.path and o.ended_at is null
+               and o.used_at > v_now - interval '1 hour' limit 1) is null
      order by 1, 2
-        on conflict do nothing;
+        on conflict (name, path) do update
+       set used_at = v_now, ended_at = null,
+           from_at = case when p.ended_at is null then p.from_at else excluded.from_at end,
+           from_seq = case when p.ended_at is null then p.from_seq else excluded.from_seq end;
 end
 $$;
 
@@ -991,7 +1003,7 @@ begin
                    case when v_wait.event_hash = -1 then conductor.filter_hash(v_wait.event_filter) else v_wait.event_hash end
               into v_from_at, v_from_seq, v_hash
               from conductor.event_paths p
-             where p.name = v_wait.event_name and p.path = v_wait.event_path;
+             where p.name = v_wait.event_name and p.path = v_wait.event_path and p.ended_at is null;
         end if;
         -- One by one, and no more than are wanted.
         for v_event in
@@ -1123,6 +1135,52 @@ as $$
       left join conductor.event_watches w on w.event_id = p_id
 $$;
 
+-- How long events of a name are kept.
+create function conductor.event_keep(p_name text) returns interval
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+    select coalesce((select t.keep_ms from conductor.event_types t where t.name = p_name) * interval '1 ms',
+                    interval '7 days')
+$$;
+
+-- Ends fields that no wait asks for any longer, and removes those of which no event is left.
+create function conductor.end_event_paths() returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_path record;
+    v_before timestamptz;
+begin
+    for v_path in
+        select p.name, p.path, p.used_at, p.ended_at from conductor.event_paths p
+         where p.used_at < v_now - interval '1 day'
+         order by p.name, p.path
+    loop
+        v_before := least(v_now - conductor.event_keep(v_path.name), v_now - interval '1 day');
+        continue when coalesce(v_path.ended_at, v_path.used_at) >= v_before;
+        -- Whoever is about to wait, or writes events, has the lock; nobody is waited for.
+        continue when not pg_try_advisory_xact_lock(hashtextextended('conductor.event ' || v_path.name, 0));
+        if v_path.ended_at is null then
+            update conductor.event_paths p
+               set used_at = case when w.waits then v_now else p.used_at end,
+                   ended_at = case when w.waits then null else v_now end
+              from (select exists (select from conductor.waits o
+                                    where o.event_name = v_path.name and o.event_name <> ''
+                                      and o.event_path = v_path.path) as waits) w
+             where p.name = v_path.name and p.path = v_path.path and p.used_at = v_path.used_at;
+        else
+            delete from conductor.event_paths p
+             where p.name = v_path.name and p.path = v_path.path and p.ended_at = v_path.ended_at
+               and (select true from conductor.events e
+                     where e.name = v_path.name and e.emitted_at <= v_path.ended_at limit 1) is null;
+        end if;
+    end loop;
+end
+$$;
+
 -- Removes events that are older than they are kept, of each name the oldest first; the most of a name.
 create function conductor.prune_events(p_limit integer) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -1139,8 +1197,7 @@ begin
     loop
         select e.name into v_name from conductor.events e where e.name > v_name order by e.name limit 1;
         exit when not found;
-        v_before := conductor.now() - coalesce(
-            (select t.keep_ms from conductor.event_types t where t.name = v_name) * interval '1 ms', interval '7 days');
+        v_before := conductor.now() - conductor.event_keep(v_name);
         v_noted := exists (select from conductor.event_paths p where p.name = v_name);
         with old as (
             select e.id, e.name, e.emitted_at, e.seq,
@@ -1165,6 +1222,7 @@ begin
         v_most := greatest(v_most, v_count);
     end loop;
     delete from conductor.event_watches w where w.watched_at < clock_timestamp() - interval '1 hour';
+    perform conductor.end_event_paths();
     return v_most;
 end
 $$;

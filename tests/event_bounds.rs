@@ -327,3 +327,44 @@ async fn keys_of_records_and_waits_count(test: TestConductor) -> anyhow::Result<
     assert!(said.len() < 100, "{} bytes", said.len());
     Ok(())
 }
+
+#[conductor::test]
+async fn fields_that_nobody_asks_for_are_forgotten(test: TestConductor) -> anyhow::Result<()> {
+    let day = Duration::from_secs(24 * 3600);
+    let id = one(&test).await?;
+    let mut session = session(&test).await?;
+    suspend(&mut session, id, 1, FIELD).await?;
+    let emit = "select conductor.emit_many(array[conductor.uuid7()], array['bounds.many'], array['{\"n\": 7}'], false)";
+    run_sql(&test, emit).await?;
+    let fields = "select count(*) from conductor.event_fields";
+    let paths = "select count(*) from conductor.event_paths";
+    assert_eq!(number(&test, fields).await, 1);
+    // As long as somebody waits, it stays.
+    for _ in 0..2 {
+        test.advance(5 * day).await?;
+        run_sql(&test, "select conductor.prune_events(1000)").await?;
+        run_sql(&test, emit).await?;
+    }
+    assert_eq!(number(&test, fields).await, 2);
+    run_sql(
+        &test,
+        "delete from conductor.waits where event_name is not null",
+    )
+    .await?;
+    for _ in 0..2 {
+        test.advance(5 * day).await?;
+        run_sql(&test, "select conductor.prune_events(1000)").await?;
+        run_sql(&test, emit).await?;
+    }
+    // Nothing is written for it any more, and whoever asks again is served from now on.
+    let before = number(&test, fields).await;
+    run_sql(&test, emit).await?;
+    assert_eq!(number(&test, fields).await, before);
+    for _ in 0..2 {
+        test.advance(5 * day).await?;
+        run_sql(&test, "select conductor.prune_events(1000)").await?;
+    }
+    assert_eq!(number(&test, paths).await, 0);
+    assert_eq!(number(&test, fields).await, 0);
+    Ok(())
+}
