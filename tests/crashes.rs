@@ -73,7 +73,7 @@ impl<'t> Claimant<'t> {
 
     async fn state(&self) -> anyhow::Result<(Status, i32)> {
         let info = info(self.test, self.id).await?;
-        Ok((info.state, i32::try_from(info.crashes)?))
+        Ok((info.state, info.crashes))
     }
 }
 

@@ -135,7 +135,9 @@ pub(crate) fn encode_record<T: Serialize + DeserializeOwned>(
 }
 
 /// What is stored and cannot be read waits for another build, and there is none that could.
-fn check_readable<T, E: std::fmt::Display>(read: std::result::Result<T, E>) -> std::result::Result<(), String> {
+fn check_readable<T, E: std::fmt::Display>(
+    read: std::result::Result<T, E>,
+) -> std::result::Result<(), String> {
     read.map(drop).map_err(|reason| {
         format!(
             "its type cannot read its own JSON again: {reason}. A float that is NaN or infinite is null in JSON: \

@@ -1,7 +1,6 @@
 //! One row never fails a claim, whatever is in it.
 
 use conductor::Status;
-use conductor::prelude::*;
 use conductor::testing::TestConductor;
 use sqlx::AssertSqlSafe;
 

@@ -1,6 +1,5 @@
 //! What Postgres could not read is refused where it arises, with its place.
 
-use conductor::prelude::*;
 use conductor::testing::TestConductor;
 use conductor::{Error, Status};
 use serde_json::json;

@@ -1,7 +1,6 @@
 //! Poison in what is recorded: old executions can be shown and repeated.
 
 use conductor::Status;
-use conductor::prelude::*;
 use conductor::testing::TestConductor;
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;

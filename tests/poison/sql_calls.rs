@@ -1,6 +1,5 @@
 //! invoke_many, which programs in other languages call, checks what invoke checks.
 
-use conductor::prelude::*;
 use conductor::testing::TestConductor;
 use conductor::{Filter, Status};
 use sqlx::AssertSqlSafe;

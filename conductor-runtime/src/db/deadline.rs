@@ -100,6 +100,7 @@ impl Deadline {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use tokio::sync::oneshot;
 
     use super::*;
