@@ -202,7 +202,7 @@ async fn a_worker_claims_no_more_bytes_than_it_has_room_for(
     let worker = test
         .orchestrator()
         .worker(Worker::queue("default").concurrency(4));
-    let worker = worker.build()?.start().await?;
+    let worker = worker.allow_unserved_queues().build()?.start().await?;
     let left = "select count(*) from conductor.live_executions";
     eventually("the end of all", async || number(&test, left).await == 0).await;
     let most = "select max((output::text)::bigint) from conductor.finished_executions";
@@ -234,7 +234,7 @@ async fn outputs_that_wait_to_be_written_hold_up_the_next_handlers(
     let worker = test
         .orchestrator()
         .worker(Worker::queue("default").concurrency(4));
-    let worker = worker.build()?.start().await?;
+    let worker = worker.allow_unserved_queues().build()?.start().await?;
     let left = "select count(*) from conductor.live_executions";
     // Quick ones first, so that it claims thousands ahead.
     let quick = (0..2000).map(|_| BytesGrows { mib: 0 });
