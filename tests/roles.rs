@@ -306,6 +306,7 @@ async fn a_worker_writes_what_runs_and_not_what_is_declared(
         "create_roles",
         "grant_roles",
         "make_row_trigger",
+        "number_lane",
         "rows_changed",
     ];
     assert_eq!(names(&test, owners).await, expected);
@@ -513,6 +514,7 @@ async fn no_function_of_the_workers_writes_what_is_declared(
 /// else may put it on a table.
 #[conductor::test]
 async fn trigger_functions_are_the_owners_alone(test: TestConductor) -> anyhow::Result<()> {
+    test.create_roles().await?;
     let (client, _) = member(&test, "conductor_client").await;
     let (worker, _) = member(&test, "conductor_worker").await;
     for role in [&client.name, &worker.name] {
@@ -529,6 +531,7 @@ async fn trigger_functions_are_the_owners_alone(test: TestConductor) -> anyhow::
 /// A watch waits for those who write the table, by a lock that only who has rights on the table may take.
 #[conductor::test]
 async fn a_worker_locks_no_table_of_others(test: TestConductor) -> anyhow::Result<()> {
+    test.create_roles().await?;
     run_sql(&test, "create table pay (id integer primary key)").await?;
     let (_role, worker) = member(&test, "conductor_worker").await;
     let mut tx = worker.pool().begin().await?;

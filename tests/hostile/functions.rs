@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Executor};
 
 use super::NAMES;
 use super::story::{KEPT, REFUSED, STORY, WORDS};
-use crate::support::sqlstate;
+use crate::support::{run_sql, sqlstate};
 
 /// Whom the hostile ones are compared with.
 const PLAIN: &str = "plain";
@@ -113,6 +113,8 @@ async fn run(test: &TestConductor, name: &str) -> anyhow::Result<()> {
 
 #[conductor::test]
 async fn no_function_takes_a_text_for_more_than_a_text(test: TestConductor) -> anyhow::Result<()> {
+    // Whoever knows a task of no worker makes the default queue, once.
+    run_sql(&test, "select conductor.know_tasks(array['unserved'])").await?;
     let (before, empty) = (schema(&test).await, rows(&test).await?);
     run(&test, PLAIN).await?;
     let one = rows(&test).await?;
@@ -120,11 +122,21 @@ async fn no_function_takes_a_text_for_more_than_a_text(test: TestConductor) -> a
         run(&test, name).await?;
     }
     assert_eq!(schema(&test).await, before);
+    let names = NAMES.len() as i64;
+    let numbers = NAMES
+        .iter()
+        .filter(|name| name.parse::<i64>().is_ok())
+        .count() as i64;
     let expected: BTreeMap<String, i64> = empty
         .into_iter()
         .map(|(table, empty)| {
             let each = one[&table] - empty;
-            (table, empty + each * (NAMES.len() as i64 + 1))
+            // A field whose name is a number is not noted, as it may lead into an array.
+            let without = match table.as_str() {
+                "event_fields" | "event_paths" => numbers,
+                _ => 0,
+            };
+            (table, empty + each * (names + 1 - without))
         })
         .collect();
     assert_eq!(rows(&test).await?, expected);
@@ -157,6 +169,6 @@ async fn each_function_with_a_text_is_called(test: TestConductor) -> anyhow::Res
     let story = STORY.iter().map(|(function, _)| *function);
     let called: BTreeSet<&str> = story.chain(refuses).collect();
     // Several of one name would be told apart by nothing here.
-    assert!(known.iter().eq(called), "{known:?}");
+    assert_eq!(Vec::from_iter(called), known);
     Ok(())
 }

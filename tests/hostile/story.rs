@@ -117,10 +117,11 @@ pub(super) const STORY: &[(&str, &str)] = &[
     ("emit", "select conductor.emit({n}, jsonb_build_object({n}, {n})) is not null"),
     ("decide", "select conductor.decide(array[{b}], array[{b}], array[{n} || '5'], array[{b}], array[{n} || '5'])::text = ''"),
     ("withdraw", "select conductor.withdraw(array[{b}], array[{n} || '5']) is null"),
-    ("catch_up", "select conductor.catch_up(array[{b}], array[{n}], clock_timestamp()) is null"),
+    ("catch_up", "select (conductor.catch_up(array[{b}], array[{n}], clock_timestamp())).behind is null"),
+    ("event_keep", "select conductor.event_keep({n}) = 1e9 * interval '1 ms'"),
     ("note_event_paths", "select conductor.note_event_paths(array[{b}], array[{n}])::text = ''"),
     ("noted_hashes", "select count(*) >= 0 from conductor.noted_hashes({n}, {payload}::jsonb)"),
-    ("filter_field", "select (conductor.filter_field({filter})).hash = conductor.filter_hash({filter})"),
+    ("filter_field", "select coalesce((conductor.filter_field({filter})).hash, 0) = conductor.filter_hash({filter})"),
     ("as_time", "select conductor.as_time({n}) is null"),
     ("as_uuid", "select conductor.as_uuid({n}) is null"),
     ("careful_field", "select conductor.careful_field(json_build_object({n}, {n}), {n}) = {n}"),
@@ -158,6 +159,7 @@ pub(super) const STORY: &[(&str, &str)] = &[
     ("set_paused", "select conductor.set_paused({n}, true)"),
     ("resume_queue", "select conductor.resume_queue({n})"),
     ("pause_queue", "select conductor.pause_queue({n})"),
+    ("wait_for_lock", "select conductor.wait_for_lock(hashtextextended({n}, 0), true, {n})::text = ''"),
     // How a, c and d end.
     ("complete", "select conductor.complete(array[{a}], array[1], array[{value}]) = 1"),
     ("fail", "select conductor.fail(array[{d}], array[1], array[{n}], array[true], {numbers}) = 1"),
@@ -188,6 +190,8 @@ pub(super) const STORY: &[(&str, &str)] = &[
     ("row_trigger", "select r.name = 'conductor_update' from conductor.row_trigger({table}, 'update') r"),
     ("watch_rows", "select r.installed from conductor.watch_rows({table}, 'insert', array[{n}], array[{n}], true, '1 s') r"),
     ("watch_rows", "select r.installed from conductor.watch_rows({table}, 'update', array[{n}], array[{n}], true, '1 s') r"),
+    ("see_row_rules", "select conductor.see_row_rules({table}, {n})::text = ''"),
+    ("row_rules_have_changed", "select coalesce(conductor.row_rules_have_changed(array[{table}], array[{n}])::text, '') = ''"),
     ("note_row_fault", "select conductor.note_row_fault({table}, {n}, null, {n}, {n})::text = ''"),
 ];
 
