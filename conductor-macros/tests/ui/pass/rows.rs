@@ -78,7 +78,7 @@ fn main() {
     let change = r#"{"op":"insert","old":null,"new":{"id":7,"email":"a","plan":null,"type":null,"address":{"city":"b"}}}"#;
     assert_eq!((task("count").row_triggers[0].convert)(change).unwrap(), r#"{"user":7}"#);
     let wrong = (task("count").row_triggers[0].convert)(r#"{"op":"insert","old":null,"new":{"id":"x"}}"#);
-    assert!(wrong.unwrap_err().to_string().contains("the row is no User"));
+    assert!(wrong.unwrap_err().to_string().contains("the row as a User"));
     assert_eq!((task("ping").row_triggers[0].convert)(r#"{"op":"delete","old":{},"new":null}"#).unwrap(), "null");
     assert_eq!(task("together").row_triggers.len(), 1);
 }
