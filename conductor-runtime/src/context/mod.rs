@@ -80,7 +80,7 @@ pub struct TaskContext {
     pub(crate) cancel: CancellationToken,
     pub(crate) memo: Memo,
     /// None in a unit test without a database.
-    pub(crate) durable: Option<Durable>,
+    pub(crate) durable: Option<Arc<Durable>>,
 }
 
 /// The way to the database.
@@ -247,7 +247,7 @@ impl TaskContext {
     }
 
     fn durable(&self) -> Result<&Durable> {
-        self.durable.as_ref().ok_or_else(|| {
+        self.durable.as_deref().ok_or_else(|| {
             Error::Invalid(
                 "this context has no database: use TestConductor::context, or run the task"
                     .to_owned(),
@@ -289,7 +289,7 @@ impl TaskContext {
 
     /// A long poll may have been stopped together with its process.
     fn is_held(&self) -> bool {
-        self.durable.as_ref().is_none_or(Durable::is_held)
+        self.durable.as_deref().is_none_or(Durable::is_held)
     }
 
     fn stopping(&self) -> bool {

@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::runtime::Handle;
 
+use super::barrier::Barrier;
+
 /// How often the writer lets others go first between two batches.
 const YIELDS: usize = 3;
 /// Of a message, unless one item alone has more; the driver and the server hold copies of it.
@@ -14,8 +16,14 @@ const MOST_BYTES: usize = 16 * 1024 * 1024;
 #[derive(Debug)]
 pub(crate) struct Batcher<T> {
     gathered: Arc<Mutex<Gathered<T>>>,
-    /// Where it is written; where it is none, on the runtime of who calls.
-    runtime: Option<Handle>,
+    runtimes: Option<Runtimes>,
+}
+
+/// Where it is written, if not on the runtime of who calls, and where the callers are.
+#[derive(Debug, Clone)]
+struct Runtimes {
+    writer: Handle,
+    callers: Handle,
 }
 
 #[derive(Debug)]
@@ -31,14 +39,15 @@ impl<T: Send + 'static> Batcher<T> {
                 waiting: Vec::new(),
                 writing: false,
             })),
-            runtime: None,
+            runtimes: None,
         }
     }
 
-    /// One that writes on this runtime, whoever calls.
-    pub(crate) fn on(runtime: Handle) -> Self {
+    /// One that writes on this runtime, for callers on the one in which this is called.
+    pub(crate) fn on(writer: Handle) -> Self {
+        let callers = Handle::current();
         Self {
-            runtime: Some(runtime),
+            runtimes: Some(Runtimes { writer, callers }),
             ..Self::new()
         }
     }
@@ -57,10 +66,11 @@ impl<T: Send + 'static> Batcher<T> {
             // A runtime that has ended drops the writer here, which takes the lock.
             drop(gathered);
             let writing = Writing(Some(Arc::clone(&self.gathered)));
-            let writer = write_all(writing, take, write);
-            match &self.runtime {
-                Some(runtime) => drop(runtime.spawn(writer)),
-                None => drop(tokio::spawn(writer)),
+            match self.runtimes.clone() {
+                Some(Runtimes { writer, callers }) => {
+                    writer.spawn(write_all(writing, take, write, Some(callers)));
+                }
+                None => drop(tokio::spawn(write_all(writing, take, write, None))),
             }
         }
     }
@@ -70,7 +80,7 @@ impl<T> Clone for Batcher<T> {
     fn clone(&self) -> Self {
         Self {
             gathered: Arc::clone(&self.gathered),
-            runtime: self.runtime.clone(),
+            runtimes: self.runtimes.clone(),
         }
     }
 }
@@ -136,8 +146,12 @@ impl<T> Drop for Writing<T> {
     }
 }
 
-async fn write_all<T, W, F>(mut writing: Writing<T>, take: fn(&mut Vec<T>) -> Vec<T>, write: W)
-where
+async fn write_all<T, W, F>(
+    mut writing: Writing<T>,
+    take: fn(&mut Vec<T>) -> Vec<T>,
+    write: W,
+    callers: Option<Handle>,
+) where
     W: Fn(Vec<T>) -> F,
     F: Future<Output = ()>,
 {
@@ -145,6 +159,10 @@ where
         write(batch).await;
         // The callers that have just been answered may have their next item ready at once; with
         // them the next batch is whole instead of every second one being half.
+        if let Some(callers) = &callers {
+            Barrier::behind(callers).over().await;
+            continue;
+        }
         for _ in 0..YIELDS {
             tokio::task::yield_now().await;
         }

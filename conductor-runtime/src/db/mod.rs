@@ -3,6 +3,7 @@
 mod address;
 mod alone;
 mod applied;
+mod barrier;
 mod batcher;
 mod clock;
 mod database;
@@ -18,6 +19,7 @@ mod session;
 pub(crate) use address::{Address, connect, direct_way, open, pool_options};
 pub(crate) use alone::Alone;
 pub(crate) use applied::{Standing, applied, too_new};
+pub(crate) use barrier::Barrier;
 pub(crate) use batcher::{Batcher, message_length, take_message};
 pub(crate) use clock::Clock;
 pub(crate) use database::Database;

@@ -29,7 +29,7 @@ use crate::unreadable::Unreadable;
 pub(super) struct Surroundings {
     pub(super) states: Arc<States>,
     pub(super) windows: Windows,
-    pub(super) durable: Durable,
+    pub(super) durable: Arc<Durable>,
 }
 
 /// Runs one attempt to its end; no end where the claim was lost. A panic is the caller's to catch,

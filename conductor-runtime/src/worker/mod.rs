@@ -14,6 +14,7 @@ mod execute;
 mod fetch;
 mod flush;
 mod gathering;
+mod handlers;
 mod lanes;
 mod left;
 mod locked;

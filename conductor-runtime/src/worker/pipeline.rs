@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, broadcast, watch};
-use tokio::task::{Id, JoinSet};
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use self::handlers::{Ended, Running};
@@ -19,6 +19,7 @@ use super::control::{Control, Phase, Signals};
 use super::execute::Surroundings;
 use super::fetch::{Claimed, Seen};
 use super::flush::Returned;
+use super::handlers::{HandlerId, Handlers};
 use super::left::Left;
 use super::locked::Locked;
 use super::outcome::{End, Outcome, Unwritten};
@@ -27,7 +28,7 @@ use super::pulse::Held;
 use super::window::Windows;
 use crate::client::Conductor;
 use crate::context::Durable;
-use crate::db::{Database, Session};
+use crate::db::{Barrier, Database, Session};
 use crate::task::{States, TaskDefinition};
 
 /// The safety net under the notifications.
@@ -47,8 +48,6 @@ pub(crate) struct Pipeline {
     /// With connections of the runtime that this runs on.
     conductor: Conductor,
     database: Database,
-    /// The runtime of the handlers, which may block its threads.
-    runtime: Handle,
     queue: String,
     queue_id: i32,
     concurrency: usize,
@@ -67,8 +66,9 @@ pub(crate) struct Pipeline {
     waiting: Backlog,
     /// Cancelled while a claim was under way, which may be about to bring them.
     cancelled_early: HashSet<Uuid>,
-    handlers: JoinSet<Ended>,
-    running: HashMap<Id, Running>,
+    /// On the application's runtime, whose threads they may block.
+    handlers: Handlers<Ended>,
+    running: HashMap<HandlerId, Running>,
     /// Handlers that were taken back as no thread was free for them, and whose tasks have not ended yet.
     taken_back: usize,
     outcomes: Vec<Outcome>,
@@ -78,6 +78,9 @@ pub(crate) struct Pipeline {
     trips: JoinSet<Returned>,
     /// The last trip's session, for the next one where that follows at once.
     spare: Option<Session>,
+    /// Behind the handlers that are about to end, and whether some have started or ended since.
+    barrier: Option<Barrier>,
+    stirred: bool,
     /// Claims that are asked for and not yet answered.
     asked: usize,
     /// The trip under way tells which slots are in use, so that no other may.
@@ -126,6 +129,13 @@ async fn start(at: Option<Instant>) {
     }
 }
 
+async fn over(barrier: &mut Option<Barrier>) {
+    match barrier {
+        Some(barrier) => barrier.over().await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Pipeline {
     /// Of handlers on the runtime in which this is called; the first client is for the worker's own use.
     pub(crate) fn new(
@@ -148,7 +158,7 @@ impl Pipeline {
             surroundings: Surroundings {
                 states,
                 windows: Windows::of(&tasks),
-                durable,
+                durable: Arc::new(durable),
             },
             windows: Windows::of(&tasks),
             limited: (tasks.iter())
@@ -160,12 +170,11 @@ impl Pipeline {
             wake: conductor.notifier().queue(queue_id),
             cancels: conductor.notifier().cancels(),
             conductor,
-            runtime: Handle::current(),
             busy: signals.busy,
             counted_busy: false,
             pace: Pace::new(worker.concurrency),
             cancelled_early: HashSet::new(),
-            handlers: JoinSet::new(),
+            handlers: Handlers::on(Handle::current()),
             running: HashMap::new(),
             taken_back: 0,
             outcomes: Vec::new(),
@@ -173,6 +182,8 @@ impl Pipeline {
             left: Left::default(),
             trips: JoinSet::new(),
             spare: None,
+            barrier: None,
+            stirred: false,
             asked: 0,
             settling: false,
             more: true,
@@ -211,7 +222,9 @@ impl Pipeline {
             }
             self.heed_control();
             self.start_handlers();
-            self.send();
+            if !self.wait_for_others() {
+                self.send();
+            }
             self.send_locked();
             if self.trips.is_empty() {
                 self.spare = None;
@@ -231,14 +244,14 @@ impl Pipeline {
                     }
                 }
                 Some(returned) = self.trips.join_next() => self.received(returned),
+                () = over(&mut self.barrier) => {}
                 ended = self.locked.ended() => {
                     let outcomes = self.locked.take(ended);
                     self.outcomes.extend(outcomes);
                 }
-                Some(ended) = self.handlers.join_next_with_id() => {
-                    self.ended(ended);
-                    while let Some(ended) = self.handlers.try_join_next_with_id() {
-                        self.ended(ended);
+                ended = self.handlers.ended() => {
+                    for (handler, end) in ended {
+                        self.ended(handler, end);
                     }
                 }
                 () = self.wake.notified() => {
@@ -285,7 +298,7 @@ impl Pipeline {
         }
         if lost {
             let before = std::mem::replace(&mut self.orchestrator, current);
-            self.surroundings.durable.orchestrator = current;
+            Arc::make_mut(&mut self.surroundings.durable).orchestrator = current;
             self.waiting.lanes_mut().forget();
             // What ends late had its slots under the old identity.
             for running in self.running.values_mut() {
@@ -307,7 +320,9 @@ impl Pipeline {
     /// Drops all handlers. One that has finished meanwhile keeps its outcome; the others are given
     /// back when they have really stopped, which `ended` is told.
     fn abort_all(&mut self) {
-        self.handlers.abort_all();
+        for running in self.running.values() {
+            running.abort.now();
+        }
         self.release_waiting();
     }
 
@@ -327,6 +342,17 @@ impl Pipeline {
     fn keep(&mut self, id: Uuid, claim: Claim, parent: Option<Uuid>, end: End) {
         let outcome = Outcome::new(id, claim, parent, end, &self.unwritten);
         self.outcomes.push(outcome);
+    }
+
+    /// Whether handlers that have just been started or woken are about to end, so that what is sent now would
+    /// lack their outcomes.
+    fn wait_for_others(&mut self) -> bool {
+        if self.barrier.as_ref().is_some_and(Barrier::is_over) || self.running.is_empty() {
+            self.barrier = None;
+        } else if std::mem::take(&mut self.stirred) && self.barrier.is_none() {
+            self.barrier = Some(Barrier::behind(self.handlers.runtime()));
+        }
+        self.barrier.is_some()
     }
 
     /// Something may be due.

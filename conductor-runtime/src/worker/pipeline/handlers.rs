@@ -4,7 +4,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::{Id, JoinError};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -14,8 +13,9 @@ use crate::task::{Runner, TaskDefinition};
 use crate::worker::backlog::Turn;
 use crate::worker::batch::batch_attempt;
 use crate::worker::claim::Claim;
-use crate::worker::execute::{attempt, panic_text, while_held};
+use crate::worker::execute::{attempt, while_held};
 use crate::worker::fetch::Claimed;
+use crate::worker::handlers::{Abort, HandlerId};
 use crate::worker::outcome::End;
 use crate::worker::pulse::{Held, Pulse};
 
@@ -36,6 +36,7 @@ pub(super) struct Running {
     timeout: Option<Duration>,
     pub(super) members: Vec<Member>,
     pulse: Arc<Pulse>,
+    pub(super) abort: Abort,
     /// The log has told that it blocks its thread, and that it does so past its timeout.
     told: bool,
     told_overtime: bool,
@@ -99,7 +100,7 @@ impl Pipeline {
     pub(super) fn start_handlers(&mut self) {
         while self.has_free_slot() && self.has_room() {
             let Some(turn) = self.waiting.next() else {
-                return;
+                break;
             };
             self.last_start = Instant::now();
             match turn {
@@ -107,6 +108,7 @@ impl Pipeline {
                 Turn::Batch(claimed) => self.start_batch(claimed),
             }
         }
+        self.handlers.start();
     }
 
     /// Whether what waits to be written leaves room for more.
@@ -131,6 +133,8 @@ impl Pipeline {
         let surroundings = self.surroundings.clone();
         let lease = (self.control.clone(), self.orchestrator);
         let attempt = attempt(task, *run, claimed, member.cancel.clone(), surroundings);
+        // It is large, and would be copied into each future around it.
+        let attempt = Box::pin(attempt);
         let pulse = Arc::new(Pulse::new());
         let attempt = while_held(lease, Arc::clone(&pulse), attempt);
         let handler = async move {
@@ -176,17 +180,19 @@ impl Pipeline {
         pulse: Arc<Pulse>,
         handler: impl Future<Output = Ended> + Send + 'static,
     ) {
-        let handle = self.handlers.spawn_on(handler, &self.runtime);
+        let (handler, abort) = self.handlers.add(handler, Ended::Panicked);
         let running = Running {
             task: task.name,
             task_id,
             timeout: task.timeout,
             members,
             pulse,
+            abort,
             told: false,
             told_overtime: false,
         };
-        self.running.insert(handle.id(), running);
+        self.running.insert(handler, running);
+        self.stirred = true;
     }
 
     /// What has found no thread for so long is for other processes; gives how many handlers. Nothing more is
@@ -244,11 +250,7 @@ impl Pipeline {
         }
     }
 
-    pub(super) fn ended(&mut self, ended: Result<(Id, Ended), JoinError>) {
-        let handler = match &ended {
-            Ok((handler, _)) => *handler,
-            Err(error) => error.id(),
-        };
+    pub(super) fn ended(&mut self, handler: HandlerId, ended: Option<Ended>) {
         let Some(running) = self.running.remove(&handler) else {
             // It was taken back, and there is a thread again.
             self.taken_back = self.taken_back.saturating_sub(1);
@@ -257,7 +259,7 @@ impl Pipeline {
             return;
         };
         let ends = match ended {
-            Ok((_, Ended::Single(end, took))) => {
+            Some(Ended::Single(end, took)) => {
                 self.pace.measured(took);
                 if let Some(pace) = self.limited.get_mut(&running.task_id) {
                     pace.measured(took);
@@ -265,20 +267,12 @@ impl Pipeline {
                 vec![end]
             }
             // How long a batch takes says nothing of how many to claim ahead.
-            Ok((_, Ended::Batch(ends))) => ends.into_iter().map(Some).collect(),
-            Ok((_, Ended::Panicked(text))) => {
+            Some(Ended::Batch(ends)) => ends.into_iter().map(Some).collect(),
+            Some(Ended::Panicked(text)) => {
                 vec![Some(End::failed(&text)); running.members.len()]
             }
-            Ok((_, Ended::Dropped)) => vec![Some(End::Released); running.members.len()],
-            Err(error) => {
-                let end = match error.try_into_panic() {
-                    // In the drop of a handler that was aborted.
-                    Ok(panic) => End::failed(&panic_text(panic)),
-                    // Dropped by abort_all.
-                    Err(_) => End::Released,
-                };
-                vec![Some(end); running.members.len()]
-            }
+            // Its lease was over, or it was aborted.
+            Some(Ended::Dropped) | None => vec![Some(End::Released); running.members.len()],
         };
         warn_of_failures(&running, &ends);
         for (member, end) in running.members.into_iter().zip(ends) {
@@ -287,6 +281,7 @@ impl Pipeline {
     }
 
     fn ended_member(&mut self, task: &'static str, member: Member, end: Option<End>) {
+        self.stirred = true;
         self.waiting.ended(&member.lanes);
         let Some(end) = end else {
             tracing::warn!(task, execution = %member.id, claim = member.claim.number,

@@ -1,0 +1,258 @@
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+
+use futures_util::stream::{AbortHandle, AbortRegistration, Abortable};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+
+use super::execute::{caught, panic_text};
+
+/// Tells the handlers of a worker apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct HandlerId(u64);
+
+/// Handlers that run on another runtime than their worker does. What goes from one to the other goes together,
+/// as each hop between threads costs as much as a small handler.
+pub(super) struct Handlers<E> {
+    runtime: Handle,
+    last: u64,
+    /// Not handed over yet. The mutex makes it `Sync`; nobody locks it.
+    starting: Mutex<Vec<Pin<Box<dyn Future<Output = ()> + Send>>>>,
+    ends: Arc<Ends<E>>,
+}
+
+/// Where handlers leave how they have ended.
+struct Ends<E> {
+    ended: Mutex<Vec<(HandlerId, Option<E>)>>,
+    some: Notify,
+}
+
+/// Ends its handler at the next `.await`, when asked or when dropped.
+#[derive(Debug)]
+pub(super) struct Abort(AbortHandle);
+
+impl Abort {
+    pub(super) fn now(&self) {
+        self.0.abort();
+    }
+}
+
+impl Drop for Abort {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Leaves the end of a handler, even where it is dropped with its runtime; none where it has not ended by itself.
+struct Ending<E> {
+    handler: HandlerId,
+    ends: Arc<Ends<E>>,
+    end: Option<E>,
+}
+
+impl<E> Drop for Ending<E> {
+    fn drop(&mut self) {
+        let mut ended = self.ends.lock();
+        ended.push((self.handler, self.end.take()));
+        if ended.len() == 1 {
+            self.ends.some.notify_one();
+        }
+    }
+}
+
+impl<E> Ends<E> {
+    fn lock(&self) -> MutexGuard<'_, Vec<(HandlerId, Option<E>)>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<E: Send + 'static> Handlers<E> {
+    pub(super) fn on(runtime: Handle) -> Self {
+        Self {
+            runtime,
+            last: 0,
+            starting: Mutex::default(),
+            ends: Arc::new(Ends {
+                ended: Mutex::default(),
+                some: Notify::new(),
+            }),
+        }
+    }
+
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// One that starts with the next `start`; `panicked` makes an end of the text of a panic.
+    pub(super) fn add(
+        &mut self,
+        handler: impl Future<Output = E> + Send + 'static,
+        panicked: fn(String) -> E,
+    ) -> (HandlerId, Abort) {
+        self.last += 1;
+        let id = HandlerId(self.last);
+        let (abort, aborted) = AbortHandle::new_pair();
+        let ending = Ending {
+            handler: id,
+            ends: Arc::clone(&self.ends),
+            end: None,
+        };
+        let starting = self.starting.get_mut();
+        let starting = starting.unwrap_or_else(PoisonError::into_inner);
+        starting.push(Box::pin(run(handler, aborted, ending, panicked)));
+        (id, Abort(abort))
+    }
+
+    /// Hands over what was added.
+    pub(super) fn start(&mut self) {
+        let starting = self.starting.get_mut();
+        let mut starting = std::mem::take(starting.unwrap_or_else(PoisonError::into_inner));
+        if starting.len() > 1 {
+            // From a thread of that runtime, where they begin without a hop each.
+            self.runtime.spawn(async move {
+                for handler in starting {
+                    tokio::spawn(handler);
+                }
+            });
+        } else if let Some(handler) = starting.pop() {
+            self.runtime.spawn(handler);
+        }
+    }
+
+    /// Those that have ended since, at least one.
+    pub(super) async fn ended(&mut self) -> Vec<(HandlerId, Option<E>)> {
+        loop {
+            let ended = std::mem::take(&mut *self.ends.lock());
+            if !ended.is_empty() {
+                return ended;
+            }
+            self.ends.some.notified().await;
+        }
+    }
+}
+
+async fn run<E>(
+    handler: impl Future<Output = E>,
+    aborted: AbortRegistration,
+    mut ending: Ending<E>,
+    panicked: fn(String) -> E,
+) {
+    let mut handler = pin!(Some(handler));
+    let polled = poll_fn(|cx| match handler.as_mut().as_pin_mut() {
+        Some(handler) => handler.poll(cx),
+        None => Poll::Pending,
+    });
+    let end = match caught(Abortable::new(polled, aborted)).await {
+        Ok(end) => end.ok(),
+        Err(text) => Some(panicked(text)),
+    };
+    // What it holds may panic as well when it is dropped.
+    let dropped = catch_unwind(AssertUnwindSafe(|| handler.set(None)));
+    ending.end = match dropped {
+        Ok(()) => end,
+        Err(panic) => Some(panicked(panic_text(panic))),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn panicked(text: String) -> String {
+        text
+    }
+
+    struct Panics;
+
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            panic!("in its drop");
+        }
+    }
+
+    async fn next(handlers: &mut Handlers<String>) -> (HandlerId, Option<String>) {
+        let mut ended = handlers.ended().await;
+        assert_eq!(ended.len(), 1);
+        ended.remove(0)
+    }
+
+    #[tokio::test]
+    async fn each_end_comes_back() {
+        let mut handlers = Handlers::on(Handle::current());
+        let (one, _alive) = handlers.add(async { "done".to_owned() }, panicked);
+        handlers.start();
+        assert_eq!(next(&mut handlers).await, (one, Some("done".to_owned())));
+
+        let broken = async { panic!("broken") };
+        let (one, _alive) = handlers.add(broken, panicked);
+        handlers.start();
+        let end = Some("panicked: broken".to_owned());
+        assert_eq!(next(&mut handlers).await, (one, end));
+    }
+
+    #[tokio::test]
+    async fn several_start_together() {
+        let mut handlers = Handlers::on(Handle::current());
+        let alive: Vec<_> = (0..3)
+            .map(|n| handlers.add(async move { n.to_string() }, panicked))
+            .collect();
+        handlers.start();
+        let mut ended = Vec::new();
+        while ended.len() < 3 {
+            ended.extend(handlers.ended().await);
+        }
+        for (n, (id, _)) in alive.iter().enumerate() {
+            assert!(ended.contains(&(*id, Some(n.to_string()))), "{ended:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_is_aborted_has_no_end_of_its_own() {
+        let mut handlers = Handlers::on(Handle::current());
+        let (one, abort) = handlers.add(std::future::pending(), panicked);
+        handlers.start();
+        abort.now();
+        assert_eq!(next(&mut handlers).await, (one, None));
+
+        let (one, abort) = handlers.add(std::future::pending(), panicked);
+        handlers.start();
+        drop(abort);
+        assert_eq!(next(&mut handlers).await, (one, None));
+
+        let panics = Panics;
+        let holds = async move {
+            let _panics = panics;
+            std::future::pending().await
+        };
+        let (one, abort) = handlers.add(holds, panicked);
+        handlers.start();
+        abort.now();
+        let end = Some("panicked: in its drop".to_owned());
+        assert_eq!(next(&mut handlers).await, (one, end));
+    }
+
+    #[test]
+    fn one_whose_runtime_is_gone_has_no_end_of_its_own() {
+        let one_thread = || tokio::runtime::Builder::new_current_thread().build();
+        let (Ok(here), Ok(there)) = (one_thread(), one_thread()) else {
+            panic!("no runtime");
+        };
+        let mut handlers = Handlers::on(there.handle().clone());
+        let (one, _alive) = handlers.add(std::future::pending(), panicked);
+        let (two, _alive) = handlers.add(std::future::pending(), panicked);
+        handlers.start();
+        drop(there);
+        let (three, _alive) = handlers.add(std::future::pending(), panicked);
+        handlers.start();
+        let mut ended = Vec::new();
+        while ended.len() < 3 {
+            ended.extend(here.block_on(handlers.ended()));
+        }
+        for id in [one, two, three] {
+            assert!(ended.contains(&(id, None)));
+        }
+    }
+}
