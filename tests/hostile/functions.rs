@@ -113,7 +113,7 @@ async fn run(test: &TestConductor, name: &str) -> anyhow::Result<()> {
 
 #[conductor::test]
 async fn no_function_takes_a_text_for_more_than_a_text(test: TestConductor) -> anyhow::Result<()> {
-    // Whoever knows a task of no worker makes the default queue, once.
+    // The first call of `know_tasks` creates the queue "default", which would count as a row of the first name.
     run_sql(&test, "select conductor.know_tasks(array['unserved'])").await?;
     let (before, empty) = (schema(&test).await, rows(&test).await?);
     run(&test, PLAIN).await?;

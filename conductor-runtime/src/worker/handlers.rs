@@ -19,7 +19,7 @@ pub(super) struct HandlerId(u64);
 pub(super) struct Handlers<E> {
     runtime: Handle,
     last: u64,
-    /// Not handed over yet. The mutex makes it `Sync`; nobody locks it.
+    /// Added, and not started yet. It is in a mutex because `Handlers` must be `Sync` and these futures are not.
     starting: Mutex<Vec<Pin<Box<dyn Future<Output = ()> + Send>>>>,
     ends: Arc<Ends<E>>,
 }
