@@ -8,7 +8,7 @@ use conductor::testing::TestConductor;
 use conductor::{Missed, Overlap, Status, Trigger};
 use uuid::Uuid;
 
-use crate::support::{Gate, count, eventually, session, sqlstate};
+use crate::support::{Gate, count, eventually, session, sqlstate, to_half_past};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -48,6 +48,7 @@ async fn next(test: &TestConductor) -> anyhow::Result<Option<DateTime<Utc>>> {
 async fn each_tick_makes_one_execution_that_knows_its_tick(
     test: TestConductor,
 ) -> anyhow::Result<()> {
+    to_half_past(&test).await?;
     test.schedule::<DynamicReport>("hourly", "0 * * * *", sales())
         .await?;
     let first = next(&test).await?.unwrap();
@@ -105,6 +106,7 @@ async fn missed_decides_about_ticks_while_nobody_lived(test: TestConductor) -> a
 async fn the_same_name_replaces_and_an_unchanged_rule_keeps_its_beat(
     test: TestConductor,
 ) -> anyhow::Result<()> {
+    to_half_past(&test).await?;
     test.schedule::<DynamicReport>("r", "0 * * * *", sales())
         .await?;
     test.drain().await?;
@@ -135,6 +137,7 @@ async fn the_same_name_replaces_and_an_unchanged_rule_keeps_its_beat(
 
 #[conductor::test]
 async fn what_runs_goes_on_when_its_schedule_goes(test: TestConductor) -> anyhow::Result<()> {
+    to_half_past(&test).await?;
     test.schedule::<DynamicReport>("r", "0 * * * *", sales())
         .await?;
     test.drain().await?;
@@ -160,6 +163,7 @@ async fn what_runs_goes_on_when_its_schedule_goes(test: TestConductor) -> anyhow
 
 #[conductor::test]
 async fn a_paused_schedule_rests_and_misses_nothing(test: TestConductor) -> anyhow::Result<()> {
+    to_half_past(&test).await?;
     test.schedule::<DynamicReport>("r", "0 * * * *", sales())
         .missed(Missed::All)
         .await?;
@@ -204,6 +208,7 @@ async fn dynamic_slow(ctx: &TaskContext) -> anyhow::Result<()> {
 
 #[conductor::test]
 async fn what_sleeps_goes_on_when_its_schedule_goes(test: TestConductor) -> anyhow::Result<()> {
+    to_half_past(&test).await?;
     test.schedule::<DynamicSlow>("r", "0 * * * *", ()).await?;
     test.drain().await?;
     test.advance(HOUR).await?;
@@ -221,6 +226,7 @@ async fn what_sleeps_goes_on_when_its_schedule_goes(test: TestConductor) -> anyh
 
 #[conductor::test]
 async fn a_tick_may_wait_for_the_one_before(test: TestConductor) -> anyhow::Result<()> {
+    to_half_past(&test).await?;
     test.schedule::<DynamicSlow>("alone", "0 * * * *", ())
         .overlap(Overlap::Skip)
         .await?;
@@ -291,6 +297,7 @@ async fn a_handler_schedules_once_whatever_is_replayed(test: TestConductor) -> a
 
 #[conductor::test]
 async fn sql_makes_schedules_too(test: TestConductor) -> anyhow::Result<()> {
+    to_half_past(&test).await?;
     // Tasks are known once a worker has started.
     test.drain().await?;
     sqlx::raw_sql(
@@ -477,6 +484,7 @@ async fn dynamic_gated(ctx: &TaskContext) -> anyhow::Result<Uuid> {
 
 #[conductor::test]
 async fn cancelling_a_tick_leaves_the_schedule_alive(test: TestConductor) -> anyhow::Result<()> {
+    to_half_past(&test).await?;
     let gate = Gate::new();
     let test = test.state(std::sync::Arc::clone(&gate));
     test.schedule::<DynamicGated>("r", "0 * * * *", ()).await?;

@@ -25,6 +25,7 @@ mod time;
 
 use std::time::Duration;
 
+use crate::support::to_half_past;
 use chrono::{DateTime, Utc};
 use conductor::Trigger;
 use conductor::prelude::*;
@@ -177,17 +178,4 @@ async fn ticks(test: &TestConductor, name: &str) -> anyhow::Result<Vec<DateTime<
     .bind(name)
     .fetch_all(test.pool())
     .await?)
-}
-
-/// Moves the clock to half past the hour: far from the ticks of hourly rules.
-async fn to_half_past(test: &TestConductor) -> anyhow::Result<()> {
-    let into = test
-        .now()
-        .await?
-        .timestamp()
-        .rem_euclid(3600)
-        .unsigned_abs();
-    test.advance(Duration::from_secs((3600 + 1800 - into) % 3600))
-        .await?;
-    Ok(())
 }

@@ -7,8 +7,9 @@ use conductor::testing::TestConductor;
 use sqlx::{Connection, Executor};
 
 use super::support::{eventually, number, run_sql, session};
-use super::{HOUR, ticks, to_half_past, word};
+use super::{HOUR, ticks, word};
 use crate::Tick;
+use crate::support::to_half_past;
 
 /// Notes each call of `conductor.tick`: how many executions it was to make.
 async fn note_calls(test: &TestConductor) {

@@ -5,8 +5,9 @@ use conductor::Missed;
 use conductor::testing::TestConductor;
 
 use super::deploys::deploy;
-use super::{HOUR, outputs, ticks, to_half_past, word};
+use super::{HOUR, outputs, ticks, word};
 use crate::Tick;
+use crate::support::to_half_past;
 
 #[conductor::test]
 async fn the_ticks_that_an_old_rule_owes_are_settled_by_the_new_words(

@@ -8,8 +8,9 @@ use uuid::Uuid;
 
 use super::processes::{Process, assert_whole};
 use super::support::{eventually, number};
-use super::{HOUR, outputs, ticks, to_half_past, word};
+use super::{HOUR, outputs, ticks, word};
 use crate::Tick;
+use crate::support::to_half_past;
 
 #[conductor::test]
 async fn processes_whose_clocks_are_hours_wrong_tick_by_the_databases(

@@ -3,8 +3,9 @@
 use conductor::testing::TestConductor;
 
 use super::support::eventually;
-use super::{HOUR, outputs, ticks, to_half_past, word};
+use super::{HOUR, outputs, ticks, word};
 use crate::Tick;
+use crate::support::to_half_past;
 
 /// This binary, as its schedules know it.
 const HERE: &str = "conductor/schedules";

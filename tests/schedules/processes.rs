@@ -14,8 +14,9 @@ use uuid::Uuid;
 #[cfg(target_os = "linux")]
 use super::support::wrong_clock;
 use super::support::{eventually, number, run_sql, session};
-use super::{HOUR, outputs, ticks, to_half_past, word};
+use super::{HOUR, outputs, ticks, word};
 use crate::Tick;
+use crate::support::to_half_past;
 
 const URL: &str = "CONDUCTOR_SCHEDULES_PROCESS";
 const NAME: &str = "CONDUCTOR_SCHEDULES_PROCESS_NAME";

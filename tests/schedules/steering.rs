@@ -7,8 +7,9 @@ use conductor::testing::TestConductor;
 use conductor::{Error, Overlap};
 
 use super::support::{Gate, count, eventually};
-use super::{HOUR, outputs, ticks, to_half_past};
+use super::{HOUR, outputs, ticks};
 use crate::Given;
+use crate::support::to_half_past;
 
 #[conductor::test]
 async fn a_static_schedule_rests_over_starts_until_it_is_resumed(

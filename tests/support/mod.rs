@@ -159,3 +159,16 @@ pub async fn declare(test: &TestConductor, name: &str) -> anyhow::Result<()> {
     .await?;
     Ok(())
 }
+
+/// Moves the clock to half past the hour: far from the ticks of hourly rules, and just behind one of rules of minutes.
+pub async fn to_half_past(test: &TestConductor) -> anyhow::Result<()> {
+    let into = test
+        .now()
+        .await?
+        .timestamp()
+        .rem_euclid(3600)
+        .unsigned_abs();
+    test.advance(Duration::from_secs((3600 + 1800 - into) % 3600))
+        .await?;
+    Ok(())
+}
