@@ -290,34 +290,36 @@ as $$
 declare
     v_now timestamptz := conductor.now();
     v_held uuid[];
+    -- Which of the records these are: one batch may hold some of an old claim and some of its successor.
+    v_places bigint[];
 begin
     if p_waits then
         perform from conductor.live_executions l where l.id = any (p_ids) for no key update;
     end if;
     -- The lock keeps whoever recovers from giving the claim away before this commits.
-    v_held := array(
-        select l.id
-          from unnest(p_ids, p_claims, p_orchestrators) as g(id, claim, orchestrator)
-          join conductor.live_executions l on l.id = g.id and l.id = any (p_ids)
-         where l.claim = g.claim and l.state = 'running'
-           and (g.orchestrator is null or g.orchestrator = l.orchestrator_id)
-           for no key update of l skip locked);
-    -- By claim again: one batch may hold records of an old claim and of its successor.
+    select array_agg(h.id), array_agg(h.n) into v_held, v_places
+      from (select l.id, g.n
+              from unnest(p_ids, p_claims, p_orchestrators) with ordinality as g(id, claim, orchestrator, n)
+              join conductor.live_executions l on l.id = g.id and l.id = any (p_ids)
+             where l.claim = g.claim and l.state = 'running'
+               and (g.orchestrator is null or g.orchestrator = l.orchestrator_id)
+               for no key update of l skip locked) h;
     insert into conductor.steps (execution_id, key, kind, value, recorded_at)
     select g.id, g.key, g.kind, g.value::json, v_now
-      from unnest(p_ids, p_claims, p_keys, p_kinds, p_values, p_orchestrators)
-           as g(id, claim, key, kind, value, orchestrator)
-      join conductor.live_executions l on l.id = g.id and l.id = any (v_held) and l.claim = g.claim
-       and (g.orchestrator is null or g.orchestrator = l.orchestrator_id)
-     where g.id = any (v_held)
+      from unnest(p_ids, p_keys, p_kinds, p_values) with ordinality as g(id, key, kind, value, n)
+      join unnest(v_places) as h(n) on h.n = g.n
         on conflict (execution_id, key) do nothing;
     if cardinality(p_had_of) > 0 or cardinality(p_withdrawn_of) > 0 then
-        perform conductor.decide(v_held, p_had_of, p_had, p_withdrawn_of, p_withdrawn);
+        perform conductor.decide(coalesce(v_held, '{}'), p_had_of, p_had, p_withdrawn_of, p_withdrawn);
+    end if;
+    if cardinality(v_places) = cardinality(p_ids) then
+        return array_fill(true, array[cardinality(p_ids)]);
     end if;
     return array(
-        select case when l.id is null or l.claim <> g.claim or g.orchestrator <> l.orchestrator_id then false
-                    when l.id = any (v_held) then true end
+        select case when h.n is not null then true
+                    when l.id is null or l.claim <> g.claim or g.orchestrator <> l.orchestrator_id then false end
           from unnest(p_ids, p_claims, p_orchestrators) with ordinality as g(id, claim, orchestrator, n)
+          left join unnest(v_places) as h(n) on h.n = g.n
           left join conductor.live_executions l on l.id = g.id and l.id = any (p_ids) and l.state = 'running'
          order by g.n);
 end
@@ -444,7 +446,12 @@ begin
         select g.execution_id, g.key, g.kind, g.group_key, g.wake_at, g.child_id, g.event, g.filter::jsonb,
                coalesce(f.hash, 0), f.path
           from given g
-          left join lateral conductor.filter_field(g.filter::jsonb) f on g.filter is not null
+          left join (
+               select k.execution_id, k.key, o.hash, o.path
+                 from given k
+                cross join lateral conductor.filter_field(k.filter::jsonb) o
+                where k.filter is not null) f
+            on f.execution_id = g.execution_id and f.key = g.key
     ), children as (
         insert into conductor.live_executions as l (
                id, run_at, created_at, parent_id, parent_key, queue_id, task_id, priority, detached, payload)
@@ -552,7 +559,9 @@ begin
     end if;
     with ready as (
         select distinct r.execution_id
-          from unnest(v_executions, v_groups) as r(execution_id, group_key)
+          -- Each group is looked for once, however many children of it have ended.
+          from (select distinct g.execution_id, g.group_key
+                  from unnest(v_executions, v_groups) as g(execution_id, group_key)) r
          where (select true from conductor.waits w
                  where w.execution_id = r.execution_id and w.group_key = r.group_key limit 1) is null
     ), paced as (

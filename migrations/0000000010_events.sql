@@ -242,7 +242,7 @@ $$;
 -- The number of a field's value without which a filter lets nothing through; 0 where there is none. Of
 -- several that which seems to tell most events apart: an id, a number, a text, a flag.
 create function conductor.filter_field(p_filter jsonb, out path text[], out hash bigint)
-language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp
+language plpgsql immutable strict parallel safe set search_path = pg_catalog, pg_temp
 as $$
 begin
     select c.path, c.hash into path, hash from (
