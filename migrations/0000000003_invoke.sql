@@ -30,26 +30,20 @@ create function conductor.wake(p_queues integer[], p_always boolean) returns voi
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set jit = off
 as $$
-declare
-    v_woken bigint;
 begin
     if p_always then
         if conductor.may_notify() then
             perform pg_notify('conductor', 'queue:' || q) from unnest(p_queues) as q;
         end if;
     else
+        perform pg_notify('conductor', 'queue:' || q.id) from conductor.queues q
+          where q.id = any (p_queues) and q.idle;
         -- A row that a user's open transaction has locked, by a cancel or a pause, keeps its flag.
-        with seen as (
-            select count(pg_notify('conductor', 'queue:' || q.id)) as n from conductor.queues q
-             where q.id = any (p_queues) and q.idle
-        ), free as (
-            select q.id from conductor.queues q
-             where q.id = any (p_queues) and q.idle
-               for no key update skip locked
-        ), woken as (
-            update conductor.queues q set idle = false from free f where q.id = f.id
-        )
-        select s.n into v_woken from seen s;
+        if found then
+            update conductor.queues q set idle = false
+             where q.id = any (array(select o.id from conductor.queues o
+                                      where o.id = any (p_queues) and o.idle for no key update skip locked));
+        end if;
     end if;
 end
 $$;

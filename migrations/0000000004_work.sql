@@ -78,31 +78,6 @@ begin
 end
 $$;
 
--- The highest priority in use in a queue, below p_below where that is given. Those of p_seen, the highest
--- first, count as in use without a look: between them nothing that is dead has to be walked over.
-create function conductor.next_priority(p_queue integer, p_below integer, p_seen integer[]) returns integer
-language plpgsql stable set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
-as $$
-declare
-    v_below bigint := coalesce(p_below, 2147483648);
-    v_above bigint := -2147483649;
-    v_seen integer;
-    v_found integer;
-begin
-    foreach v_seen in array p_seen loop
-        if v_seen < v_below then
-            v_above := v_seen;
-            exit;
-        end if;
-    end loop;
-    select l.priority into v_found from conductor.live_executions l
-     where l.queue_id = p_queue and l.priority < v_below and l.priority > v_above
-     order by l.priority desc limit 1;
-    return case when v_found is not null then v_found when v_above >= -2147483648 then v_above end;
-end
-$$;
-
 -- Claims what is due: higher priority first, then earlier run_at, then id. One index range per
 -- priority in use, each ending at now, so that delayed rows cost nothing.
 --
@@ -140,6 +115,10 @@ declare
     v_now timestamptz;
     v_priority integer;
     v_lower integer;
+    -- How far the walk has come in p_seen, and the next priority there. It counts as in use without a look, so that
+    -- nothing dead is walked over between those that are known.
+    v_place integer;
+    v_above integer;
     v_ids uuid[];
     v_again uuid[];
     v_left integer := p_limit;
@@ -246,7 +225,13 @@ begin
         end if;
         v_seen := '{}';
         v_from := '{}';
-        v_priority := conductor.next_priority(p_queue, null, coalesce(p_seen, '{}'));
+        v_place := 1;
+        v_above := p_seen[1];
+        v_priority := null;
+        select l.priority into v_priority from conductor.live_executions l
+         where l.queue_id = p_queue and l.priority > coalesce(v_above, -2147483649)
+         order by l.priority desc limit 1;
+        v_priority := coalesce(v_priority, v_above);
         if cardinality(v_open) > 0 then
             v_priority := greatest(v_priority, conductor.lane_priority(v_open, null));
         end if;
@@ -411,7 +396,15 @@ begin
                  order by l.run_at limit 1;
                 v_next := least(v_next, v_found);
             end if;
-            v_lower := conductor.next_priority(p_queue, v_priority, coalesce(p_seen, '{}'));
+            while p_seen[v_place] >= v_priority loop
+                v_place := v_place + 1;
+            end loop;
+            v_above := p_seen[v_place];
+            v_lower := null;
+            select l.priority into v_lower from conductor.live_executions l
+             where l.queue_id = p_queue and l.priority < v_priority and l.priority > coalesce(v_above, -2147483649)
+             order by l.priority desc limit 1;
+            v_lower := coalesce(v_lower, v_above);
             if cardinality(v_open) > 0 then
                 v_lower := greatest(v_lower, conductor.lane_priority(v_open, v_priority));
             end if;
@@ -444,9 +437,12 @@ begin
     end if;
     if p_seen is not null and cardinality(v_seen) <= 50 then
         -- Those that it did not come to, which are lower.
-        select v_seen || array_agg(g.seen order by g.n), v_from || array_agg(g.since order by g.n) into v_seen, v_from
-          from unnest(p_seen, p_from) with ordinality as g(seen, since, n)
-         where g.seen <> all (v_seen);
+        if v_priority is not null then
+            select v_seen || array_agg(g.seen order by g.n), v_from || array_agg(g.since order by g.n)
+              into v_seen, v_from
+              from unnest(p_seen, p_from) with ordinality as g(seen, since, n)
+             where g.seen <> all (v_seen);
+        end if;
     else
         v_seen := null;
         v_from := null;
