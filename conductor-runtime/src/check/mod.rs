@@ -193,13 +193,14 @@ fn unreadable(error: Error) -> Error {
     }
 }
 
-/// At the start of a worker: what it cannot work with, among the oldest executions.
-pub(crate) async fn at_start(conductor: &Conductor) -> Result<Vec<Finding>> {
-    const MOST: u64 = 10_000;
+/// At the start of a worker: what it cannot work with, among the oldest executions. A start that refuses
+/// looks at more of them than one that only warns: nothing runs before it has looked, and what cannot be
+/// read is left in place when it is claimed.
+pub(crate) async fn at_start(conductor: &Conductor, refuses: bool) -> Result<Vec<Finding>> {
     const PATIENCE: Duration = Duration::from_secs(2);
     let mut findings = conductor
         .check()
-        .at_most(MOST)
+        .at_most(if refuses { 10_000 } else { 1_000 })
         .within(PATIENCE)
         .await?
         .findings;

@@ -105,7 +105,7 @@ impl Builder {
     /// Refuses to start where a look at the database finds something that this program cannot work
     /// with, such as payloads that it cannot read; without this, it is logged as a warning. What
     /// `worker --strict` does. See [`Conductor::check`] for what is looked at; at a start only the
-    /// oldest 10,000 executions are, for two seconds at most.
+    /// oldest 10,000 executions are (1,000 without this), for two seconds at most.
     #[must_use]
     pub fn strict(mut self) -> Self {
         self.strict = true;

@@ -144,6 +144,10 @@ impl Orchestrator {
             ddl,
         } = self;
         conductor.migrate_within(migration_deadline).await?;
+        let threads = [Side::start("conductor")?, Side::start("conductor-lease")?];
+        let [work, heart] = &threads;
+        // Its connections are opened beside the looks.
+        let inner = work.run(own_way(conductor.clone(), workers.len()));
         look_before(&conductor, strict).await?;
         let rules = rows::check(&conductor).await?;
         let registry = Registry::global();
@@ -185,17 +189,7 @@ impl Orchestrator {
         let all_tasks: Vec<i32> = declared.iter().map(|(task_id, _, _)| *task_id).collect();
         dispatcher::declare(&conductor, &all_tasks).await?;
         rows::declare(&conductor, &all_tasks, &rules, ddl).await?;
-        let threads = [Side::start("conductor")?, Side::start("conductor-lease")?];
-        let [work, heart] = &threads;
-        let most = most_connections(workers.len());
-        let user = conductor.clone();
-        let inner = work
-            .run(async move {
-                let inner = user.apart(most);
-                inner.notifier().start(inner.database()).await;
-                inner
-            })
-            .await?;
+        let inner = inner.await?;
         dispatcher::catch_up(&conductor).await;
         let clock = Clock::new(inner.notifier().clock_shift_ms());
         let (now, shift_ms) = conductor.clock().await?;
@@ -335,9 +329,18 @@ fn most_connections(workers: usize) -> u32 {
         .saturating_add(4)
 }
 
+/// The way of the orchestrator's own work: it listens, and has a connection for the first claim.
+async fn own_way(conductor: Conductor, workers: usize) -> Conductor {
+    let inner = conductor.apart(most_connections(workers));
+    // Whoever needs one finds out what keeps it from being had.
+    let first = async { inner.database().connection().await.is_ok() };
+    tokio::join!(inner.notifier().start(inner.database()), first);
+    inner
+}
+
 /// Warns of what this program cannot work with, or refuses to start.
 async fn look_before(conductor: &Conductor, strict: bool) -> Result<()> {
-    match check::at_start(conductor).await {
+    match check::at_start(conductor, strict).await {
         Ok(findings) if findings.is_empty() => Ok(()),
         Ok(findings) if strict => Err(Error::Refused(
             findings.iter().map(ToString::to_string).collect(),

@@ -67,13 +67,13 @@ impl Side {
         Arc::clone(&self.finish)
     }
 
-    /// Runs this there and gives what comes of it.
-    pub(super) async fn run<T: Send + 'static>(
+    /// Runs this there, from now on, and gives what comes of it.
+    pub(super) fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
-    ) -> Result<T> {
-        let done = self.runtime().spawn(work).await;
-        done.map_err(|error| Error::Broken(error.to_string()))
+    ) -> impl Future<Output = Result<T>> {
+        let done = self.runtime().spawn(work);
+        async { done.await.map_err(|error| Error::Broken(error.to_string())) }
     }
 
     /// Ends the thread and waits for its end.
