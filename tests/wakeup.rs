@@ -7,7 +7,7 @@ use conductor::prelude::*;
 use conductor::testing::TestConductor;
 use sqlx::postgres::PgListener;
 
-use crate::support::{Gate, count, eventually, session, soon, start_with};
+use crate::support::{Gate, count, eventually, session, soon, start_with, watched};
 
 #[task(name = "wakeup-quick")]
 async fn wakeup_quick(_ctx: &TaskContext) -> anyhow::Result<()> {
@@ -145,6 +145,78 @@ async fn a_transaction_that_commits_late_wakes_the_worker(
     }
     took.sort_unstable();
     assert!(took[2] < Duration::from_millis(200), "{took:?}");
+    worker.stop().await?;
+    Ok(())
+}
+
+/// A quick one is told within the process, so nobody asks the database to tell of it.
+#[conductor::test]
+async fn the_end_of_what_this_process_runs_needs_no_notification(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let worker = start_with(&test, 5, ()).await?;
+    let listener = tokio::sync::Mutex::new(listener(&test).await?);
+    eventually("one that nobody has marked", || async {
+        let run = test.invoke::<WakeupQuick>(()).await.unwrap();
+        soon("the result", run.result()).await.unwrap();
+        let told = format!("done:{}", run.id());
+        let messages = messages(&test, &mut *listener.lock().await).await.unwrap();
+        !messages.contains(&told)
+    })
+    .await;
+    worker.stop().await?;
+    Ok(())
+}
+
+/// How many connections listen.
+async fn listeners(test: &TestConductor) -> i64 {
+    sqlx::query_scalar(
+        "select count(*) from pg_stat_activity
+          where datname = current_database()
+            and (query ilike 'listen%' or query like 'select floor(extract(epoch from shift)%')",
+    )
+    .fetch_one(test.pool())
+    .await
+    .unwrap()
+}
+
+#[conductor::test]
+async fn a_process_listens_once_and_those_who_wait_outlive_who_listened(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let gate = Gate::new();
+    let worker = start_with(&test, 1, gate.clone()).await?;
+    eventually("the worker's listener", || async {
+        listeners(&test).await == 1
+    })
+    .await;
+    let run = test.invoke::<WakeupGated>(()).await?;
+    gate.entered(1).await;
+    let waits = tokio::spawn({
+        let run = run.clone();
+        async move { run.result().await }
+    });
+    let later = test
+        .invoke::<WakeupQuick>(())
+        .delay(Duration::from_secs(3600))
+        .await?;
+    let waits_on = tokio::spawn({
+        let later = later.clone();
+        async move { later.result().await }
+    });
+    watched(&test, run.id()).await;
+    watched(&test, later.id()).await;
+    assert_eq!(listeners(&test).await, 1);
+    gate.open(1);
+    soon("the result", waits).await??;
+    worker.stop().await?;
+    eventually("a listener of the one who waits", || async {
+        listeners(&test).await == 1
+    })
+    .await;
+    test.advance(Duration::from_secs(3600)).await?;
+    let worker = start_with(&test, 1, gate).await?;
+    soon("the later result", waits_on).await??;
     worker.stop().await?;
     Ok(())
 }

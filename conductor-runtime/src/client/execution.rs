@@ -1,7 +1,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -14,6 +14,9 @@ use crate::task::Task;
 
 /// How often the result is looked for where no notification comes.
 const POLL: Duration = Duration::from_secs(1);
+/// How old an execution is at most whose end is waited for without a word to the database, where a worker of this
+/// process may run it.
+const AT_HAND: Duration = Duration::from_millis(10);
 
 /// The state of an execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -126,6 +129,7 @@ impl<T: Task> Execution<T> {
     /// [`Error::NotFound`] when retention has removed it, [`Error::Output`] when the stored output
     /// is not of the type that this binary expects.
     pub async fn result(&self) -> Result<T::Output> {
+        self.conductor.own_end(T::NAME, self.id()).await;
         let output = self.conductor.outcome(self.id()).await?;
         serde_json::from_str(&output).map_err(|error| Error::Output {
             task: T::NAME.to_owned(),
@@ -163,16 +167,33 @@ impl Conductor {
         patience.ask(self.database(), watch.bind(id)).await
     }
 
+    /// Ends when this process has written the end of what it has just invoked, or after a moment. To ask the
+    /// database before would write there that somebody waits, beside the claim, which leaves out what is locked.
+    async fn own_end(&self, task: &str, id: Uuid) {
+        let ends = self.notifier().ends();
+        let Some(left) = AT_HAND.checked_sub(age(id)) else {
+            return;
+        };
+        if ends.is_served(task) {
+            let end = ends.of(id);
+            let ended = end.notified();
+            if !ends.has_just_ended(id) {
+                let _ = tokio::time::timeout(left, ended).await;
+            }
+        }
+    }
+
     /// Waits for the end of any execution and gives its output as JSON.
     ///
     /// # Errors
     /// As [`Execution::result`].
     pub async fn outcome(&self, id: Uuid) -> Result<String> {
         self.migrate().await?;
-        self.notifier().start(self.database()).await;
-        let end = self.notifier().end_of(id);
+        let end = self.notifier().ends().of(id);
         let mut patience = Patience::new(OUTAGE);
         loop {
+            // Whoever told of ends may have stopped.
+            self.notifier().start_for_ends(self.database()).await;
             // Before the look, so that no waiter misses an end between look and wait.
             let ended = end.notified();
             let seen: Option<Watched> = match self.watch(id, &patience).await {
@@ -205,5 +226,26 @@ impl Conductor {
                 () = tokio::time::sleep(POLL) => {}
             }
         }
+    }
+}
+
+/// The time since the id was made, by this machine's clock; long where the id does not say.
+fn age(id: Uuid) -> Duration {
+    let made = id.get_timestamp().map(|made| made.to_unix());
+    let made =
+        made.and_then(|(seconds, nanos)| UNIX_EPOCH.checked_add(Duration::new(seconds, nanos)));
+    made.and_then(|made| made.elapsed().ok())
+        .unwrap_or(Duration::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_tells_its_age() {
+        assert!(age(Uuid::now_v7()) < Duration::from_secs(1));
+        assert_eq!(age(Uuid::nil()), Duration::MAX);
+        assert_eq!(age(Uuid::max()), Duration::MAX, "made in the future");
     }
 }

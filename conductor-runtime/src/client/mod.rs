@@ -180,7 +180,7 @@ impl Conductor {
                 emitter: Emitter::new(database.clone()),
                 watches: Mutex::default(),
                 database,
-                notifier: Notifier::new(),
+                notifier: self.notifier().apart(),
                 outage: Arc::clone(&self.shared.outage),
                 ready: OnceCell::new_with(Some(())),
                 declared: Mutex::default(),

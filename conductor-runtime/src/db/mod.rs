@@ -8,6 +8,7 @@ mod batcher;
 mod clock;
 mod database;
 mod deadline;
+mod ends;
 mod fault;
 mod migrate;
 mod notifier;
@@ -24,6 +25,7 @@ pub(crate) use batcher::{Batcher, message_length, take_message};
 pub(crate) use clock::Clock;
 pub(crate) use database::Database;
 pub(crate) use deadline::{Deadline, Timed};
+pub(crate) use ends::{Ends, Serving};
 pub(crate) use fault::{Fault, fault, is_lasting, is_locked};
 #[cfg(feature = "testing")]
 pub(crate) use migrate::pretend;

@@ -1,13 +1,12 @@
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgListener};
-use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, OnceCell, broadcast, watch};
 use uuid::Uuid;
 
-use super::{ANSWER, Database, direct_way, pool_options};
+use super::{ANSWER, Database, Ends, direct_way, pool_options};
 
 /// A listener that has heard nothing for so long is asked whether it lives, and must answer as soon: where
 /// the network has forgotten its connection, nothing else tells.
@@ -33,7 +32,7 @@ pub(crate) struct Notifier {
 #[derive(Debug)]
 struct Interests {
     queues: Mutex<HashMap<i32, Arc<Notify>>>,
-    executions: Mutex<HashMap<Uuid, Weak<Notify>>>,
+    ends: Arc<Ends>,
     cancels: broadcast::Sender<Uuid>,
     /// Changes where something may have been cancelled.
     cancel_hints: watch::Sender<()>,
@@ -43,20 +42,21 @@ struct Interests {
     versions: Arc<Notify>,
 }
 
-/// Tells of one execution's end for as long as it is held.
-#[derive(Debug)]
-pub(crate) struct EndInterest {
-    id: Uuid,
-    notify: Arc<Notify>,
-    interests: Arc<Interests>,
-}
-
 impl Notifier {
     pub(crate) fn new() -> Self {
+        Self::with(Arc::default())
+    }
+
+    /// For the orchestrator's own work. Both tell of ends to those who wait at either.
+    pub(crate) fn apart(&self) -> Self {
+        Self::with(Arc::clone(self.ends()))
+    }
+
+    fn with(ends: Arc<Ends>) -> Self {
         Self {
             interests: Arc::new(Interests {
                 queues: Mutex::default(),
-                executions: Mutex::default(),
+                ends,
                 cancels: broadcast::channel(CANCELS).0,
                 cancel_hints: watch::channel(()).0,
                 clock_shift_ms: watch::channel(0).0,
@@ -88,7 +88,10 @@ impl Notifier {
                     let mut listener = listener;
                     loop {
                         match listener.take() {
-                            Some(listener) => serve(listener, &interests).await,
+                            Some(listener) => {
+                                let _listening = interests.ends.listening();
+                                serve(listener, &interests).await;
+                            }
                             None => tokio::time::sleep(Duration::from_secs(5)).await,
                         }
                         listener = listen(&way(), &interests).await;
@@ -105,20 +108,16 @@ impl Notifier {
         Arc::clone(lock(&self.interests.queues).entry(id).or_default())
     }
 
-    /// Is notified when this execution may have ended.
-    pub(crate) fn end_of(&self, id: Uuid) -> EndInterest {
-        let mut executions = lock(&self.interests.executions);
-        let known = executions.get(&id).and_then(Weak::upgrade);
-        let notify = known.unwrap_or_else(|| {
-            let notify = Arc::new(Notify::new());
-            executions.insert(id, Arc::downgrade(&notify));
-            notify
-        });
-        EndInterest {
-            id,
-            notify,
-            interests: Arc::clone(&self.interests),
+    /// Starts to listen, where nobody of this process tells of ends.
+    pub(crate) async fn start_for_ends(&self, database: &Database) {
+        if !self.ends().is_told() {
+            self.start(database).await;
         }
+    }
+
+    /// Who waits for the ends of executions.
+    pub(crate) fn ends(&self) -> &Arc<Ends> {
+        &self.interests.ends
     }
 
     /// Receives the ids of running executions that somebody cancels.
@@ -182,24 +181,6 @@ impl Drop for Notifier {
     }
 }
 
-impl EndInterest {
-    /// Ends with the next telling after this call; to be called before the look whose answer may
-    /// be old by the time it is read.
-    pub(crate) fn notified(&self) -> Notified<'_> {
-        self.notify.notified()
-    }
-}
-
-impl Drop for EndInterest {
-    fn drop(&mut self) {
-        let mut executions = lock(&self.interests.executions);
-        // The count includes this one.
-        if Arc::strong_count(&self.notify) == 1 {
-            executions.remove(&self.id);
-        }
-    }
-}
-
 impl Interests {
     /// Tells those concerned to look; true where the clock may have been moved.
     fn tell(&self, message: &str) -> bool {
@@ -215,10 +196,8 @@ impl Interests {
                 }
             }
             "done" => {
-                if let Ok(id) = value.parse()
-                    && let Some(notify) = lock(&self.executions).get(&id).and_then(Weak::upgrade)
-                {
-                    notify.notify_waiters();
+                if let Ok(id) = value.parse() {
+                    self.ends.tell(id);
                 }
             }
             "cancel" => {
@@ -245,9 +224,7 @@ impl Interests {
         for notify in lock(&self.queues).values() {
             notify.notify_one();
         }
-        for notify in lock(&self.executions).values().filter_map(Weak::upgrade) {
-            notify.notify_waiters();
-        }
+        self.ends.tell_all();
     }
 }
 

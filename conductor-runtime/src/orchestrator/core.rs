@@ -8,7 +8,7 @@ use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
 use super::handle::wind_down;
 use super::signal::Shutdown;
 use crate::client::Conductor;
-use crate::db::Patience;
+use crate::db::{Patience, Serving};
 use crate::worker::{Control, Held, Phase, Pipeline};
 
 /// How long a process that ends tries to give its lease back.
@@ -108,6 +108,8 @@ pub(super) struct Core {
     pub(super) conductor: Conductor,
     pub(super) control: watch::Sender<Control>,
     pub(super) pipelines: Vec<Pipeline>,
+    /// What this process runs itself, until the workers end.
+    pub(super) _serving: Serving,
     /// Closed when the last pipeline has ended.
     pub(super) at_work: watch::Sender<()>,
     /// The chores, the scheduler, the dispatcher of events, the end for a newer build.

@@ -209,6 +209,8 @@ impl Orchestrator {
             until: lease.until(taken),
             phase: Phase::Working,
         });
+        let tasks = served().flat_map(HashMap::values).map(|task| task.name);
+        let serving = inner.notifier().ends().serving(tasks.collect());
         let signals = Signals {
             control: heard,
             busy: watch::channel(0).0,
@@ -297,6 +299,7 @@ impl Orchestrator {
                 conductor: inner,
                 control,
                 pipelines,
+                _serving: serving,
                 at_work,
                 keepers,
                 lease: heartbeat,

@@ -86,6 +86,12 @@ impl<'o> Columns<'o> {
     }
 }
 
+/// Those of which this is the end, as far as is known here: a failed one may be tried again.
+fn ends(outcomes: &[Outcome]) -> impl Iterator<Item = Uuid> + Clone {
+    let is_end = |outcome: &&Outcome| matches!(outcome.end, End::Completed(_) | End::Failed { .. });
+    outcomes.iter().filter(is_end).map(|outcome| outcome.id)
+}
+
 /// A delay in milliseconds, at most 1000 years, which an interval still holds.
 pub(super) fn millis(delay: Duration) -> i64 {
     const LONGEST: i64 = 1000 * 365 * 24 * 60 * 60 * 1000;
@@ -224,6 +230,7 @@ pub(super) async fn round_trip(trip: Trip) -> Returned {
     match answer {
         Ok((answer, paused)) => {
             conductor.outage().over();
+            conductor.notifier().ends().written(ends(&outcomes));
             returned.paused = paused;
             returned.claimed = answer.claimed;
             returned.next_due = answer.next_due;
