@@ -76,8 +76,8 @@ pub(crate) struct Pipeline {
     unwritten: Unwritten,
     left: Left,
     trips: JoinSet<Returned>,
-    /// The last trip's session, for the next one where that follows at once.
-    spare: Option<Session>,
+    /// The sessions of the last trips, for the next ones where those follow soon: what they run is prepared there.
+    spare: Vec<Session>,
     /// Behind the handlers that are about to end, and whether some have started or ended since.
     barrier: Option<Barrier>,
     stirred: bool,
@@ -181,7 +181,7 @@ impl Pipeline {
             unwritten: Unwritten::default(),
             left: Left::default(),
             trips: JoinSet::new(),
-            spare: None,
+            spare: Vec::new(),
             barrier: None,
             stirred: false,
             asked: 0,
@@ -226,9 +226,6 @@ impl Pipeline {
                 self.send();
             }
             self.send_locked();
-            if self.trips.is_empty() {
-                self.spare = None;
-            }
             self.count_busy();
             if self.is_over() {
                 break;
@@ -366,6 +363,9 @@ impl Pipeline {
         self.idle = false;
         if self.refused_at.elapsed() >= REFUSED_AGAIN {
             self.outcomes.append(&mut self.refused);
+        }
+        if self.trips.is_empty() {
+            self.spare.clear();
         }
         self.give_back();
         self.look_for_threads();

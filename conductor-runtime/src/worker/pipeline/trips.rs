@@ -47,7 +47,7 @@ impl Pipeline {
             return;
         }
         self.locked.attract(&mut self.outcomes);
-        let mut want = self.want();
+        let mut want = if self.ends_last() { 0 } else { self.want() };
         let disown = self.suspect.is_some() && self.suspect == self.orchestrator;
         let paused = !self.waiting.is_empty() && Instant::now() >= self.next_pause_look;
         if !self.has_reason(want, disown || paused) {
@@ -89,7 +89,7 @@ impl Pipeline {
         let outcomes = take_message(&mut self.outcomes, usize::MAX, Outcome::bytes);
         self.trips.spawn(round_trip(Trip {
             conductor: self.conductor.clone(),
-            spare: self.spare.take(),
+            spare: self.spare.pop(),
             outcomes,
             ask,
             known,
@@ -114,6 +114,16 @@ impl Pipeline {
             }
             _ => false,
         }
+    }
+
+    /// Whether what is to be written is the last that the worker has, and nothing more is known to be due. It goes
+    /// alone then, and the look follows at once: whoever waits for the result does not wait for the look.
+    fn ends_last(&self) -> bool {
+        !self.outcomes.is_empty()
+            && !self.more
+            && self.running.is_empty()
+            && self.waiting.is_empty()
+            && self.trips.is_empty()
     }
 
     /// How many bytes may come with a claim.
@@ -239,7 +249,9 @@ impl Pipeline {
         };
         // Others of this process may need it more.
         let keeps = |session: &Session| session.is_young() && self.database.has_plenty();
-        self.spare = returned.session.filter(keeps);
+        if self.spare.len() < MOST_TRIPS {
+            self.spare.extend(returned.session.filter(keeps));
+        }
         self.asked = self.asked.saturating_sub(returned.ask.want);
         let current = self.orchestrator == Some(returned.ask.orchestrator);
         let told = !returned.ask.lanes.lanes.is_empty();
@@ -315,6 +327,7 @@ impl Pipeline {
         }
         if returned.ask.idle {
             self.idle = true;
+            self.spare.clear();
             let look = LOOKS_AGAIN.get(self.looks).copied().unwrap_or(POLL);
             self.looks += 1;
             let due = returned.next_due.unwrap_or(POLL);
