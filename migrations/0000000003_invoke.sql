@@ -125,6 +125,9 @@ declare
     v_now timestamptz;
     v_count bigint := cardinality(p_ids);
     v_queues integer[];
+    -- The first call that cannot be stored; whether some have no key, or are throttled.
+    v_wrong bigint;
+    v_mixed boolean;
 begin
     -- Roles of other languages call this, so it checks as `invoke` does.
     if cardinality(p_tasks) is distinct from v_count or cardinality(p_payloads) is distinct from v_count
@@ -137,25 +140,31 @@ begin
             using errcode = 'CD002';
     end if;
     if p_keys is not null then
-        perform conductor.refuse_invoke(g.n, g.id, g.payload, g.run_at, g.delay_ms, g.key, g.throttle_ms, g.debounce_ms)
-           from unnest(p_ids, p_payloads, p_run_at, p_delay_ms, p_keys, p_throttle_ms, p_debounce_ms) with ordinality
-                as g(id, payload, run_at, delay_ms, key, throttle_ms, debounce_ms, n)
-          where not conductor.is_invoke(g.id, g.payload, g.run_at, g.delay_ms)
-             or octet_length(g.key) not between 1 and 200
-             or g.throttle_ms not between 1 and 31557600000000 or g.debounce_ms not between 1 and 31557600000000
-             or g.debounce_ms is not null and (g.throttle_ms is not null or g.run_at is not null or g.delay_ms is not null);
+        select min(g.n) filter (where
+                   not conductor.is_invoke(g.id, g.payload, g.run_at, g.delay_ms)
+                   or octet_length(g.key) not between 1 and 200
+                   or g.throttle_ms not between 1 and 31557600000000
+                   or g.debounce_ms not between 1 and 31557600000000
+                   or g.debounce_ms is not null
+                      and (g.throttle_ms is not null or g.run_at is not null or g.delay_ms is not null)),
+               bool_or(g.throttle_ms is not null or g.key is null and g.debounce_ms is null)
+          into v_wrong, v_mixed
+          from unnest(p_ids, p_payloads, p_run_at, p_delay_ms, p_keys, p_throttle_ms, p_debounce_ms) with ordinality
+               as g(id, payload, run_at, delay_ms, key, throttle_ms, debounce_ms, n);
+        if v_wrong is not null then
+            perform conductor.refuse_invoke(
+                v_wrong, p_ids[v_wrong], p_payloads[v_wrong], p_run_at[v_wrong], p_delay_ms[v_wrong],
+                p_keys[v_wrong], p_throttle_ms[v_wrong], p_debounce_ms[v_wrong]);
+        end if;
         -- One whose id is there already is the same call again.
-        p_again := p_again or exists (
-            select from unnest(p_ids) as g(id)
-             where (select true from conductor.live_executions l where l.id = g.id limit 1)
-                or (select true from conductor.finished_executions f where f.id = g.id limit 1));
+        p_again := p_again
+            or exists (select from conductor.live_executions l where l.id = any (p_ids))
+            or exists (select from conductor.finished_executions f where f.id = any (p_ids));
         -- Behind somebody's open transaction it ends soon, so that its caller brings the others alone.
         if not p_in_transaction then
             perform set_config('lock_timeout', '250ms', true);
         end if;
-        if p_again or exists (
-               select from unnest(p_keys, p_throttle_ms, p_debounce_ms) as g(key, throttle_ms, debounce_ms)
-                where g.throttle_ms is not null or g.key is null and g.debounce_ms is null) then
+        if p_again or v_mixed then
             select m.ids, m.came_of into ids, came_of
               from conductor.invoke_mixed(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities,
                                           p_in_transaction, p_again, p_keys, p_throttle_ms, p_debounce_ms) m;

@@ -344,7 +344,8 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_has
 set enable_mergejoin = off set jit = off
 as $$
 declare
-    v_now timestamptz := conductor.now();
+    v_clock constant timestamptz := conductor.now();
+    v_now timestamptz := v_clock;
     v_last timestamptz;
     v_name text;
     v_written uuid[];
@@ -361,14 +362,14 @@ begin
         select e.emitted_at into v_last from conductor.events e
          where e.name >= v_name and e.name <= v_name
          order by e.name desc, e.emitted_at desc, e.seq desc limit 1;
-        if v_last > conductor.now() + interval '1 minute' then
+        if v_last > v_clock + interval '1 minute' then
             raise warning 'conductor: events "%" were emitted at %, later than now', v_name, v_last;
             update conductor.events e set emitted_at = v_now
-             where e.name = v_name and e.emitted_at > conductor.now() + interval '1 minute';
+             where e.name = v_name and e.emitted_at > v_clock + interval '1 minute';
             update conductor.event_fields f set emitted_at = v_now
-             where f.name = v_name and f.emitted_at > conductor.now() + interval '1 minute';
+             where f.name = v_name and f.emitted_at > v_clock + interval '1 minute';
             update conductor.event_paths p set from_at = v_now
-             where p.name = v_name and p.from_at > conductor.now() + interval '1 minute';
+             where p.name = v_name and p.from_at > v_clock + interval '1 minute';
             v_last := v_now;
         end if;
         v_now := greatest(v_now, v_last);
@@ -395,10 +396,15 @@ begin
                  order by g.id, g.n) o;
     end if;
 
-    v_subscribed := array(
-        select d.name from (select distinct g.name from unnest(p_names) as g(name)) d
-         where exists (select from conductor.subscriptions s where s.event = d.name));
-    if cardinality(v_subscribed) > 0 then
+    -- Which of the names somebody wants. The lock of a name keeps others from waiting for it meanwhile.
+    select array_agg(d.name) filter (where (select true from conductor.subscriptions s where s.event = d.name limit 1)),
+           array_agg(d.name) filter (where (select true from conductor.event_paths p
+                                             where p.name = d.name and p.ended_at is null limit 1)),
+           array_agg(d.name) filter (where (select true from conductor.waits w
+                                             where w.event_name = d.name and w.event_name <> '' limit 1))
+      into v_subscribed, v_noted, v_waited
+      from (select distinct g.name from unnest(p_names) as g(name)) d;
+    if v_subscribed is not null then
         v_watched := exists (select from conductor.event_watches w where w.event_id = any (v_written));
         with made as (
             insert into conductor.live_executions as l (
@@ -426,11 +432,7 @@ begin
         end if;
     end if;
 
-    v_noted := array(
-        select d.name from (select distinct g.name from unnest(p_names) as g(name)) d
-         where (select true from conductor.event_paths p
-                 where p.name = d.name and p.ended_at is null limit 1));
-    if cardinality(v_noted) > 0 then
+    if v_noted is not null then
         insert into conductor.event_fields (name, hash, emitted_at, seq)
         select e.name, conductor.field_hash(p.path, p.value), e.emitted_at, e.seq
           from (select o.name, o.emitted_at, o.seq, conductor.as_jsonb(o.payload) as payload from conductor.events o
@@ -442,10 +444,7 @@ begin
             on conflict do nothing;
     end if;
 
-    v_waited := array(
-        select d.name from (select distinct g.name from unnest(p_names) as g(name)) d
-         where (select true from conductor.waits w where w.event_name = d.name and w.event_name <> '' limit 1));
-    if cardinality(v_waited) > 0 then
+    if v_waited is not null then
         insert into conductor.event_deliveries (seq, name, event_id)
         select e.seq, e.name, e.id from conductor.events e
          where e.id = any (v_written) and e.name = any (v_waited);
@@ -818,7 +817,8 @@ begin
     for v_name, v_fault in
         select g.name, case when j.payload is null then conductor.json_fault(g.payload::json) end
           from unnest(p_names, p_payloads) as g(name, payload)
-         cross join lateral (select conductor.as_jsonb(g.payload::json) as payload) j
+         -- With an offset it is made once, and not at each place where it is named.
+         cross join lateral (select conductor.as_jsonb(g.payload::json) as payload offset 0) j
          where octet_length(g.payload) > 16 * 1024 * 1024 or j.payload is null
             or jsonb_path_exists(j.payload, 'strict $.**{120} ? (@.type() == "array" || @.type() == "object")')
     loop
@@ -848,8 +848,8 @@ begin
             exit;
         end loop;
     end if;
-    if not v_later then
-        -- What committed before comes before.
+    -- What committed before comes before.
+    if not v_later and exists (select from conductor.event_inbox i where i.name = any (v_names)) then
         select t.ids, t.names, t.payloads into v_earlier
           from conductor.take_inbox(v_names, 500, 16 * 1024 * 1024) t;
         if v_earlier.ids is not null then
