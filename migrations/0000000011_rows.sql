@@ -166,8 +166,10 @@ begin
                 using errcode = 'undefined_column';
         end if;
         v_list := concat_ws(', ', v_list,
-            case when p_json then format('%s as %I', conductor.row_value(v_column.value, v_column.type), v_column.name)
-                 else v_column.value end);
+            case when not p_json then v_column.value
+                 -- What is built in, as row_value says, without the call: each statement of the user's pays for it.
+                 when v_column.type < 16384 then v_column.value || ' as ' || quote_ident(v_column.name)
+                 else format('%s as %I', conductor.row_value(v_column.value, v_column.type), v_column.name) end);
     end loop;
     return v_list;
 end
@@ -182,8 +184,8 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_columns text := coalesce(conductor.row_columns(p_relation, p_columns, true), '');
-    v_changed text := conductor.row_columns(p_relation, p_changed, false);
-    v_key text := conductor.row_columns(p_relation, p_key, false);
+    v_changed text := case when p_changed is not null then conductor.row_columns(p_relation, p_changed, false) end;
+    v_key text := case when p_key is not null then conductor.row_columns(p_relation, p_key, false) end;
     v_side constant text := 'select %s as i, row_to_json(c.*) as j, row(%s) as d from %I r cross join lateral (select %s) c';
     v_pair text := coalesce('row(' || v_key || ')', 'row_number() over ()');
 begin
@@ -245,8 +247,14 @@ declare
     v_ticks bigint := floor(extract(epoch from clock_timestamp()) * 1000 * 4096);
     v_op text := lower(tg_op);
     v_rule record;
-    v_rules jsonb[];
+    -- The rules at work, an element each; the tasks are null of waits, and the events of tasks.
     v_queries text[];
+    v_rules text[];
+    v_tasks integer[];
+    v_events text[];
+    v_filters jsonb[];
+    v_targets integer[];
+    v_priorities integer[];
     v_now timestamptz;
     v_key text[];
     v_count bigint;
@@ -295,8 +303,13 @@ begin
             -- All queries are made before the first row is written: most rules that fail do so here, and then
             -- nothing is done twice.
             v_now := conductor.now();
-            v_rules := '{}';
             v_queries := '{}';
+            v_rules := '{}';
+            v_tasks := '{}';
+            v_events := '{}';
+            v_filters := '{}';
+            v_targets := '{}';
+            v_priorities := '{}';
             for v_rule in
                 select r.task_id, t.queue_id, t.priority, r.columns, r.changed, r.filter, null as event,
                        'task ' || r.task_id as rule
@@ -316,18 +329,17 @@ begin
                         tg_relid::regclass;
                 end if;
                 v_queries := v_queries || conductor.rows_query(tg_relid, v_op, v_rule.columns, v_rule.changed, v_key);
-                v_rules := v_rules || to_jsonb(v_rule);
+                v_rules := v_rules || v_rule.rule;
+                v_tasks := v_tasks || v_rule.task_id;
+                v_events := v_events || v_rule.event;
+                v_filters := v_filters || array[v_rule.filter];
+                v_targets := v_targets || v_rule.queue_id;
+                v_priorities := v_priorities || v_rule.priority;
             end loop;
-            for v_rule in
-                select g.query, r.*
-                  from unnest(v_queries, v_rules) with ordinality as g(query, rule, n)
-                 cross join lateral jsonb_to_record(g.rule) as r(
-                       task_id integer, queue_id integer, priority integer, filter jsonb, event text, rule text)
-                 order by g.n
-            loop
-                v_at := v_rule.rule;
-                v_task := v_rule.task_id;
-                if v_rule.event is null then
+            for i in 1..cardinality(v_queries) loop
+                v_at := v_rules[i];
+                v_task := v_tasks[i];
+                if v_events[i] is null then
                     execute format(
                         'insert into conductor.live_executions (
                                 id, run_at, created_at, queue_id, task_id, priority, trigger, payload)
@@ -340,14 +352,14 @@ begin
                           where ($7 is null or conductor.matches($7, conductor.as_jsonb(s.change)))
                             and ($9 is null
                                  or octet_length(json_build_object(''op'', $6, ''old'', s.old, ''new'', s.new)::text) <= $9)',
-                        c_id, v_rule.query)
-                      using v_now, v_rule.queue_id, v_rule.task_id, v_rule.priority,
+                        c_id, v_queries[i])
+                      using v_now, v_targets[i], v_task, v_priorities[i],
                             json_build_object('kind', 'row', 'op', v_op,
                                               'table', format('%I.%I', tg_table_schema, tg_table_name)),
-                            v_op, v_rule.filter, v_ticks, v_most;
+                            v_op, v_filters[i], v_ticks, v_most;
                     get diagnostics v_count = row_count;
                     if v_count > 0 then
-                        v_queues := v_queues || v_rule.queue_id;
+                        v_queues := v_queues || v_targets[i];
                     end if;
                 else
                     execute format(
@@ -356,8 +368,8 @@ begin
                            from (select json_build_object(''op'', $2, ''old'', s.old, ''new'', s.new) as payload
                                    from (%s) s) e
                           where ($9 is null or octet_length(e.payload::text) <= $9)',
-                        c_id, v_rule.query)
-                      using v_rule.event, v_op, null, null, null, null, null, v_ticks, v_most;
+                        c_id, v_queries[i])
+                      using v_events[i], v_op, null, null, null, null, null, v_ticks, v_most;
                     get diagnostics v_count = row_count;
                     v_watched := v_watched or v_count > 0;
                 end if;
