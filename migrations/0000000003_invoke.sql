@@ -30,19 +30,21 @@ create function conductor.wake(p_queues integer[], p_always boolean) returns voi
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set jit = off
 as $$
+declare
+    v_idle integer[];
 begin
     if p_always then
         if conductor.may_notify() then
             perform pg_notify('conductor', 'queue:' || q) from unnest(p_queues) as q;
         end if;
     else
-        perform pg_notify('conductor', 'queue:' || q.id) from conductor.queues q
-          where q.id = any (p_queues) and q.idle;
-        -- A row that a user's open transaction has locked, by a cancel or a pause, keeps its flag.
-        if found then
+        v_idle := array(select q.id from conductor.queues q where q.id = any (p_queues) and q.idle);
+        if cardinality(v_idle) > 0 then
+            perform pg_notify('conductor', 'queue:' || q) from unnest(v_idle) as q;
+            -- A row that a user's open transaction has locked, by a cancel or a pause, keeps its flag.
             update conductor.queues q set idle = false
              where q.id = any (array(select o.id from conductor.queues o
-                                      where o.id = any (p_queues) and o.idle for no key update skip locked));
+                                      where o.id = any (v_idle) for no key update skip locked));
         end if;
     end if;
 end

@@ -192,10 +192,10 @@ impl Conductor {
         let end = self.notifier().ends().of(id);
         let mut patience = Patience::new(OUTAGE);
         loop {
-            // Whoever told of ends may have stopped.
-            self.notifier().start_for_ends(self.database()).await;
             // Before the look, so that no waiter misses an end between look and wait.
             let ended = end.notified();
+            // Whoever told of ends may have stopped.
+            self.notifier().start_for_ends(self.database()).await;
             let seen: Option<Watched> = match self.watch(id, &patience).await {
                 Ok(seen) => seen,
                 Err(error) if patience.again(&error).await => continue,

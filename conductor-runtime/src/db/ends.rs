@@ -1,6 +1,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -15,10 +15,17 @@ const REMEMBERED: usize = 1024;
 /// What is told is a hint to look, and no more.
 #[derive(Debug, Default)]
 pub(crate) struct Ends {
-    waiting: Mutex<HashMap<Uuid, Weak<Notify>>>,
+    waiting: Mutex<HashMap<Uuid, Waiting>>,
     here: Mutex<Here>,
     /// How many listeners bring ends from the database just now.
     listeners: AtomicUsize,
+}
+
+/// Those who wait for one end, and how many they are.
+#[derive(Debug, Default)]
+struct Waiting {
+    notify: Arc<Notify>,
+    count: usize,
 }
 
 /// What the workers of this process do.
@@ -53,28 +60,24 @@ impl Ends {
     /// Is notified when this execution may have ended.
     pub(crate) fn of(self: &Arc<Self>, id: Uuid) -> EndInterest {
         let mut waiting = lock(&self.waiting);
-        let known = waiting.get(&id).and_then(Weak::upgrade);
-        let notify = known.unwrap_or_else(|| {
-            let notify = Arc::new(Notify::new());
-            waiting.insert(id, Arc::downgrade(&notify));
-            notify
-        });
+        let those = waiting.entry(id).or_default();
+        those.count += 1;
         EndInterest {
             id,
-            notify,
+            notify: Arc::clone(&those.notify),
             ends: Arc::clone(self),
         }
     }
 
     pub(super) fn tell(&self, id: Uuid) {
-        if let Some(notify) = lock(&self.waiting).get(&id).and_then(Weak::upgrade) {
-            notify.notify_waiters();
+        if let Some(those) = lock(&self.waiting).get(&id) {
+            those.notify.notify_waiters();
         }
     }
 
     pub(super) fn tell_all(&self) {
-        for notify in lock(&self.waiting).values().filter_map(Weak::upgrade) {
-            notify.notify_waiters();
+        for those in lock(&self.waiting).values() {
+            those.notify.notify_waiters();
         }
     }
 
@@ -87,8 +90,8 @@ impl Ends {
         drop(here);
         let waiting = lock(&self.waiting);
         if !waiting.is_empty() {
-            for notify in ids.filter_map(|id| waiting.get(&id)?.upgrade()) {
-                notify.notify_waiters();
+            for those in ids.filter_map(|id| waiting.get(&id)) {
+                those.notify.notify_waiters();
             }
         }
     }
@@ -133,9 +136,11 @@ impl EndInterest {
 impl Drop for EndInterest {
     fn drop(&mut self) {
         let mut waiting = lock(&self.ends.waiting);
-        // The count includes this one.
-        if Arc::strong_count(&self.notify) == 1 {
-            waiting.remove(&self.id);
+        if let Some(those) = waiting.get_mut(&self.id) {
+            those.count -= 1;
+            if those.count == 0 {
+                waiting.remove(&self.id);
+            }
         }
     }
 }

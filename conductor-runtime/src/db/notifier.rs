@@ -86,10 +86,12 @@ impl Notifier {
                 }
                 tokio::spawn(async move {
                     let mut listener = listener;
+                    // Also while the connection is made anew, so that nobody else takes one meanwhile.
+                    let mut listening = None;
                     loop {
                         match listener.take() {
                             Some(listener) => {
-                                let _listening = interests.ends.listening();
+                                listening.get_or_insert_with(|| interests.ends.listening());
                                 serve(listener, &interests).await;
                             }
                             None => tokio::time::sleep(Duration::from_secs(5)).await,

@@ -108,7 +108,7 @@ pub(super) struct Core {
     pub(super) conductor: Conductor,
     pub(super) control: watch::Sender<Control>,
     pub(super) pipelines: Vec<Pipeline>,
-    /// What this process runs itself, until the workers end.
+    /// What this process runs itself.
     pub(super) _serving: Serving,
     /// Closed when the last pipeline has ended.
     pub(super) at_work: watch::Sender<()>,

@@ -144,10 +144,6 @@ impl Orchestrator {
             ddl,
         } = self;
         conductor.migrate_within(migration_deadline).await?;
-        let threads = [Side::start("conductor")?, Side::start("conductor-lease")?];
-        let [work, heart] = &threads;
-        // Its connections are opened beside the looks.
-        let inner = work.run(own_way(conductor.clone(), workers.len()));
         look_before(&conductor, strict).await?;
         let rules = rows::check(&conductor).await?;
         let registry = Registry::global();
@@ -166,6 +162,10 @@ impl Orchestrator {
         if !allow_unserved {
             refuse_unserved(&conductor, &workers, &queue_ids).await?;
         }
+        let threads = [Side::start("conductor")?, Side::start("conductor-lease")?];
+        let [work, heart] = &threads;
+        // Its connections are opened while the rest is declared.
+        let inner = work.run(own_way(conductor.clone(), workers.len()));
 
         // A worker whose queue has no task of this binary has nothing that it may claim.
         let workers: Vec<Worker> = workers
@@ -332,12 +332,13 @@ fn most_connections(workers: usize) -> u32 {
         .saturating_add(4)
 }
 
-/// The way of the orchestrator's own work: it listens, and has a connection for the first claim.
+/// The way of the orchestrator's own work: it listens, and soon has a connection for the first claim.
 async fn own_way(conductor: Conductor, workers: usize) -> Conductor {
     let inner = conductor.apart(most_connections(workers));
-    // Whoever needs one finds out what keeps it from being had.
-    let first = async { inner.database().connection().await.is_ok() };
-    tokio::join!(inner.notifier().start(inner.database()), first);
+    let database = inner.database().clone();
+    // Not waited for: whoever needs one finds out what keeps it from being had.
+    tokio::spawn(async move { database.connection().await.is_ok() });
+    inner.notifier().start(inner.database()).await;
     inner
 }
 

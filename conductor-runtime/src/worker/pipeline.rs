@@ -367,6 +367,7 @@ impl Pipeline {
         if self.trips.is_empty() {
             self.spare.clear();
         }
+        self.spare.retain(Session::is_young);
         self.give_back();
         self.look_for_threads();
         self.look_for_blocking();

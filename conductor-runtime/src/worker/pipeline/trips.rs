@@ -11,7 +11,7 @@ use crate::worker::claim::Claim;
 use crate::worker::control::Phase;
 use crate::worker::fetch::{Ask, Claimed, LaneColumns, Seen};
 use crate::worker::flush::{Returned, Trip, round_trip};
-use crate::worker::outcome::Outcome;
+use crate::worker::outcome::{End, Outcome};
 use crate::worker::pace::Pace;
 
 /// Looks after going idle: an invoke that was under way may not have seen the flag.
@@ -47,7 +47,8 @@ impl Pipeline {
             return;
         }
         self.locked.attract(&mut self.outcomes);
-        let mut want = if self.ends_last() { 0 } else { self.want() };
+        let ends_last = self.ends_last();
+        let mut want = if ends_last { 0 } else { self.want() };
         let disown = self.suspect.is_some() && self.suspect == self.orchestrator;
         let paused = !self.waiting.is_empty() && Instant::now() >= self.next_pause_look;
         if !self.has_reason(want, disown || paused) {
@@ -85,6 +86,10 @@ impl Pipeline {
             }
             ask.seen = std::mem::take(&mut self.seen);
         }
+        if ends_last {
+            // The look follows at once.
+            self.idle = false;
+        }
         self.asked += want;
         let outcomes = take_message(&mut self.outcomes, usize::MAX, Outcome::bytes);
         self.trips.spawn(round_trip(Trip {
@@ -116,10 +121,15 @@ impl Pipeline {
         }
     }
 
-    /// Whether what is to be written is the last that the worker has, and nothing more is known to be due. It goes
-    /// alone then, and the look follows at once: whoever waits for the result does not wait for the look.
+    /// Whether results are to be written, the last that the worker has, and nothing more is known to be due. They go
+    /// alone then, and the look follows at once: whoever waits for a result does not wait for the look. What is to go
+    /// on here later goes with the look, which finds out when.
     fn ends_last(&self) -> bool {
+        let is_result = |outcome: &Outcome| {
+            matches!(outcome.end, End::Completed(_)) && outcome.parent.is_none()
+        };
         !self.outcomes.is_empty()
+            && self.outcomes.iter().all(is_result)
             && !self.more
             && self.running.is_empty()
             && self.waiting.is_empty()
