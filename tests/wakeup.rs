@@ -272,7 +272,7 @@ async fn without_notifications_everything_is_found_by_polling(
             sqlx::query(
                 "select pg_terminate_backend(pid) from pg_stat_activity
                   where datname = current_database() and pid <> pg_backend_pid()
-                    and (query ilike 'listen%' or query ilike '%conductor.clock%')",
+                    and (query ilike 'listen%' or query like 'select floor(extract(epoch from shift)%')",
             )
             .execute(&mut session)
             .await
