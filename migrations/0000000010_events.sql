@@ -397,13 +397,17 @@ begin
     end if;
 
     -- Which of the names somebody wants. The lock of a name keeps others from waiting for it meanwhile.
-    select array_agg(d.name) filter (where (select true from conductor.subscriptions s where s.event = d.name limit 1)),
-           array_agg(d.name) filter (where (select true from conductor.event_paths p
-                                             where p.name = d.name and p.ended_at is null limit 1)),
-           array_agg(d.name) filter (where (select true from conductor.waits w
-                                             where w.event_name = d.name and w.event_name <> '' limit 1))
-      into v_subscribed, v_noted, v_waited
-      from (select distinct g.name from unnest(p_names) as g(name)) d;
+    for v_name in select distinct n from unnest(p_names) as n loop
+        if exists (select from conductor.subscriptions s where s.event = v_name) then
+            v_subscribed := v_subscribed || v_name;
+        end if;
+        if exists (select from conductor.event_paths p where p.name = v_name and p.ended_at is null) then
+            v_noted := v_noted || v_name;
+        end if;
+        if exists (select from conductor.waits w where w.event_name = v_name and w.event_name <> '') then
+            v_waited := v_waited || v_name;
+        end if;
+    end loop;
     if v_subscribed is not null then
         v_watched := exists (select from conductor.event_watches w where w.event_id = any (v_written));
         with made as (
@@ -816,7 +820,10 @@ begin
     -- What filters or programs could not read is refused here, and not when it is dispatched.
     for v_name, v_fault in
         select g.name, case when j.payload is null then conductor.json_fault(g.payload::json) end
-          from unnest(p_names, p_payloads) as g(name, payload)
+          -- What is short and has no escape and no exponent is neither too deep nor unreadable.
+          from (select o.name, o.payload from unnest(p_names, p_payloads) as o(name, payload)
+                 where o.payload is null or octet_length(o.payload) > 240 or strpos(o.payload, E'\\u') > 0
+                    or o.payload ~ '[eE][-+]?[0-9]{5}' offset 0) g
          -- With an offset it is made once, and not at each place where it is named.
          cross join lateral (select conductor.as_jsonb(g.payload::json) as payload offset 0) j
          where octet_length(g.payload) > 16 * 1024 * 1024 or j.payload is null
