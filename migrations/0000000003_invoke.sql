@@ -112,6 +112,43 @@ begin
 end
 $$;
 
+-- Whether what a call says of its key is in order. Inlined.
+create function conductor.is_keyed(
+    p_key text, p_run_at timestamptz, p_delay_ms bigint, p_throttle_ms bigint, p_debounce_ms bigint) returns boolean
+language sql immutable parallel safe
+return (p_key is null or octet_length(p_key) between 1 and 200)
+   and (p_throttle_ms is null or p_throttle_ms between 1 and 31557600000000)
+   and (p_debounce_ms is null
+        or p_debounce_ms between 1 and 31557600000000
+           and p_throttle_ms is null and p_run_at is null and p_delay_ms is null);
+
+-- Refuses calls that may have keys, of which one cannot be stored.
+create function conductor.refuse_keyed(
+    p_ids uuid[], p_payloads text[], p_run_at timestamptz[], p_delay_ms bigint[],
+    p_keys text[], p_throttle_ms bigint[], p_debounce_ms bigint[]) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform conductor.refuse_invoke(g.n, g.id, g.payload, g.run_at, g.delay_ms, g.key, g.throttle_ms, g.debounce_ms)
+       from unnest(p_ids, p_payloads, p_run_at, p_delay_ms, p_keys, p_throttle_ms, p_debounce_ms) with ordinality
+            as g(id, payload, run_at, delay_ms, key, throttle_ms, debounce_ms, n)
+      where not conductor.is_invoke(g.id, g.payload, g.run_at, g.delay_ms)
+         or not conductor.is_keyed(g.key, g.run_at, g.delay_ms, g.throttle_ms, g.debounce_ms)
+      limit 1;
+end
+$$;
+
+-- Whether one of these lives or has ended: the call is the same call again.
+create function conductor.are_there(p_ids uuid[]) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+begin
+    return exists (select from conductor.live_executions l where l.id = any (p_ids))
+        or exists (select from conductor.finished_executions f where f.id = any (p_ids));
+end
+$$;
+
 -- Invokes, of any kind and number. Gives in their order the executions and what came of each call:
 -- created, replaced, existing or throttled; null where all were created as asked.
 create function conductor.invoke_many(
@@ -127,9 +164,6 @@ declare
     v_now timestamptz;
     v_count bigint := cardinality(p_ids);
     v_queues integer[];
-    -- The first call that cannot be stored; whether some have no key, or are throttled.
-    v_wrong bigint;
-    v_mixed boolean;
 begin
     -- Roles of other languages call this, so it checks as `invoke` does.
     if cardinality(p_tasks) is distinct from v_count or cardinality(p_payloads) is distinct from v_count
@@ -142,34 +176,20 @@ begin
             using errcode = 'CD002';
     end if;
     if p_keys is not null then
-        select min(g.n) filter (where
-                   not conductor.is_invoke(g.id, g.payload, g.run_at, g.delay_ms)
-                   or octet_length(g.key) not between 1 and 200
-                   or g.throttle_ms not between 1 and 31557600000000
-                   or g.debounce_ms not between 1 and 31557600000000
-                   or g.debounce_ms is not null
-                      and (g.throttle_ms is not null or g.run_at is not null or g.delay_ms is not null)),
-               bool_or(g.throttle_ms is not null or g.key is null and g.debounce_ms is null)
-          into v_wrong, v_mixed
-          from unnest(p_ids, p_payloads, p_run_at, p_delay_ms, p_keys, p_throttle_ms, p_debounce_ms) with ordinality
-               as g(id, payload, run_at, delay_ms, key, throttle_ms, debounce_ms, n);
-        if v_wrong is not null then
-            perform conductor.refuse_invoke(
-                v_wrong, p_ids[v_wrong], p_payloads[v_wrong], p_run_at[v_wrong], p_delay_ms[v_wrong],
-                p_keys[v_wrong], p_throttle_ms[v_wrong], p_debounce_ms[v_wrong]);
-        end if;
-        -- One whose id is there already is the same call again.
-        p_again := p_again
-            or exists (select from conductor.live_executions l where l.id = any (p_ids))
-            or exists (select from conductor.finished_executions f where f.id = any (p_ids));
         -- Behind somebody's open transaction it ends soon, so that its caller brings the others alone.
         if not p_in_transaction then
             perform set_config('lock_timeout', '250ms', true);
         end if;
-        if p_again or v_mixed then
+        if p_again or num_nonnulls(variadic p_throttle_ms) > 0
+           or num_nulls(variadic p_keys) > 0 and exists (
+                  select from unnest(p_keys, p_debounce_ms) as g(key, debounce_ms)
+                   where g.key is null and g.debounce_ms is null) then
+            perform conductor.refuse_keyed(
+                p_ids, p_payloads, p_run_at, p_delay_ms, p_keys, p_throttle_ms, p_debounce_ms);
             select m.ids, m.came_of into ids, came_of
               from conductor.invoke_mixed(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities,
-                                          p_in_transaction, p_again, p_keys, p_throttle_ms, p_debounce_ms) m;
+                                          p_in_transaction, p_again or conductor.are_there(p_ids),
+                                          p_keys, p_throttle_ms, p_debounce_ms) m;
         else
             select k.ids, k.came_of into ids, came_of
               from conductor.invoke_keyed(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities,
@@ -184,9 +204,10 @@ begin
           from unnest(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities)
                as g(id, task, payload, run_at, delay_ms, priority)
     ), inserted as (
-        insert into conductor.live_executions as l (id, run_at, created_at, queue_id, task_id, priority, payload)
+        insert into conductor.live_executions as l (
+               id, run_at, created_at, queue_id, task_id, priority, payload, bytes)
         select g.id, coalesce(g.run_at, v_now + g.delay_ms * interval '1 ms', v_now), v_now,
-               t.queue_id, t.id, coalesce(g.priority, t.priority), g.payload::json
+               t.queue_id, t.id, coalesce(g.priority, t.priority), g.payload::json, octet_length(g.payload)
           from given g
           join conductor.tasks t on t.name = g.task
          where conductor.is_invoke(g.id, g.payload, g.run_at, g.delay_ms)
@@ -237,7 +258,7 @@ begin
     -- One that waits for a limit is looked at anew, as the payload may name another one.
     with replaced as (
         update conductor.live_executions l
-           set payload = k.payload::json, priority = coalesce(k.priority, l.priority),
+           set payload = k.payload::json, bytes = octet_length(k.payload), priority = coalesce(k.priority, l.priority),
                queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id),
                run_at = coalesce(k.run_at, v_now + k.wait_ms * interval '1 ms', l.run_at),
                postponed = l.postponed and k.run_at is null and k.wait_ms is null
@@ -382,7 +403,7 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bit
 as $$
 declare
     v_begun timestamptz := conductor.now();
-    v_count bigint;
+    v_made uuid[];
     v_queues integer[];
     v_due integer[];
     v_busy text;
@@ -394,32 +415,52 @@ begin
                        g.id, t.id as task_id, t.queue_id, g.debounce_ms is not null as debounced,
                        coalesce(g.key, '') collate "C" as key,
                        coalesce(g.run_at, v_begun + coalesce(g.debounce_ms, g.delay_ms) * interval '1 ms', v_begun) as run_at,
-                       coalesce(g.priority, t.priority) as priority, g.payload::json as payload
+                       coalesce(g.priority, t.priority) as priority, g.payload::json as payload,
+                       octet_length(g.payload) as bytes
                   from unnest(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities, p_keys, p_debounce_ms)
                        with ordinality as g(id, task, payload, run_at, delay_ms, priority, key, debounce_ms, n)
                   join conductor.tasks t on t.name = g.task
+                 where conductor.is_invoke(g.id, g.payload, g.run_at, g.delay_ms)
+                   and conductor.is_keyed(g.key, g.run_at, g.delay_ms, null, g.debounce_ms)
+                   -- What has ended is the same call again.
+                   and (select true from conductor.finished_executions f where f.id = g.id limit 1) is null
                  order by t.id, g.debounce_ms is not null, coalesce(g.key, '') collate "C", g.n
             ), inserted as (
                 insert into conductor.live_executions as l (
-                       id, run_at, created_at, queue_id, task_id, priority, holds_key, debounced, dedupe_key, payload)
-                select g.id, g.run_at, v_begun, g.queue_id, g.task_id, g.priority, true, g.debounced, g.key, g.payload
+                       id, run_at, created_at, queue_id, task_id, priority, holds_key, debounced, dedupe_key, payload,
+                       bytes)
+                select g.id, g.run_at, v_begun, g.queue_id, g.task_id, g.priority, true, g.debounced, g.key, g.payload,
+                       g.bytes
                   from given g
                  order by g.task_id, g.debounced, g.key
                     on conflict do nothing
-                returning l.queue_id, l.run_at
+                returning l.id, l.queue_id, l.run_at
             )
-            select count(*), array_agg(distinct i.queue_id) filter (where i.run_at < v_begun + interval '1s')
-              into v_count, v_queues
+            select array_agg(i.id), array_agg(distinct i.queue_id) filter (where i.run_at < v_begun + interval '1s')
+              into v_made, v_queues
               from inserted i;
-            exit when v_count = cardinality(p_ids);
+            exit when cardinality(v_made) = cardinality(p_ids);
 
+            perform conductor.refuse_keyed(
+                p_ids, p_payloads, p_run_at, p_delay_ms, p_keys,
+                array_fill(null::bigint, array[cardinality(p_ids)]), p_debounce_ms);
             perform conductor.refuse_unknown(p_tasks);
+            if conductor.are_there(array(select id from unnest(p_ids) as id
+                                          where v_made is null or id <> all (v_made))) then
+                raise exception using errcode = 'CD007';
+            end if;
             select m.ids, m.came_of, m.queues into ids, came_of, v_due
               from conductor.meet_keys(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities,
                                        p_in_transaction, p_keys, p_debounce_ms, v_begun) m;
             v_queues := v_queues || v_due;
             exit;
-        exception when sqlstate 'CD006' then
+        exception when sqlstate 'CD007' then
+            select m.ids, m.came_of into ids, came_of
+              from conductor.invoke_mixed(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities,
+                                          p_in_transaction, true, p_keys,
+                                          array_fill(null::bigint, array[cardinality(p_ids)]), p_debounce_ms) m;
+            return;
+        when sqlstate 'CD006' then
             if v_round = 1000 then
                 raise exception 'a dedupe key changes hands too often; try again' using errcode = '40001';
             end if;

@@ -81,9 +81,10 @@ begin
         end if;
         -- As if it had been claimed before, so that its steps are loaded.
         insert into conductor.live_executions as l (
-               id, run_at, created_at, parent_id, retry_of, queue_id, task_id, priority, claim, trigger, payload)
+               id, run_at, created_at, parent_id, retry_of, queue_id, task_id, priority, claim, trigger, payload,
+               bytes)
         select conductor.uuid7(), v_now, v_now, f.parent_id, v_origin, t.queue_id, f.task_id,
-               f.priority, 1, f.trigger, f.payload
+               f.priority, 1, f.trigger, f.payload, octet_length(f.payload::text)
           from conductor.finished_executions f
           join conductor.tasks t on t.id = f.task_id
          where f.id = execution and f.state in ('failed', 'cancelled')

@@ -454,9 +454,9 @@ begin
             on f.execution_id = g.execution_id and f.key = g.key
     ), children as (
         insert into conductor.live_executions as l (
-               id, run_at, created_at, parent_id, parent_key, queue_id, task_id, priority, detached, payload)
+               id, run_at, created_at, parent_id, parent_key, queue_id, task_id, priority, detached, payload, bytes)
         select g.child_id, v_now, v_now, g.execution_id, g.key, t.queue_id, t.id, t.priority, g.detached,
-               g.payload::json
+               g.payload::json, octet_length(g.payload)
           from given g
           join conductor.tasks t on t.name = g.task
          where g.child_id is not null

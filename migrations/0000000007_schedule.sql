@@ -257,8 +257,8 @@ begin
             using errcode = 'CD002', hint = 'Give a payload, or use the program''s own command line.';
     end if;
     insert into conductor.live_executions as l (
-           id, run_at, created_at, queue_id, task_id, priority, payload, trigger)
-    select v_id, v_now, v_now, t.queue_id, t.id, t.priority, v_payload,
+           id, run_at, created_at, queue_id, task_id, priority, payload, bytes, trigger)
+    select v_id, v_now, v_now, t.queue_id, t.id, t.priority, v_payload, octet_length(v_payload::text),
            json_build_object('kind', 'schedule', 'name', v_found.name,
                              'scheduled_at', coalesce(trigger_schedule.scheduled_at, v_now))
       from conductor.tasks t where t.id = v_found.task_id
@@ -400,8 +400,9 @@ begin
          where s.id = any (v_won) and s.id <> all (v_busy)
     ), made as (
         insert into conductor.live_executions as l (
-               id, run_at, created_at, queue_id, task_id, priority, payload, trigger)
+               id, run_at, created_at, queue_id, task_id, priority, payload, bytes, trigger)
         select k.execution, k.at, v_now, t.queue_id, t.id, t.priority, coalesce(k.payload::json, 'null'),
+               octet_length(coalesce(k.payload, 'null')),
                json_strip_nulls(json_build_object(
                    'kind', 'schedule', 'name', k.name, 'scheduled_at', k.at,
                    'unmade', case when k.payload is null then true end))

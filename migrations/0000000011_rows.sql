@@ -4,7 +4,7 @@
 -- conductor_update, conductor_delete), for each statement, with transition tables. It is always the same:
 -- what is to be done is data, rows of row_triggers (tasks) and row_watches (waits), so that a deploy which
 -- changes columns, filters or tasks needs no lock on the user's table. Executions are inserted in the
--- user's own statement, one insert a task however many rows it changed, and commit or vanish with it.
+-- user's own statement, one insert a task for each 8 MiB of its changes, and commit or vanish with it.
 -- For waits each change is put into the inbox of events, under a name that nobody else can emit, and the
 -- rest is that of 0000000010_events.sql.
 --
@@ -12,8 +12,9 @@
 -- this schema. So nothing that others have defined may be evaluated in it (row_value), and only the owner
 -- can put it on a table, or install_row_trigger for who may make triggers there. Names of columns are the
 -- only text that becomes SQL, each by format('%I') and only where the table has it; filters are data. A
--- fault in here is noted in row_faults and never breaks the user's statement. The new rows of a bulk load
--- are read once a task; nothing is done per row but the insert.
+-- fault in here is noted in row_faults and never breaks the user's statement. The changed rows are read once a
+-- task, by a query that is planned for each statement; what is done with them has plans that stay
+-- (take_changes).
 
 set local search_path = pg_catalog, pg_temp;
 
@@ -175,9 +176,9 @@ begin
 end
 $$;
 
--- A query on the transition tables that gives old and new, as JSON of these columns. The two tables of an
--- update hold its rows in the same order, which pairs them also where the key changes. With p_key
--- they are paired by these columns instead.
+-- A query on the transition tables that gives what a task or a wait gets of each change: the operation, and old
+-- and new as JSON of these columns. The two tables of an update hold its rows in the same order, which pairs them
+-- also where the key changes. With p_key they are paired by these columns instead.
 create function conductor.rows_query(
     p_relation oid, p_op text, p_columns text[], p_changed text[], p_key text[]) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -190,13 +191,14 @@ declare
     v_pair text := coalesce('row(' || v_key || ')', 'row_number() over ()');
 begin
     if p_op = 'insert' then
-        return format('select null::json as old, row_to_json(c.*) as new
+        return format('select json_build_object(''op'', ''insert'', ''old'', null, ''new'', row_to_json(c.*))
                          from new_rows r cross join lateral (select %s) c', v_columns);
     elsif p_op = 'delete' then
-        return format('select row_to_json(c.*) as old, null::json as new
+        return format('select json_build_object(''op'', ''delete'', ''old'', row_to_json(c.*), ''new'', null)
                          from old_rows r cross join lateral (select %s) c', v_columns);
     end if;
-    return format('select o.j as old, n.j as new from (%s) o join (%s) n on n.i %s o.i %s %s',
+    return format('select json_build_object(''op'', ''update'', ''old'', o.j, ''new'', n.j)
+                     from (%s) o join (%s) n on n.i %s o.i %s %s',
                   format(v_side, v_pair, coalesce(v_changed, ''), 'old_rows', v_columns),
                   format(v_side, v_pair, coalesce(v_changed, ''), 'new_rows', v_columns),
                   case when p_key is null then '=' else '*=' end,
@@ -233,6 +235,66 @@ exception when sqlstate 'CD000' then
 end
 $$;
 
+-- The id of the nth change of a statement: a UUIDv7 as conductor.uuid7 makes it, 1/4096 ms behind the one
+-- before. All changes of a statement share their random end.
+create function conductor.change_id(p_ticks bigint, p_n bigint, p_end text) returns uuid
+language sql immutable parallel safe
+return (lpad(to_hex((((p_ticks + p_n) >> 12) << 16) | 28672 | ((p_ticks + p_n) & 4095)), 16, '0') || p_end)::uuid;
+
+-- A rule at work in the trigger.
+create type conductor.row_rule as (
+    -- What tells it from the others.
+    rule text,
+    columns text[],
+    changed text[],
+    filter jsonb,
+    -- Null of a wait.
+    task_id integer,
+    queue_id integer,
+    priority integer,
+    -- Null of a task.
+    event text,
+    -- What rows_query makes of it.
+    query text
+);
+
+-- Does with changes what a rule says: starts an execution for each that its filter takes, or puts each into the
+-- inbox of events. Returns whether there was one. It stands apart from the trigger for its plans, which live as long
+-- as the session.
+create function conductor.take_changes(
+    p_rule conductor.row_rule, p_changes json[], p_trigger json, p_now timestamptz, p_ticks bigint, p_end text)
+    returns boolean
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set jit = off
+as $$
+declare
+    v_changes json[] := p_changes;
+begin
+    if p_rule.filter is not null then
+        -- With an offset what the filter reads is made once, and not at each place of as_jsonb.
+        v_changes := array(select s.change
+                             from (select g.change, conductor.as_jsonb(g.change) as read
+                                     from unnest(p_changes) as g(change) offset 0) s
+                            where conductor.matches(p_rule.filter, s.read));
+    end if;
+    if cardinality(v_changes) = 0 then
+        return false;
+    end if;
+    if p_rule.event is not null then
+        insert into conductor.event_inbox (id, name, payload)
+        select conductor.change_id(p_ticks, g.n, p_end), p_rule.event, g.change
+          from unnest(v_changes) with ordinality as g(change, n);
+    else
+        insert into conductor.live_executions (
+               id, run_at, created_at, queue_id, task_id, priority, trigger, payload, bytes)
+        select conductor.change_id(p_ticks, g.n, p_end), p_now, p_now, p_rule.queue_id, p_rule.task_id,
+               p_rule.priority, p_trigger, g.change, octet_length(g.change::text)
+          from unnest(v_changes) with ordinality as g(change, n);
+    end if;
+    return true;
+end
+$$;
+
 -- The one trigger function.
 create function conductor.rows_changed() returns trigger
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -240,32 +302,31 @@ set timezone = 'UTC' set datestyle = 'ISO' set intervalstyle = 'postgres' set by
 set extra_float_digits = 1 set jit = off
 as $$
 declare
-    -- A UUIDv7 as conductor.uuid7 makes it, of the nth row: 1/4096 ms after the one before.
-    c_id constant text := $id$
-        (lpad(to_hex(($8 + row_number() over ()) >> 12), 12, '0') || '7'
-         || lpad(to_hex(($8 + row_number() over ()) & 4095), 3, '0') || substr(gen_random_uuid()::text, 20))::uuid $id$;
+    c_longest constant integer := 128 * 1024 * 1024;
+    -- So much of a statement's changes is held at once, and the one that passes it.
+    c_bytes constant integer := 8 * 1024 * 1024;
     v_ticks bigint := floor(extract(epoch from clock_timestamp()) * 1000 * 4096);
+    v_end text := translate(substr(gen_random_uuid()::text, 20), '-', '');
     v_op text := lower(tg_op);
-    v_rule record;
-    -- The rules at work, an element each; the tasks are null of waits, and the events of tasks.
-    v_queries text[];
-    v_rules text[];
-    v_tasks integer[];
-    v_events text[];
-    v_filters jsonb[];
-    v_targets integer[];
-    v_priorities integer[];
+    v_trigger json := json_build_object('kind', 'row', 'op', v_op,
+                                        'table', format('%I.%I', tg_table_schema, tg_table_name));
+    v_rule conductor.row_rule;
+    v_rules conductor.row_rule[];
     v_now timestamptz;
     v_key text[];
     v_count bigint;
+    v_change json;
+    v_size integer;
+    -- Changes for the rule at work, and their bytes; whether it has taken one.
+    v_changes json[];
+    v_bytes integer;
+    v_taken boolean;
     v_queues integer[];
     v_watched boolean;
-    -- The rules that have failed; the one at work, and its task; the most that a change may have, once one had
-    -- more.
+    -- The rules that have failed; the one at work, and its task.
     v_failed text[] := '{}';
     v_at text;
     v_task integer;
-    v_most integer;
 begin
     -- One subtransaction for all rules, as each statement of the user's pays for it. Where a rule fails,
     -- all is done again without it.
@@ -303,21 +364,14 @@ begin
             -- All queries are made before the first row is written: most rules that fail do so here, and then
             -- nothing is done twice.
             v_now := conductor.now();
-            v_queries := '{}';
             v_rules := '{}';
-            v_tasks := '{}';
-            v_events := '{}';
-            v_filters := '{}';
-            v_targets := '{}';
-            v_priorities := '{}';
             for v_rule in
-                select r.task_id, t.queue_id, t.priority, r.columns, r.changed, r.filter, null as event,
-                       'task ' || r.task_id as rule
+                select 'task ' || r.task_id, r.columns, r.changed, r.filter, r.task_id, t.queue_id, t.priority, null, null
                   from conductor.row_triggers r
                   join conductor.tasks t on t.id = r.task_id
                  where r.relation = tg_relid and r.op = v_op
                 union all
-                select null, null, null, w.columns, w.changed, null, w.event, w.event
+                select w.event, w.columns, w.changed, null, null, null, null, w.event, null
                   from conductor.row_watches w
                  where w.relation = tg_relid and w.op = v_op
             loop
@@ -328,51 +382,38 @@ begin
                     raise exception 'the old and the new rows of an update cannot be paired: % has no primary key',
                         tg_relid::regclass;
                 end if;
-                v_queries := v_queries || conductor.rows_query(tg_relid, v_op, v_rule.columns, v_rule.changed, v_key);
-                v_rules := v_rules || v_rule.rule;
-                v_tasks := v_tasks || v_rule.task_id;
-                v_events := v_events || v_rule.event;
-                v_filters := v_filters || array[v_rule.filter];
-                v_targets := v_targets || v_rule.queue_id;
-                v_priorities := v_priorities || v_rule.priority;
+                v_rule.query := conductor.rows_query(tg_relid, v_op, v_rule.columns, v_rule.changed, v_key);
+                v_rules := v_rules || v_rule;
             end loop;
-            for i in 1..cardinality(v_queries) loop
-                v_at := v_rules[i];
-                v_task := v_tasks[i];
-                if v_events[i] is null then
-                    execute format(
-                        'insert into conductor.live_executions (
-                                id, run_at, created_at, queue_id, task_id, priority, trigger, payload)
-                         select %s, $1, $1, $2, $3, $4, $5,
-                                json_build_object(''op'', $6, ''old'', s.old, ''new'', s.new)
-                           -- With an offset what the filter reads is made once, and not at each place of as_jsonb.
-                           from (select q.old, q.new, case when $7 is not null
-                                        then json_build_object(''old'', q.old, ''new'', q.new) end as change
-                                   from (%s) q offset 0) s
-                          where ($7 is null or conductor.matches($7, conductor.as_jsonb(s.change)))
-                            and ($9 is null
-                                 or octet_length(json_build_object(''op'', $6, ''old'', s.old, ''new'', s.new)::text) <= $9)',
-                        c_id, v_queries[i])
-                      using v_now, v_targets[i], v_task, v_priorities[i],
-                            json_build_object('kind', 'row', 'op', v_op,
-                                              'table', format('%I.%I', tg_table_schema, tg_table_name)),
-                            v_op, v_filters[i], v_ticks, v_most;
-                    get diagnostics v_count = row_count;
-                    if v_count > 0 then
-                        v_queues := v_queues || v_targets[i];
+            foreach v_rule in array v_rules loop
+                v_at := v_rule.rule;
+                v_task := v_rule.task_id;
+                v_taken := false;
+                v_changes := '{}';
+                v_bytes := 0;
+                for v_change in execute v_rule.query loop
+                    v_size := octet_length(v_change::text);
+                    if v_size > c_longest then
+                        perform conductor.note_row_fault(
+                            tg_relid, v_op, v_task, '54000',
+                            'a change has more than 128 MiB of JSON and is left out: let the task or the wait read fewer columns');
+                        continue;
                     end if;
-                else
-                    execute format(
-                        'insert into conductor.event_inbox (id, name, payload)
-                         select %s, $1, e.payload
-                           from (select json_build_object(''op'', $2, ''old'', s.old, ''new'', s.new) as payload
-                                   from (%s) s) e
-                          where ($9 is null or octet_length(e.payload::text) <= $9)',
-                        c_id, v_queries[i])
-                      using v_events[i], v_op, null, null, null, null, null, v_ticks, v_most;
-                    get diagnostics v_count = row_count;
-                    v_watched := v_watched or v_count > 0;
+                    v_changes := v_changes || v_change;
+                    v_bytes := v_bytes + v_size;
+                    if v_bytes >= c_bytes then
+                        v_taken := conductor.take_changes(v_rule, v_changes, v_trigger, v_now, v_ticks, v_end) or v_taken;
+                        v_ticks := v_ticks + cardinality(v_changes);
+                        v_changes := '{}';
+                        v_bytes := 0;
+                    end if;
+                end loop;
+                v_taken := conductor.take_changes(v_rule, v_changes, v_trigger, v_now, v_ticks, v_end) or v_taken;
+                v_ticks := v_ticks + cardinality(v_changes);
+                if v_taken and v_rule.event is null then
+                    v_queues := v_queues || v_rule.queue_id;
                 end if;
+                v_watched := v_watched or v_taken and v_rule.event is not null;
             end loop;
             v_at := null;
             if v_queues is not null then
@@ -386,18 +427,11 @@ begin
             -- The user's transaction is lost whatever we do; it has to be told to try again.
             raise;
         when others then
-            if sqlstate = '23514' and v_most is null then
-                perform conductor.note_row_fault(
-                    tg_relid, v_op, v_task, sqlstate,
-                    'a change has more than 128 MiB of JSON and is left out: let the task or the wait read fewer columns');
-                v_most := 128 * 1024 * 1024;
-            else
-                perform conductor.note_row_fault(tg_relid, v_op, v_task, sqlstate, sqlerrm);
-                if v_at is null then
-                    return null;
-                end if;
-                v_failed := v_failed || v_at;
+            perform conductor.note_row_fault(tg_relid, v_op, v_task, sqlstate, sqlerrm);
+            if v_at is null then
+                return null;
             end if;
+            v_failed := v_failed || v_at;
         end;
     end loop;
 end

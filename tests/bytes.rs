@@ -134,9 +134,9 @@ async fn a_claim_brings_so_many_bytes_and_always_one(test: TestConductor) -> any
         "insert into conductor.orchestrators (host, pid, queue_ids, task_ids, started_at, lease_until)
          values ('test', 1, '{}', '{}', now(), now() + interval '1 hour');
          -- Twenty payloads of a mebibyte each, which compress to nothing.
-         insert into conductor.live_executions (id, run_at, created_at, queue_id, task_id, priority, payload)
+         insert into conductor.live_executions (id, run_at, created_at, queue_id, task_id, priority, payload, bytes)
          select gen_random_uuid(), now() - n * interval '1 s', now(), t.queue_id, t.id, 0,
-                to_json(repeat('x', 1024 * 1024 - 2))
+                to_json(repeat('x', 1024 * 1024 - 2)), 1024 * 1024
            from conductor.tasks t, generate_series(1, 20) n where t.name = 'bytes_sleeps'",
     )
     .await?;
@@ -147,9 +147,9 @@ async fn a_claim_brings_so_many_bytes_and_always_one(test: TestConductor) -> any
     // And three with forty mebibytes of records each, between them one with none.
     run_sql(
         &test,
-        "insert into conductor.live_executions (id, run_at, created_at, queue_id, task_id, priority, claim, payload)
+        "insert into conductor.live_executions (id, run_at, created_at, queue_id, task_id, priority, claim, payload, bytes)
          select ('00000000-0000-0000-0000-00000000000' || n)::uuid, now() - interval '1 s', now(), t.queue_id, t.id,
-                0, case when n = 2 then 0 else 1 end, '{}'
+                0, case when n = 2 then 0 else 1 end, '{}', 2
            from conductor.tasks t, generate_series(1, 4) n where t.name = 'bytes_sleeps';
          insert into conductor.steps (execution_id, key, kind, value, recorded_at)
          select l.id, 'page ' || n, 'step', to_json(repeat('x', 10 * 1024 * 1024)), now()
@@ -161,6 +161,33 @@ async fn a_claim_brings_so_many_bytes_and_always_one(test: TestConductor) -> any
         assert_eq!((count, bytes / (40 * mib)), (expected, 1), "{bytes}");
     }
     assert_eq!(claimed(&test, 64 * mib).await?, (0, 0));
+    Ok(())
+}
+
+/// A claim weighs payloads by a column that each statement which writes one writes as well.
+#[conductor::test]
+async fn whatever_writes_a_payload_writes_its_size(test: TestConductor) -> anyhow::Result<()> {
+    let functions: Vec<(String, String)> = sqlx::query_as(
+        "select p.proname::text, p.prosrc from pg_proc p
+          where p.pronamespace = 'conductor'::regnamespace
+            and p.prosrc ~ '(insert into|update) conductor.live_executions'",
+    )
+    .fetch_all(test.pool())
+    .await?;
+    let mut writers = 0;
+    for (name, source) in functions {
+        for statement in source.split(';') {
+            let inserts = statement.contains("insert into conductor.live_executions");
+            if !inserts && !statement.contains("set payload =") {
+                continue;
+            }
+            writers += 1;
+            let written = if inserts { "payload, bytes" } else { "bytes = octet_length(" };
+            let words: Vec<_> = statement.split_whitespace().collect();
+            assert!(words.join(" ").contains(written), "{name}: {statement}");
+        }
+    }
+    assert_eq!(writers, 9);
     Ok(())
 }
 
@@ -193,8 +220,8 @@ async fn a_worker_claims_no_more_bytes_than_it_has_room_for(
     test.invoke_batch::<BytesWeighs>(quick).await?;
     run_sql(
         &test,
-        "insert into conductor.live_executions (id, run_at, created_at, queue_id, task_id, priority, payload)
-         select conductor.uuid7(), now(), now(), t.queue_id, t.id, 0, p.payload
+        "insert into conductor.live_executions (id, run_at, created_at, queue_id, task_id, priority, payload, bytes)
+         select conductor.uuid7(), now(), now(), t.queue_id, t.id, 0, p.payload, octet_length(p.payload::text)
            from (select json_build_object('text', repeat('x', 2 * 1024 * 1024)) as payload) p,
                 conductor.tasks t, generate_series(1, 48) n where t.name = 'bytes_weighs'",
     )

@@ -67,6 +67,8 @@ pub(super) const STORY: &[(&str, &str)] = &[
          {priorities} || {priorities}, false, false) r"),
     ("invoke_keyed", "select r.ids is null from conductor.invoke_keyed(
          array[{c}], array[{n}], array[{payload}], {times}, {numbers}, {priorities}, false, array[{n}], {numbers}) r"),
+    ("refuse_keyed", "select conductor.refuse_keyed(array[{e}], array[{payload}], {times}, {numbers}, array[{n}], {numbers},
+         {numbers})::text = ''"),
     ("meet_keys", "select (r.ids, r.came_of) = (array[{c}], array['replaced']) from conductor.meet_keys(
          array[{e}], array[{n}], array[{payload}], {times}, {numbers}, {priorities}, false, array[{n}], {numbers},
          clock_timestamp()) r"),
@@ -133,6 +135,7 @@ pub(super) const STORY: &[(&str, &str)] = &[
     ("is_plain", "select conductor.is_plain(to_json({n})) is not null"),
     ("check_payload", "select conductor.check_payload(json_build_object({n}, {n}))::text = ''"),
     ("is_invoke", "select conductor.is_invoke({a}, {value}, null, null)"),
+    ("is_keyed", "select conductor.is_keyed({n}, null, null, null, null)"),
     ("as_jsonb", "select conductor.as_jsonb(to_json({n})) = to_jsonb({n})"),
     ("compares", "select conductor.compares('eq', to_jsonb({n}), to_jsonb({n}), {n})
                      and not conductor.compares({n}, to_jsonb({n}), to_jsonb({n}), 'time')"),
@@ -180,6 +183,11 @@ pub(super) const STORY: &[(&str, &str)] = &[
     ("row_value", "select conductor.row_value({n}, 25) = {n}"),
     ("make_row_trigger", "select conductor.make_row_trigger({table}, 'insert')::text = ''"),
     ("rows_query", "select conductor.rows_query({table}, 'update', array[{n}], array[{n}], array[{n}]) is not null"),
+    ("change_id", "select conductor.change_id(7, 1, '8000000000000000') = '00000000-0000-7008-8000-000000000000'"),
+    ("take_changes", "select not conductor.take_changes(
+         ({n}, array[{n}], null, {filter}, {task}, {queue}, 0, null, {n})::conductor.row_rule,
+         array[json_build_object({n}, {n} || ' ')], json_build_object({n}, {n}), clock_timestamp(), 7,
+         '8000000000000000')"),
     ("row_trigger_sql", "select conductor.row_trigger_sql({table}, 'insert') is not null
                             and conductor.row_trigger_sql({table}, {n}) is null"),
     ("install_row_trigger", "select conductor.install_row_trigger({table}, 'insert', '1 s')::text = ''"),
@@ -216,6 +224,10 @@ pub(super) const REFUSED: &[(&str, &str)] = &[
     (
         "CD002",
         "select conductor.refuse_invoke(1, {a}, {value}, null, null, repeat({n}, 999), null, null)",
+    ),
+    (
+        "CD002",
+        "select conductor.refuse_keyed(array[{e}], array['1'], {times}, {numbers}, array[repeat({n}, 999)], {numbers}, {numbers})",
     ),
     ("CD002", "select conductor.emit('conductor:' || {n})"),
     (
