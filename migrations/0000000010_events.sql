@@ -5,7 +5,8 @@
 -- same lock, shared, and then looks into the log in a statement of its own: so an event and a wait
 -- cannot miss one another. The lock is held by short transactions alone. What is emitted in a
 -- transaction of the user's lies in the inbox until it commits, and is brought into the log
--- (conductor.dispatch) by whichever orchestrator hears of it: an event counts as emitted from then on.
+-- (conductor.dispatch) by whichever orchestrator hears of it: an event counts as emitted from then on, but for the
+-- deadlines of waits, which go by when it was put there.
 --
 -- Waits that are there already are ended in portions. A row in event_deliveries says which event has
 -- waits that nobody has looked at yet, and how far it has come; the next event of the name comes after.
@@ -24,8 +25,10 @@ create table conductor.events (
     seq bigint not null generated always as identity,
     name text collate "C" not null,
     payload json not null,
-    -- Never less than that of the event before of this name.
-    emitted_at timestamptz not null
+    -- When it came into the log. Never less than that of the event before of this name.
+    emitted_at timestamptz not null,
+    -- When it was put into the inbox, by which a wait's deadline counts; null where it came into the log at once.
+    put_at timestamptz
 );
 
 create index events_name on conductor.events (name, emitted_at, seq);
@@ -38,6 +41,8 @@ create table conductor.event_inbox (
     id uuid not null,
     name text collate "C" not null,
     payload json not null,
+    -- When emit was called, or the row was changed. Null: when it comes into the log.
+    put_at timestamptz,
     bytes integer not null generated always as (octet_length(payload::text)) stored,
     constraint payload_has_at_most_128_mib check (bytes <= 128 * 1024 * 1024)
 );
@@ -338,7 +343,8 @@ $$;
 
 -- Writes events into the log, in their order, and makes the executions of the tasks that are subscribed
 -- to them. The caller holds the locks of the names. One that is in the log already is left alone.
-create function conductor.publish(p_ids uuid[], p_names text[], p_payloads text[]) returns void
+create function conductor.publish(
+    p_ids uuid[], p_names text[], p_payloads text[], p_put_at timestamptz[] default null) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
 set enable_mergejoin = off set jit = off
@@ -375,9 +381,9 @@ begin
         v_now := greatest(v_now, v_last);
     end loop;
     with written as (
-        insert into conductor.events as e (id, name, payload, emitted_at)
-        select g.id, g.name, g.payload::json, v_now
-          from unnest(p_ids, p_names, p_payloads) with ordinality as g(id, name, payload, n)
+        insert into conductor.events as e (id, name, payload, emitted_at, put_at)
+        select g.id, g.name, g.payload::json, v_now, g.put_at
+          from unnest(p_ids, p_names, p_payloads, p_put_at) with ordinality as g(id, name, payload, put_at, n)
          order by g.n
             on conflict (id) do nothing
         returning e.id
@@ -460,7 +466,8 @@ $$;
 -- each, and together no more than so many bytes, but always one, as arrays end at a gigabyte. The caller
 -- holds the locks of the names.
 create function conductor.take_inbox(
-    p_names text[], p_limit integer, p_bytes bigint, out ids uuid[], out names text[], out payloads text[])
+    p_names text[], p_limit integer, p_bytes bigint,
+    out ids uuid[], out names text[], out payloads text[], out put_at timestamptz[])
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 set enable_hashjoin = off set enable_mergejoin = off set jit = off
@@ -474,10 +481,11 @@ begin
     ), taken as (
         delete from conductor.event_inbox i
          where i.n = any (array(select f.n from first f where f.before < p_bytes))
-        returning i.n, i.id, i.name, i.payload
+        returning i.n, i.id, i.name, i.payload, i.put_at
     )
-    select array_agg(t.id order by t.n), array_agg(t.name order by t.n), array_agg(t.payload::text order by t.n)
-      into ids, names, payloads
+    select array_agg(t.id order by t.n), array_agg(t.name order by t.n), array_agg(t.payload::text order by t.n),
+           array_agg(t.put_at order by t.n)
+      into ids, names, payloads, put_at
       from taken t;
 end
 $$;
@@ -507,10 +515,12 @@ declare
     v_queues integer[];
 begin
     loop
-        select d.seq, d.event_id, d.after_execution, d.after_key, e.payload, e.emitted_at into v_event
+        select d.seq, d.event_id, d.after_execution, d.after_key, e.payload, e.emitted_at,
+               coalesce(e.put_at, e.emitted_at) as at
+          into v_event
           from conductor.event_deliveries d
           left join lateral (
-               select o.payload, o.emitted_at from conductor.events o where o.id = d.event_id limit 1) e on true
+               select o.payload, o.emitted_at, o.put_at from conductor.events o where o.id = d.event_id limit 1) e on true
          where d.name = p_name
          order by d.seq limit 1;
         if not found then
@@ -530,12 +540,14 @@ begin
         select array_agg(w.execution_id order by w.execution_id, w.key),
                array_agg(w.key order by w.execution_id, w.key),
                array_agg(distinct w.execution_id)
-                   filter (where conductor.matches(w.event_filter, v_payload))
+                   -- One that is over gets nothing more, though no worker has been there to end it.
+                   filter (where (w.wake_at is null or w.wake_at >= v_event.at)
+                             and conductor.matches(w.event_filter, v_payload))
           into v_executions, v_keys, v_wanted
-          from (select o.execution_id, o.key, o.event_filter
+          from (select o.execution_id, o.key, o.event_filter, o.wake_at
                   from unnest(v_hashes) as h
                  cross join lateral (
-                       select c.execution_id, c.key, c.event_filter from conductor.waits c
+                       select c.execution_id, c.key, c.event_filter, c.wake_at from conductor.waits c
                         where c.event_name = p_name and c.event_name <> '' and c.event_hash = h
                           and (c.execution_id, c.key) > (v_event.after_execution, v_event.after_key)
                         order by c.execution_id, c.key
@@ -567,10 +579,12 @@ begin
                  using (select distinct on (o.execution_id) o.place
                           from unnest(v_executions, v_keys) as g(execution_id, key)
                          cross join lateral (
-                               select k.ctid as place, k.execution_id, k.key, k.event_filter from conductor.waits k
+                               select k.ctid as place, k.execution_id, k.key, k.event_filter, k.wake_at
+                                 from conductor.waits k
                                 where k.execution_id = g.execution_id and k.key = g.key and k.event_name = p_name
                                 limit 1) o
-                         where o.execution_id = any (v_alive) and conductor.matches(o.event_filter, v_payload)
+                         where o.execution_id = any (v_alive) and (o.wake_at is null or o.wake_at >= v_event.at)
+                           and conductor.matches(o.event_filter, v_payload)
                            and (select true from conductor.steps s
                                  where s.execution_id = o.execution_id and s.event_id = v_event.event_id limit 1) is null
                          order by o.execution_id, o.key) f
@@ -757,6 +771,7 @@ declare
     v_ids uuid[];
     v_of text[];
     v_payloads text[];
+    v_put_at timestamptz[];
     v_done boolean := true;
     v_none boolean;
     v_revisited boolean := true;
@@ -774,10 +789,10 @@ begin
     elsif cardinality(v_names) = 0 then
         return case when v_revisited then null else false end;
     end if;
-    select t.ids, t.names, t.payloads into v_ids, v_of, v_payloads
+    select t.ids, t.names, t.payloads, t.put_at into v_ids, v_of, v_payloads, v_put_at
       from conductor.take_inbox(v_names, p_limit, 16 * 1024 * 1024) t;
     if v_ids is not null then
-        perform conductor.publish(v_ids, v_of, v_payloads);
+        perform conductor.publish(v_ids, v_of, v_payloads, v_put_at);
     end if;
     foreach v_name in array v_names loop
         v_done := conductor.deliver(v_name, p_limit) and v_done;
@@ -857,16 +872,16 @@ begin
     end if;
     -- What committed before comes before.
     if not v_later and exists (select from conductor.event_inbox i where i.name = any (v_names)) then
-        select t.ids, t.names, t.payloads into v_earlier
+        select t.ids, t.names, t.payloads, t.put_at into v_earlier
           from conductor.take_inbox(v_names, 500, 16 * 1024 * 1024) t;
         if v_earlier.ids is not null then
-            perform conductor.publish(v_earlier.ids, v_earlier.names, v_earlier.payloads);
+            perform conductor.publish(v_earlier.ids, v_earlier.names, v_earlier.payloads, v_earlier.put_at);
         end if;
         v_later := exists (select from conductor.event_inbox i where i.name = any (v_names));
     end if;
     if v_later then
-        insert into conductor.event_inbox (id, name, payload)
-        select g.id, g.name, g.payload::json
+        insert into conductor.event_inbox (id, name, payload, put_at)
+        select g.id, g.name, g.payload::json, conductor.now()
           from unnest(p_ids, p_names, p_payloads) with ordinality as g(id, name, payload, n)
          order by g.n;
         if not p_in_transaction or conductor.may_notify() then
@@ -954,6 +969,10 @@ declare
     -- By the numbers of filters, when the last event came to each.
     v_last jsonb;
     v_left integer := p_limit;
+    -- How many in a row were put after the deadline. What was put before it comes into the log about then: behind
+    -- so many, none is looked for any more.
+    v_late integer;
+    c_late constant integer := 100;
     -- The event that was looked at last.
     v_at timestamptz;
     v_seq bigint;
@@ -1002,6 +1021,7 @@ begin
             end if;
         end if;
         v_found := false;
+        v_late := 0;
         v_hash := null;
         v_from_at := null;
         v_from_seq := null;
@@ -1014,14 +1034,19 @@ begin
         end if;
         -- One by one, and no more than are wanted.
         for v_event in
-            select e.id, e.payload, e.emitted_at, e.seq
+            select e.id, e.payload, e.emitted_at, e.seq, coalesce(e.put_at, e.emitted_at) as at
               from conductor.events e
              where e.name = v_wait.event_name and (e.emitted_at, e.seq) > (v_at, v_seq)
-               and e.emitted_at <= least(v_wait.deadline, v_from_at)
+               and e.emitted_at <= coalesce(v_from_at, 'infinity')
                and e.seq <= coalesce(v_from_seq, 9223372036854775807)
              order by e.emitted_at, e.seq
         loop
-            exit when v_left <= 0;
+            exit when v_left <= 0 or v_late >= c_late;
+            if v_event.at > v_wait.deadline then
+                v_late := v_late + 1;
+                continue;
+            end if;
+            v_late := 0;
             v_left := v_left - 1;
             v_at := v_event.emitted_at;
             v_seq := v_event.seq;
@@ -1033,16 +1058,21 @@ begin
         -- What came since its field is noted is found by the field.
         if v_hash is not null and not v_found and v_left > 0 then
             for v_event in
-                select e.id, e.payload, e.emitted_at, e.seq
+                select e.id, e.payload, e.emitted_at, e.seq, coalesce(e.put_at, e.emitted_at) as at
                   from conductor.event_fields f
                  cross join lateral (
-                       select o.id, o.payload, o.emitted_at, o.seq from conductor.events o
+                       select o.id, o.payload, o.emitted_at, o.put_at, o.seq from conductor.events o
                         where o.name = f.name and o.emitted_at = f.emitted_at and o.seq = f.seq limit 1) e
                  where f.name = v_wait.event_name and f.hash = v_hash
-                   and (f.emitted_at, f.seq) > (v_at, v_seq) and f.emitted_at <= v_wait.deadline
+                   and (f.emitted_at, f.seq) > (v_at, v_seq)
                  order by f.emitted_at, f.seq
             loop
-                exit when v_left <= 0;
+                exit when v_left <= 0 or v_late >= c_late;
+                if v_event.at > v_wait.deadline then
+                    v_late := v_late + 1;
+                    continue;
+                end if;
+                v_late := 0;
                 v_left := v_left - 1;
                 v_at := v_event.emitted_at;
                 v_seq := v_event.seq;

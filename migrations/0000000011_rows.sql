@@ -281,8 +281,8 @@ begin
         return false;
     end if;
     if p_rule.event is not null then
-        insert into conductor.event_inbox (id, name, payload)
-        select conductor.change_id(p_ticks, g.n, p_end), p_rule.event, g.change
+        insert into conductor.event_inbox (id, name, payload, put_at)
+        select conductor.change_id(p_ticks, g.n, p_end), p_rule.event, g.change, p_now
           from unnest(v_changes) with ordinality as g(change, n);
     else
         insert into conductor.live_executions (

@@ -182,7 +182,11 @@ async fn whatever_writes_a_payload_writes_its_size(test: TestConductor) -> anyho
                 continue;
             }
             writers += 1;
-            let written = if inserts { "payload, bytes" } else { "bytes = octet_length(" };
+            let written = if inserts {
+                "payload, bytes"
+            } else {
+                "bytes = octet_length("
+            };
             let words: Vec<_> = statement.split_whitespace().collect();
             assert!(words.join(" ").contains(written), "{name}: {statement}");
         }

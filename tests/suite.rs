@@ -32,6 +32,7 @@ mod pooler;
 mod roles;
 mod sql_api;
 mod standby;
+mod time_decides;
 mod template;
 mod tls;
 mod transactions;
