@@ -241,6 +241,8 @@ create table conductor.finished_executions (
 );
 
 create index finished_executions_expiry on conductor.finished_executions (expires_at);
+-- The repeats of one, the last of which the next one goes on from.
+create index finished_executions_retry on conductor.finished_executions (retry_of, id) where retry_of is not null;
 
 -- The slots of throttled invokes: what the first one made, and until when it is the only one.
 create table conductor.throttles (

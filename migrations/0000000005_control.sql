@@ -54,9 +54,43 @@ begin
 end
 $$;
 
+-- Gives a repeat what its forerunner, which has ended, had by then: records, sleeps, and the children that still
+-- run, whose ends it waits for. Locks these; who holds one of them wants nothing that a repeat has locked.
+create function conductor.take_over(p_from uuid, p_to uuid) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_children uuid[];
+begin
+    -- One that ends meanwhile tells its forerunner: the records below have it.
+    v_children := array(
+        select l.id from conductor.live_executions l
+         where l.id = any (array(select w.child_id from conductor.waits w
+                                  where w.execution_id = p_from and w.child_id is not null))
+           and not l.cancelled
+         order by l.id for no key update);
+    update conductor.live_executions l set parent_id = p_to where l.id = any (v_children);
+    insert into conductor.steps (
+           execution_id, key, kind, value, recorded_at, event_id, event_at, event_filter)
+    select p_to, s.key, s.kind, s.value, s.recorded_at, s.event_id, s.event_at, s.event_filter
+      from conductor.steps s
+     where s.execution_id = p_from
+       -- A child that did not complete is tried again, and so is an event or a row that did not come.
+       and case when s.kind = 'invoke' then conductor.json_field(s.value, 'state') = 'completed'
+                when s.kind in ('event', 'row') then conductor.json_field(s.value, 'event') is not null else true end;
+    insert into conductor.waits (execution_id, key, kind, group_key, wake_at, child_id)
+    select p_to, w.key, w.kind, w.group_key, w.wake_at, w.child_id
+      from conductor.waits w
+     where w.execution_id = p_from and (w.kind = 'sleep' or w.child_id = any (v_children));
+end
+$$;
+
 -- One that waits for its next attempt is due now and keeps its id. A final state never changes, so
 -- a failed or cancelled one is repeated by a new execution with the same payload and the recorded
--- steps. Null where the execution is unknown, running or completed.
+-- steps; one that was repeated before goes on where its last repeat has ended. Null where the execution is unknown,
+-- running or completed, by a repeat too.
 create function conductor.retry(execution uuid) returns uuid
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -66,19 +100,27 @@ declare
     v_queue integer;
     v_id uuid;
     v_origin uuid;
+    v_last uuid;
 begin
     update conductor.live_executions l set run_at = v_now
      where l.id = execution and l.state = 'pending'
     returning l.id, l.queue_id into v_id, v_queue;
     if not found then
-        -- Asked twice, it is repeated once: the lock makes the second wait for the first. The first
-        -- one of all repeats is named, so that idempotency keys stay.
-        select coalesce(f.retry_of, f.id) into v_origin
-          from conductor.finished_executions f where f.id = execution for no key update;
+        -- The first one of all repeats is named, so that idempotency keys stay.
+        select coalesce(f.retry_of, f.id) into v_origin from conductor.finished_executions f where f.id = execution;
+        if not found then
+            return null;
+        end if;
+        -- Asked twice, by whichever of its repeats, it is repeated once: the second waits for the first.
+        perform pg_advisory_xact_lock(hashtextextended('conductor.retry ' || v_origin, 0));
         select l.id into v_id from conductor.live_executions l where l.retry_of = v_origin;
         if found then
             return v_id;
         end if;
+        v_last := coalesce((select f.id from conductor.finished_executions f
+                             where f.retry_of = v_origin order by f.id desc limit 1), execution);
+        -- What it left stays until it is copied.
+        perform from conductor.finished_executions f where f.id = v_last for no key update;
         -- As if it had been claimed before, so that its steps are loaded.
         insert into conductor.live_executions as l (
                id, run_at, created_at, parent_id, retry_of, queue_id, task_id, priority, claim, trigger, payload,
@@ -87,19 +129,11 @@ begin
                f.priority, 1, f.trigger, f.payload, octet_length(f.payload::text)
           from conductor.finished_executions f
           join conductor.tasks t on t.id = f.task_id
-         where f.id = execution and f.state in ('failed', 'cancelled')
+         where f.id = v_last and f.state in ('failed', 'cancelled')
         returning l.id, l.queue_id into v_id, v_queue;
-        insert into conductor.steps (execution_id, key, kind, value, recorded_at)
-        select v_id, s.key, s.kind, s.value, s.recorded_at
-          from conductor.steps s
-         where s.execution_id = execution and v_id is not null
-           -- A child that did not complete is tried again, and so is an event or a row that did not come.
-           and case when s.kind = 'invoke' then conductor.json_field(s.value, 'state') = 'completed'
-                    when s.kind in ('event', 'row') then conductor.json_field(s.value, 'event') is not null else true end;
-        insert into conductor.waits (execution_id, key, kind, group_key, wake_at)
-        select v_id, w.key, w.kind, w.group_key, w.wake_at
-          from conductor.waits w
-         where w.execution_id = execution and v_id is not null and w.kind = 'sleep';
+        if v_id is not null then
+            perform conductor.take_over(v_last, v_id);
+        end if;
     end if;
     if v_id is not null then
         perform conductor.wake(array[v_queue], true);

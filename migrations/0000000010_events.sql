@@ -993,7 +993,10 @@ begin
                  where g.key is null and o.execution_id = g.execution_id and o.event_name = any (p_names)
                 offset 0)) w
          cross join lateral (
-               select o.created_at, o.claim from conductor.live_executions o
+               -- A repeat hears what came since the first one began.
+               select coalesce((select f.created_at from conductor.finished_executions f where f.id = o.retry_of),
+                               o.created_at) as created_at, o.claim
+                 from conductor.live_executions o
                 where o.id = any (array[w.execution_id]) limit 1) l
          order by w.execution_id, w.key, g.key nulls first
     loop

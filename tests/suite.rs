@@ -29,6 +29,7 @@ mod payloads;
 mod plans;
 mod poison;
 mod pooler;
+mod repeats;
 mod roles;
 mod sql_api;
 mod standby;

@@ -20,7 +20,7 @@ pub enum Error {
     /// The database was away, or refused for a passing reason, for as long as the call was tried again:
     /// about 30 s.
     #[error(
-        "the database has not answered for {}: {reason}\n  It is not known whether the call took effect. Try it again when the database is back; with a dedupe_key nothing is made twice.",
+        "the database has not answered for {}: {reason}\n  It is not known whether the call took effect. Try it again when the database is back; with a dedupe_key nothing is made twice, unless the first one has ended by then.",
         humantime::format_duration(Duration::from_secs(waited.as_secs()))
     )]
     Unavailable {

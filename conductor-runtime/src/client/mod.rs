@@ -343,8 +343,9 @@ impl Conductor {
     }
 
     /// Runs an execution again: one that waits for its next attempt is due now and keeps its id,
-    /// a failed or cancelled one is repeated under a new id with the same payload and the
-    /// recorded steps. Gives the id, or none where it is unknown, running or completed.
+    /// a failed or cancelled one is repeated under a new id with the same payload, the recorded steps and
+    /// the children that still run. One that was repeated before goes on where its last repeat has ended.
+    /// Gives the id, or none where it is unknown, running or completed, by a repeat too.
     pub async fn retry(&self, id: Uuid) -> Result<Option<Uuid>> {
         self.migrate().await?;
         Ok(sqlx::query_scalar("select conductor.retry($1)")
