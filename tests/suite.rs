@@ -69,6 +69,7 @@ mod pause;
 mod shares;
 mod retention;
 mod wakeup;
+mod verdicts;
 mod why;
 mod dynamic_schedules;
 mod refused_schedules;

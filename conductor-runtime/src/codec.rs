@@ -101,7 +101,7 @@ pub(crate) fn encode_output<T: Task>(output: &T::Output) -> anyhow::Result<Strin
             task: T::NAME.to_owned(),
             reason,
         };
-        crate::error::permanent(error.into())
+        crate::verdict::permanent(error.into())
     })
 }
 

@@ -17,6 +17,7 @@ pub mod context;
 pub mod codec;
 mod storable;
 pub mod error;
+pub mod verdict;
 mod unreadable;
 pub mod db;
 #[cfg(feature = "embedded")]

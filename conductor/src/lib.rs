@@ -19,7 +19,7 @@ pub use conductor_runtime::context::{
 };
 #[cfg(feature = "embedded")]
 pub use conductor_runtime::embedded;
-pub use conductor_runtime::error::{Error, Result, RetryExt};
+pub use conductor_runtime::error::{Error, Result};
 pub use conductor_runtime::event::{
     Affected, Emit, EmitInTransaction, Event, EventDefinition, EventEffect, EventFields, EventInfo,
     Field, Filter as EventFilter, Operand, Ordered, SubscriptionDefinition,
@@ -38,6 +38,7 @@ pub use conductor_runtime::task::{
 };
 #[cfg(feature = "testing")]
 pub use conductor_runtime::testing;
+pub use conductor_runtime::verdict::{RetryExt, RetryVerdict, Verdict};
 pub use conductor_schedule::{Missed, Overlap};
 
 #[cfg(feature = "cli")]
@@ -45,6 +46,7 @@ pub mod cli;
 #[cfg(feature = "cli")]
 mod main_macro;
 pub mod prelude;
+mod verdicts_macro;
 pub mod guide;
 
 /// What generated code names; no part of the public surface.
@@ -60,5 +62,6 @@ pub mod __private {
         BatchHandler, CronDefinition, Handler, LimitDefinition, Place, StateNeed, TaskDefinition,
         TaskResult, WindowDefinition, batch_results,
     };
+    pub use conductor_runtime::verdict::VerdictOf;
     pub use {anyhow, schemars, serde};
 }

@@ -221,10 +221,7 @@ async fn outcome<T: Task>(ctx: &TaskContext, recorded: &RawValue) -> Result<T::O
         }
     };
     let (id, task) = (ended.id, T::NAME.to_owned());
-    if ended.state != "completed" {
-        ctx.memo.note_bad_end(id);
-    }
-    match ended.state {
+    let error = match ended.state {
         "completed" => {
             let json = ended.output.map_or("null", RawValue::get);
             let error = match read(json) {
@@ -232,18 +229,20 @@ async fn outcome<T: Task>(ctx: &TaskContext, recorded: &RawValue) -> Result<T::O
                 Err(error) => error,
             };
             let what = format!("the output of its child {id} of task {task:?}");
-            ctx.leave(Unreadable::new(what, error)).await
+            return ctx.leave(Unreadable::new(what, error)).await;
         }
-        "cancelled" => Err(Error::Cancelled {
+        "cancelled" => Error::Cancelled {
             id,
             task,
             reason: ended.error,
-        }),
-        "timed_out" => Err(Error::TimedOut { id, task }),
-        _ => Err(Error::Failed {
+        },
+        "timed_out" => Error::TimedOut { id, task },
+        _ => Error::Failed {
             id,
             task,
             error: ended.error.unwrap_or_default(),
-        }),
-    }
+        },
+    };
+    ctx.memo.note_bad_end(&error);
+    Err(error)
 }

@@ -57,8 +57,8 @@ struct Present {
     stop: Option<Stop>,
     /// The bodies under way that have met what cannot be read, and would never end.
     stuck: HashSet<usize>,
-    /// Children whose recorded ends were errors: the next attempt would meet the same.
-    ended_badly: HashSet<Uuid>,
+    /// The texts of recorded ends of children that were errors: the next attempt would meet the same.
+    ended_badly: HashSet<String>,
     /// Of all records, those of this run included.
     bytes: usize,
 }
@@ -363,18 +363,20 @@ impl Memo {
         Err(error)
     }
 
-    pub(super) fn note_bad_end(&self, child: Uuid) {
-        self.present().ended_badly.insert(child);
+    pub(super) fn note_bad_end(&self, error: &Error) {
+        self.present().ended_badly.insert(error.to_string());
     }
 
     /// Whether this is the error of a child whose end is recorded, and which the handler passes on.
     pub(crate) fn is_recorded(&self, error: &anyhow::Error) -> bool {
         let present = self.present();
-        error.chain().any(|cause| match cause.downcast_ref() {
-            Some(
-                Error::Failed { id, .. } | Error::Cancelled { id, .. } | Error::TimedOut { id, .. },
-            ) => present.ended_badly.contains(id),
-            _ => false,
+        if present.ended_badly.is_empty() {
+            return false;
+        }
+        // The text names the child, and stays where a wrapping hides the type.
+        error.chain().any(|cause| {
+            let text = cause.to_string();
+            (present.ended_badly.iter()).any(|recorded| text.contains(recorded))
         })
     }
 

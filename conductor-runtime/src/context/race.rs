@@ -114,7 +114,9 @@ async fn run<T: Send>(ctx: &TaskContext, options: Options<'_, T>) -> anyhow::Res
     }
     if branches.is_empty() {
         let reason = "it has no branches, so it would never end".to_owned();
-        return Err(crate::error::permanent(Error::Step { key, reason }.into()));
+        return Err(crate::verdict::permanent(
+            Error::Step { key, reason }.into(),
+        ));
     }
     let (winner, result) = poll_fn(|cx| {
         for (at, branch) in branches.iter_mut().enumerate() {

@@ -16,6 +16,7 @@ use crate::codec;
 use crate::error::{Error, Result, too_long};
 use crate::row::{self, Catalogue, IntoRowFilter, Row, RowChange, RowOp};
 use crate::unreadable::{Unreadable, read};
+use crate::verdict::heard_own;
 
 const KIND: &str = "row";
 
@@ -216,7 +217,8 @@ impl<R: Row> Future for WaitForRow<'_, R> {
             ctx.go_on().await?;
             let name = {
                 let _busy = ctx.memo.busy();
-                ctx.watch::<R>(&options).await?
+                let watched = ctx.watch::<R>(&options).await;
+                watched.inspect_err(heard_own)?
             };
             let wait = Wait {
                 kind: KIND,

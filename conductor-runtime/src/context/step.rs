@@ -13,9 +13,10 @@ use super::TaskContext;
 use super::memo::Met;
 use crate::codec;
 use crate::db::Timed;
-use crate::error::{Error, Result, Verdict, permanent, verdict};
+use crate::error::{Error, Result};
 use crate::task::RetryPolicy;
 use crate::unreadable::{Unreadable, read};
+use crate::verdict::{Verdict, heard, permanent};
 
 const KIND: &str = "step";
 
@@ -185,8 +186,9 @@ where
             }
             Err(error) => error,
         };
+        let verdict = heard(&error);
         failures += 1;
-        let Some(delay) = retry.and_then(|retry| delay(&retry, failures, &error)) else {
+        let Some(delay) = retry.and_then(|retry| delay(&retry, failures, verdict)) else {
             return Err(error);
         };
         tracing::debug!(step = key, execution = %ctx.execution_id, error = %format!("{error:#}"),
@@ -218,11 +220,11 @@ where
     }
 }
 
-fn delay(retry: &RetryPolicy, failures: u32, error: &anyhow::Error) -> Option<Duration> {
+fn delay(retry: &RetryPolicy, failures: u32, verdict: Verdict) -> Option<Duration> {
     if failures >= retry.max_attempts {
         return None;
     }
-    match verdict(error) {
+    match verdict {
         Verdict::Permanent => None,
         Verdict::After(delay) => Some(delay),
         Verdict::Policy => Some(retry.delay(failures)),

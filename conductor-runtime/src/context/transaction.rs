@@ -10,6 +10,7 @@ use super::memo::{Met, Stop};
 use super::step::encoded;
 use crate::db::{Fault, Patience, fault};
 use crate::error::Error;
+use crate::verdict::heard;
 
 const KIND: &str = "transaction";
 /// Raised by `conductor.record_in_transaction` when the claim is lost.
@@ -119,7 +120,11 @@ impl TaskContext {
         F: AsyncFnOnce(&mut Tx) -> Result<T, E> + for<'b> TransactionBody<'b, Result<T, E>> + Send,
     {
         let body = body(&mut tx);
-        let value = self.memo.inside(KIND, body).await.map_err(Into::into)?;
+        let value = self.memo.inside(KIND, body).await.map_err(|error| {
+            let error = error.into();
+            heard(&error);
+            error
+        })?;
         let json = encoded(self, key, &value)?;
         let (id, claim) = (self.execution_id, self.claim);
         let recorded =

@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use super::{Event, FromEvent};
 use crate::codec;
-use crate::error::permanent;
 use crate::task::{Place, Task};
 use crate::unreadable::{Unreadable, read};
+use crate::verdict::permanent;
 
 /// All that `#[event]` knows of an event; collected at link time, stored in `conductor.event_types`.
 #[derive(Clone, Copy)]

@@ -5,9 +5,9 @@ use serde_json::Value;
 
 use super::{FromRowChange, Row, RowChange, RowOp, TableName};
 use crate::codec;
-use crate::error::permanent;
 use crate::task::Task;
 use crate::unreadable::{Unreadable, read};
+use crate::verdict::permanent;
 
 /// Changes of a table's rows that start executions of a task, declared with `on_insert`, `on_update` or
 /// `on_delete`.

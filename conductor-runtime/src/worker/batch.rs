@@ -6,6 +6,7 @@ use super::outcome::End;
 use crate::context::{BatchContext, BatchItem};
 use crate::db::Timed;
 use crate::task::{BatchDefinition, TaskDefinition, Trigger};
+use crate::verdict::noting;
 
 /// Runs one attempt of each execution, together; gives their ends in their order. The tokens are
 /// theirs.
@@ -58,12 +59,12 @@ pub(super) async fn batch_attempt(
     if !context.items.is_empty() {
         // What is known of other items is not lost by a panic.
         let handler = caught(decoded.items.run(&context));
-        let handler = async {
+        let handler = noting(async {
             match handler.await {
                 Ok(results) => ends_of(results, context.items.len()),
                 Err(panic) => vec![End::failed(&panic); context.items.len()],
             }
-        };
+        });
         ends = match task.timeout {
             None => handler.await,
             Some(timeout) => {

@@ -17,12 +17,12 @@ use super::window::Windows;
 use crate::codec::MAX_RECORDS_BYTES;
 use crate::context::{Blocked, Durable, Memo, Stop, TaskContext, Unloadable, Wait, Waiting, size};
 use crate::db::Timed;
-use crate::error::{Verdict, verdict};
 use crate::event::SubscriptionDefinition;
 use crate::orchestrator::computed;
 use crate::row::RowTriggerDefinition;
 use crate::task::{CronTick, ErasedFuture, RunSingle, States, TaskDefinition, Trigger};
 use crate::unreadable::Unreadable;
+use crate::verdict::{Verdict, noting, verdict};
 
 /// What every attempt of a worker is given.
 #[derive(Debug, Clone)]
@@ -76,7 +76,7 @@ pub(super) async fn attempt(
         durable: Some(surroundings.durable),
     };
     let handler = run_single(&context, &payload);
-    let handler = run(handler, &context.memo);
+    let handler = noting(run(handler, &context.memo));
     let end = match task.timeout {
         None => handler.await,
         Some(timeout) => match clock.deadline(timeout).bound(handler).await {

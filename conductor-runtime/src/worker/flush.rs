@@ -12,7 +12,7 @@ use super::outcome::{End, Outcome};
 use super::suspend::Suspensions;
 use crate::client::Conductor;
 use crate::db::{ANSWER, Database, Fault, Session, fault, is_locked, living, no_answer};
-use crate::error::Verdict;
+use crate::verdict::Verdict;
 
 /// Outcomes as the arrays that travel.
 #[derive(Debug, Default)]

@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::claim::Claim;
 use crate::context::Waiting;
-use crate::error::{Verdict, verdict};
 use crate::unreadable::Unreadable;
+use crate::verdict::{Verdict, verdict};
 
 /// Longest error text that is stored.
 const MAX_ERROR_BYTES: usize = 16 * 1024;
@@ -184,7 +184,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::{Claim, End, Outcome, Unwritten, storable};
-    use crate::error::Verdict;
+    use crate::verdict::Verdict;
 
     #[test]
     fn behind_the_timeout_a_success_has_timed_out_and_an_error_stays_as_it_is() {

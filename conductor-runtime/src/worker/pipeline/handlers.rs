@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{MOST_BYTES, Pipeline};
-use crate::error::Verdict;
 use crate::task::{Runner, TaskDefinition};
+use crate::verdict::Verdict;
 use crate::worker::backlog::Turn;
 use crate::worker::batch::batch_attempt;
 use crate::worker::claim::Claim;
