@@ -283,6 +283,8 @@ create table conductor.steps (
     kind text not null,
     value json not null,
     recorded_at timestamptz not null,
+    -- When what it records was over, where that is not recorded_at: an event was emitted, a deadline had passed.
+    ended_at timestamptz,
     -- Of what came to a wait: the claim at that time. What came since the last suspension no run has judged;
     -- what came before it, the handler has had. Null where it has had it in any case.
     claim integer,
@@ -293,7 +295,7 @@ create table conductor.steps (
     event_filter bigint,
     -- As of live_executions: the sum says what all records of an execution add to an answer, with what stands
     -- around a value in it.
-    bytes integer not null generated always as (octet_length(value::text) + octet_length(key) + 40) stored,
+    bytes integer not null generated always as (octet_length(value::text) + octet_length(key) + 60) stored,
     primary key (execution_id, key)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 1);
 

@@ -73,8 +73,8 @@ begin
          order by l.id for no key update);
     update conductor.live_executions l set parent_id = p_to where l.id = any (v_children);
     insert into conductor.steps (
-           execution_id, key, kind, value, recorded_at, event_id, event_at, event_filter)
-    select p_to, s.key, s.kind, s.value, s.recorded_at, s.event_id, s.event_at, s.event_filter
+           execution_id, key, kind, value, recorded_at, ended_at, event_id, event_at, event_filter)
+    select p_to, s.key, s.kind, s.value, s.recorded_at, s.ended_at, s.event_id, s.event_at, s.event_filter
       from conductor.steps s
      where s.execution_id = p_from
        -- A child that did not complete is tried again, and so is an event or a row that did not come.

@@ -11,10 +11,10 @@ as $$
     select 268435456::bigint
 $$;
 
--- What is known of an execution that was claimed before, as a JSON array of [key, kind, value]: its
--- steps, its sleeps that are over (value null), and what it still waits for (no value). What has come to a
--- wait since the last suspension, so that no run has had it, has a fourth member. Where it has too many
--- records, {"records": n, "bytes": n} instead: with that its attempt fails, and the claim does not.
+-- What is known of an execution that was claimed before, as a JSON array of [key, kind, value, fresh, at]: its
+-- steps, its sleeps that are over (value null), and what it still waits for (key and kind alone). Fresh is what has come to a
+-- wait since the last suspension, so that no run has had it; at, when it was over, in microseconds since 1970. Where it
+-- has too many records, {"records": n, "bytes": n} instead: with that its attempt fails, and the claim does not.
 create function conductor.memo(p_id uuid, p_now timestamptz, p_suspended_claim integer) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
@@ -27,18 +27,20 @@ begin
     select count(m.record), sum(m.bytes) into v_records, v_bytes
       from (select true as record, s.bytes from conductor.steps s where s.execution_id = p_id
             union all
-            select null, octet_length(w.key) + 40 from conductor.waits w where w.execution_id = p_id) m;
+            select null, octet_length(w.key) + 60 from conductor.waits w where w.execution_id = p_id) m;
     if v_bytes > conductor.most_records() then
         return json_build_object('records', v_records, 'bytes', v_bytes);
     end if;
     return (
         select json_agg(m.entry)::text
-          from (select case when s.claim >= p_suspended_claim then json_build_array(s.key, s.kind, s.value, true)
-                            else json_build_array(s.key, s.kind, s.value) end as entry
+          from (select json_build_array(
+                           s.key, s.kind, s.value, coalesce(s.claim >= p_suspended_claim, false),
+                           (extract(epoch from coalesce(s.ended_at, s.recorded_at)) * 1000000)::bigint) as entry
                   from conductor.steps s where s.execution_id = p_id
                 union all
                 select case when w.child_id is null and w.event_name is null and w.wake_at <= p_now
-                            then json_build_array(w.key, w.kind, null)
+                            then json_build_array(w.key, w.kind, null, false,
+                                                  (extract(epoch from w.wake_at) * 1000000)::bigint)
                             else json_build_array(w.key, w.kind) end
                   from conductor.waits w where w.execution_id = p_id) m);
 end
@@ -186,10 +188,10 @@ begin
                        where o.execution_id = g.execution_id and o.key = g.key and o.event_name is not null limit 1) k
                 -- These have not looked at all that came in time: another claim follows.
                 where v_behind is null or g.execution_id <> all (v_behind)))
-        returning w.execution_id, w.key, w.kind, w.child_id
+        returning w.execution_id, w.key, w.kind, w.child_id, w.wake_at
     ), recorded as (
-        insert into conductor.steps (execution_id, key, kind, value, recorded_at)
-        select l.execution_id, l.key, l.kind, json_build_object('state', 'timed_out', 'id', l.child_id), p_now
+        insert into conductor.steps (execution_id, key, kind, value, recorded_at, ended_at)
+        select l.execution_id, l.key, l.kind, json_build_object('state', 'timed_out', 'id', l.child_id), p_now, l.wake_at
           from late l
             on conflict (execution_id, key) do nothing
     )

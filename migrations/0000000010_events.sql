@@ -592,10 +592,10 @@ begin
                 returning w.execution_id, w.key, w.kind, w.event_filter
             ), recorded as (
                 insert into conductor.steps (
-                       execution_id, key, kind, value, recorded_at, claim, event_id, event_at, event_filter)
+                       execution_id, key, kind, value, recorded_at, ended_at, claim, event_id, event_at, event_filter)
                 select t.execution_id, t.key, t.kind,
                        json_build_object('event', v_event.event_id, 'emitted_at', v_event.emitted_at,
-                                         'payload', v_event.payload), v_now,
+                                         'payload', v_event.payload), v_now, v_event.at,
                        (v_claims->>t.execution_id::text)::integer, v_event.event_id, v_event.emitted_at,
                        conductor.filter_number(p_name, t.event_filter)
                   from taken t
@@ -1089,10 +1089,10 @@ begin
             v_had := v_had || v_event.id;
             delete from conductor.waits w where w.execution_id = v_of and w.key = v_wait.key;
             insert into conductor.steps (
-                   execution_id, key, kind, value, recorded_at, claim, event_id, event_at, event_filter)
+                   execution_id, key, kind, value, recorded_at, ended_at, claim, event_id, event_at, event_filter)
             values (v_of, v_wait.key, v_wait.kind,
                     json_build_object('event', v_event.id, 'emitted_at', v_event.emitted_at, 'payload', v_event.payload),
-                    p_now, v_wait.claim, v_event.id, v_event.emitted_at,
+                    p_now, v_event.at, v_wait.claim, v_event.id, v_event.emitted_at,
                     conductor.filter_number(v_wait.event_name, v_wait.event_filter))
                 on conflict (execution_id, key) do nothing;
         elsif v_left <= 0 then

@@ -119,3 +119,125 @@ async fn a_row_behind_the_deadline_is_none(test: TestConductor) -> anyhow::Resul
     assert_eq!(paid.result().await?, "paid 2");
     Ok(())
 }
+
+#[event(name = "time.said")]
+struct Said {
+    yes: bool,
+}
+
+/// What is over first wins, wherever it stands; the others keep what they were not given.
+#[task(name = "time.races")]
+async fn races(ctx: &TaskContext, way: String) -> anyhow::Result<String> {
+    let said = async |key: &str, yes: bool| {
+        ctx.wait_for_event::<Said>(key)
+            .when(Said::yes.eq(yes))
+            .await
+    };
+    let an_hour = async |key: &str| {
+        ctx.sleep(key, HOUR).await?;
+        anyhow::Ok("an hour".to_owned())
+    };
+    let race = ctx.race("first");
+    let first = match way.as_str() {
+        "events" => {
+            let yes = async { said("yes", true).await.map(|_| "yes".to_owned()) };
+            let no = async { said("no", false).await.map(|_| "no".to_owned()) };
+            race.branch(yes).branch(no).await?
+        }
+        "sleep first" => {
+            let paid = async {
+                ctx.wait_for_event::<Paid>("paid").await?;
+                anyhow::Ok("paid".to_owned())
+            };
+            race.branch(an_hour("an hour")).branch(paid).await?
+        }
+        "event first" => {
+            let paid = async {
+                ctx.wait_for_event::<Paid>("paid").await?;
+                anyhow::Ok("paid".to_owned())
+            };
+            race.branch(paid).branch(an_hour("an hour")).await?
+        }
+        "sleeps" => {
+            let two = async {
+                ctx.step("one", async || anyhow::Ok(1)).await?;
+                ctx.sleep("two hours", 2 * HOUR).await?;
+                anyhow::Ok("two hours".to_owned())
+            };
+            race.branch(two).branch(an_hour("an hour")).await?
+        }
+        _ => {
+            let row = async {
+                ctx.wait_for_insert::<Payment>("row", "public.payments")
+                    .await?;
+                anyhow::Ok("row".to_owned())
+            };
+            race.branch(an_hour("an hour")).branch(row).await?
+        }
+    };
+    if way == "events" {
+        // It lost, and is there for who waits for it next.
+        said("yes after all", true).await?;
+        return Ok(format!("{first}, then yes"));
+    }
+    Ok(first)
+}
+
+async fn racing(test: &TestConductor, way: &str) -> anyhow::Result<Execution<Races>> {
+    let way = way.to_owned();
+    let run = test.invoke::<Races>(Races { way }).await?;
+    test.drain().await?;
+    Ok(run)
+}
+
+#[conductor::test]
+async fn the_earlier_event_wins_a_race(test: TestConductor) -> anyhow::Result<()> {
+    let run = racing(&test, "events").await?;
+    test.emit(Said { yes: false }).await?;
+    test.advance(HOUR).await?;
+    test.emit(Said { yes: true }).await?;
+    test.drain().await?;
+    assert_eq!(run.result().await?, "no, then yes");
+    Ok(())
+}
+
+#[conductor::test]
+async fn a_payment_behind_the_deadline_loses_a_race(test: TestConductor) -> anyhow::Result<()> {
+    let [first, second] = ["event first", "sleep first"];
+    let late = [racing(&test, first).await?, racing(&test, second).await?];
+    test.advance(2 * HOUR).await?;
+    test.emit(Paid { order: 1 }).await?;
+    test.drain().await?;
+    for run in late {
+        assert_eq!(run.result().await?, "an hour");
+    }
+    let paid = [racing(&test, first).await?, racing(&test, second).await?];
+    test.advance(HOUR / 2).await?;
+    run_sql(
+        &test,
+        "select conductor.emit('time.paid', '{\"order\": 2}')",
+    )
+    .await?;
+    test.advance(2 * HOUR).await?;
+    test.drain().await?;
+    for run in paid {
+        assert_eq!(run.result().await?, "paid");
+    }
+    Ok(())
+}
+
+#[conductor::test]
+async fn the_earlier_sleep_and_the_earlier_row_win_a_race(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    run_sql(&test, "create table payments (id bigint primary key)").await?;
+    let sleeps = racing(&test, "sleeps").await?;
+    let row = racing(&test, "row").await?;
+    test.advance(HOUR / 2).await?;
+    run_sql(&test, "insert into payments values (1)").await?;
+    test.advance(3 * HOUR).await?;
+    test.drain().await?;
+    assert_eq!(sleeps.result().await?, "an hour");
+    assert_eq!(row.result().await?, "row");
+    Ok(())
+}

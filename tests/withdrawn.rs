@@ -151,7 +151,7 @@ async fn what_the_loser_would_have_had_is_there_for_the_next_wait(
     Ok(())
 }
 
-/// Races two waits for the same events, of which the one that comes second in the order of keys wins.
+/// Races two waits for the same events: the one that has the earlier event wins, wherever it stands.
 #[task(name = "withdrawn.alike", retry(max_attempts = 1))]
 async fn alike(ctx: &TaskContext, order: i64) -> anyhow::Result<Vec<String>> {
     let wait = |key: &str| {
@@ -171,9 +171,7 @@ async fn alike(ctx: &TaskContext, order: i64) -> anyhow::Result<Vec<String>> {
 }
 
 #[conductor::test]
-async fn what_the_loser_had_may_be_older_than_what_the_winner_had(
-    test: TestConductor,
-) -> anyhow::Result<()> {
+async fn what_the_loser_had_comes_next(test: TestConductor) -> anyhow::Result<()> {
     let run = test.invoke::<Alike>(Alike { order: 1 }).await?;
     for kind in ["one", "two", "three"] {
         emit(&test, 1, kind).await?;
@@ -181,7 +179,7 @@ async fn what_the_loser_had_may_be_older_than_what_the_winner_had(
     test.drain().await?;
     test.advance(HOUR * 2).await?;
     test.drain().await?;
-    assert_eq!(run.result().await?, ["two", "one", "three"]);
+    assert_eq!(run.result().await?, ["one", "two", "three"]);
     Ok(())
 }
 

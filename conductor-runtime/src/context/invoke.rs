@@ -137,6 +137,7 @@ impl<'c, T: Task> Future for InvokeChild<'c, T> {
         let ctx = this.ctx;
         this.lazy.poll_with(cx, |options| async move {
             if let Some(recorded) = options.met? {
+                ctx.memo.give(&options.key);
                 return outcome::<T>(ctx, &recorded).await;
             }
             let wait = wait::<T>(options.key.clone(), options.payload?, options.terms)?;
@@ -157,7 +158,10 @@ impl<'c, T: Task> Future for InvokeChildren<'c, T> {
             let (mut recorded, mut waits) = (Vec::new(), Vec::new());
             for (key, met, payload) in options.children {
                 match met? {
-                    Some(value) => recorded.push(value),
+                    Some(value) => {
+                        ctx.memo.give(&key);
+                        recorded.push(value);
+                    }
                     None => {
                         let wait = wait::<T>(options.key.clone(), payload?, options.terms)?;
                         waits.push((key, wait));

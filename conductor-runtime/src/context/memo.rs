@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -49,6 +50,10 @@ struct Present {
     waits: BTreeMap<String, Wait>,
     /// Waits and sleeps whose futures live, or which the handler has had.
     asked: HashMap<String, Asked>,
+    /// The branches of races that are being polled, outermost first, and what each of them is given.
+    branches: Vec<Given>,
+    /// How many races look at what is over already: nothing new begins meanwhile.
+    looking: usize,
     /// Step bodies that are under way.
     busy: usize,
     /// The kinds and numbers of the bodies that are being polled, outermost first, and how many there were.
@@ -95,9 +100,21 @@ struct Entry {
     kind: String,
     /// None while it is still waited for.
     value: Option<Box<RawValue>>,
+    /// When it was over.
+    at: Option<Micros>,
     /// A wait or a sleep that is not over, or what came to a wait and no earlier run has had: it goes when
     /// the handler does not want it any more.
     loose: bool,
+}
+
+/// A time by the database's clock, in microseconds since 1970.
+pub(super) type Micros = i64;
+
+/// What a branch of a race was given: when the last of it was over, and the waits and sleeps among it.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    pub(super) at: Option<Micros>,
+    keys: Vec<String>,
 }
 
 /// What an execution waits for when it is suspended, and what it waits for no longer.
@@ -195,8 +212,7 @@ impl Memo {
         }
     }
 
-    /// Reads an array of `[key, kind]`, `[key, kind, value]` or, where no run has had what came,
-    /// `[key, kind, value, true]`.
+    /// Reads an array of `[key, kind]` or `[key, kind, value, fresh, at]`.
     fn read(json: &str) -> serde_json::Result<Self> {
         let rows: Vec<Vec<Box<RawValue>>> = serde_json::from_str(json)?;
         let mut entries = HashMap::with_capacity(rows.len());
@@ -205,11 +221,14 @@ impl Memo {
             if let (Some(key), Some(kind)) = (columns.next(), columns.next()) {
                 let kind: String = serde_json::from_str(kind.get())?;
                 let value = columns.next();
+                let fresh = columns.next().is_some_and(|fresh| fresh.get() == "true");
+                let at = columns.next().and_then(|at| at.get().parse().ok());
                 let entry = Entry {
                     loose: matches!(kind.as_str(), "event" | "row" | "sleep")
-                        && (value.is_none() || columns.next().is_some()),
+                        && (value.is_none() || fresh),
                     kind,
                     value,
+                    at,
                 };
                 let key: String = serde_json::from_str(key.get())?;
                 if let Some((whole, _)) = key.split_once(PART) {
@@ -217,6 +236,7 @@ impl Memo {
                     entries.entry(whole.to_owned()).or_insert(Entry {
                         kind: WHOLE.to_owned(),
                         value: None,
+                        at: None,
                         loose: false,
                     });
                 }
@@ -234,7 +254,7 @@ impl Memo {
     pub(super) fn count(&self, key: &str, bytes: usize) -> Result<()> {
         let mut present = self.present();
         // As the column `bytes` of `conductor.steps` counts it: what stands around a value comes with it.
-        let total = present.bytes + bytes + key.len() + 40;
+        let total = present.bytes + bytes + key.len() + 60;
         if total > MAX_RECORDS_BYTES {
             return Err(Error::Step {
                 key: shown(key),
@@ -385,7 +405,61 @@ impl Memo {
     }
 
     fn ask(&self, key: &str, asked: Asked) {
-        self.present().asked.insert(key.to_owned(), asked);
+        let mut present = self.present();
+        present.asked.insert(key.to_owned(), asked);
+        if asked == Asked::Had {
+            for branch in &mut present.branches {
+                branch.keys.push(key.to_owned());
+            }
+        }
+    }
+
+    /// The handler is given what is recorded under this key.
+    pub(super) fn give(&self, key: &str) {
+        let mut present = self.present();
+        let at = present.entries.get(key).and_then(|entry| entry.at);
+        present.give_at(at);
+    }
+
+    /// The handler is given what is over now.
+    pub(super) fn give_at(&self, at: Micros) {
+        self.present().give_at(Some(at));
+    }
+
+    /// Polls a branch of a race, and adds to what it was given. With `looking`, nothing new begins in it.
+    pub(super) fn poll_branch<T>(
+        &self,
+        given: &mut Given,
+        looking: bool,
+        poll: impl FnOnce() -> T,
+    ) -> T {
+        {
+            let mut present = self.present();
+            present.branches.push(std::mem::take(given));
+            present.looking += usize::from(looking);
+        }
+        let polled = poll();
+        let mut present = self.present();
+        present.looking -= usize::from(looking);
+        *given = present.branches.pop().unwrap_or_default();
+        polled
+    }
+
+    /// What a branch was given is free again: it has lost before anything followed from it.
+    pub(super) fn take_back(&self, given: Given) {
+        let mut present = self.present();
+        for key in given.keys {
+            present.asked.remove(&key);
+        }
+    }
+
+    /// Waits while races look at what is over already. Their next poll follows at once.
+    pub(super) async fn looked(&self) {
+        poll_fn(|_| match self.present().looking {
+            0 => Poll::Ready(()),
+            _ => Poll::Pending,
+        })
+        .await;
     }
 
     fn no_longer(&self, key: &str) {
@@ -473,6 +547,12 @@ impl Memo {
 }
 
 impl Present {
+    fn give_at(&mut self, at: Option<Micros>) {
+        for branch in &mut self.branches {
+            branch.at = branch.at.max(at);
+        }
+    }
+
     /// What is stored and the handler does not ask for: the waits of what lost a race or was dropped, and
     /// those whose keys the code has no longer. Where every branch waits, all that it asks for is known.
     fn unwanted(&self) -> Vec<String> {
@@ -509,6 +589,7 @@ impl<'m> Wanted<'m> {
     /// The handler is given what came.
     pub(super) fn had(&self) {
         self.memo.ask(&self.key, Asked::Had);
+        self.memo.give(&self.key);
     }
 }
 

@@ -265,6 +265,7 @@ impl TaskContext {
         if self.memo.is_inside() {
             return Ok(());
         }
+        self.memo.looked().await;
         if self.memo.is_left() {
             std::future::pending::<()>().await;
         }
@@ -370,6 +371,7 @@ impl TaskContext {
             self.memo.stop(Stop::Lost);
             std::future::pending::<()>().await;
         }
+        self.memo.give_at(durable.clock.now().timestamp_micros());
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use super::TaskContext;
 use super::lazy::Lazy;
-use super::memo::Met;
+use super::memo::{Given, Met, Micros};
 use super::step::encoded;
 use crate::error::Error;
 use crate::unreadable::Unreadable;
@@ -31,9 +31,12 @@ impl TaskContext {
     /// The first of several branches to end, with the winner recorded: a replay takes the same one,
     /// even where another would be ready first by now. That is what `tokio::select!` cannot promise.
     ///
-    /// Branches are polled in the order in which they are added. An error wins like a value. The
-    /// losers are dropped: their waits are withdrawn, a step's body is cut short, and a child that
-    /// was started goes on (give it a `.timeout(…)`, or cancel it).
+    /// Where several are over when the handler looks, as no worker was there for a while, the one wins that was over
+    /// first by the database's clock: a sleep at its time, an event when it was emitted, a row when it was changed, a
+    /// child when it ended, a step when it was recorded; of what is over at the same time, the branch that was
+    /// added first. An error wins like a value. The losers are dropped: their waits are withdrawn, what came to
+    /// them is there for the next wait, a step's body is cut short, and a child that was started goes on
+    /// (give it a `.timeout(…)`, or cancel it).
     ///
     /// ```
     /// # use conductor::prelude::*;
@@ -118,21 +121,78 @@ async fn run<T: Send>(ctx: &TaskContext, options: Options<'_, T>) -> anyhow::Res
             Error::Step { key, reason }.into(),
         ));
     }
-    let (winner, result) = poll_fn(|cx| {
-        for (at, branch) in branches.iter_mut().enumerate() {
-            if let Poll::Ready(result) = branch.as_mut().poll(cx) {
-                return Poll::Ready((at, result));
-            }
-        }
-        Poll::Pending
-    })
-    .await;
-    drop(branches);
+    let mut field = Field::new(ctx, branches);
+    let (winner, result) = poll_fn(|cx| field.poll(cx)).await;
+    drop(field);
     let _busy = ctx.memo.busy();
     let decided = ctx.memo.decided();
     let value = encoded(ctx, &key, &winner)?;
     ctx.record_with(&key, KIND, value, decided).await?;
     result
+}
+
+/// The branches of a race that is under way.
+struct Field<'c, T> {
+    ctx: &'c TaskContext,
+    branches: Vec<(Branch<'c, T>, Given)>,
+    begun: bool,
+}
+
+impl<'c, T> Field<'c, T> {
+    fn new(ctx: &'c TaskContext, branches: Vec<Branch<'c, T>>) -> Self {
+        let branches = branches.into_iter();
+        Self {
+            ctx,
+            branches: branches.map(|branch| (branch, Given::default())).collect(),
+            begun: false,
+        }
+    }
+
+    /// The first round only looks at what is over already, as a branch that has lost must not begin anything.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(usize, anyhow::Result<T>)> {
+        if !self.begun {
+            self.begun = true;
+            if let Some(won) = self.round(cx, true) {
+                return Poll::Ready(won);
+            }
+        }
+        match self.round(cx, false) {
+            Some(won) => Poll::Ready(won),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Polls all branches; behind the first that is over, the others only give what is over as well. Of these the
+    /// earliest wins.
+    fn round(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut looking: bool,
+    ) -> Option<(usize, anyhow::Result<T>)> {
+        let memo = &self.ctx.memo;
+        let mut over = Vec::new();
+        for (n, (branch, given)) in self.branches.iter_mut().enumerate() {
+            let polled = memo.poll_branch(given, looking, || branch.as_mut().poll(cx));
+            if let Poll::Ready(result) = polled {
+                over.push((n, looking, result));
+                looking = true;
+            }
+        }
+        // What has no time is over now.
+        let at = |n: usize| self.branches.get(n).and_then(|(_, given)| given.at);
+        let (winner, ..) =
+            (over.iter()).min_by_key(|(n, ..)| (at(*n).unwrap_or(Micros::MAX), *n))?;
+        let winner = *winner;
+        let mut won = None;
+        for (n, looked, result) in over {
+            if n == winner {
+                won = Some((n, result));
+            } else if looked && let Some((_, given)) = self.branches.get_mut(n) {
+                memo.take_back(std::mem::take(given));
+            }
+        }
+        won
+    }
 }
 
 impl<T> fmt::Debug for Race<'_, T> {

@@ -257,6 +257,7 @@ impl TaskContext {
         kind: &str,
         recorded: &RawValue,
     ) -> T {
+        self.memo.give(key);
         let json = recorded.get();
         let error = match read(json) {
             Ok(value) => return value,

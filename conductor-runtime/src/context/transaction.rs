@@ -149,7 +149,11 @@ impl TaskContext {
             };
         }
         match tx.commit().await {
-            Ok(()) => Ok(value),
+            Ok(()) => {
+                self.memo
+                    .give_at(self.durable()?.clock.now().timestamp_micros());
+                Ok(value)
+            }
             // Nobody knows whether it committed; the record, which did or did not with it, does.
             Err(error) if fault(&error) == Fault::Passing => {
                 tracing::debug!(%error, "the commit of a transaction step is in doubt");
