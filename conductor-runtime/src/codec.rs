@@ -112,33 +112,30 @@ pub(crate) fn encode_payload<T: Task>(payload: &T::Payload) -> Result<String> {
     })
 }
 
-/// Encodes a value that this build is to read again, or says why it cannot be stored. Invokes are many, so
-/// only what has a `null` is read: a float that is no number is one.
+/// Encodes a value that this build is to read again, or says why it cannot be stored.
 pub(crate) fn encode_readable<T: Serialize, R, E: std::fmt::Display>(
     value: &T,
     read: impl FnOnce(&str) -> std::result::Result<R, E>,
 ) -> std::result::Result<String, String> {
     let json = encode(value)?;
-    if json.contains("null") {
-        check_readable(read(&json))?;
-    }
+    readable(read(&json))?;
     Ok(json)
 }
 
-/// As [`encode_readable`], and reads it in any case.
+/// The same, with the value as it is read again: what a handler goes on with, in this run and in every other.
 pub(crate) fn encode_record<T: Serialize + DeserializeOwned>(
     value: &T,
-) -> std::result::Result<String, String> {
+) -> std::result::Result<(String, T), String> {
     let json = encode(value)?;
-    check_readable(read::<T>(&json))?;
-    Ok(json)
+    let value = readable(read::<T>(&json))?;
+    Ok((json, value))
 }
 
 /// What is stored and cannot be read waits for another build, and there is none that could.
-fn check_readable<T, E: std::fmt::Display>(
+fn readable<T, E: std::fmt::Display>(
     read: std::result::Result<T, E>,
-) -> std::result::Result<(), String> {
-    read.map(drop).map_err(|reason| {
+) -> std::result::Result<T, String> {
+    read.map_err(|reason| {
         format!(
             "its type cannot read its own JSON again: {reason}. A float that is NaN or infinite is null in JSON: \
              check for it, or make the field an Option; else let what serde writes and reads of the type agree"

@@ -126,7 +126,7 @@ async fn run<T: Send>(ctx: &TaskContext, options: Options<'_, T>) -> anyhow::Res
     drop(field);
     let _busy = ctx.memo.busy();
     let decided = ctx.memo.decided();
-    let value = encoded(ctx, &key, &winner)?;
+    let (value, _) = encoded(ctx, &key, &winner)?;
     ctx.record_with(&key, KIND, value, decided).await?;
     result
 }

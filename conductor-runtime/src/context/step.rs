@@ -181,7 +181,8 @@ where
         let body = ctx.memo.inside(KIND, body);
         let error = match limited(ctx, &key, timeout.get().copied(), body).await {
             Ok(value) => {
-                ctx.record(&key, KIND, encoded(ctx, &key, &value)?).await?;
+                let (json, value) = encoded(ctx, &key, &value)?;
+                ctx.record(&key, KIND, json).await?;
                 return Ok(value);
             }
             Err(error) => error,
@@ -231,20 +232,20 @@ fn delay(retry: &RetryPolicy, failures: u32, verdict: Verdict) -> Option<Duratio
     }
 }
 
-/// The value as it is recorded next, counted with what is recorded already.
+/// The value as it is recorded next, counted with what is recorded already, and as it is read from the record.
 pub(super) fn encoded<T: Serialize + DeserializeOwned>(
     ctx: &TaskContext,
     key: &str,
     value: &T,
-) -> anyhow::Result<String> {
+) -> anyhow::Result<(String, T)> {
     let encoded = codec::encode_record(value).map_err(|reason| Error::Step {
         key: key.to_owned(),
         reason,
     });
-    let counted = encoded.and_then(|json| {
+    let counted = encoded.and_then(|(json, value)| {
         // About what it adds to the answer of a claim.
         ctx.memo.count(key, key.len() + json.len() + 32)?;
-        Ok(json)
+        Ok((json, value))
     });
     counted.map_err(|error| permanent(error.into()))
 }

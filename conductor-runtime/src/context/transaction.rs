@@ -125,7 +125,7 @@ impl TaskContext {
             heard(&error);
             error
         })?;
-        let json = encoded(self, key, &value)?;
+        let (json, value) = encoded(self, key, &value)?;
         let (id, claim) = (self.execution_id, self.claim);
         let recorded =
             sqlx::query("select conductor.record_in_transaction($1, $2, $3, $4, $5, $6)")
