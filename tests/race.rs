@@ -147,3 +147,36 @@ async fn races_run_side_by_side_and_borrow(test: TestConductor) -> anyhow::Resul
     assert_eq!(run.result().await?, (3, 2));
     Ok(())
 }
+
+/// What polls its futures only where they were woken, such as `join_all` of many.
+#[task(name = "race.unordered")]
+async fn race_unordered(ctx: &TaskContext) -> anyhow::Result<Vec<u32>> {
+    use futures_util::StreamExt;
+    use futures_util::stream::FuturesUnordered;
+
+    let steps = async {
+        let mut all: FuturesUnordered<_> = (0..3)
+            .map(|n| ctx.step(format!("step {n}"), async move || anyhow::Ok(n)))
+            .collect();
+        let mut seen = Vec::new();
+        while let Some(n) = all.next().await {
+            seen.push(n?);
+        }
+        seen.sort_unstable();
+        anyhow::Ok(seen)
+    };
+    let late = async {
+        ctx.sleep("late", HOUR).await?;
+        anyhow::Ok(Vec::new())
+    };
+    let inner = ctx.race("inner").branch(steps).branch(late);
+    ctx.race("outer").branch(inner).await
+}
+
+#[conductor::test]
+async fn branches_that_are_polled_when_woken_go_on(test: TestConductor) -> anyhow::Result<()> {
+    let run = test.invoke::<RaceUnordered>(()).await?;
+    test.drain().await?;
+    assert_eq!(run.result().await?, [0, 1, 2]);
+    Ok(())
+}

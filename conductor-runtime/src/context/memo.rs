@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -54,6 +54,8 @@ struct Present {
     branches: Vec<Given>,
     /// How many races look at what is over already: nothing new begins meanwhile.
     looking: usize,
+    /// What waits for their end.
+    held: Vec<Waker>,
     /// Step bodies that are under way.
     busy: usize,
     /// The kinds and numbers of the bodies that are being polled, outermost first, and how many there were.
@@ -438,11 +440,12 @@ impl Memo {
             present.branches.push(std::mem::take(given));
             present.looking += usize::from(looking);
         }
-        let polled = poll();
-        let mut present = self.present();
-        present.looking -= usize::from(looking);
-        *given = present.branches.pop().unwrap_or_default();
-        polled
+        let _look = Look {
+            memo: self,
+            given,
+            looking,
+        };
+        poll()
     }
 
     /// What a branch was given is free again: it has lost before anything followed from it.
@@ -453,11 +456,15 @@ impl Memo {
         }
     }
 
-    /// Waits while races look at what is over already. Their next poll follows at once.
+    /// Waits while races look at what is over already.
     pub(super) async fn looked(&self) {
-        poll_fn(|_| match self.present().looking {
-            0 => Poll::Ready(()),
-            _ => Poll::Pending,
+        poll_fn(|cx| {
+            let mut present = self.present();
+            if present.looking == 0 {
+                return Poll::Ready(());
+            }
+            present.held.push(cx.waker().clone());
+            Poll::Pending
         })
         .await;
     }
@@ -596,6 +603,29 @@ impl<'m> Wanted<'m> {
 impl Drop for Wanted<'_> {
     fn drop(&mut self) {
         self.memo.no_longer(&self.key);
+    }
+}
+
+/// A branch of a race while it is polled.
+#[derive(Debug)]
+struct Look<'m, 'g> {
+    memo: &'m Memo,
+    given: &'g mut Given,
+    looking: bool,
+}
+
+impl Drop for Look<'_, '_> {
+    fn drop(&mut self) {
+        let mut present = self.memo.present();
+        *self.given = present.branches.pop().unwrap_or_default();
+        present.looking -= usize::from(self.looking);
+        if present.looking > 0 {
+            return;
+        }
+        // What polls its futures only where they were woken must poll them in the next round.
+        let held = std::mem::take(&mut present.held);
+        drop(present);
+        held.into_iter().for_each(Waker::wake);
     }
 }
 
