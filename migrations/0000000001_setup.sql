@@ -204,7 +204,8 @@ create index live_executions_due on conductor.live_executions (queue_id, priorit
 create unique index live_executions_key on conductor.live_executions (task_id, debounced, dedupe_key)
  where holds_key;
 
-create index live_executions_retry on conductor.live_executions (retry_of) where retry_of is not null;
+-- One repeat at a time.
+create unique index live_executions_retry on conductor.live_executions (retry_of) where retry_of is not null;
 create index live_executions_parent on conductor.live_executions (parent_id) where parent_id is not null;
 
 -- For those who look whether a running one was cancelled.

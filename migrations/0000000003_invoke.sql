@@ -422,7 +422,9 @@ begin
                   join conductor.tasks t on t.name = g.task
                  where conductor.is_invoke(g.id, g.payload, g.run_at, g.delay_ms)
                    and conductor.is_keyed(g.key, g.run_at, g.delay_ms, null, g.debounce_ms)
-                   -- What has ended is the same call again.
+                   -- What is there or has ended is the same call again; in one snapshot, as it may be on its way from
+                   -- the one to the other.
+                   and (select true from conductor.live_executions l where l.id = g.id limit 1) is null
                    and (select true from conductor.finished_executions f where f.id = g.id limit 1) is null
                  order by t.id, g.debounce_ms is not null, coalesce(g.key, '') collate "C", g.n
             ), inserted as (

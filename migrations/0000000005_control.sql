@@ -55,23 +55,44 @@ end
 $$;
 
 -- Gives a repeat what its forerunner, which has ended, had by then: records, sleeps, and the children that still
--- run, whose ends it waits for. Locks these; who holds one of them wants nothing that a repeat has locked.
+-- run, whose ends it waits for; the time in which nobody did is added to their deadlines. Locks these children, behind the
+-- repeat, which nobody else sees.
 create function conductor.take_over(p_from uuid, p_to uuid) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
+    v_now timestamptz := conductor.now();
+    v_ended timestamptz := (select f.finished_at from conductor.finished_executions f where f.id = p_from);
     v_children uuid[];
 begin
-    -- One that ends meanwhile tells its forerunner: the records below have it.
+    -- One that ends meanwhile tells its forerunner: the records below have it. A detached one goes on behind its
+    -- deadline.
     v_children := array(
         select l.id from conductor.live_executions l
-         where l.id = any (array(select w.child_id from conductor.waits w
-                                  where w.execution_id = p_from and w.child_id is not null))
+         where l.id = any (array(
+               select w.child_id from conductor.waits w where w.execution_id = p_from and w.child_id is not null
+               union all
+               select conductor.as_uuid(conductor.json_field(s.value, 'id')) from conductor.steps s
+                where s.execution_id = p_from and s.kind = 'invoke'
+                  and conductor.json_field(s.value, 'state') = 'timed_out'))
            and not l.cancelled
          order by l.id for no key update);
     update conductor.live_executions l set parent_id = p_to where l.id = any (v_children);
+    insert into conductor.waits (execution_id, key, kind, group_key, wake_at, child_id)
+    select p_to, w.key, w.kind, w.group_key,
+           case when w.child_id is null then w.wake_at else w.wake_at + (v_now - v_ended) end, w.child_id
+      from conductor.waits w
+     where w.execution_id = p_from and (w.kind = 'sleep' or w.child_id = any (v_children));
+    insert into conductor.waits (execution_id, key, kind, group_key, wake_at, child_id)
+    select p_to, s.key, s.kind, split_part(s.key, chr(31), 1), v_now + (s.ended_at - l.created_at), l.id
+      from conductor.steps s
+     cross join lateral (
+           select o.id, o.created_at from conductor.live_executions o
+            where o.id = conductor.as_uuid(conductor.json_field(s.value, 'id')) and o.id = any (v_children) limit 1) l
+     where s.execution_id = p_from and s.kind = 'invoke'
+       and conductor.json_field(s.value, 'state') = 'timed_out';
     insert into conductor.steps (
            execution_id, key, kind, value, recorded_at, ended_at, event_id, event_at, event_filter)
     select p_to, s.key, s.kind, s.value, s.recorded_at, s.ended_at, s.event_id, s.event_at, s.event_filter
@@ -80,10 +101,6 @@ begin
        -- A child that did not complete is tried again, and so is an event or a row that did not come.
        and case when s.kind = 'invoke' then conductor.json_field(s.value, 'state') = 'completed'
                 when s.kind in ('event', 'row') then conductor.json_field(s.value, 'event') is not null else true end;
-    insert into conductor.waits (execution_id, key, kind, group_key, wake_at, child_id)
-    select p_to, w.key, w.kind, w.group_key, w.wake_at, w.child_id
-      from conductor.waits w
-     where w.execution_id = p_from and (w.kind = 'sleep' or w.child_id = any (v_children));
 end
 $$;
 
@@ -112,7 +129,8 @@ begin
             return null;
         end if;
         -- Asked twice, by whichever of its repeats, it is repeated once: the second waits for the first.
-        perform pg_advisory_xact_lock(hashtextextended('conductor.retry ' || v_origin, 0));
+        perform conductor.wait_for_lock(
+            hashtextextended('conductor.retry ' || v_origin, 0), false, 'the lock of the repeats of this execution');
         select l.id into v_id from conductor.live_executions l where l.retry_of = v_origin;
         if found then
             return v_id;

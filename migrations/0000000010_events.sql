@@ -370,7 +370,7 @@ begin
          order by e.name desc, e.emitted_at desc, e.seq desc limit 1;
         if v_last > v_clock + interval '1 minute' then
             raise warning 'conductor: events "%" were emitted at %, later than now', v_name, v_last;
-            update conductor.events e set emitted_at = v_now
+            update conductor.events e set emitted_at = v_now, put_at = least(e.put_at, v_now)
              where e.name = v_name and e.emitted_at > v_clock + interval '1 minute';
             update conductor.event_fields f set emitted_at = v_now
              where f.name = v_name and f.emitted_at > v_clock + interval '1 minute';
@@ -382,7 +382,7 @@ begin
     end loop;
     with written as (
         insert into conductor.events as e (id, name, payload, emitted_at, put_at)
-        select g.id, g.name, g.payload::json, v_now, g.put_at
+        select g.id, g.name, g.payload::json, v_now, least(g.put_at, v_now)
           from unnest(p_ids, p_names, p_payloads, p_put_at) with ordinality as g(id, name, payload, put_at, n)
          order by g.n
             on conflict (id) do nothing
@@ -1047,6 +1047,8 @@ begin
             exit when v_left <= 0 or v_late >= c_late;
             if v_event.at > v_wait.deadline then
                 v_late := v_late + 1;
+                -- Its payload is not looked into.
+                v_left := v_left - case when v_late % 10 = 0 then 1 else 0 end;
                 continue;
             end if;
             v_late := 0;
@@ -1073,6 +1075,7 @@ begin
                 exit when v_left <= 0 or v_late >= c_late;
                 if v_event.at > v_wait.deadline then
                     v_late := v_late + 1;
+                    v_left := v_left - case when v_late % 10 = 0 then 1 else 0 end;
                     continue;
                 end if;
                 v_late := 0;

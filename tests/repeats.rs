@@ -102,6 +102,50 @@ async fn a_repeat_takes_over_the_children_that_run(test: TestConductor) -> anyho
     Ok(())
 }
 
+#[task(name = "repeats.impatient", retry(max_attempts = 1))]
+async fn impatient(ctx: &TaskContext) -> anyhow::Result<usize> {
+    let kid = ctx.invoke::<Kid>("kid", Kid { n: 1 }).timeout(9 * HOUR);
+    let kid = async { anyhow::Ok(kid.detach().await?) };
+    let rest = async {
+        ctx.sleep("an hour", HOUR).await?;
+        ctx.state::<World>().check()
+    };
+    Ok(tokio::try_join!(kid, rest)?.0)
+}
+
+/// The time in which nobody waited does not count, and one that is detached goes on behind its deadline.
+#[conductor::test]
+async fn a_repeat_waits_anew_for_what_it_takes_over(test: TestConductor) -> anyhow::Result<()> {
+    let world = World::default();
+    let worker = world.worker(&test).await?;
+    let run = test.invoke::<Impatient>(()).await?;
+    let kids = "select count(*) from conductor.live_executions where parent_id is not null";
+    eventually("its child", async || number(&test, kids).await == 1).await;
+    later(&test, HOUR).await?;
+    ends(&test, run.id()).await;
+    world.repaired.store(true, Ordering::SeqCst);
+    // The deadline would be over, and the child is not.
+    later(&test, 17 * HOUR / 2).await?;
+    let again = test.retry(run.id()).await?.unwrap();
+    later(&test, HOUR / 2).await?;
+    ends(&test, again).await;
+    assert_eq!(test.execution::<Impatient>(again).result().await?, 1);
+
+    // And one that was too late for its parent.
+    let run = test.invoke::<Impatient>(()).await?;
+    eventually("its child", async || number(&test, kids).await == 1).await;
+    later(&test, 9 * HOUR).await?;
+    ends(&test, run.id()).await;
+    assert_eq!(run.status().await?, Status::Failed);
+    let again = test.retry(run.id()).await?.unwrap();
+    later(&test, HOUR).await?;
+    ends(&test, again).await;
+    assert_eq!(test.execution::<Impatient>(again).result().await?, 1);
+    assert_eq!(world.effects.load(Ordering::SeqCst), 2);
+    worker.stop().await?;
+    Ok(())
+}
+
 /// One that is being cancelled is of no use to the repeat.
 #[conductor::test]
 async fn a_repeat_makes_anew_what_was_cancelled(test: TestConductor) -> anyhow::Result<()> {
@@ -152,6 +196,9 @@ async fn a_repeat_goes_on_where_the_last_one_ended(test: TestConductor) -> anyho
     ends(&test, third).await;
     test.execution::<Charges>(third).result().await?;
     assert_eq!(world.effects.load(Ordering::SeqCst), 1);
+    // Nor once what has completed would be gone, if it were not a repeat.
+    test.advance(8 * 24 * HOUR).await?;
+    run_sql(&test, "select conductor.prune_finished(1000)").await?;
     for done in [run.id(), first, second, third] {
         assert_eq!(test.retry(done).await?, None);
     }

@@ -183,6 +183,39 @@ async fn races(ctx: &TaskContext, way: String) -> anyhow::Result<String> {
     Ok(first)
 }
 
+/// One branch does more behind its wait, and has lost before that.
+#[task(name = "time.books")]
+async fn books(ctx: &TaskContext) -> anyhow::Result<Vec<String>> {
+    let booked = async {
+        let paid = ctx.wait_for_event::<Paid>("paid").await?;
+        ctx.step("book", async || {
+            anyhow::Ok(format!("booked {}", paid.order))
+        })
+        .await
+    };
+    let late = async {
+        ctx.sleep("an hour", HOUR).await?;
+        anyhow::Ok("late".to_owned())
+    };
+    let first = ctx.race("first").branch(booked).branch(late).await?;
+    let second = ctx.wait_for_event::<Paid>("paid after all").await?;
+    Ok(vec![first, format!("paid {}", second.order)])
+}
+
+#[conductor::test]
+async fn what_came_to_a_branch_that_lost_is_there_for_the_next_wait(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let run = test.invoke::<Books>(()).await?;
+    test.drain().await?;
+    test.advance(HOUR / 2).await?;
+    test.emit(Paid { order: 1 }).await?;
+    test.advance(HOUR).await?;
+    test.drain().await?;
+    assert_eq!(run.result().await?, ["late", "paid 1"]);
+    Ok(())
+}
+
 async fn racing(test: &TestConductor, way: &str) -> anyhow::Result<Execution<Races>> {
     let way = way.to_owned();
     let run = test.invoke::<Races>(Races { way }).await?;

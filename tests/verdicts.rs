@@ -47,7 +47,7 @@ async fn wraps(ctx: &TaskContext, way: String) -> Result<(), Own> {
             let boxed: Box<dyn std::error::Error + Send + Sync> = judged().into();
             Err(anyhow!(boxed).into())
         }
-        "text" => Err(anyhow!("order 7: {:#}", judged()).into()),
+        "text" => Err(anyhow!("{:#}", judged()).into()),
         "says it itself" => Err(Own::Declined),
         "says it in a report" => Err(anyhow!(Own::Declined).context("order 7").into()),
         "step" => {
@@ -68,7 +68,7 @@ async fn wraps(ctx: &TaskContext, way: String) -> Result<(), Own> {
         }
         "policy" => {
             drop(judged());
-            Err(anyhow!("the bank is away").into())
+            Err(anyhow!("no such card").context("the other bank").into())
         }
         "later" => {
             let failed: anyhow::Result<()> = Err(anyhow!("busy"));
@@ -144,7 +144,9 @@ async fn parent(ctx: &TaskContext, way: String) -> Result<(), Own> {
             Err(anyhow!(boxed).into())
         }
         (Err(error), "text") => Err(anyhow!("settlement failed ({error})").into()),
-        (Err(_), _) => Err(anyhow!("the bank is away").into()),
+        (Err(error), _) => Err(anyhow!("the bank is away")
+            .context(format!("after {error}"))
+            .into()),
     }
 }
 

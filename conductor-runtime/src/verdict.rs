@@ -3,11 +3,12 @@
 //! An error that was given a verdict is found in the chain of sources, by its type. Behind
 //! `#[error(transparent)]` it is not: such a variant shows the error's text and passes on the error's source, so that the
 //! error itself is in no chain. So an attempt also keeps the texts of the errors that were judged in it, and an
-//! error that reads like one of them has its verdict.
+//! error that reads like one of them, while that lives, has its verdict.
 
 use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::error::Error;
@@ -78,6 +79,8 @@ impl VerdictOf {
 struct Judged {
     verdict: Verdict,
     error: anyhow::Error,
+    /// Tells its note that it lives.
+    alive: Arc<()>,
 }
 
 impl fmt::Display for Judged {
@@ -92,13 +95,37 @@ impl std::error::Error for Judged {
     }
 }
 
-/// Most texts that an attempt keeps, and most bytes of one; what is longer is found by its type alone.
+/// Most errors that an attempt keeps the texts of, and most bytes of one; what is longer is found by its type alone.
 const MAX_NOTES: usize = 32;
 const MAX_NOTE_BYTES: usize = 4096;
 
+/// An error that was judged in an attempt: its text, that of its whole chain, and whether it lives.
+#[derive(Debug)]
+struct Note {
+    head: String,
+    all: String,
+    verdict: Verdict,
+    alive: Weak<()>,
+}
+
+impl Note {
+    /// Whether an error that reads like this wraps it. One that was dropped may have been dealt with, so that a part of a
+    /// text says nothing.
+    fn is_in(&self, causes: &[String], all: &str) -> bool {
+        let ends = |note: &str| {
+            let before = all.strip_suffix(note);
+            before.is_some_and(|before| before.is_empty() || before.ends_with(": "))
+        };
+        match self.alive.strong_count() {
+            0 => all == self.all || all == self.head,
+            _ => causes.contains(&self.head) || ends(&self.all) || ends(&self.head),
+        }
+    }
+}
+
 tokio::task_local! {
-    /// The texts of the errors that were judged in this attempt, the last one at the end.
-    static NOTES: RefCell<Vec<(String, Verdict)>>;
+    /// The errors that were judged in this attempt, the last one at the end.
+    static NOTES: RefCell<Vec<Note>>;
 }
 
 /// Awaits an attempt, which keeps what was judged in it.
@@ -106,58 +133,64 @@ pub(crate) async fn noting<F: Future>(attempt: F) -> F::Output {
     NOTES.scope(RefCell::default(), attempt).await
 }
 
-/// Keeps the verdict of an error that reads like this, where an attempt is polled.
-pub(crate) fn note(text: String, verdict: Verdict) {
-    if text.is_empty() || text.len() > MAX_NOTE_BYTES {
+/// Keeps the verdict of an error, where an attempt is polled.
+fn note(head: String, all: String, verdict: Verdict, alive: Weak<()>) {
+    if head.is_empty() || all.len() > MAX_NOTE_BYTES {
         return;
     }
     let _ = NOTES.try_with(|notes| {
         let mut notes = notes.borrow_mut();
-        notes.retain(|(known, _)| *known != text);
         if notes.len() >= MAX_NOTES {
             notes.remove(0);
         }
-        notes.push((text, verdict));
+        notes.push(Note {
+            head,
+            all,
+            verdict,
+            alive,
+        });
     });
 }
 
-/// The verdict of what reads like an error that was judged in this attempt: by itself, or behind a colon.
-fn noted(error: &(dyn std::error::Error + 'static)) -> Option<Verdict> {
-    NOTES
-        .try_with(|notes| {
-            let notes = notes.borrow();
-            if notes.is_empty() {
-                return None;
-            }
-            let text = error.to_string();
-            let reads = |note: &str| {
-                let before = text.strip_suffix(note);
-                before.is_some_and(|before| before.is_empty() || before.ends_with(": "))
-            };
-            let found = notes.iter().rev().find(|(note, _)| reads(note));
-            found.map(|(_, verdict)| *verdict)
-        })
-        .ok()
-        .flatten()
+/// The verdict of the last error that was judged in this attempt and that this one wraps, by its text.
+fn noted(error: &anyhow::Error) -> Option<Verdict> {
+    if !NOTES.try_with(|notes| !notes.borrow().is_empty()).ok()? {
+        return None;
+    }
+    // Before anything is borrowed: they are the user's code.
+    let causes: Vec<_> = error.chain().map(ToString::to_string).collect();
+    let all = format!("{error:#}");
+    let found = NOTES.try_with(|notes| {
+        let notes = notes.borrow();
+        let found = notes.iter().rev().find(|note| note.is_in(&causes, &all));
+        found.map(|note| note.verdict)
+    });
+    found.ok().flatten()
 }
 
 fn judge(verdict: Verdict, error: anyhow::Error) -> anyhow::Error {
-    note(error.to_string(), verdict);
-    // As a text that is made of all of it reads.
-    note(format!("{error:#}"), verdict);
-    anyhow::Error::new(Judged { verdict, error })
+    let alive = Arc::new(());
+    note(
+        error.to_string(),
+        format!("{error:#}"),
+        verdict,
+        Arc::downgrade(&alive),
+    );
+    anyhow::Error::new(Judged {
+        verdict,
+        error,
+        alive,
+    })
 }
 
 pub(crate) fn permanent(error: anyhow::Error) -> anyhow::Error {
     judge(Verdict::Permanent, error)
 }
 
-/// The outermost verdict in the error's chain.
+/// The outermost verdict in the error's chain, or that of what it wraps where no chain has it.
 pub(crate) fn verdict(error: &anyhow::Error) -> Verdict {
-    error
-        .chain()
-        .find_map(|cause| by_type(cause).or_else(|| noted(cause)))
-        .unwrap_or(Verdict::Policy)
+    let found = error.chain().find_map(by_type).or_else(|| noted(error));
+    found.unwrap_or(Verdict::Policy)
 }
 
 fn by_type(cause: &(dyn std::error::Error + 'static)) -> Option<Verdict> {
@@ -175,8 +208,11 @@ fn by_type(cause: &(dyn std::error::Error + 'static)) -> Option<Verdict> {
 pub(crate) fn heard(error: &anyhow::Error) -> Verdict {
     let verdict = verdict(error);
     if verdict != Verdict::Policy {
-        note(error.to_string(), verdict);
-        note(format!("{error:#}"), verdict);
+        let judged = error
+            .chain()
+            .find_map(|cause| cause.downcast_ref::<Judged>());
+        let alive = judged.map_or_else(Weak::new, |judged| Arc::downgrade(&judged.alive));
+        note(error.to_string(), format!("{error:#}"), verdict, alive);
     }
     verdict
 }
@@ -184,13 +220,14 @@ pub(crate) fn heard(error: &anyhow::Error) -> Verdict {
 /// The same of an error of the library's.
 pub(crate) fn heard_own(error: &Error) {
     if let Some(verdict) = by_type(error) {
-        note(error.to_string(), verdict);
+        note(error.to_string(), error.to_string(), verdict, Weak::new());
     }
 }
 
 /// Says on a handler's error what the next attempt should be. Both survive `.context(…)`, `#[from]`, `Box`, `Arc`
-/// and `#[error(transparent)]`: whatever has the error among its sources, or shows its text alone or behind a colon.
-/// In a spawned task the text is not kept, and only sources are looked at.
+/// and `#[error(transparent)]`: whatever has the error among its sources, or holds it and shows its text alone or
+/// behind a colon, or has its text and nothing else. In a spawned task the text is not kept, and only sources are
+/// looked at.
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -234,8 +271,6 @@ mod tests {
         Other(#[from] anyhow::Error),
         #[error("the bank says")]
         Bank(#[source] anyhow::Error),
-        #[error("charge: {0}")]
-        Text(String),
     }
 
     #[derive(Debug, thiserror::Error)]
@@ -282,11 +317,19 @@ mod tests {
             anyhow!("the bank is away")
         };
         assert_eq!(found(other).await, Verdict::Policy);
+        // Another bank says the same of itself, behind the first one's refusal, which was dealt with.
+        let same = || {
+            drop(declined());
+            anyhow!("declined")
+                .context("card 7")
+                .context("the other bank")
+        };
+        assert_eq!(found(same).await, Verdict::Policy);
     }
 
     #[tokio::test]
     async fn what_was_judged_elsewhere_is_no_verdict() {
-        let text = found(|| declined()).await;
+        let text = found(declined).await;
         assert_eq!(text, Verdict::Permanent);
         assert_eq!(found(|| anyhow!("card 7")).await, Verdict::Policy);
     }

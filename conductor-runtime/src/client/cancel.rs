@@ -48,6 +48,9 @@ impl<'c> IntoFuture for Cancel<'c> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
+            if let Some(memo) = self.memo {
+                memo.looked().await;
+            }
             let _busy = self.memo.map(Memo::busy);
             let conductor = self.conductor?;
             conductor.migrate().await?;

@@ -112,7 +112,7 @@ struct Entry {
 /// A time by the database's clock, in microseconds since 1970.
 pub(super) type Micros = i64;
 
-/// What a branch of a race was given: when the last of it was over, and the waits and sleeps among it.
+/// What a branch of a race was given: when the last of it was over, and the waits and sleeps of its last poll.
 #[derive(Debug, Default)]
 pub(super) struct Given {
     pub(super) at: Option<Micros>,
@@ -395,11 +395,9 @@ impl Memo {
         if present.ended_badly.is_empty() {
             return false;
         }
-        // The text names the child, and stays where a wrapping hides the type.
-        error.chain().any(|cause| {
-            let text = cause.to_string();
-            (present.ended_badly.iter()).any(|recorded| text.contains(recorded))
-        })
+        // The text names the child, and stays where a wrapping hides the type. Not what stands around another cause.
+        let root = error.root_cause().to_string();
+        (present.ended_badly.iter()).any(|recorded| root.contains(recorded))
     }
 
     pub(super) fn withdraw(&self, key: &str) {
@@ -437,6 +435,7 @@ impl Memo {
     ) -> T {
         {
             let mut present = self.present();
+            given.keys.clear();
             present.branches.push(std::mem::take(given));
             present.looking += usize::from(looking);
         }
@@ -448,16 +447,16 @@ impl Memo {
         poll()
     }
 
-    /// What a branch was given is free again: it has lost before anything followed from it.
-    pub(super) fn take_back(&self, given: Given) {
+    /// What a branch was given in a look is free again: it has lost before anything followed from it.
+    pub(super) fn take_back(&self, given: &Given) {
         let mut present = self.present();
-        for key in given.keys {
-            present.asked.remove(&key);
+        for key in &given.keys {
+            present.asked.remove(key);
         }
     }
 
     /// Waits while races look at what is over already.
-    pub(super) async fn looked(&self) {
+    pub(crate) async fn looked(&self) {
         poll_fn(|cx| {
             let mut present = self.present();
             if present.looking == 0 {

@@ -261,11 +261,11 @@ impl TaskContext {
         if self.cancelled() {
             return Err(self.is_cancelled());
         }
+        self.memo.looked().await;
         // Inside a body nothing new begins: it may end.
         if self.memo.is_inside() {
             return Ok(());
         }
-        self.memo.looked().await;
         if self.memo.is_left() {
             std::future::pending::<()>().await;
         }

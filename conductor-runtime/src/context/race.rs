@@ -34,7 +34,8 @@ impl TaskContext {
     /// Where several are over when the handler looks, as no worker was there for a while, the one wins that was over
     /// first by the database's clock: a sleep at its time, an event when it was emitted, a row when it was changed, a
     /// child when it ended, a step when it was recorded; of what is over at the same time, the branch that was
-    /// added first. An error wins like a value. The losers are dropped: their waits are withdrawn, what came to
+    /// added first. A branch is over when all of it is: what is to be done about an event or a row stands best behind the
+    /// race, where no deadline ends it. An error wins like a value. The losers are dropped: their waits are withdrawn, what came to
     /// them is there for the next wait, a step's body is cut short, and a child that was started goes on
     /// (give it a `.timeout(…)`, or cancel it).
     ///
@@ -124,6 +125,8 @@ async fn run<T: Send>(ctx: &TaskContext, options: Options<'_, T>) -> anyhow::Res
     let mut field = Field::new(ctx, branches);
     let (winner, result) = poll_fn(|cx| field.poll(cx)).await;
     drop(field);
+    // A race around this one may only look.
+    ctx.memo.looked().await;
     let _busy = ctx.memo.busy();
     let decided = ctx.memo.decided();
     let (value, _) = encoded(ctx, &key, &winner)?;
@@ -170,28 +173,28 @@ impl<'c, T> Field<'c, T> {
         mut looking: bool,
     ) -> Option<(usize, anyhow::Result<T>)> {
         let memo = &self.ctx.memo;
-        let mut over = Vec::new();
+        let (mut over, mut looked) = (Vec::new(), Vec::new());
         for (n, (branch, given)) in self.branches.iter_mut().enumerate() {
             let polled = memo.poll_branch(given, looking, || branch.as_mut().poll(cx));
+            if looking {
+                looked.push(n);
+            }
             if let Poll::Ready(result) = polled {
-                over.push((n, looking, result));
+                over.push((n, result));
                 looking = true;
             }
         }
         // What has no time is over now.
         let at = |n: usize| self.branches.get(n).and_then(|(_, given)| given.at);
-        let (winner, ..) =
-            (over.iter()).min_by_key(|(n, ..)| (at(*n).unwrap_or(Micros::MAX), *n))?;
-        let winner = *winner;
-        let mut won = None;
-        for (n, looked, result) in over {
-            if n == winner {
-                won = Some((n, result));
-            } else if looked && let Some((_, given)) = self.branches.get_mut(n) {
-                memo.take_back(std::mem::take(given));
+        let first = (over.iter()).enumerate();
+        let (place, _) = first.min_by_key(|(_, (n, _))| (at(*n).unwrap_or(Micros::MAX), *n))?;
+        let won = over.swap_remove(place);
+        for (n, (_, given)) in self.branches.iter().enumerate() {
+            if n != won.0 && looked.contains(&n) {
+                memo.take_back(given);
             }
         }
-        won
+        Some(won)
     }
 }
 
