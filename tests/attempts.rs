@@ -45,6 +45,37 @@ async fn attempts_panics(_ctx: &TaskContext, text: Option<String>) -> anyhow::Re
     }
 }
 
+/// Where that line is.
+const PANICS_AT: u32 = line!() - 6;
+
+struct NobodyGaveIt;
+
+#[task(name = "attempts-lacks", retry(max_attempts = 5))]
+async fn attempts_lacks(ctx: &TaskContext, in_step: bool) -> anyhow::Result<()> {
+    if in_step {
+        let body = || async {
+            ctx.state::<NobodyGaveIt>();
+            anyhow::Ok(())
+        };
+        return ctx.step("asks", body).await;
+    }
+    let _ = ctx.state::<NobodyGaveIt>();
+    Ok(())
+}
+
+#[task(name = "attempts-lacks-together", batch, retry(max_attempts = 5))]
+async fn attempts_lacks_together(ctx: &BatchContext, items: Vec<u8>) -> anyhow::Result<Vec<u8>> {
+    let _ = ctx.state::<NobodyGaveIt>();
+    Ok(items)
+}
+
+/// It takes the value by what the code of `#[task]` takes `State<T>` arguments with.
+#[task(name = "attempts-lacks-argument", retry(max_attempts = 5))]
+async fn attempts_lacks_argument(ctx: &TaskContext) -> anyhow::Result<()> {
+    let _: State<NobodyGaveIt> = ctx.argument().context("for the mail")?;
+    Ok(())
+}
+
 #[task(name = "attempts-hangs", timeout = "30ms", retry(max_attempts = 1))]
 async fn attempts_hangs(_ctx: &TaskContext) -> anyhow::Result<()> {
     std::future::pending().await
@@ -231,7 +262,9 @@ async fn a_delay_beyond_all_calendars_is_stored(test: TestConductor) -> anyhow::
 }
 
 #[conductor::test]
-async fn a_panic_fails_its_attempt_and_keeps_its_text(test: TestConductor) -> anyhow::Result<()> {
+async fn a_panic_fails_its_attempt_and_keeps_its_text_and_its_place(
+    test: TestConductor,
+) -> anyhow::Result<()> {
     let said = test
         .invoke::<AttemptsPanics>(AttemptsPanics {
             text: Some("out of cheese".into()),
@@ -242,9 +275,50 @@ async fn a_panic_fails_its_attempt_and_keeps_its_text(test: TestConductor) -> an
         .await?;
     let poor = test.invoke::<AttemptsPoor>(()).await?;
     test.drain().await?;
-    assert_eq!(failure(&test, &said).await?, "panicked: out of cheese");
-    assert_eq!(failure(&test, &mute).await?, "panicked");
-    assert_eq!(failure(&test, &poor).await?, "panicked: no words");
+    let place = format!("panicked at {}", file!());
+    assert_eq!(
+        failure(&test, &said).await?,
+        format!("{place}:{PANICS_AT}:23: out of cheese")
+    );
+    assert_eq!(
+        failure(&test, &mute).await?,
+        format!("{place}:{}:17", PANICS_AT + 1)
+    );
+    let poor = failure(&test, &poor).await?;
+    assert!(poor.starts_with(&place), "{poor}");
+    assert!(poor.ends_with(": no words"), "{poor}");
+    Ok(())
+}
+
+#[conductor::test]
+async fn a_state_that_nobody_gave_fails_the_execution_for_good(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let lacks = |in_step| test.invoke::<AttemptsLacks>(AttemptsLacks { in_step });
+    let plain = lacks(false).await?;
+    let in_step = lacks(true).await?;
+    let together = test.invoke::<AttemptsLacksTogether>(1).await?;
+    let argument = test.invoke::<AttemptsLacksArgument>(()).await?;
+    test.drain().await?;
+    for id in [plain.id(), in_step.id(), together.id(), argument.id()] {
+        let info = info(&test, id).await?;
+        assert_eq!((info.state, info.failures), (Status::Failed, 1));
+    }
+    let texts = [
+        failure(&test, &plain).await?,
+        failure(&test, &in_step).await?,
+        failure(&test, &together).await?,
+        failure(&test, &argument).await?,
+    ];
+    for text in &texts {
+        let words = "no state of type suite::attempts::NobodyGaveIt: add `.state(suite::attempts::NobodyGaveIt …)` \
+                     to the orchestrator";
+        assert!(text.ends_with(words), "{text}");
+    }
+    for text in &texts[..3] {
+        let place = format!("panicked at {}:", file!());
+        assert!(text.starts_with(&place), "{text}");
+    }
     Ok(())
 }
 

@@ -257,10 +257,7 @@ async fn a_failure_of_the_whole_is_one_of_each_item(test: TestConductor) -> anyh
         let runs = invoke_each::<BatchesWhole>(&test, items).await?;
         anyhow::Ok(runs)
     };
-    for (first, text) in [
-        ("fails", "all of them"),
-        ("panics", "panicked: the handler's own"),
-    ] {
+    for (first, text) in [("fails", "all of them"), ("panics", ": the handler's own")] {
         let runs = whole(first).await?;
         test.drain().await?;
         for run in &runs {

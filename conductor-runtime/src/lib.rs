@@ -18,6 +18,7 @@ pub mod codec;
 mod storable;
 pub mod error;
 pub mod verdict;
+mod panics;
 mod unreadable;
 pub mod db;
 #[cfg(feature = "embedded")]

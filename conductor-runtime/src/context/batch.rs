@@ -1,4 +1,3 @@
-use std::any::type_name;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -71,16 +70,11 @@ impl BatchContext {
     /// A value given to the orchestrator by `.state(…)`.
     ///
     /// # Panics
-    /// Where none of this type was given, which fails the attempts. An argument `State<T>` is
+    /// Where none of this type was given, which fails the executions for good. An argument `State<T>` is
     /// checked when the orchestrator starts, and is to be preferred.
+    #[track_caller]
     pub fn state<T: Send + Sync + 'static>(&self) -> &T {
-        match self.states.get_ref() {
-            Some(value) => value,
-            None => panic!(
-                "no state of type {0}: add `.state({0} …)` to the orchestrator",
-                type_name::<T>()
-            ),
-        }
+        self.states.require()
     }
 }
 

@@ -13,7 +13,6 @@ mod sleep;
 mod step;
 mod transaction;
 
-use std::any::type_name;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -159,16 +158,11 @@ impl TaskContext {
     /// A value given to the orchestrator by `.state(…)`.
     ///
     /// # Panics
-    /// Where none of this type was given, which fails the attempt. An argument `State<T>` is
+    /// Where none of this type was given, which fails the execution for good. An argument `State<T>` is
     /// checked when the orchestrator starts, and is to be preferred.
+    #[track_caller]
     pub fn state<T: Send + Sync + 'static>(&self) -> &T {
-        match self.states.get_ref() {
-            Some(value) => value,
-            None => panic!(
-                "no state of type {0}: add `.state({0} …)` to the orchestrator",
-                type_name::<T>()
-            ),
-        }
+        self.states.require()
     }
 
     /// Whether somebody has cancelled this execution. What the handler returns from then on is

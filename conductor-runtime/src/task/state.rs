@@ -3,6 +3,9 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use crate::panics::panic_for_good;
+use crate::verdict::permanent;
+
 /// A shared value that the orchestrator injects into a handler, such as a mailer or a pool.
 ///
 /// It is no part of the payload. Starting an orchestrator without the value is refused.
@@ -63,6 +66,18 @@ impl States {
         self.0.get(&TypeId::of::<T>())?.1.downcast_ref()
     }
 
+    /// The value of type `T`, for a handler that counts on it.
+    ///
+    /// # Panics
+    /// Where none was given. No attempt follows, as each would meet the same orchestrator's values.
+    #[track_caller]
+    pub(crate) fn require<T: Send + Sync + 'static>(&self) -> &T {
+        match self.get_ref() {
+            Some(value) => value,
+            None => panic_for_good(no_state::<T>()),
+        }
+    }
+
     pub(crate) fn contains(&self, id: TypeId) -> bool {
         self.0.contains_key(&id)
     }
@@ -84,11 +99,14 @@ pub trait FromStates: Sized {
 
 impl<T: Send + Sync + 'static> FromStates for State<T> {
     fn from_states(states: &States) -> anyhow::Result<Self> {
-        states.get().map(State).ok_or_else(|| {
-            anyhow::anyhow!(
-                "no state of type {0}: add `.state({0} …)` to the orchestrator",
-                type_name::<T>()
-            )
-        })
+        let missing = || permanent(anyhow::Error::msg(no_state::<T>()));
+        states.get().map(State).ok_or_else(missing)
     }
+}
+
+fn no_state<T>() -> String {
+    format!(
+        "no state of type {0}: add `.state({0} …)` to the orchestrator",
+        type_name::<T>()
+    )
 }

@@ -62,7 +62,7 @@ pub(super) async fn batch_attempt(
         let handler = noting(async {
             match handler.await {
                 Ok(results) => ends_of(results, context.items.len()),
-                Err(panic) => vec![End::failed(&panic); context.items.len()],
+                Err(panic) => vec![End::panicked(&panic); context.items.len()],
             }
         });
         ends = match task.timeout {

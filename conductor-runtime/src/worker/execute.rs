@@ -1,4 +1,3 @@
-use std::any::Any;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -19,6 +18,7 @@ use crate::context::{Blocked, Durable, Memo, Stop, TaskContext, Unloadable, Wait
 use crate::db::Timed;
 use crate::event::SubscriptionDefinition;
 use crate::orchestrator::computed;
+use crate::panics::Panicked;
 use crate::row::RowTriggerDefinition;
 use crate::task::{CronTick, ErasedFuture, RunSingle, States, TaskDefinition, Trigger};
 use crate::unreadable::Unreadable;
@@ -99,13 +99,13 @@ pub(super) fn unreadable(reason: &str) -> End {
     ))
 }
 
-/// Polls the attempt for as long as its lease holds; a panic is given as its text. A process that was stopped
+/// Polls the attempt for as long as its lease holds, or until it panics. A process that was stopped
 /// for longer begins nothing when it goes on, of what others may have run meanwhile.
 pub(super) async fn while_held<T>(
     (control, orchestrator): (watch::Receiver<Control>, Option<i64>),
     pulse: Arc<Pulse>,
     attempt: impl Future<Output = T>,
-) -> Option<Result<T, String>> {
+) -> Option<Result<T, Panicked>> {
     let mut attempt = pin!(caught(attempt));
     poll_fn(|cx| {
         // What is borrowed is locked: not while the handler runs.
@@ -120,14 +120,14 @@ pub(super) async fn while_held<T>(
     .await
 }
 
-/// The future's value, or the text of its panic.
-pub(super) async fn caught<T>(future: impl Future<Output = T>) -> Result<T, String> {
+/// The future's value, or its panic.
+pub(super) async fn caught<T>(future: impl Future<Output = T>) -> Result<T, Panicked> {
     let mut future = pin!(future);
     poll_fn(
         |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(value)) => Poll::Ready(Ok(value)),
-            Err(panic) => Poll::Ready(Err(panic_text(panic))),
+            Err(panic) => Poll::Ready(Err(Panicked::of(panic))),
         },
     )
     .await
@@ -221,21 +221,4 @@ fn stopped(stop: Stop) -> Option<End> {
         Stop::Closed(until) => Some(End::Postponed(until)),
         Stop::Lost => None,
     }
-}
-
-/// The text of a panic.
-pub(super) fn panic_text(payload: Box<dyn Any + Send>) -> String {
-    let text = payload
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    let text = match text {
-        Some(text) => format!("panicked: {text}"),
-        None => "panicked".to_owned(),
-    };
-    // It is the handler's own, and may panic when it is dropped.
-    if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        std::mem::forget(another);
-    }
-    text
 }

@@ -8,7 +8,8 @@ use futures_util::stream::{AbortHandle, AbortRegistration, Abortable};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use super::execute::{caught, panic_text};
+use super::execute::caught;
+use crate::panics::{Panicked, note_places};
 
 /// Tells the handlers of a worker apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,6 +72,7 @@ impl<E> Ends<E> {
 
 impl<E: Send + 'static> Handlers<E> {
     pub(super) fn on(runtime: Handle) -> Self {
+        note_places();
         Self {
             runtime,
             last: 0,
@@ -86,11 +88,11 @@ impl<E: Send + 'static> Handlers<E> {
         &self.runtime
     }
 
-    /// One that starts with the next `start`; `panicked` makes an end of the text of a panic.
+    /// One that starts with the next `start`; `panicked` makes an end of a panic.
     pub(super) fn add(
         &mut self,
         handler: impl Future<Output = E> + Send + 'static,
-        panicked: fn(String) -> E,
+        panicked: fn(Panicked) -> E,
     ) -> (HandlerId, Abort) {
         self.last += 1;
         let id = HandlerId(self.last);
@@ -138,7 +140,7 @@ async fn run<E>(
     handler: impl Future<Output = E>,
     aborted: AbortRegistration,
     mut ending: Ending<E>,
-    panicked: fn(String) -> E,
+    panicked: fn(Panicked) -> E,
 ) {
     let mut handler = pin!(Some(handler));
     let polled = poll_fn(|cx| match handler.as_mut().as_pin_mut() {
@@ -147,13 +149,13 @@ async fn run<E>(
     });
     let end = match caught(Abortable::new(polled, aborted)).await {
         Ok(end) => end.ok(),
-        Err(text) => Some(panicked(text)),
+        Err(panic) => Some(panicked(panic)),
     };
     // What it holds may panic as well when it is dropped.
     let dropped = catch_unwind(AssertUnwindSafe(|| handler.set(None)));
     ending.end = match dropped {
         Ok(()) => end,
-        Err(panic) => Some(panicked(panic_text(panic))),
+        Err(panic) => Some(panicked(Panicked::of(panic))),
     };
 }
 
@@ -161,8 +163,8 @@ async fn run<E>(
 mod tests {
     use super::*;
 
-    fn panicked(text: String) -> String {
-        text
+    fn panicked(panicked: Panicked) -> String {
+        panicked.text
     }
 
     struct Panics;
@@ -189,7 +191,8 @@ mod tests {
         let broken = async { panic!("broken") };
         let (one, _alive) = handlers.add(broken, panicked);
         handlers.start();
-        let end = Some("panicked: broken".to_owned());
+        let place = format!("{}:{}:30", file!(), line!() - 3);
+        let end = Some(format!("panicked at {place}: broken"));
         assert_eq!(next(&mut handlers).await, (one, end));
     }
 
@@ -230,8 +233,9 @@ mod tests {
         let (one, abort) = handlers.add(holds, panicked);
         handlers.start();
         abort.now();
-        let end = Some("panicked: in its drop".to_owned());
-        assert_eq!(next(&mut handlers).await, (one, end));
+        let (two, end) = next(&mut handlers).await;
+        assert_eq!(two, one);
+        assert!(end.is_some_and(|end| end.ends_with(": in its drop")));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::claim::Claim;
 use crate::context::Waiting;
+use crate::panics::Panicked;
 use crate::unreadable::Unreadable;
 use crate::verdict::{Verdict, verdict};
 
@@ -117,6 +118,13 @@ impl End {
         Self::Failed {
             error: storable(text),
             verdict: Verdict::Policy,
+        }
+    }
+
+    pub(super) fn panicked(panicked: &Panicked) -> Self {
+        match panicked.permanent {
+            true => Self::permanent(&panicked.text),
+            false => Self::failed(&panicked.text),
         }
     }
 

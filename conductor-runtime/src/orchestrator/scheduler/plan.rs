@@ -6,6 +6,7 @@ use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::Statics;
+use crate::panics::{Panicked, note_places};
 use crate::task::{CronDefinition, CronTick};
 
 /// Most executions in one statement; further ticks that were missed come with the next looks.
@@ -170,8 +171,9 @@ fn rule(cron: &Option<String>, timezone: &Option<String>) -> Result<(Cron, Tz), 
 
 /// The user's code makes the payload; its panic must not stop all other schedules.
 pub(crate) fn computed(cron: &CronDefinition, tick: CronTick) -> Result<String, String> {
+    note_places();
     match catch_unwind(AssertUnwindSafe(|| (cron.payload)(&tick))) {
         Ok(payload) => payload.map_err(|error| format!("{error:#}")),
-        Err(_) => Err("its code panicked".to_owned()),
+        Err(panic) => Err(format!("its code {}", Panicked::of(panic).text)),
     }
 }

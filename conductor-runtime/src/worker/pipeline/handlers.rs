@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{MOST_BYTES, Pipeline};
+use crate::panics::Panicked;
 use crate::task::{Runner, TaskDefinition};
 use crate::verdict::Verdict;
 use crate::worker::backlog::Turn;
@@ -70,7 +71,7 @@ pub(super) enum Ended {
     /// In the order of the members.
     Batch(Vec<End>),
     /// The text of its panic.
-    Panicked(String),
+    Panicked(Panicked),
     /// Dropped, as its lease was over.
     Dropped,
 }
@@ -268,8 +269,8 @@ impl Pipeline {
             }
             // How long a batch takes says nothing of how many to claim ahead.
             Some(Ended::Batch(ends)) => ends.into_iter().map(Some).collect(),
-            Some(Ended::Panicked(text)) => {
-                vec![Some(End::failed(&text)); running.members.len()]
+            Some(Ended::Panicked(panicked)) => {
+                vec![Some(End::panicked(&panicked)); running.members.len()]
             }
             // Its lease was over, or it was aborted.
             Some(Ended::Dropped) | None => vec![Some(End::Released); running.members.len()],
