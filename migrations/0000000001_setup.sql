@@ -555,7 +555,8 @@ begin
 end
 $$;
 
--- Moves the one virtual clock, for tests; running workers are told.
+-- Moves the one virtual clock, for tests; running workers are told. What is past its time by it is looked for
+-- at once.
 create function conductor.advance_clock(p_by interval) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -563,6 +564,7 @@ declare
     v_shift interval;
 begin
     update conductor.clock set shift = shift + p_by returning shift into v_shift;
+    update conductor.chores set due_at = clock_timestamp() where name = 'prune';
     perform pg_notify('conductor', 'clock:' || floor(extract(epoch from v_shift) * 1000)::bigint);
 end
 $$;

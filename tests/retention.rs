@@ -104,6 +104,47 @@ async fn a_very_long_keep_is_one(test: TestConductor) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn is_there(test: &TestConductor, run: &Execution<KeptUsually>) -> bool {
+    test.find(run.id()).await.unwrap().is_some()
+}
+
+#[conductor::test]
+async fn retention_follows_the_clock_in_drains(test: TestConductor) -> anyhow::Result<()> {
+    let early = test.invoke::<KeptUsually>(()).await?;
+    let kept_not = test.invoke::<KeptNot>(KeptNot { fails: false }).await?;
+    test.drain().await?;
+    // What the drain has done can be looked at, however short it is kept.
+    assert_eq!(kept_not.status().await?, Status::Completed);
+    test.advance(DAY * 6).await?;
+    let late = test.invoke::<KeptUsually>(()).await?;
+    test.drain().await?;
+    assert!(is_there(&test, &early).await && is_there(&test, &late).await);
+    assert!(test.find(kept_not.id()).await?.is_none());
+    for (days, late_is_there) in [(2, true), (5, false)] {
+        test.advance(DAY * days).await?;
+        test.drain().await?;
+        assert!(!is_there(&test, &early).await);
+        assert_eq!(is_there(&test, &late).await, late_is_there);
+    }
+    assert_eq!(records(&test).await, 0);
+    Ok(())
+}
+
+#[conductor::test]
+async fn retention_follows_the_clock_in_a_worker_that_lives(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let worker = crate::support::start_with(&test, 5, ()).await?;
+    for _ in 0..2 {
+        let run = test.invoke::<KeptUsually>(()).await?;
+        run.result().await?;
+        test.advance(DAY * 8).await?;
+        eventually("its removal", || async { !is_there(&test, &run).await }).await;
+    }
+    worker.stop().await?;
+    Ok(())
+}
+
 #[conductor::test]
 async fn an_execution_with_many_records_goes_in_portions(
     test: TestConductor,

@@ -103,11 +103,17 @@ impl Orchestrator {
         handle.stop().await
     }
 
-    /// Works until nothing is due and nothing runs, then stops. What is due later stays.
+    /// Removes what is past its time, works until nothing is due and nothing runs, then stops. What is due later
+    /// stays.
     ///
     /// # Errors
     /// As [`start`](Self::start).
     pub async fn drain(self) -> Result<()> {
+        self.conductor
+            .migrate_within(self.migration_deadline)
+            .await?;
+        // Before the work, so that what it does can be looked at, however short it is kept.
+        maintenance::catch_up(&self.conductor).await;
         let handle = self.start().await?;
         let drained = tokio::select! {
             drained = handle.drained() => drained,

@@ -101,13 +101,14 @@ impl TestConductor {
         detached_batch(states.clone(), items)
     }
 
-    /// Runs everything that is due, and what comes of it, until nothing is due and nothing runs.
+    /// Runs everything that is due, and what comes of it, until nothing is due and nothing runs. Before it, what
+    /// has passed the end of its retention since the clock was moved is removed.
     /// Items that wait for a batch to fill do so in real time.
     pub async fn drain(&self) -> Result<()> {
         self.orchestrator().build()?.drain().await
     }
 
-    /// Moves the one virtual clock: schedules, delays, backoffs, timeouts. Running workers are
+    /// Moves the one virtual clock: schedules, delays, backoffs, timeouts, retention. Running workers are
     /// told; with none, the next [`drain`](Self::drain) finds what has become due.
     pub async fn advance(&self, by: Duration) -> Result<()> {
         let micros = i64::try_from(by.as_micros())
