@@ -245,6 +245,10 @@ create index finished_executions_expiry on conductor.finished_executions (expire
 -- The repeats of one, the last of which the next one goes on from.
 create index finished_executions_retry on conductor.finished_executions (retry_of, id) where retry_of is not null;
 
+-- For those who look for what went wrong. Not for what was completed, which is most of it and must cost no more.
+create index finished_executions_ended_badly on conductor.finished_executions (state, id)
+ where state in ('failed', 'cancelled');
+
 -- The slots of throttled invokes: what the first one made, and until when it is the only one.
 create table conductor.throttles (
     task_id integer not null,

@@ -1,6 +1,7 @@
 //! What a claim costs where most rows are not due; and that no plan depends on statistics.
 
 mod explained;
+mod lists;
 
 use chrono::{DateTime, Utc};
 use conductor::prelude::*;

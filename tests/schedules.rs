@@ -49,7 +49,7 @@ impl From<CronTick> for Day {
     }
 }
 
-#[task(cron("0 * * * *", missed = "all"))]
+#[task(cron("0 * * * *", missed = "all"), keep(completed = "30d"))]
 async fn from_tick(ctx: &TaskContext, payload: Day) -> anyhow::Result<bool> {
     Ok(
         matches!(ctx.trigger(), Trigger::Schedule { scheduled_at, .. } if *scheduled_at == payload.at),
@@ -156,7 +156,7 @@ async fn while_nobody_lives_nothing_ticks_and_all_is_made_up_for(
 }
 
 /// What dynamic schedules invoke.
-#[task]
+#[task(keep(completed = "30d"))]
 async fn tick(_ctx: &TaskContext, word: String) -> anyhow::Result<String> {
     Ok(word)
 }

@@ -82,13 +82,20 @@ pub async fn tell_plans(session: &mut PgConnection) -> bool {
 
 /// Runs statements, and gives what they and all within them have read.
 pub async fn explained(session: &mut PgConnection, sql: &str) -> anyhow::Result<Explained> {
+    let work = session.execute(AssertSqlSafe(sql.to_owned()));
+    let (done, explained) = told(work).await?;
+    done?;
+    Ok(explained)
+}
+
+/// Does something with sessions that tell their plans; its value, and what has been read.
+pub async fn told<T>(work: impl Future<Output = T>) -> anyhow::Result<(T, Explained)> {
     let notices = Notices::default();
     let subscriber = tracing_subscriber::registry().with(notices.clone());
     let done = {
         let _guard = tracing::subscriber::set_default(subscriber);
-        session.execute(AssertSqlSafe(sql.to_owned())).await
+        work.await
     };
-    done?;
     let mut explained = Explained {
         reads: Vec::new(),
         blocks: 0,
@@ -102,7 +109,7 @@ pub async fn explained(session: &mut PgConnection, sql: &str) -> anyhow::Result<
         explained.blocks = explained.blocks.max(blocks(&plan["Plan"]));
         walk(&plan["Plan"], query, &mut explained.reads);
     }
-    Ok(explained)
+    Ok((done, explained))
 }
 
 fn blocks(node: &Value) -> u64 {

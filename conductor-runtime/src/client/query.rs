@@ -92,7 +92,8 @@ pub struct Filter {
     pub queue: Option<String>,
     /// Only in this state.
     pub state: Option<Status>,
-    /// Only those invoked at most this long ago.
+    /// Only those invoked at most this long ago. A child that its parent asked for more than an hour before it was
+    /// made, as another branch of it worked, may be missing.
     pub newer_than: Option<Duration>,
     /// At most so many.
     pub limit: u32,
@@ -141,11 +142,56 @@ const SHORT_VALUES: &str =
           else to_json('not listed: ' || octet_length(output::text) || ' bytes; `find` and `show` have it')::text
           end as output, error";
 
-const MATCHES: &str = "where ($1::text is null or task = $1)
-   and ($2::text is null or queue = $2)
-   and ($3::text is null or state = $3)
-   and ($4::double precision is null or created_at >= conductor.now() - $4 * interval '1 second')
- order by id desc limit $5";
+/// The states in which executions have ended; the others are of those that live.
+const ENDED: [Status; 3] = [Status::Completed, Status::Failed, Status::Cancelled];
+
+/// The query of a list. What is not asked for is not in it, and the state is in it by name, so that the planner sees
+/// which index serves. Each half is read by a key of its own, newest first, and no further than the limit.
+fn listing(filter: &Filter) -> String {
+    let ended = filter.state.map(|state| ENDED.contains(&state));
+    let live = (ended != Some(true)).then(|| half("live", QUEUE_OF_LIVE, filter));
+    let finished = (ended != Some(false)).then(|| half("finished", "r.queue_id", filter));
+    let halves: Vec<String> = [live, finished].into_iter().flatten().collect();
+    let halves = halves.join(" union all ");
+    format!("{COLUMNS}, {SHORT_VALUES} from ({halves}) as found order by id desc limit $4")
+}
+
+/// One half of a list: of the table of this kind, and the view that tells of its rows. They are found by an array of
+/// ids, which the planner takes for short; a join of many might read the whole table.
+fn half(kind: &str, queue_of_row: &str, filter: &Filter) -> String {
+    let conditions = [
+        filter.task.as_ref().map(|_| {
+            "r.task_id = (select t.id from conductor.tasks t where t.name = $1)".to_owned()
+        }),
+        filter.queue.as_ref().map(|_| {
+            format!("{queue_of_row} = (select q.id from conductor.queues q where q.name = $2)")
+        }),
+        filter
+            .state
+            .map(|state| format!("r.state = '{}'", state.as_str())),
+        filter.newer_than.map(|_| NEWER.to_owned()),
+    ];
+    let conditions: String = conditions
+        .into_iter()
+        .flatten()
+        .map(|condition| format!(" and {condition}"))
+        .collect();
+    format!(
+        "(select v.* from conductor.{kind} v where v.id = any (array(
+              select r.id from conductor.{kind}_executions r where true{conditions} order by r.id desc limit $4)))"
+    )
+}
+
+/// What waits for a place under a limit lies in a queue of its lane's.
+const QUEUE_OF_LIVE: &str = "(case when r.queue_id < 0
+     then (select t.queue_id from conductor.tasks t where t.id = r.task_id) else r.queue_id end)";
+
+/// Ids are in the order of time, the real one, in which the database's virtual clock only ever runs ahead; so they
+/// bound what has to be read. An id is made before its row: by another machine's clock, before an outage, or for a
+/// child whose parent was busy in another branch. That may be an hour.
+const NEWER: &str = "r.created_at >= (select conductor.now()) - $3 * interval '1 second'
+  and r.id >= (select rpad(lpad(to_hex(greatest(0, floor(
+          (extract(epoch from clock_timestamp()) - $3 - 3600) * 1000))::bigint), 12, '0'), 32, '0')::uuid)";
 
 impl Conductor {
     /// What the database knows of one execution; none where it is unknown or was removed.
@@ -160,26 +206,18 @@ impl Conductor {
     /// its size; [`find`](Self::find) has it.
     pub async fn list(&self, filter: &Filter) -> Result<Vec<ExecutionInfo>> {
         self.migrate().await?;
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            // Each half by its own key, newest first, so that the history is not read through.
-            "{COLUMNS}, {SHORT_VALUES} from (
-                 (select * from conductor.live {MATCHES})
-                 union all
-                 (select * from conductor.finished {MATCHES})) as both_kinds
-              order by id desc limit $5"
-        )))
-        .bind(&filter.task)
-        .bind(&filter.queue)
-        .bind(filter.state.map(Status::as_str))
-        // An interval ends somewhere; 1000 years ago there were no executions.
-        .bind(
-            filter
-                .newer_than
-                .map(|age| age.as_secs_f64().min(1000.0 * 365.0 * 86_400.0)),
-        )
-        .bind(i64::from(filter.limit))
-        .all(self.database())
-        .await?;
+        let rows = sqlx::query(sqlx::AssertSqlSafe(listing(filter)))
+            .bind(&filter.task)
+            .bind(&filter.queue)
+            // An interval ends somewhere; 1000 years ago there were no executions.
+            .bind(
+                filter
+                    .newer_than
+                    .map(|age| age.as_secs_f64().min(1000.0 * 365.0 * 86_400.0)),
+            )
+            .bind(i64::from(filter.limit))
+            .all(self.database())
+            .await?;
         rows.iter().map(read).collect()
     }
 
