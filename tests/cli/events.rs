@@ -168,7 +168,14 @@ fn what_is_no_event_is_refused() {
             (vec!["emit", "announcement"], "message"),
             (vec!["emit", "announcement", "mesage=x"], "mesage"),
             (vec!["emit", "announcement", "--json", "{}"], "message"),
-            (vec!["emit", "announcement", "--json", "{"], "EOF"),
+            (
+                vec!["emit", "announcement", "--json", "{"],
+                "payload of event \"announcement\" as JSON, and this is none: EOF while parsing an object at line 1 column 1",
+            ),
+            (
+                vec!["emit", "announcement", "--json", "{"],
+                "message=<a string>",
+            ),
         ] {
             let ran = program.run(&call);
             assert!(ran.err.contains(said), "{call:?}: {}", ran.err);

@@ -230,7 +230,23 @@ fn json_payloads_come_from_the_line_or_from_standard_input() {
         refused(
             &program.run(&["invoke", "greet", "--json", "{"]),
             2,
-            &["payload of task \"greet\""],
+            &[
+                "payload of task \"greet\" as JSON, and this is none: EOF while parsing an object at line 1 column 1",
+                "name=<a string>",
+                "--json '{\"name\": \"text\"}'",
+            ],
+        );
+        refused(
+            &program.run(&[
+                "schedule",
+                "greet",
+                "morning",
+                "0 9 * * *",
+                "--json",
+                "{\n \"name\" 1}",
+            ]),
+            2,
+            &["at line 2 column 9", "name=<a string>"],
         );
         refused(
             &program.run(&["invoke", "greet", "--json", "{\"name\":1}"]),

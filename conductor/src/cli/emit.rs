@@ -10,7 +10,7 @@ use serde_json::json;
 use super::arguments::{Emit, Events};
 use super::fault::{Done, FAILED, Fault, USAGE};
 use super::output::{self, FAINT, Table};
-use super::payload::whole;
+use super::payload::{checked, whole};
 use super::{Program, connect, fields, json};
 
 /// Columns of a name.
@@ -23,7 +23,10 @@ pub(super) async fn emit(command: Emit, url: Option<&str>, program: &Program) ->
     let conductor = connect(url).await?;
     let schema = conductor.event_schema(name).await?;
     let payload = match command.payload.json.as_deref() {
-        Some(json) => whole(json)?,
+        Some(json) => {
+            let call = format!("{} emit {}", program.name(), fields::shell(name));
+            checked(whole(json)?, &format!("event {name:?}"), &call, &schema)?
+        }
         None => fields::payload(&schema, &command.payload.fields).map_err(|problems| {
             let problems: Vec<String> = problems.iter().map(|p| format!("\n  - {p}")).collect();
             Fault::new(

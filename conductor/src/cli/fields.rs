@@ -107,6 +107,29 @@ pub(super) fn sample(schema: &Value) -> String {
     }
 }
 
+/// An example of the payload as JSON, with the fields that it needs.
+pub(super) fn sample_json(schema: &Value) -> String {
+    let one = |wants: &[Want]| match wants.first() {
+        Some(Want::Null) => "null".to_owned(),
+        Some(Want::Boolean) => "true".to_owned(),
+        Some(Want::Integer(_)) => "1".to_owned(),
+        Some(Want::Number(_)) => "1.5".to_owned(),
+        Some(Want::Choice(choice)) => choice.to_string(),
+        Some(Want::Array) => "[]".to_owned(),
+        Some(Want::Object) => "{}".to_owned(),
+        _ => "\"text\"".to_owned(),
+    };
+    let Some(fields) = schema::fields(schema) else {
+        return one(&schema::wants(schema));
+    };
+    let members = fields
+        .known
+        .iter()
+        .filter(|(name, _)| fields.required.contains(*name))
+        .map(|(name, wants)| format!("{}: {}", Value::from(name.as_str()), one(wants)));
+    format!("{{{}}}", members.collect::<Vec<_>>().join(", "))
+}
+
 fn texts(arguments: &[OsString]) -> Result<Vec<&str>, Vec<String>> {
     let texts: Vec<&str> = arguments
         .iter()

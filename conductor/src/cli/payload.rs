@@ -5,6 +5,8 @@ use std::io::{self, Read};
 
 use conductor_runtime::client::Conductor;
 use conductor_runtime::registry::Registry;
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::arguments::PayloadArguments;
 use super::fault::{Done, FAILED, Fault, USAGE};
@@ -28,10 +30,12 @@ impl<'a> Payload<'a> {
             fields: &given.fields,
             json: given.json.as_deref().map(whole).transpose()?,
         };
-        if payload.json.is_none()
-            && let Some(task) = Registry::global().get(task)
-        {
-            payload.json = Some(payload.read(&task.payload_schema())?);
+        if let Some(task) = Registry::global().get(task) {
+            let schema = task.payload_schema();
+            payload.json = Some(match payload.json.take() {
+                Some(json) => payload.checked(json, &schema)?,
+                None => payload.read(&schema)?,
+            });
         }
         Ok(payload)
     }
@@ -43,14 +47,24 @@ impl<'a> Payload<'a> {
             Some(json) if known => Ok(json),
             given => match (conductor.payload_schema(self.task).await?, given) {
                 (None, _) => Err(tasks::unknown(conductor, self.task).await?.into()),
-                (Some(_), Some(json)) => Ok(json),
-                (Some(schema), None) => Self { json: None, ..self }.read(&schema),
+                (Some(schema), given) => {
+                    let payload = Self { json: None, ..self };
+                    match given {
+                        Some(json) => payload.checked(json, &schema),
+                        None => payload.read(&schema),
+                    }
+                }
             },
         }
     }
 
+    fn checked(&self, json: String, schema: &Value) -> Done<String> {
+        let of = format!("task {:?}", self.task);
+        checked(json, &of, self.call, schema)
+    }
+
     /// The fields as JSON, or all that is wrong with them.
-    fn read(&self, schema: &serde_json::Value) -> Done<String> {
+    fn read(&self, schema: &Value) -> Done<String> {
         fields::payload(schema, self.fields).map_err(|problems| {
             let problems: Vec<String> = problems.iter().map(|p| format!("\n  - {p}")).collect();
             Fault::new(
@@ -65,6 +79,25 @@ impl<'a> Payload<'a> {
             )
         })
     }
+}
+
+/// What was given as `--json`, where it is JSON; whether it fits is for the library to say.
+pub(super) fn checked(json: String, of: &str, call: &str, schema: &Value) -> Done<String> {
+    let Err(error) = serde_json::from_str::<&RawValue>(&json) else {
+        return Ok(json);
+    };
+    let wanted = match fields::usage(schema) {
+        wanted if wanted.is_empty() => "null".to_owned(),
+        wanted => wanted,
+    };
+    Err(Fault::new(
+        USAGE,
+        format!(
+            "--json wants the payload of {of} as JSON, and this is none: {error}\n  The payload: {wanted}\n  \
+             Usage: {call} --json '{}'",
+            fields::sample_json(schema)
+        ),
+    ))
 }
 
 /// The payload of `--json`.
