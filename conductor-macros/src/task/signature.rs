@@ -44,7 +44,7 @@ impl Signature {
             result = result.filter(|_| results.is_some());
         }
         let type_name = type_name(ident, attr, errors)
-            .filter(|name| !takes_a_name_away(name, &arguments, errors));
+            .filter(|name| !takes_a_name_away(name, &arguments, result.as_ref(), errors));
         Self {
             name: attr.name.clone().unwrap_or_else(|| {
                 let name = ident.unraw().to_string();
@@ -318,26 +318,56 @@ fn type_name(ident: &Ident, attr: &Attr, errors: &mut Errors) -> Option<Ident> {
     Some(name)
 }
 
-/// Reports arguments whose type the task's own would hide, as fields of it, or would have to be,
-/// although it is another crate's.
-fn takes_a_name_away(name: &Ident, arguments: &[Argument], errors: &mut Errors) -> bool {
+/// Reports types of the head that the task's own would hide, or would have to be, although it is another
+/// crate's.
+fn takes_a_name_away(
+    name: &Ident,
+    arguments: &[Argument],
+    result: Option<&Type>,
+    errors: &mut Errors,
+) -> bool {
     let before = errors.count();
+    // Where the payload has the name, it is the task's type, and none is made.
+    let is_payload = arguments.iter().any(|argument| match argument {
+        Argument::Payload { ty, .. } | Argument::Items(ty) => is_named(ty, name),
+        Argument::Field(_) | Argument::State(_) => false,
+    });
+    if let Some(result) = result.filter(|result| !is_payload && mentions(result, name)) {
+        errors.at(result, hides(name));
+    }
     for argument in arguments {
         match argument {
             Argument::Field(field) if mentions(&field.ty, name) => {
-                let message = format!(
-                    "the task's type would be `{name}`, which hides this one: add `marker = Other`"
-                );
-                errors.at(&field.ty, message);
+                errors.at(&field.ty, hides(name));
             }
             Argument::Payload { ty, .. } | Argument::Items(ty) if is_foreign(ty, name) => {
                 let message = "the task's type would be this one, which is another crate's: add `marker = Other`";
                 errors.at(ty, message);
             }
+            Argument::Payload { ty, .. } | Argument::Items(ty) | Argument::State(ty)
+                if !is_payload && mentions(ty, name) =>
+            {
+                errors.at(ty, hides(name));
+            }
             _ => {}
         }
     }
     errors.count() > before
+}
+
+fn hides(name: &Ident) -> String {
+    format!(
+        "the task's type would be `{name}`, which hides the one that is named here: add `marker = {name}Task`, \
+         or whatever it is to be called"
+    )
+}
+
+/// Whether this is the type of that name, in whatever module.
+fn is_named(ty: &Type, name: &Ident) -> bool {
+    match peel(ty) {
+        Type::Path(path) => (path.path.segments.last()).is_some_and(|last| last.ident == *name),
+        _ => false,
+    }
 }
 
 /// Whether a type names this one without a module.

@@ -21,4 +21,27 @@ async fn vec(ctx: &TaskContext, payload: Vec<u32>) -> anyhow::Result<()> {
     Ok(())
 }
 
+struct Audit;
+
+#[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+struct Report;
+
+/// Not only as the payload, but inside it.
+#[task(on_insert("audits"))]
+async fn audit(ctx: &TaskContext, change: RowChange<Audit>) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[task]
+async fn report(ctx: &TaskContext, day: u32) -> anyhow::Result<Report> {
+    Ok(Report)
+}
+
+struct Mailer;
+
+#[task]
+async fn mailer(ctx: &TaskContext, mailer: State<Mailer>) -> anyhow::Result<()> {
+    Ok(())
+}
+
 fn main() {}
