@@ -1037,7 +1037,10 @@ begin
         end if;
         -- One by one, and no more than are wanted.
         for v_event in
-            select e.id, e.payload, e.emitted_at, e.seq, coalesce(e.put_at, e.emitted_at) as at
+            select e.id, e.payload, e.emitted_at, e.seq,
+                   -- What a clock that was ahead has stamped goes by its stamp alone.
+                   case when e.emitted_at > p_now + interval '1 minute' then e.emitted_at
+                        else coalesce(e.put_at, e.emitted_at) end as at
               from conductor.events e
              where e.name = v_wait.event_name and (e.emitted_at, e.seq) > (v_at, v_seq)
                and e.emitted_at <= coalesce(v_from_at, 'infinity')
@@ -1063,7 +1066,9 @@ begin
         -- What came since its field is noted is found by the field.
         if v_hash is not null and not v_found and v_left > 0 then
             for v_event in
-                select e.id, e.payload, e.emitted_at, e.seq, coalesce(e.put_at, e.emitted_at) as at
+                select e.id, e.payload, e.emitted_at, e.seq,
+                       case when e.emitted_at > p_now + interval '1 minute' then e.emitted_at
+                            else coalesce(e.put_at, e.emitted_at) end as at
                   from conductor.event_fields f
                  cross join lateral (
                        select o.id, o.payload, o.emitted_at, o.put_at, o.seq from conductor.events o

@@ -198,7 +198,7 @@ async fn a_repeat_goes_on_where_the_last_one_ended(test: TestConductor) -> anyho
     assert_eq!(world.effects.load(Ordering::SeqCst), 1);
     // Nor once what has completed would be gone, if it were not a repeat.
     test.advance(8 * 24 * HOUR).await?;
-    run_sql(&test, "select conductor.prune_finished(1000)").await?;
+    run_sql(&test, "select conductor.prune(1000)").await?;
     for done in [run.id(), first, second, third] {
         assert_eq!(test.retry(done).await?, None);
     }

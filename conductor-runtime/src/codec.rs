@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_again_is_not_stored() {
-        #[derive(Serialize, serde::Deserialize)]
+        #[derive(Debug, Serialize, serde::Deserialize)]
         struct Offer {
             prices: Vec<f64>,
             note: Option<f64>,
@@ -186,7 +186,7 @@ mod tests {
         assert!(encode(offer(1.0, Some(f64::NAN))).is_ok());
         assert!(encode_record(&offer(1.0, None)).is_ok());
 
-        #[derive(Serialize, serde::Deserialize)]
+        #[derive(Debug, Serialize, serde::Deserialize)]
         struct OneSided {
             #[serde(skip_deserializing, default)]
             gone: i64,

@@ -288,7 +288,8 @@ mod tests {
 
     #[tokio::test]
     async fn it_survives_whatever_wraps_it() {
-        let ways: [(&str, fn() -> anyhow::Error); 10] = [
+        type Way = (&'static str, fn() -> anyhow::Error);
+        let ways: [Way; 10] = [
             ("context", || declined().context("order 7")),
             ("transparent", || Own::from(declined()).into()),
             ("transparent twice", || Outer(Own::from(declined())).into()),
@@ -296,10 +297,11 @@ mod tests {
                 anyhow::Error::from(Own::from(declined())).context("order 7")
             }),
             ("source", || Own::Bank(declined()).into()),
-            ("a text of it", || {
-                Own::Text(format!("{:#}", declined())).into()
+            ("a text of it", || anyhow!("{:#}", declined())),
+            ("a box in context", || {
+                let boxed: Box<dyn std::error::Error + Send + Sync> = Own::from(declined()).into();
+                anyhow!(boxed).context("order 7")
             }),
-            ("its own text", || Own::Text(declined().to_string()).into()),
             ("a box", || {
                 let boxed: Box<dyn std::error::Error + Send + Sync> = declined().into();
                 anyhow!(boxed)
