@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use conductor::Status;
 use conductor::prelude::*;
 use conductor::testing::TestConductor;
-use conductor::{Error, Status};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -105,42 +105,28 @@ fn order() -> Order {
     }
 }
 
-#[task(name = "same.pays")]
-async fn pays(_ctx: &TaskContext, order: Order) -> anyhow::Result<i64> {
-    Ok(order.method.cents)
-}
-
 #[task(name = "same.gives", retry(max_attempts = 3))]
-async fn gives(ctx: &TaskContext, step: bool) -> anyhow::Result<Order> {
-    if step {
+async fn gives(ctx: &TaskContext, transaction: bool) -> anyhow::Result<()> {
+    if transaction {
+        let body = async |_: &mut conductor::Tx| anyhow::Ok(order());
+        ctx.transaction("order", body).await?;
+    } else {
         ctx.step("order", async || anyhow::Ok(order())).await?;
     }
-    Ok(order())
-}
-
-#[event(name = "same.ordered")]
-struct Ordered {
-    method: OneSided,
+    Ok(())
 }
 
 #[conductor::test]
 async fn what_cannot_be_read_again_is_refused_with_its_path(
     test: TestConductor,
 ) -> anyhow::Result<()> {
-    let missing = "method: missing field `card`";
-    let refused = test.invoke::<Pays>(Pays { order: order() }).await;
-    let text = refused.unwrap_err().to_string();
-    assert!(text.contains(missing), "{text}");
-    let method = order().method;
-    let refused = test.emit(Ordered { method }).await;
-    assert!(matches!(&refused, Err(Error::Event { reason, .. }) if reason.contains(missing)));
-    for step in [true, false] {
-        let run = test.invoke::<Gives>(Gives { step }).await?;
+    for transaction in [false, true] {
+        let run = test.invoke::<Gives>(Gives { transaction }).await?;
         test.drain().await?;
         let info = info(&test, run.id()).await?;
         assert_eq!((info.state, info.failures), (Status::Failed, 1));
         let text = info.error.unwrap_or_default();
-        assert!(text.contains(missing), "{text}");
+        assert!(text.contains("method: missing field `card`"), "{text}");
     }
     Ok(())
 }
