@@ -231,6 +231,7 @@ create table conductor.finished_executions (
     dedupe_key text collate "C",
     trigger json,
     payload json not null,
+    -- Of one that has failed, the code and the details of its error, where it has some.
     output json,
     error text
 ) with (
@@ -530,7 +531,7 @@ select l.id, t.name as task, q.name as queue, l.state::text as state, l.priority
        nullif(l.run_at, 'infinity') as run_at, l.created_at,
        l.claimed_at, null::timestamptz as finished_at, l.failures, l.crashes, l.claim, l.orchestrator_id,
        l.parent_id, l.retry_of, l.postponed, nullif(l.dedupe_key, '') as dedupe_key, l.trigger, l.payload,
-       null::json as output, l.error, l.cancel_reason
+       null::json as output, l.error, l.cancel_reason, null::json as failure
   from conductor.live_executions l
   join conductor.tasks t on t.id = l.task_id
   join conductor.queues q on q.id = case when l.queue_id < 0 then t.queue_id else l.queue_id end;
@@ -539,8 +540,9 @@ create view conductor.finished as
 select f.id, t.name as task, q.name as queue, f.state::text as state, f.priority, null::timestamptz as run_at,
        f.created_at, f.claimed_at, f.finished_at, f.failures, f.crashes, f.claim, null::bigint as orchestrator_id,
        f.parent_id, f.retry_of, false as postponed, nullif(f.dedupe_key, '') as dedupe_key, f.trigger, f.payload,
-       f.output, f.error,
-       case when f.state = 'cancelled' then f.error end as cancel_reason
+       case when f.state <> 'failed' then f.output end as output, f.error,
+       case when f.state = 'cancelled' then f.error end as cancel_reason,
+       case when f.state = 'failed' then f.output end as failure
   from conductor.finished_executions f
   join conductor.tasks t on t.id = f.task_id
   join conductor.queues q on q.id = f.queue_id;

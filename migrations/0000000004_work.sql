@@ -462,9 +462,10 @@ language sql stable
 return case when p_retry_of is null then p_own
             else greatest(p_own, (select f.expires_at from conductor.finished_executions f where f.id = p_retry_of)) end;
 
--- Moves executions to their final state and tells who waits for them. The caller holds their rows.
+-- Moves executions to their final state and tells who waits for them. The caller holds their rows. With p_failures
+-- come the codes and details of their errors, as JSON; they stand where a completed one has its output.
 create function conductor.conclude(
-    p_ids uuid[], p_state conductor.execution_state, p_error text) returns void
+    p_ids uuid[], p_state conductor.execution_state, p_error text, p_failures text[] default null) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
@@ -480,17 +481,18 @@ begin
         delete from conductor.live_executions l where l.id = any (p_ids)
         returning l.id, l.created_at, l.claimed_at, l.parent_id, l.parent_key, l.retry_of, l.task_id,
                   l.priority, l.claim, l.failures, l.crashes, l.watched, l.dedupe_key, l.trigger, l.payload,
-                  case when p_state = 'cancelled' then l.cancel_reason else coalesce(p_error, l.error) end as error
+                  case when p_state = 'cancelled' then l.cancel_reason else coalesce(p_error, l.error) end as error,
+                  p_failures[array_position(p_ids, l.id)] as failure
     ), kept as (
         insert into conductor.finished_executions (
                id, created_at, claimed_at, finished_at, expires_at, parent_id, retry_of, queue_id, task_id,
-               priority, claim, failures, crashes, state, dedupe_key, trigger, payload, error)
+               priority, claim, failures, crashes, state, dedupe_key, trigger, payload, output, error)
         select g.id, g.created_at, g.claimed_at, v_now,
                conductor.kept_until(
                    v_now + (select t.keep_failed from conductor.tasks t where t.id = g.task_id), g.retry_of),
                g.parent_id, g.retry_of,
                (select t.queue_id from conductor.tasks t where t.id = g.task_id), g.task_id, g.priority, g.claim,
-               g.failures, g.crashes, p_state, g.dedupe_key, g.trigger, g.payload, g.error
+               g.failures, g.crashes, p_state, g.dedupe_key, g.trigger, g.payload, g.failure::json, g.error
           from gone g
             -- One of this id has ended before, so that `complete` refused it: the first end stays.
             on conflict (id) do nothing
@@ -500,7 +502,10 @@ begin
            array_agg(g.id) filter (where g.parent_key is not null),
            array_agg(g.parent_id) filter (where g.parent_key is not null),
            array_agg(g.parent_key) filter (where g.parent_key is not null),
-           array_agg(json_build_object('id', g.id, 'state', p_state, 'error', g.error)::text)
+           array_agg(
+               case when g.failure is null then json_build_object('id', g.id, 'state', p_state, 'error', g.error)
+                    else json_build_object(
+                             'id', g.id, 'state', p_state, 'output', g.failure::json, 'error', g.error) end::text)
                filter (where g.parent_key is not null)
       into v_told, v_children, v_parents, v_keys, v_outcomes
       from gone g;
@@ -572,7 +577,7 @@ $$;
 -- Outcomes of attempts that failed: tried again after a delay, or final.
 create function conductor.fail(
     p_ids uuid[], p_claims integer[], p_errors text[], p_permanent boolean[], p_delay_ms bigint[],
-    p_orchestrators bigint[] default null) returns integer
+    p_orchestrators bigint[] default null, p_failures text[] default null) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 set enable_nestloop = off set enable_mergejoin = off set jit = off
@@ -581,6 +586,7 @@ declare
     v_now timestamptz := conductor.now();
     v_count integer;
     v_final uuid[];
+    v_failures text[];
     v_cancelled uuid[];
 begin
     -- The backoff doubles with each failure. In seconds: an interval would overflow on the way.
@@ -594,11 +600,11 @@ begin
                                  extract(epoch from t.backoff_max)::float8)
                                * (1 + t.jitter * (2 * random() - 1)) * interval '1 s'
                       from conductor.tasks t where t.id = l.task_id))
-          from unnest(p_ids, p_claims, p_errors, p_permanent, p_delay_ms, p_orchestrators)
-               as o(id, claim, error, permanent, delay_ms, orchestrator)
+          from unnest(p_ids, p_claims, p_errors, p_permanent, p_delay_ms, p_orchestrators, p_failures)
+               as o(id, claim, error, permanent, delay_ms, orchestrator, failure)
          where l.id = any (p_ids) and l.id = o.id and l.claim = o.claim and l.state = 'running'
            and (o.orchestrator is null or o.orchestrator = l.orchestrator_id)
-        returning l.id, l.failures, l.crashes, l.error, l.cancelled,
+        returning l.id, l.failures, l.crashes, l.error, l.cancelled, o.failure,
                   o.permanent or l.failures >= (select t.max_attempts from conductor.tasks t
                                                  where t.id = l.task_id) as final
     ), noted as (
@@ -607,14 +613,15 @@ begin
             on conflict do nothing
     )
     select count(*), array_agg(f.id) filter (where f.cancelled),
-           array_agg(f.id) filter (where f.final and not f.cancelled)
-      into v_count, v_cancelled, v_final
+           array_agg(f.id) filter (where f.final and not f.cancelled),
+           array_agg(f.failure) filter (where f.final and not f.cancelled)
+      into v_count, v_cancelled, v_final, v_failures
       from failed f;
     if v_cancelled is not null then
         perform conductor.conclude(v_cancelled, 'cancelled', null);
     end if;
     if v_final is not null then
-        perform conductor.conclude(v_final, 'failed', null);
+        perform conductor.conclude(v_final, 'failed', null, v_failures);
     end if;
     return v_count;
 end
@@ -821,7 +828,8 @@ create function conductor.finish_and_claim(
     p_lanes integer[], p_used integer[], p_back integer[], p_most integer, p_quick integer[], p_ahead integer[],
     p_roomy integer[], p_roomy_limits integer[], p_roomy_keys text[], p_fence integer,
     p_bytes bigint default 64 * 1024 * 1024, p_seen integer[] default null, p_from timestamptz[] default null,
-    p_orchestrators bigint[] default null, p_failed_orchestrators bigint[] default null)
+    p_orchestrators bigint[] default null, p_failed_orchestrators bigint[] default null,
+    p_failures text[] default null)
 returns table (
     id uuid, task_id integer, claim integer, attempt integer, payload text, memo text, origin uuid,
     parent uuid, trigger text, lanes integer[], slots integer[], lane_limits integer[], lane_keys text[],
@@ -847,7 +855,7 @@ begin
     end if;
     if cardinality(p_failed_ids) > 0 then
         perform conductor.fail(
-            p_failed_ids, p_failed_claims, p_errors, p_permanent, p_delay_ms, p_failed_orchestrators);
+            p_failed_ids, p_failed_claims, p_errors, p_permanent, p_delay_ms, p_failed_orchestrators, p_failures);
     end if;
     if v_late then
         return;

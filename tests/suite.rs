@@ -32,6 +32,7 @@ mod pooler;
 mod repeats;
 mod roles;
 mod sql_api;
+mod same_errors;
 mod same_values;
 mod standby;
 mod time_decides;

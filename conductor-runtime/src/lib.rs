@@ -17,6 +17,7 @@ pub mod context;
 pub mod codec;
 mod storable;
 pub mod error;
+pub mod failure;
 pub mod verdict;
 mod panics;
 mod unreadable;

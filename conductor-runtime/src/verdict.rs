@@ -12,6 +12,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::failure::Failure;
 
 /// What an error says about the next attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,6 +188,24 @@ pub(crate) fn permanent(error: anyhow::Error) -> anyhow::Error {
     judge(Verdict::Permanent, error)
 }
 
+/// Keeps that an error is recorded, so that another attempt would meet it again.
+pub(crate) fn note_recorded(head: &str, all: &str, alive: Weak<()>) {
+    note(head.to_owned(), all.to_owned(), Verdict::Permanent, alive);
+}
+
+/// Looks through an error's chain, and into the errors that were given a verdict, which stand before what they wrap.
+pub(crate) fn find<T>(
+    error: &anyhow::Error,
+    look: &impl Fn(&(dyn std::error::Error + 'static)) -> Option<T>,
+) -> Option<T> {
+    error
+        .chain()
+        .find_map(|cause| match cause.downcast_ref::<Judged>() {
+            Some(judged) => find(&judged.error, look),
+            None => look(cause),
+        })
+}
+
 /// The outermost verdict in the error's chain, or that of what it wraps where no chain has it.
 pub(crate) fn verdict(error: &anyhow::Error) -> Verdict {
     let found = error.chain().find_map(by_type).or_else(|| noted(error));
@@ -196,6 +215,9 @@ pub(crate) fn verdict(error: &anyhow::Error) -> Verdict {
 fn by_type(cause: &(dyn std::error::Error + 'static)) -> Option<Verdict> {
     if let Some(judged) = cause.downcast_ref::<Judged>() {
         return Some(judged.verdict);
+    }
+    if let Some(failure) = cause.downcast_ref::<Failure>() {
+        return Some(failure.verdict());
     }
     if let Some(Error::Table(_)) = cause.downcast_ref() {
         return Some(Verdict::Permanent);

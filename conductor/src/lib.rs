@@ -5,7 +5,7 @@ pub use conductor_macros::test;
 pub use conductor_macros::{EventFields, event, task};
 pub use conductor_runtime::check;
 pub use conductor_runtime::client::{
-    Awaited, Brief, Cancel, Child, Conductor, Execution, ExecutionInfo, Failure, Filter,
+    Awaited, Brief, Cancel, Child, Conductor, Execution, ExecutionInfo, FailedAttempt, Filter,
     Invocation, Invoke, InvokeBatch, InvokeInTransaction, Invoked, LimitKey, Parent, Process,
     QueueInfo, Reason, Runner, Schedule, ScheduleInfo, Status, StepInfo, StepKey, Story, Stuck,
     Unschedule, WaitInfo, Why,
@@ -14,8 +14,8 @@ pub use conductor_runtime::codec::{MAX_JSON_BYTES, MAX_JSON_DEPTH};
 #[doc(hidden)]
 pub use conductor_runtime::context::TransactionBody;
 pub use conductor_runtime::context::{
-    BatchContext, BatchItem, InvokeChild, InvokeChildren, Race, ScheduleStep, Step, TaskContext,
-    Tx, WaitForEvent, WaitForRow,
+    BatchContext, BatchItem, InvokeChild, InvokeChildren, Race, ScheduleStep, SettleChildren, Step,
+    TaskContext, Tx, WaitForEvent, WaitForRow,
 };
 #[cfg(feature = "embedded")]
 pub use conductor_runtime::embedded;
@@ -24,6 +24,7 @@ pub use conductor_runtime::event::{
     Affected, Emit, EmitInTransaction, Event, EventDefinition, EventEffect, EventFields, EventInfo,
     Field, Filter as EventFilter, Operand, Ordered, SubscriptionDefinition,
 };
+pub use conductor_runtime::failure::Failure;
 pub use conductor_runtime::orchestrator::{
     Builder, DEFAULT_CONCURRENCY, Handle, Orchestrator, Worker,
 };
@@ -46,6 +47,7 @@ pub mod cli;
 #[cfg(feature = "cli")]
 mod main_macro;
 pub mod prelude;
+mod failures_macro;
 mod verdicts_macro;
 pub mod guide;
 
@@ -56,6 +58,7 @@ pub mod __private {
         Emit, EmitInTransaction, Event, EventDefinition, Field, Filter, Nested, NestedInOption,
         StoredAsWritten, StoredByDerive, SubscriptionDefinition,
     };
+    pub use conductor_runtime::failure::FailureOf;
     pub use conductor_runtime::inventory;
     pub use conductor_runtime::row::{RowChange, RowOp, RowPayload, RowTriggerDefinition};
     pub use conductor_runtime::task::{

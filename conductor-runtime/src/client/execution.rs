@@ -4,12 +4,14 @@ use std::str::FromStr;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::insert::Answer;
 use super::{Conductor, Invoked};
 use crate::db::{OUTAGE, Patience};
 use crate::error::{Error, Result};
+use crate::failure::Failure;
 use crate::task::Task;
 
 /// How often the result is looked for where no notification comes.
@@ -135,6 +137,35 @@ impl<T: Task> Execution<T> {
             task: T::NAME.to_owned(),
             reason: error.to_string(),
         })
+    }
+}
+
+impl<T: Task> Execution<T> {
+    /// Its failure, with code and details, where it has ended as `failed`; does not wait for the end.
+    ///
+    /// ```
+    /// # use conductor::prelude::*;
+    /// # #[task]
+    /// # async fn pay(ctx: &TaskContext) -> anyhow::Result<u64> { Ok(1) }
+    /// # async fn shown(run: conductor::Execution<Pay>) -> conductor::Result<()> {
+    /// if let Err(error) = run.result().await {
+    ///     match run.failure().await? {
+    ///         Some(failure) if failure.code() == Some("declined") => println!("another card, please"),
+    ///         _ => return Err(error),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when retention has removed it.
+    pub async fn failure(&self) -> Result<Option<Failure>> {
+        let info = self.conductor.find(self.id()).await?;
+        let info = info.ok_or(Error::NotFound(self.id()))?;
+        let text = info.error.unwrap_or_default();
+        let end = info.failure.as_deref().map(RawValue::get);
+        Ok((info.state == Status::Failed).then(|| Failure::from_end(&text, end)))
     }
 }
 

@@ -38,7 +38,7 @@ use insert::{Answer, Inserter};
 pub use invocation::Invocation;
 pub use invoke::{Invoke, InvokeInTransaction};
 pub use invoked::Invoked;
-pub use query::{ExecutionInfo, Failure, Filter, Stuck};
+pub use query::{ExecutionInfo, FailedAttempt, Filter, Stuck};
 pub use queues::QueueInfo;
 pub(crate) use schedule::{Rule, check_name as check_schedule_name, remove as remove_schedule};
 pub use schedule::{Schedule, Unschedule};

@@ -57,6 +57,8 @@ pub struct ExecutionInfo {
     pub output: Option<Box<RawValue>>,
     /// The last failure's text, or the reason of a cancel.
     pub error: Option<String>,
+    /// Of one that has failed with a [`Failure`](crate::failure::Failure), its code and details as JSON.
+    pub failure: Option<Box<RawValue>>,
     /// Why it seems stuck; only of running ones.
     pub stuck: Option<Stuck>,
 }
@@ -74,7 +76,7 @@ pub enum Stuck {
 /// A failed attempt.
 #[derive(Debug, Clone, sqlx::FromRow)]
 #[non_exhaustive]
-pub struct Failure {
+pub struct FailedAttempt {
     /// Which attempt, from 1.
     pub attempt: i32,
     /// When it failed.
@@ -131,7 +133,8 @@ const COLUMNS: &str =
            (select (extract(epoch from conductor.now() - claimed_at - t.timeout) * 1000)::bigint
               from conductor.tasks t where t.name = task) end as overtime_ms";
 
-const VALUES: &str = "payload::text as payload, output::text as output, error";
+const VALUES: &str =
+    "payload::text as payload, output::text as output, error, failure::text as failure";
 
 /// Of many at once, what is large is told by its size.
 const SHORT_VALUES: &str =
@@ -140,7 +143,7 @@ const SHORT_VALUES: &str =
           end as payload,
      case when octet_length(output::text) <= 65536 or output is null then output::text
           else to_json('not listed: ' || octet_length(output::text) || ' bytes; `find` and `show` have it')::text
-          end as output, error";
+          end as output, error, failure::text as failure";
 
 /// The states in which executions have ended; the others are of those that live.
 const ENDED: [Status; 3] = [Status::Completed, Status::Failed, Status::Cancelled];
@@ -222,7 +225,7 @@ impl Conductor {
     }
 
     /// The failed attempts of an execution, the first one first.
-    pub async fn failures(&self, id: Uuid) -> Result<Vec<Failure>> {
+    pub async fn failures(&self, id: Uuid) -> Result<Vec<FailedAttempt>> {
         self.migrate().await?;
         let mut session = self.database().session().await?;
         let failures = failures(&mut *session, id).await;
@@ -284,7 +287,10 @@ pub(super) async fn find(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Opti
     row.as_ref().map(read).transpose()
 }
 
-pub(super) async fn failures(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Vec<Failure>> {
+pub(super) async fn failures(
+    executor: impl PgExecutor<'_>,
+    id: Uuid,
+) -> Result<Vec<FailedAttempt>> {
     Ok(sqlx::query_as(
         "select attempt, conductor.shown(failed_at) as failed_at, error from conductor.failures
           where execution_id = $1 order by attempt",
@@ -297,6 +303,7 @@ pub(super) async fn failures(executor: impl PgExecutor<'_>, id: Uuid) -> Result<
 fn read(row: &PgRow) -> Result<ExecutionInfo> {
     let state: String = row.try_get("state")?;
     let output: Option<String> = row.try_get("output")?;
+    let failure: Option<String> = row.try_get("failure")?;
     let trigger: Option<String> = row.try_get("trigger")?;
     let process_gone: Option<bool> = row.try_get("process_gone")?;
     let overtime: Option<i64> = row.try_get("overtime_ms")?;
@@ -322,6 +329,7 @@ fn read(row: &PgRow) -> Result<ExecutionInfo> {
         postponed: row.try_get("postponed")?,
         payload: raw(row.try_get("payload")?)?,
         output: output.map(raw).transpose()?,
+        failure: failure.map(raw).transpose()?,
         error: row.try_get("error")?,
         stuck: match overtime.map(Duration::from_millis) {
             _ if process_gone == Some(true) => Some(Stuck::ProcessGone),

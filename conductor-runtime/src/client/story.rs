@@ -6,7 +6,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::children::{Brief, Child, briefs, children};
-use super::query::{self, ExecutionInfo, Failure, raw};
+use super::query::{self, ExecutionInfo, FailedAttempt, raw};
 use super::why::{Why, why};
 use super::{Conductor, Status};
 use crate::context::PART;
@@ -41,7 +41,7 @@ pub struct Story {
     /// Who invoked it with `ctx.invoke`.
     pub parent: Option<Parent>,
     /// The failed attempts, the first one first.
-    pub failures: Vec<Failure>,
+    pub failures: Vec<FailedAttempt>,
     /// What is recorded, in the order of the records.
     pub steps: Vec<StepInfo>,
     /// Its sleeps, those that are over too, and the children that it waits for.
@@ -170,7 +170,7 @@ async fn find(connection: &mut PgConnection, id: Uuid) -> Result<Option<Story>> 
 async fn read(
     connection: &mut PgConnection,
     info: ExecutionInfo,
-    failures: Vec<Failure>,
+    failures: Vec<FailedAttempt>,
 ) -> Result<Story> {
     let row = sqlx::query(
         "select conductor.now() as now, e.orchestrator_id, e.parent_id, e.cancel_reason, o.host, o.pid,

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::TaskContext;
 use super::block::Block;
 use super::lazy::Lazy;
-use super::memo::{Awaited, Met, Wait, Wake, Wanted};
+use super::memo::{Awaited, Met, Recorded, Wait, Wake, Wanted};
 use crate::codec;
 use crate::db::Patience;
 use crate::error::{Error, Result, too_long};
@@ -114,7 +114,7 @@ impl TaskContext {
         let new = NewEvent::of(&event);
         async move {
             if let Some(recorded) = met? {
-                return Ok(self.replayed(&key, KIND_EMIT, &recorded).await);
+                return self.replayed(&key, KIND_EMIT, &recorded).await;
             }
             let new = new?;
             let mut patience = Patience::new(Duration::MAX);
@@ -192,7 +192,7 @@ impl<E: Event> Future for WaitForEvent<'_, E> {
                 }),
             };
             ctx.durable()?;
-            ctx.go_on().await?;
+            ctx.go_on(Some(&options.key)).await?;
             let _wanted = options.wanted;
             match Block::on(&ctx.memo, vec![(options.key, wait)]).await {}
         })
@@ -207,7 +207,7 @@ struct Came<'r> {
     payload: Option<&'r RawValue>,
 }
 
-async fn came<E: Event>(ctx: &TaskContext, key: String, recorded: &RawValue) -> Result<E> {
+async fn came<E: Event>(ctx: &TaskContext, key: String, recorded: &Recorded) -> Result<E> {
     let came: Came<'_> = match serde_json::from_str(recorded.get()) {
         Ok(came) => came,
         Err(error) => {

@@ -11,9 +11,10 @@ use uuid::Uuid;
 use super::TaskContext;
 use super::block::Block;
 use super::lazy::Lazy;
-use super::memo::{Child, Met, PART, WHOLE, Wait, Wake};
+use super::memo::{Child, Met, PART, Recorded, WHOLE, Wait, Wake};
 use crate::codec;
 use crate::error::{Error, Result, too_long};
+use crate::failure::Failure;
 use crate::task::Task;
 use crate::unreadable::{Unreadable, read};
 
@@ -31,9 +32,13 @@ pub struct InvokeChild<'c, T: Task> {
 #[must_use = "an invoke does nothing until it is awaited"]
 pub struct InvokeChildren<'c, T: Task> {
     ctx: &'c TaskContext,
-    lazy: Lazy<'c, OptionsOfAll, Result<Vec<T::Output>>>,
+    lazy: Lazy<'c, OptionsOfAll, Result<Vec<Result<T::Output>>>>,
     task: PhantomData<fn() -> T>,
 }
+
+/// Several children of one task; `.await` waits for the end of all and gives a result for each.
+#[must_use = "an invoke does nothing until it is awaited"]
+pub struct SettleChildren<'c, T: Task>(InvokeChildren<'c, T>);
 
 struct Options {
     key: String,
@@ -47,6 +52,8 @@ struct OptionsOfAll {
     met: Result<()>,
     children: Vec<(String, Met, Result<String>)>,
     terms: Terms,
+    /// A child that has failed leaves the others' outputs to be had.
+    settle: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -107,6 +114,7 @@ impl<'c, T: Task> InvokeChildren<'c, T> {
                 met,
                 children,
                 terms: Terms::default(),
+                settle: false,
             }),
             task: PhantomData,
         }
@@ -126,8 +134,48 @@ impl<'c, T: Task> InvokeChildren<'c, T> {
     }
 }
 
+impl<'c, T: Task> InvokeChildren<'c, T> {
+    /// Gives a result for each child, in the order of the payloads, instead of the first one's error.
+    ///
+    /// ```
+    /// # use conductor::prelude::*;
+    /// #[task]
+    /// async fn mail(ctx: &TaskContext, to: String) -> anyhow::Result<()> { Ok(()) }
+    ///
+    /// #[task]
+    /// async fn letter(ctx: &TaskContext, to: Vec<String>) -> anyhow::Result<usize> {
+    ///     let mails = to.into_iter().map(|to| Mail { to });
+    ///     let sent = ctx.invoke_all::<Mail>("mails", mails).settle().await?;
+    ///     Ok(sent.iter().filter(|sent| sent.is_ok()).count())
+    /// }
+    /// ```
+    pub fn settle(mut self) -> SettleChildren<'c, T> {
+        self.lazy.change(|options| options.settle = true);
+        SettleChildren(self)
+    }
+
+    fn poll_ends(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<Result<T::Output>>>> {
+        let ctx = self.ctx;
+        self.lazy
+            .poll_with(cx, |options| all_ends::<T>(ctx, options))
+    }
+}
+
+impl<T: Task> SettleChildren<'_, T> {
+    /// As [`InvokeChildren::timeout`].
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self(self.0.timeout(timeout))
+    }
+
+    /// As [`InvokeChildren::detach`].
+    pub fn detach(self) -> Self {
+        Self(self.0.detach())
+    }
+}
+
 impl<T: Task> Unpin for InvokeChild<'_, T> {}
 impl<T: Task> Unpin for InvokeChildren<'_, T> {}
+impl<T: Task> Unpin for SettleChildren<'_, T> {}
 
 impl<'c, T: Task> Future for InvokeChild<'c, T> {
     type Output = Result<T::Output>;
@@ -141,7 +189,7 @@ impl<'c, T: Task> Future for InvokeChild<'c, T> {
                 return outcome::<T>(ctx, &recorded).await;
             }
             let wait = wait::<T>(options.key.clone(), options.payload?, options.terms)?;
-            ready_for::<T>(ctx).await?;
+            ready_for::<T>(ctx, &options.key).await?;
             match Block::on(&ctx.memo, vec![(options.key, wait)]).await {}
         })
     }
@@ -151,34 +199,52 @@ impl<'c, T: Task> Future for InvokeChildren<'c, T> {
     type Output = Result<Vec<T::Output>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        let ctx = this.ctx;
-        this.lazy.poll_with(cx, |options| async move {
-            options.met?;
-            let (mut recorded, mut waits) = (Vec::new(), Vec::new());
-            for (key, met, payload) in options.children {
-                match met? {
-                    Some(value) => {
-                        ctx.memo.give(&key);
-                        recorded.push(value);
-                    }
-                    None => {
-                        let wait = wait::<T>(options.key.clone(), payload?, options.terms)?;
-                        waits.push((key, wait));
-                    }
-                }
-            }
-            if waits.is_empty() {
-                let mut outputs = Vec::with_capacity(recorded.len());
-                for value in &recorded {
-                    outputs.push(outcome::<T>(ctx, value).await?);
-                }
-                return Ok(outputs);
-            }
-            ready_for::<T>(ctx).await?;
-            match Block::on(&ctx.memo, waits).await {}
-        })
+        let ends = self.get_mut().poll_ends(cx);
+        ends.map(|ends| ends?.into_iter().collect())
     }
+}
+
+impl<'c, T: Task> Future for SettleChildren<'c, T> {
+    type Output = Result<Vec<Result<T::Output>>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.get_mut().0.poll_ends(cx)
+    }
+}
+
+/// The ends of all children once all have ended; up to the first that is an error, unless all are wanted.
+async fn all_ends<T: Task>(
+    ctx: &TaskContext,
+    options: OptionsOfAll,
+) -> Result<Vec<Result<T::Output>>> {
+    options.met?;
+    let (mut recorded, mut waits) = (Vec::new(), Vec::new());
+    for (key, met, payload) in options.children {
+        match met? {
+            Some(value) => {
+                ctx.memo.give(&key);
+                recorded.push(value);
+            }
+            None => {
+                let wait = wait::<T>(options.key.clone(), payload?, options.terms)?;
+                waits.push((key, wait));
+            }
+        }
+    }
+    if !waits.is_empty() {
+        ready_for::<T>(ctx, &options.key).await?;
+        match Block::on(&ctx.memo, waits).await {}
+    }
+    let mut ends = Vec::with_capacity(recorded.len());
+    for value in &recorded {
+        let end = outcome::<T>(ctx, value).await;
+        let last = end.is_err() && !options.settle;
+        ends.push(end);
+        if last {
+            break;
+        }
+    }
+    Ok(ends)
 }
 
 fn wait<T: Task>(group: String, payload: String, terms: Terms) -> Result<Wait> {
@@ -200,8 +266,8 @@ fn wait<T: Task>(group: String, payload: String, terms: Terms) -> Result<Wait> {
 }
 
 /// Before a child is made: its task must be known to the database.
-async fn ready_for<T: Task>(ctx: &TaskContext) -> Result<()> {
-    ctx.go_on().await?;
+async fn ready_for<T: Task>(ctx: &TaskContext, key: &str) -> Result<()> {
+    ctx.go_on(Some(key)).await?;
     let _busy = ctx.memo.busy();
     ctx.conductor()?.ensure_declared(T::NAME).await
 }
@@ -216,7 +282,7 @@ struct Ended<'r> {
     error: Option<String>,
 }
 
-async fn outcome<T: Task>(ctx: &TaskContext, recorded: &RawValue) -> Result<T::Output> {
+async fn outcome<T: Task>(ctx: &TaskContext, recorded: &Recorded) -> Result<T::Output> {
     let ended: Ended<'_> = match serde_json::from_str(recorded.get()) {
         Ok(ended) => ended,
         Err(error) => {
@@ -241,11 +307,12 @@ async fn outcome<T: Task>(ctx: &TaskContext, recorded: &RawValue) -> Result<T::O
             reason: ended.error,
         },
         "timed_out" => Error::TimedOut { id, task },
-        _ => Error::Failed {
-            id,
-            task,
-            error: ended.error.unwrap_or_default(),
-        },
+        _ => {
+            let error = ended.error.unwrap_or_default();
+            let failure = Failure::from_end(&error, ended.output.map(RawValue::get));
+            ctx.memo.note_child(id, failure);
+            Error::Failed { id, task, error }
+        }
     };
     ctx.memo.note_bad_end(&error);
     Err(error)

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::codec::MAX_RECORDS_BYTES;
 use crate::error::{Error, Result};
+use crate::failure::{Failure, Pending};
 use crate::unreadable::Unreadable;
 
 /// Longest key of a step, in bytes.
@@ -27,6 +28,8 @@ pub(crate) const KINDS: &[&str] = &[
     "step",
     "transaction",
     "race",
+    "failed step",
+    "failed transaction",
     "sleep",
     "invoke",
     "event",
@@ -44,8 +47,13 @@ pub(crate) struct Memo(Mutex<Present>);
 struct Present {
     /// From earlier claims.
     entries: HashMap<String, Entry>,
-    /// Keys met in this run, with their kinds.
-    met: HashMap<String, &'static str>,
+    /// Keys met in this run, with their kinds, and how many errors there were before.
+    met: HashMap<String, (&'static str, usize)>,
+    /// The errors that the handler was given and that are not recorded, and how many there were in all.
+    unrecorded: Vec<Unrecorded>,
+    errors: usize,
+    /// The failures of children that ended in one.
+    children: HashMap<Uuid, Failure>,
     /// What this run is blocked on.
     waits: BTreeMap<String, Wait>,
     /// Waits and sleeps whose futures live, or which the handler has had.
@@ -93,8 +101,38 @@ pub(crate) enum Unloadable {
     Unreadable(String),
 }
 
-/// What meeting a key gives: the recorded value, where there is one.
-pub(super) type Met = Result<Option<Box<RawValue>>>;
+/// What meeting a key gives: what is recorded, where something is.
+pub(super) type Met = Result<Option<Recorded>>;
+
+/// What is recorded under a key.
+#[derive(Debug)]
+pub(super) struct Recorded {
+    value: Box<RawValue>,
+    /// The value is a failure, which the handler went on from.
+    pub(super) failed: bool,
+}
+
+impl Recorded {
+    pub(super) fn get(&self) -> &str {
+        self.value.get()
+    }
+}
+
+/// Stands before the kind of a step that has failed.
+const FAILED: &str = "failed ";
+
+/// An error that the handler was given, and that is recorded once it goes on from it.
+#[derive(Debug, Clone)]
+pub(super) struct Unrecorded {
+    pub(super) key: String,
+    pub(super) kind: &'static str,
+    pub(super) value: String,
+    pub(super) decided: Decided,
+    /// None of a race, whose branch gives the error again.
+    pub(super) failure: Option<Pending>,
+    /// How many errors there were before it.
+    number: usize,
+}
 
 /// An entry as it was loaded with the claim.
 #[derive(Debug)]
@@ -289,7 +327,7 @@ impl Memo {
     fn meet_unless(&self, refused: Option<Error>, key: &str, kind: &'static str) -> Met {
         let mut present = self.present();
         let refused = refused.or_else(|| {
-            if let Some(first) = present.met.get(key) {
+            if let Some((first, _)) = present.met.get(key) {
                 return Some(Error::KeyUsedTwice {
                     key: shown(key),
                     first,
@@ -297,9 +335,10 @@ impl Memo {
                 });
             }
             let recorded = &present.entries.get(key)?.kind;
+            let recorded = recorded.strip_prefix(FAILED).unwrap_or(recorded);
             (recorded != kind).then(|| Error::KeyChanged {
                 key: shown(key),
-                recorded: recorded.clone(),
+                recorded: recorded.to_owned(),
                 now: kind,
             })
         });
@@ -311,11 +350,13 @@ impl Memo {
             kind == WHOLE || KINDS.contains(&kind),
             "{kind} is in no list"
         );
-        present.met.insert(key.to_owned(), kind);
-        Ok(present
-            .entries
-            .get_mut(key)
-            .and_then(|entry| entry.value.take()))
+        let errors = present.errors;
+        present.met.insert(key.to_owned(), (kind, errors));
+        let Some(entry) = present.entries.get_mut(key) else {
+            return Ok(None);
+        };
+        let failed = entry.kind.starts_with(FAILED);
+        Ok((entry.value.take()).map(|value| Recorded { value, failed }))
     }
 
     /// As [`meet`](Self::meet), for calls that name no key: the second one of a name is numbered.
@@ -329,6 +370,60 @@ impl Memo {
         }
         let met = self.meet(&key, kind);
         (key, met)
+    }
+
+    /// The handler is given an error, which is recorded under this key if the handler goes on from it.
+    pub(super) fn fail(
+        &self,
+        key: &str,
+        kind: &'static str,
+        value: String,
+        decided: Decided,
+        failure: Option<Pending>,
+    ) {
+        let mut present = self.present();
+        let number = present.errors;
+        present.errors += 1;
+        present.unrecorded.push(Unrecorded {
+            key: key.to_owned(),
+            kind,
+            value,
+            decided,
+            failure,
+            number,
+        });
+    }
+
+    /// The next error that the handler has gone on from if it begins what this key is for: it had been given the error when
+    /// it met the key. Without a key, all that it was given.
+    pub(super) fn gone_on_from(&self, key: Option<&str>) -> Option<Unrecorded> {
+        let present = self.present();
+        let first = present.unrecorded.first()?;
+        let before = match key {
+            Some(key) => present.met.get(key).map_or(0, |(_, errors)| *errors),
+            None => present.errors,
+        };
+        (first.number < before).then(|| first.clone())
+    }
+
+    /// An error is recorded.
+    pub(super) fn note_recorded(&self, error: &Unrecorded) {
+        let mut present = self.present();
+        (present.unrecorded).retain(|unrecorded| unrecorded.number != error.number);
+        drop(present);
+        if let Some(failure) = &error.failure {
+            failure.note_recorded();
+        }
+    }
+
+    /// Keeps the failure of a child, by its id.
+    pub(super) fn note_child(&self, id: Uuid, failure: Failure) {
+        self.present().children.insert(id, failure);
+    }
+
+    /// The failure of a child.
+    pub(crate) fn child(&self, id: Uuid) -> Option<Failure> {
+        self.present().children.get(&id).cloned()
     }
 
     /// A body holds off suspension, so what waits inside of one would wait for ever.
@@ -570,7 +665,7 @@ impl Present {
 }
 
 /// What a race tells with its record of the waits that were loaded.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Decided {
     pub(crate) had: Vec<String>,
     pub(crate) withdrawn: Vec<String>,

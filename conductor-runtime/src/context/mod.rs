@@ -25,13 +25,15 @@ use uuid::Uuid;
 use crate::client::{Cancel, Conductor};
 use crate::db::{Clock, Deadline, Patience};
 use crate::error::{Error, Result};
+use crate::failure::{Failure, MayFail};
 use crate::task::{FromStates, States, Task, Trigger};
 use crate::unreadable::Unreadable;
+use crate::verdict::{heard, permanent};
 use crate::worker::{Claim, Control, Phase, Recorder};
 
 pub use batch::{BatchContext, BatchItem};
 pub use event::WaitForEvent;
-pub use invoke::{InvokeChild, InvokeChildren};
+pub use invoke::{InvokeChild, InvokeChildren, SettleChildren};
 pub(crate) use memo::{
     Blocked, Decided, KINDS, Memo, PART, Stop, Unloadable, Wait, Waiting, Wake, size,
 };
@@ -227,7 +229,39 @@ impl TaskContext {
     /// # Errors
     /// [`Error::Cancelled`] where the execution was cancelled.
     pub async fn checkpoint(&self) -> Result<()> {
-        self.go_on().await
+        self.go_on(None).await
+    }
+
+    /// The failure behind an error that a step, a transaction, a race or a child of this execution gave: its code and its
+    /// details, the same in the first run and in each replay. None where the error is none of those.
+    ///
+    /// An error of a step is recorded if the handler goes on from it, which it has when it begins the next durable call. A
+    /// replay gives the recorded error and does not run the step. An error that ends the attempt is not recorded, and the next attempt runs the
+    /// step again. So an attempt that ends with an error that is recorded ends the execution for good.
+    ///
+    /// ```
+    /// # use conductor::prelude::*;
+    /// #[task]
+    /// async fn pay(ctx: &TaskContext, cents: u64) -> anyhow::Result<u64> {
+    ///     if cents > 1000 {
+    ///         anyhow::bail!(conductor::Failure::new("declined", "too much for this card"));
+    ///     }
+    ///     Ok(cents)
+    /// }
+    ///
+    /// #[task]
+    /// async fn order(ctx: &TaskContext, cents: u64) -> anyhow::Result<String> {
+    ///     match ctx.invoke::<Pay>("pay", Pay { cents }).await {
+    ///         Ok(paid) => Ok(format!("paid {paid}")),
+    ///         Err(error) => match ctx.failure(&error) {
+    ///             Some(failure) if failure.code() == Some("declined") => Ok("declined".to_owned()),
+    ///             _ => Err(error.into()),
+    ///         },
+    ///     }
+    /// }
+    /// ```
+    pub fn failure(&self, error: &impl MayFail) -> Option<Failure> {
+        error.failure_in(&self.memo)
     }
 
     /// Where something stored cannot be read: does not come back, and the execution is left for a build
@@ -249,13 +283,14 @@ impl TaskContext {
         })
     }
 
-    /// Where new work is about to begin: a cancel ends it, a shutdown or the end of the task's window
-    /// gives the execution back.
-    async fn go_on(&self) -> Result<()> {
+    /// Where new work is about to begin, under this key if it has one: a cancel ends it, a shutdown or the end of the
+    /// task's window gives the execution back. What the handler has gone on from is recorded before.
+    async fn go_on(&self, key: Option<&str>) -> Result<()> {
         if self.cancelled() {
             return Err(self.is_cancelled());
         }
         self.memo.looked().await;
+        self.record_errors(key).await?;
         // Inside a body nothing new begins: it may end.
         if self.memo.is_inside() {
             return Ok(());
@@ -339,6 +374,33 @@ impl TaskContext {
             task: self.task.to_owned(),
             reason: None,
         }
+    }
+
+    /// Records the errors that the handler has gone on from.
+    async fn record_errors(&self, key: Option<&str>) -> Result<()> {
+        while let Some(error) = self.memo.gone_on_from(key) {
+            let _busy = self.memo.busy();
+            let (value, decided) = (error.value.clone(), error.decided.clone());
+            // Two branches may write the same one; the second changes nothing.
+            self.record_with(&error.key, error.kind, value, decided)
+                .await?;
+            self.memo.note_recorded(&error);
+        }
+        Ok(())
+    }
+
+    /// The error of a body as the handler is given it: what a replay would read, if it goes on from it.
+    fn failed(&self, key: &str, kind: &'static str, error: anyhow::Error) -> anyhow::Error {
+        heard(&error);
+        let failure = Failure::of(&error);
+        let value = failure.to_record();
+        if let Err(error) = self.memo.count(key, value.len()) {
+            return permanent(error.into());
+        }
+        let pending = Some(failure.pending());
+        self.memo
+            .fail(key, kind, value, Decided::default(), pending);
+        failure.into()
     }
 
     /// Returns when the record is committed. Where the claim is lost it never returns, and the

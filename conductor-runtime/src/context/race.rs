@@ -104,7 +104,7 @@ async fn run<T: Send>(ctx: &TaskContext, options: Options<'_, T>) -> anyhow::Res
         mut branches,
     } = options;
     if let Some(recorded) = met? {
-        let winner: usize = ctx.replayed(&key, KIND, &recorded).await;
+        let winner: usize = ctx.replayed(&key, KIND, &recorded).await?;
         if winner >= branches.len() {
             let known = branches.len();
             let reason = format!("branch {winner} had won; this build has {known} branches");
@@ -130,8 +130,18 @@ async fn run<T: Send>(ctx: &TaskContext, options: Options<'_, T>) -> anyhow::Res
     let _busy = ctx.memo.busy();
     let decided = ctx.memo.decided();
     let (value, _) = encoded(ctx, &key, &winner)?;
-    ctx.record_with(&key, KIND, value, decided).await?;
-    result
+    match result {
+        Ok(given) => {
+            // A replay polls the winner again, which is to go the same way.
+            ctx.record_errors(None).await?;
+            ctx.record_with(&key, KIND, value, decided).await?;
+            Ok(given)
+        }
+        Err(error) => {
+            ctx.memo.fail(&key, KIND, value, decided, None);
+            Err(error)
+        }
+    }
 }
 
 /// The branches of a race that is under way.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::TaskContext;
 use super::block::Block;
 use super::lazy::Lazy;
-use super::memo::{Awaited, Met, Wait, Wake, Wanted};
+use super::memo::{Awaited, Met, Recorded, Wait, Wake, Wanted};
 use crate::codec;
 use crate::error::{Error, Result, too_long};
 use crate::row::{self, Catalogue, IntoRowFilter, Row, RowChange, RowOp};
@@ -214,7 +214,7 @@ impl<R: Row> Future for WaitForRow<'_, R> {
                 )));
             }
             ctx.durable()?;
-            ctx.go_on().await?;
+            ctx.go_on(Some(&options.key)).await?;
             let name = {
                 let _busy = ctx.memo.busy();
                 let watched = ctx.watch::<R>(&options).await;
@@ -247,7 +247,7 @@ struct Came<'r> {
 async fn came<R: Row>(
     ctx: &TaskContext,
     options: Options<'_>,
-    recorded: &RawValue,
+    recorded: &Recorded,
 ) -> Result<RowChange<R>> {
     let Options { key, op, table, .. } = options;
     let what = format!("the {op} of {table:?} that came for the wait {key:?}");

@@ -73,7 +73,7 @@ impl TaskContext {
                 event: None,
             };
             self.durable()?;
-            self.go_on().await?;
+            self.go_on(Some(&key)).await?;
             match Block::on(&self.memo, vec![(key, wait)]).await {}
         }
     }

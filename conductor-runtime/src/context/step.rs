@@ -7,18 +7,20 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::value::RawValue;
 
 use super::TaskContext;
-use super::memo::Met;
+use super::memo::{Met, Recorded};
 use crate::codec;
 use crate::db::Timed;
 use crate::error::{Error, Result};
+use crate::failure::Failure;
 use crate::task::RetryPolicy;
 use crate::unreadable::{Unreadable, read};
 use crate::verdict::{Verdict, heard, permanent};
 
 const KIND: &str = "step";
+/// The kind of a step whose error is recorded.
+const FAILED: &str = "failed step";
 
 /// A step that is being said; `.await` runs it, or gives what was recorded.
 ///
@@ -169,11 +171,11 @@ where
     E: Into<anyhow::Error> + Send,
 {
     if let Some(recorded) = met? {
-        return Ok(ctx.replayed(&key, KIND, &recorded).await);
+        return ctx.replayed(&key, KIND, &recorded).await;
     }
     let mut failures = 0;
     loop {
-        ctx.go_on().await?;
+        ctx.go_on(Some(&key)).await?;
         let _busy = ctx.memo.busy();
         let Some(body) = body() else {
             anyhow::bail!("step {key:?} cannot begin twice");
@@ -190,7 +192,7 @@ where
         let verdict = heard(&error);
         failures += 1;
         let Some(delay) = retry.and_then(|retry| delay(&retry, failures, verdict)) else {
-            return Err(error);
+            return Err(ctx.failed(&key, FAILED, error));
         };
         tracing::debug!(step = key, execution = %ctx.execution_id, error = %format!("{error:#}"),
             ?delay, "a step is tried again");
@@ -251,17 +253,21 @@ pub(super) fn encoded<T: Serialize + DeserializeOwned>(
 }
 
 impl TaskContext {
-    /// What was recorded under a key; does not come back where this build cannot read it.
+    /// What was recorded under a key, a value or an error; does not come back where this build cannot read it.
     pub(super) async fn replayed<T: DeserializeOwned>(
         &self,
         key: &str,
         kind: &str,
-        recorded: &RawValue,
-    ) -> T {
+        recorded: &Recorded,
+    ) -> anyhow::Result<T> {
         self.memo.give(key);
         let json = recorded.get();
-        let error = match read(json) {
-            Ok(value) => return value,
+        let given = match recorded.failed {
+            true => Failure::from_record(json).map(|failure| Err(failure.into())),
+            false => read(json).map(Ok),
+        };
+        let error = match given {
+            Ok(given) => return given,
             Err(error) => error,
         };
         let what = format!("what its {kind} {key:?} has recorded");

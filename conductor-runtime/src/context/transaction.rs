@@ -10,9 +10,10 @@ use super::memo::{Met, Stop};
 use super::step::encoded;
 use crate::db::{Fault, Patience, fault};
 use crate::error::Error;
-use crate::verdict::heard;
 
 const KIND: &str = "transaction";
+/// The kind of one whose error is recorded.
+const FAILED: &str = "failed transaction";
 /// Raised by `conductor.record_in_transaction` when the claim is lost.
 const CLAIM_LOST: &str = "CD004";
 /// The same, where the execution was cancelled.
@@ -88,9 +89,9 @@ impl TaskContext {
     {
         async move {
             if let Some(recorded) = met? {
-                return Ok(self.replayed(&key, kind, &recorded).await);
+                return self.replayed(&key, kind, &recorded).await;
             }
-            self.go_on().await?;
+            self.go_on(Some(&key)).await?;
             // Each would hold a connection and wait for another one.
             self.memo.outside(&key, KIND)?;
             let _busy = self.memo.busy();
@@ -120,11 +121,13 @@ impl TaskContext {
         F: AsyncFnOnce(&mut Tx) -> Result<T, E> + for<'b> TransactionBody<'b, Result<T, E>> + Send,
     {
         let body = body(&mut tx);
-        let value = self.memo.inside(KIND, body).await.map_err(|error| {
-            let error = error.into();
-            heard(&error);
-            error
-        })?;
+        // What other kinds of steps do in a transaction is not the application's.
+        let failed = |error: anyhow::Error| match kind {
+            KIND => self.failed(key, FAILED, error),
+            _ => error,
+        };
+        let body = self.memo.inside(KIND, body).await;
+        let value = body.map_err(|error| failed(error.into()))?;
         let (json, value) = encoded(self, key, &value)?;
         let (id, claim) = (self.execution_id, self.claim);
         let recorded =
@@ -145,7 +148,7 @@ impl TaskContext {
                     std::future::pending().await
                 }
                 Some(CANCELLED) => Err(self.is_cancelled().into()),
-                _ => Err(Error::from(error).into()),
+                _ => Err(failed(Error::from(error).into())),
             };
         }
         match tx.commit().await {
@@ -159,10 +162,10 @@ impl TaskContext {
                 tracing::debug!(%error, "the commit of a transaction step is in doubt");
                 match self.recorded(key).await? {
                     true => Ok(value),
-                    false => Err(Error::from(error).into()),
+                    false => Err(failed(Error::from(error).into())),
                 }
             }
-            Err(error) => Err(Error::from(error).into()),
+            Err(error) => Err(failed(Error::from(error).into())),
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::codec::MAX_RECORDS_BYTES;
 use crate::context::{Blocked, Durable, Memo, Stop, TaskContext, Unloadable, Wait, Waiting, size};
 use crate::db::Timed;
 use crate::event::SubscriptionDefinition;
+use crate::failure::{Failure, MayFail};
 use crate::orchestrator::computed;
 use crate::panics::Panicked;
 use crate::row::RowTriggerDefinition;
@@ -180,11 +181,8 @@ async fn run(mut handler: ErasedFuture<'_>, memo: &Memo) -> Option<End> {
         // A handler may have dropped the branch that must not go on, or swallowed its error.
         Poll::Ready(result) => Poll::Ready(match memo.stopped() {
             None => Some(match result {
-                // Another attempt would meet the same recorded end.
-                Err(error) if verdict(&error) == Verdict::Policy && memo.is_recorded(&error) => {
-                    End::permanent(&format!("{error:#}"))
-                }
-                result => End::of(result),
+                Err(error) => failed(&error, memo),
+                completed => End::of(completed),
             }),
             Some(stop) => stopped(stop),
         }),
@@ -195,6 +193,18 @@ async fn run(mut handler: ErasedFuture<'_>, memo: &Memo) -> Option<End> {
         },
     })
     .await
+}
+
+/// The end of an attempt by an error of its handler.
+fn failed(error: &anyhow::Error, memo: &Memo) -> End {
+    let verdict = match verdict(error) {
+        // Another attempt would meet the same recorded end.
+        Verdict::Policy if memo.is_recorded(error) => Verdict::Permanent,
+        verdict => verdict,
+    };
+    let of_child = error.failure_in(memo);
+    let failure = of_child.unwrap_or_else(|| Failure::of(error));
+    End::of_error(error, verdict, &failure)
 }
 
 /// The payloads of all children that it is to make travel together.

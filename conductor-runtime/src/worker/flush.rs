@@ -23,6 +23,7 @@ pub(super) struct Columns<'o> {
     pub(super) failed_ids: Vec<Uuid>,
     pub(super) failed_claims: ClaimColumns,
     pub(super) errors: Vec<&'o str>,
+    pub(super) failures: Vec<Option<&'o str>>,
     pub(super) permanent: Vec<bool>,
     pub(super) delay_ms: Vec<Option<i64>>,
     /// Who waits for what ends here.
@@ -51,10 +52,15 @@ impl<'o> Columns<'o> {
                     columns.claims.push(outcome.claim);
                     columns.outputs.push(output);
                 }
-                End::Failed { error, verdict } => {
+                End::Failed {
+                    error,
+                    failure,
+                    verdict,
+                } => {
                     columns.failed_ids.push(outcome.id);
                     columns.failed_claims.push(outcome.claim);
                     columns.errors.push(error);
+                    columns.failures.push(failure.as_deref());
                     columns.permanent.push(*verdict == Verdict::Permanent);
                     columns.delay_ms.push(match verdict {
                         Verdict::After(delay) => Some(millis(*delay)),

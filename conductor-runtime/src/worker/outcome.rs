@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::claim::Claim;
 use crate::context::Waiting;
+use crate::failure::Failure;
 use crate::panics::Panicked;
 use crate::unreadable::Unreadable;
 use crate::verdict::{Verdict, verdict};
@@ -52,8 +53,12 @@ impl Drop for Weight {
 pub(super) enum End {
     /// The output as JSON.
     Completed(String),
-    /// The error's text and what it says of the next attempt.
-    Failed { error: String, verdict: Verdict },
+    /// The error's text, its code and details where it has some, and what it says of the next attempt.
+    Failed {
+        error: String,
+        failure: Option<String>,
+        verdict: Verdict,
+    },
     /// Every branch of the handler waits; what for, by key.
     Suspended(Waiting),
     /// Not run to its end, and nobody's fault: another claim may follow at once.
@@ -103,7 +108,9 @@ impl End {
     fn bytes(&self) -> usize {
         match self {
             Self::Completed(output) => output.len(),
-            Self::Failed { error, .. } => error.len(),
+            Self::Failed { error, failure, .. } => {
+                error.len() + failure.as_ref().map_or(0, String::len)
+            }
             Self::Suspended(waiting) => {
                 let waits = (waiting.waits.iter()).map(|(key, wait)| key.len() + wait.bytes());
                 let withdrawn = waiting.withdrawn.iter().map(|key| 32 + key.len());
@@ -117,6 +124,7 @@ impl End {
     pub(super) fn failed(text: &str) -> Self {
         Self::Failed {
             error: storable(text),
+            failure: None,
             verdict: Verdict::Policy,
         }
     }
@@ -147,6 +155,7 @@ impl End {
     pub(super) fn permanent(text: &str) -> Self {
         Self::Failed {
             error: storable(text),
+            failure: None,
             verdict: Verdict::Permanent,
         }
     }
@@ -163,10 +172,15 @@ impl End {
     pub(super) fn of(result: anyhow::Result<String>) -> Self {
         match result {
             Ok(output) => Self::Completed(output),
-            Err(error) => Self::Failed {
-                error: storable(&format!("{error:#}")),
-                verdict: verdict(&error),
-            },
+            Err(error) => Self::of_error(&error, verdict(&error), &Failure::of(&error)),
+        }
+    }
+
+    pub(super) fn of_error(error: &anyhow::Error, verdict: Verdict, failure: &Failure) -> Self {
+        Self::Failed {
+            error: storable(&format!("{error:#}")),
+            failure: failure.to_end(),
+            verdict,
         }
     }
 }
@@ -201,7 +215,7 @@ mod tests {
             (End::Completed("1".to_owned()), "timed out after 1s", false),
             (End::permanent("no such card"), "no such card", true),
         ] {
-            let End::Failed { error, verdict } = end.late(second) else {
+            let End::Failed { error, verdict, .. } = end.late(second) else {
                 panic!("{text} has not failed");
             };
             assert_eq!(error, text);

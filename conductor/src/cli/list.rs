@@ -129,6 +129,7 @@ pub(super) fn members(info: &ExecutionInfo, more: Vec<(&str, String)>) -> String
         ("payload", raw(Some(&info.payload))),
         ("output", raw(info.output.as_deref())),
         ("error", text(serde_json::json!(info.error))),
+        ("failure", raw(info.failure.as_deref())),
         ("stuck", text(serde_json::json!(info.stuck.map(stuck_note)))),
     ];
     members.extend(more);

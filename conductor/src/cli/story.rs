@@ -39,6 +39,9 @@ pub(super) fn tree(told: &Story, family: &Family) -> Tree {
     } else if let Some((name, text)) = reason(told) {
         tree.push(block(name, &output::lines(text)));
     }
+    if let Some(failure) = &info.failure {
+        tree.push(block("failure", &laid_out(failure)));
+    }
     tree
 }
 

@@ -80,7 +80,7 @@ pub(super) enum Ended {
 fn warn_of_failures(running: &Running, ends: &[Option<End>]) {
     let failures = running.members.iter().zip(ends);
     let mut failures = failures.filter_map(|(member, end)| match end {
-        Some(End::Failed { error, verdict }) => Some((member, error, verdict)),
+        Some(End::Failed { error, verdict, .. }) => Some((member, error, verdict)),
         _ => None,
     });
     if let Some((member, error, verdict)) = failures.next() {
