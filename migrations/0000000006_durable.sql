@@ -371,6 +371,83 @@ begin
 end
 $$;
 
+-- Begins what executions wait for and what is not known yet: its waits, and the children that they name. Returns whose
+-- waits are new, and the queues of the children. The caller holds the executions, and before them the locks of the names.
+create function conductor.begin_waits(
+    p_held uuid[], p_executions uuid[], p_keys text[], p_kinds text[], p_groups text[], p_wake_ms bigint[],
+    p_wake_at timestamptz[], p_children uuid[], p_tasks text[], p_payloads text[], p_detached boolean[],
+    p_events text[], p_filters text[], p_freed uuid[], p_now timestamptz, out fresh uuid[], out queues integer[])
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_nestloop = off set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_expecting uuid[];
+    v_expecting_keys text[];
+begin
+    -- What is not known yet. Nobody else can make it so: the executions are locked.
+    with given as materialized (
+        select distinct on (g.execution_id, g.key) g.execution_id, g.key, g.kind, g.group_key,
+               coalesce(g.wake_at, p_now + g.wake_ms * interval '1 ms') as wake_at,
+               g.child_id, g.task, g.payload, g.detached, g.event, g.filter
+          from unnest(p_executions, p_keys, p_kinds, p_groups, p_wake_ms, p_wake_at, p_children, p_tasks,
+                      p_payloads, p_detached, p_events, p_filters)
+               as g(execution_id, key, kind, group_key, wake_ms, wake_at, child_id, task, payload, detached, event,
+                    filter)
+         where g.execution_id = any (p_held)
+           and (select true from conductor.steps s
+                 where s.execution_id = g.execution_id and s.key = g.key limit 1) is null
+           and (select true from conductor.waits w
+                 where w.execution_id = g.execution_id and w.key = g.key limit 1) is null
+    ), begun as (
+        insert into conductor.waits (
+               execution_id, key, kind, group_key, wake_at, child_id, event_name, event_filter, event_hash, event_path)
+        select g.execution_id, g.key, g.kind, g.group_key, g.wake_at, g.child_id, g.event, g.filter::jsonb,
+               coalesce(f.hash, 0), f.path
+          from given g
+          left join (
+               select k.execution_id, k.key, o.hash, o.path
+                 from given k
+                cross join lateral conductor.filter_field(k.filter::jsonb) o
+                where k.filter is not null) f
+            on f.execution_id = g.execution_id and f.key = g.key
+    ), children as (
+        insert into conductor.live_executions as l (
+               id, run_at, created_at, parent_id, parent_key, queue_id, task_id, priority, detached, payload, bytes)
+        select g.child_id, p_now, p_now, g.execution_id, g.key, t.queue_id, t.id, t.priority, g.detached,
+               g.payload::json, octet_length(g.payload)
+          from given g
+          join conductor.tasks t on t.name = g.task
+         where g.child_id is not null
+        returning l.queue_id
+    )
+    select (select array_agg(distinct g.execution_id) from given g),
+           (select array_agg(distinct c.queue_id) from children c),
+           (select array_agg(g.execution_id order by g.execution_id, g.key) from given g where g.event is not null),
+           (select array_agg(g.key order by g.execution_id, g.key) from given g where g.event is not null)
+      into fresh, queues, v_expecting, v_expecting_keys;
+    -- In statements of their own, which see what was emitted up to the lock of the names.
+    if v_expecting is not null then
+        perform conductor.note_event_paths(v_expecting, v_expecting_keys);
+    end if;
+    -- Those that have not looked at all of the log yet go on; where something is free again, all look.
+    select v_expecting || array_agg(g.execution_id), v_expecting_keys || array_agg(g.key)
+      into v_expecting, v_expecting_keys
+      from unnest(p_executions, p_keys, p_events) as g(execution_id, key, event)
+     cross join lateral (
+           select from conductor.waits w
+            where w.execution_id = g.execution_id and w.key = g.key and w.seen_at is not null limit 1) w
+     where g.event is not null and g.execution_id = any (p_held);
+    if p_freed is not null then
+        v_expecting := v_expecting || p_freed;
+        v_expecting_keys := v_expecting_keys || array_fill(null::text, array[cardinality(p_freed)]);
+    end if;
+    if v_expecting is not null then
+        perform conductor.catch_up(v_expecting, p_events, p_now, v_expecting_keys);
+    end if;
+end
+$$;
+
 -- Suspends executions: makes the children that their waits name, and decides when each is due
 -- again. The waits come as columns; one that is known already keeps its time and its child. What the
 -- handler waits for no longer is withdrawn.
@@ -390,8 +467,6 @@ declare
     v_held uuid[];
     v_cancelled uuid[];
     v_fresh uuid[];
-    v_expecting uuid[];
-    v_expecting_keys text[];
     v_freed uuid[];
     v_queues integer[];
 begin
@@ -428,66 +503,10 @@ begin
                from unnest(p_withdrawn_of, p_withdrawn) with ordinality as g(id, key, n) where g.id = any (v_held)));
     end if;
 
-    -- What is not known yet. Nobody else can make it so: the executions are locked.
-    with given as materialized (
-        select distinct on (g.execution_id, g.key) g.execution_id, g.key, g.kind, g.group_key,
-               coalesce(g.wake_at, v_now + g.wake_ms * interval '1 ms') as wake_at,
-               g.child_id, g.task, g.payload, g.detached, g.event, g.filter
-          from unnest(p_executions, p_keys, p_kinds, p_groups, p_wake_ms, p_wake_at, p_children, p_tasks,
-                      p_payloads, p_detached, p_events, p_filters)
-               as g(execution_id, key, kind, group_key, wake_ms, wake_at, child_id, task, payload, detached, event,
-                    filter)
-         where g.execution_id = any (v_held)
-           and (select true from conductor.steps s
-                 where s.execution_id = g.execution_id and s.key = g.key limit 1) is null
-           and (select true from conductor.waits w
-                 where w.execution_id = g.execution_id and w.key = g.key limit 1) is null
-    ), fresh as (
-        insert into conductor.waits (
-               execution_id, key, kind, group_key, wake_at, child_id, event_name, event_filter, event_hash, event_path)
-        select g.execution_id, g.key, g.kind, g.group_key, g.wake_at, g.child_id, g.event, g.filter::jsonb,
-               coalesce(f.hash, 0), f.path
-          from given g
-          left join (
-               select k.execution_id, k.key, o.hash, o.path
-                 from given k
-                cross join lateral conductor.filter_field(k.filter::jsonb) o
-                where k.filter is not null) f
-            on f.execution_id = g.execution_id and f.key = g.key
-    ), children as (
-        insert into conductor.live_executions as l (
-               id, run_at, created_at, parent_id, parent_key, queue_id, task_id, priority, detached, payload, bytes)
-        select g.child_id, v_now, v_now, g.execution_id, g.key, t.queue_id, t.id, t.priority, g.detached,
-               g.payload::json, octet_length(g.payload)
-          from given g
-          join conductor.tasks t on t.name = g.task
-         where g.child_id is not null
-        returning l.queue_id
-    )
-    select (select array_agg(distinct g.execution_id) from given g),
-           (select array_agg(distinct c.queue_id) from children c),
-           (select array_agg(g.execution_id order by g.execution_id, g.key) from given g where g.event is not null),
-           (select array_agg(g.key order by g.execution_id, g.key) from given g where g.event is not null)
-      into v_fresh, v_queues, v_expecting, v_expecting_keys;
-    -- In statements of their own, which see what was emitted up to the lock of the names.
-    if v_expecting is not null then
-        perform conductor.note_event_paths(v_expecting, v_expecting_keys);
-    end if;
-    -- Those that have not looked at all of the log yet go on; where something is free again, all look.
-    select v_expecting || array_agg(g.execution_id), v_expecting_keys || array_agg(g.key)
-      into v_expecting, v_expecting_keys
-      from unnest(p_executions, p_keys, p_events) as g(execution_id, key, event)
-     cross join lateral (
-           select from conductor.waits w
-            where w.execution_id = g.execution_id and w.key = g.key and w.seen_at is not null limit 1) w
-     where g.event is not null and g.execution_id = any (v_held);
-    if v_freed is not null then
-        v_expecting := v_expecting || v_freed;
-        v_expecting_keys := v_expecting_keys || array_fill(null::text, array[cardinality(v_freed)]);
-    end if;
-    if v_expecting is not null then
-        perform conductor.catch_up(v_expecting, p_events, v_now, v_expecting_keys);
-    end if;
+    select b.fresh, b.queues into v_fresh, v_queues
+      from conductor.begin_waits(
+           v_held, p_executions, p_keys, p_kinds, p_groups, p_wake_ms, p_wake_at, p_children, p_tasks, p_payloads,
+           p_detached, p_events, p_filters, v_freed, v_now) b;
 
     -- Due at once where something has come already, else at the first time that it waits for.
     with due as (
@@ -517,6 +536,98 @@ begin
      where l.id = any (v_held) and l.id = d.execution_id;
     perform conductor.wake(v_queues, false);
     return cardinality(v_held);
+end
+$$;
+
+-- Begins the waits of executions that go on, as a step of theirs still runs: as `suspend`, with the same columns. Returns
+-- in their order whether each claim still holds. Locks the names and then the executions, as `suspend` does.
+create function conductor.wait_beside(
+    p_ids uuid[], p_claims integer[],
+    p_executions uuid[], p_keys text[], p_kinds text[], p_groups text[], p_wake_ms bigint[],
+    p_wake_at timestamptz[], p_children uuid[], p_tasks text[], p_payloads text[], p_detached boolean[],
+    p_events text[], p_filters text[], p_orchestrators bigint[] default null)
+returns boolean[]
+language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_nestloop = off set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_held uuid[];
+    v_fresh uuid[];
+    v_queues integer[];
+begin
+    if exists (select from unnest(p_tasks) as g(task)
+                where g.task is not null
+                  and not exists (select from conductor.tasks t where t.name = g.task)) then
+        perform conductor.know_tasks(p_tasks);
+    end if;
+    perform conductor.lock_events(p_events, false);
+    select array_agg(h.id) into v_held
+      from (select l.id
+              from unnest(p_ids, p_claims, p_orchestrators) as g(id, claim, orchestrator)
+              join conductor.live_executions l on l.id = g.id and l.id = any (p_ids)
+             where l.claim = g.claim and l.state = 'running' and not l.cancelled
+               and (g.orchestrator is null or g.orchestrator = l.orchestrator_id)
+               for no key update of l) h;
+    if v_held is not null then
+        select b.fresh, b.queues into v_fresh, v_queues
+          from conductor.begin_waits(
+               v_held, p_executions, p_keys, p_kinds, p_groups, p_wake_ms, p_wake_at, p_children, p_tasks, p_payloads,
+               p_detached, p_events, p_filters, null, conductor.now()) b;
+        update conductor.live_executions l set partial_wakes = 0
+         where l.id = any (v_held) and l.id = any (v_fresh) and l.partial_wakes > 0;
+        perform conductor.wake(v_queues, false);
+    end if;
+    return array(select g.id = any (v_held) is true from unnest(p_ids) with ordinality as g(id, n) order by g.n);
+end
+$$;
+
+-- What has come to waits of executions that run: the value and when it was over, in microseconds since 1970, or else
+-- how many milliseconds are left until their time is over. What nothing is known of is left out. Deadlines that are over
+-- are recorded first, under the locks of the executions; those that somebody else has locked have theirs recorded later.
+create function conductor.look_beside(
+    p_ids uuid[], p_claims integer[], p_executions uuid[], p_keys text[], p_orchestrators bigint[] default null)
+returns table (execution_id uuid, key text, value text, at bigint, left_ms bigint)
+language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_late uuid[];
+begin
+    select array_agg(distinct g.execution_id) into v_late
+      from unnest(p_executions, p_keys) as g(execution_id, key)
+     cross join lateral (
+           select from conductor.waits w
+            where w.execution_id = g.execution_id and w.key = g.key and w.wake_at <= v_now
+              and (w.child_id is not null or w.event_name is not null) limit 1) w;
+    if v_late is not null then
+        v_late := array(
+            select l.id
+              from unnest(p_ids, p_claims, p_orchestrators) as g(id, claim, orchestrator)
+              join conductor.live_executions l on l.id = g.id and l.id = any (v_late)
+             where l.claim = g.claim and l.state = 'running'
+               and (g.orchestrator is null or g.orchestrator = l.orchestrator_id)
+               for no key update of l skip locked);
+        perform conductor.settle(v_late, v_now);
+    end if;
+    return query
+    select g.execution_id, g.key, s.value::text,
+           (extract(epoch from coalesce(s.ended_at, s.recorded_at)) * 1000000)::bigint, null::bigint
+      from unnest(p_executions, p_keys) as g(execution_id, key)
+     cross join lateral (
+           select o.value, o.ended_at, o.recorded_at from conductor.steps o
+            where o.execution_id = g.execution_id and o.key = g.key limit 1) s
+    union all
+    select g.execution_id, g.key,
+           case when w.is_sleep and w.wake_at <= v_now then 'null' end,
+           (extract(epoch from w.wake_at) * 1000000)::bigint,
+           greatest((extract(epoch from w.wake_at - v_now) * 1000)::bigint, 0)
+      from unnest(p_executions, p_keys) as g(execution_id, key)
+     cross join lateral (
+           select o.wake_at, o.child_id is null and o.event_name is null as is_sleep from conductor.waits o
+            where o.execution_id = g.execution_id and o.key = g.key and o.wake_at is not null limit 1) w;
 end
 $$;
 

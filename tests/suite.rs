@@ -6,6 +6,7 @@ mod support;
 mod addresses;
 mod bad_input;
 mod basics;
+mod beside;
 mod batch_invoke;
 mod check;
 mod chores;

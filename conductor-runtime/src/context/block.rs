@@ -2,36 +2,39 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use super::memo::{Memo, Wait};
+use super::memo::{Memo, Recorded, Wait};
 
-/// Never ready: says what its branch waits for while it is polled, and withdraws it when it is
-/// dropped, as `select!` does with the branches that lose.
+/// Says what its branch waits for until it is dropped, as `select!` does with the branches that lose. Ready when all of
+/// it has come while a step beside it ran; where none runs, the execution is suspended, and this is dropped.
 #[derive(Debug)]
 pub(super) struct Block<'c> {
     memo: &'c Memo,
-    waits: Vec<(String, Wait)>,
+    keys: Vec<String>,
 }
 
 impl<'c> Block<'c> {
     pub(super) fn on(memo: &'c Memo, waits: Vec<(String, Wait)>) -> Self {
-        for (key, wait) in &waits {
-            memo.wait(key, wait.clone());
+        let mut keys = Vec::with_capacity(waits.len());
+        for (key, wait) in waits {
+            memo.wait(&key, wait);
+            keys.push(key);
         }
-        Self { memo, waits }
+        Self { memo, keys }
     }
 }
 
 impl Future for Block<'_> {
-    type Output = std::convert::Infallible;
+    /// What came, in the order of the waits.
+    type Output = Vec<Recorded>;
 
-    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Pending
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.memo.poll_came(self.keys.iter(), cx)
     }
 }
 
 impl Drop for Block<'_> {
     fn drop(&mut self) {
-        for (key, _) in &self.waits {
+        for key in &self.keys {
             self.memo.withdraw(key);
         }
     }

@@ -2,7 +2,7 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::TaskContext;
 use super::block::Block;
 use super::lazy::Lazy;
-use super::memo::{Awaited, Met, Recorded, Wait, Wake, Wanted};
+use super::memo::{Awaited, Met, Recorded, Stands, Wait, Wake, Wanted};
 use crate::codec;
 use crate::db::Patience;
 use crate::error::{Error, Result, too_long};
@@ -50,7 +50,7 @@ impl TaskContext {
     /// ```
     /// # use conductor::prelude::*;
     /// # use conductor::Field;
-    /// # use std::time::Duration;
+    /// # use std::time::{Duration, Instant};
     /// #[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
     /// struct Paid { order: i64, cents: i64 }
     /// impl Event for Paid { const NAME: &'static str = "paid"; }
@@ -171,7 +171,7 @@ impl<E: Event> Future for WaitForEvent<'_, E> {
         this.lazy.poll_with(cx, |options| async move {
             if let Some(recorded) = options.met? {
                 options.wanted.had();
-                return came::<E>(ctx, options.key, &recorded).await;
+                return came_to::<E>(ctx, options.key, &recorded).await;
             }
             if let Some(error) = options.timeout.and_then(too_long) {
                 return Err(error);
@@ -190,11 +190,18 @@ impl<E: Event> Future for WaitForEvent<'_, E> {
                     name: E::NAME.into(),
                     filter,
                 }),
+                since: Instant::now(),
+                stands: Stands::No,
             };
             ctx.durable()?;
             ctx.go_on(Some(&options.key)).await?;
-            let _wanted = options.wanted;
-            match Block::on(&ctx.memo, vec![(options.key, wait)]).await {}
+            let waits = vec![(options.key.clone(), wait)];
+            let came = Block::on(&ctx.memo, waits).await;
+            options.wanted.had();
+            match came.first() {
+                Some(recorded) => came_to::<E>(ctx, options.key, recorded).await,
+                None => std::future::pending().await,
+            }
         })
     }
 }
@@ -207,7 +214,7 @@ struct Came<'r> {
     payload: Option<&'r RawValue>,
 }
 
-async fn came<E: Event>(ctx: &TaskContext, key: String, recorded: &Recorded) -> Result<E> {
+async fn came_to<E: Event>(ctx: &TaskContext, key: String, recorded: &Recorded) -> Result<E> {
     let came: Came<'_> = match serde_json::from_str(recorded.get()) {
         Ok(came) => came,
         Err(error) => {

@@ -2,7 +2,7 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::TaskContext;
 use super::block::Block;
 use super::lazy::Lazy;
-use super::memo::{Child, Met, PART, Recorded, WHOLE, Wait, Wake};
+use super::memo::{Child, Met, PART, Recorded, Stands, WHOLE, Wait, Wake};
 use crate::codec;
 use crate::error::{Error, Result, too_long};
 use crate::failure::Failure;
@@ -190,7 +190,13 @@ impl<'c, T: Task> Future for InvokeChild<'c, T> {
             }
             let wait = wait::<T>(options.key.clone(), options.payload?, options.terms)?;
             ready_for::<T>(ctx, &options.key).await?;
-            match Block::on(&ctx.memo, vec![(options.key, wait)]).await {}
+            let waits = vec![(options.key.clone(), wait)];
+            let came = Block::on(&ctx.memo, waits).await;
+            ctx.memo.give(&options.key);
+            match came.first() {
+                Some(recorded) => outcome::<T>(ctx, recorded).await,
+                None => std::future::pending().await,
+            }
         })
     }
 }
@@ -218,25 +224,32 @@ async fn all_ends<T: Task>(
     options: OptionsOfAll,
 ) -> Result<Vec<Result<T::Output>>> {
     options.met?;
+    // In the order of the payloads; what is not there yet is filled in.
     let (mut recorded, mut waits) = (Vec::new(), Vec::new());
     for (key, met, payload) in options.children {
         match met? {
             Some(value) => {
                 ctx.memo.give(&key);
-                recorded.push(value);
+                recorded.push(Some(value));
             }
             None => {
                 let wait = wait::<T>(options.key.clone(), payload?, options.terms)?;
                 waits.push((key, wait));
+                recorded.push(None);
             }
         }
     }
     if !waits.is_empty() {
         ready_for::<T>(ctx, &options.key).await?;
-        match Block::on(&ctx.memo, waits).await {}
+        let keys: Vec<String> = waits.iter().map(|(key, _)| key.clone()).collect();
+        let mut came = Block::on(&ctx.memo, waits).await.into_iter();
+        keys.iter().for_each(|key| ctx.memo.give(key));
+        for missing in recorded.iter_mut().filter(|recorded| recorded.is_none()) {
+            *missing = came.next();
+        }
     }
     let mut ends = Vec::with_capacity(recorded.len());
-    for value in &recorded {
+    for value in recorded.iter().flatten() {
         let end = outcome::<T>(ctx, value).await;
         let last = end.is_err() && !options.settle;
         ends.push(end);
@@ -262,6 +275,8 @@ fn wait<T: Task>(group: String, payload: String, terms: Terms) -> Result<Wait> {
             detached: terms.detached,
         }),
         event: None,
+        since: Instant::now(),
+        stands: Stands::No,
     })
 }
 

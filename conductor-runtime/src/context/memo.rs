@@ -3,8 +3,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
-use std::task::{Poll, Waker};
-use std::time::Duration;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -64,6 +64,8 @@ struct Present {
     looking: usize,
     /// What waits for their end.
     held: Vec<Waker>,
+    /// What waits for something to come.
+    blocked: Vec<Waker>,
     /// Step bodies that are under way.
     busy: usize,
     /// The kinds and numbers of the bodies that are being polled, outermost first, and how many there were.
@@ -173,9 +175,31 @@ pub(crate) struct Wait {
     pub(crate) wake: Option<Wake>,
     pub(crate) child: Option<Child>,
     pub(crate) event: Option<Awaited>,
+    /// When the handler first waited.
+    pub(crate) since: Instant,
+    pub(crate) stands: Stands,
+}
+
+/// Whether the database knows of a wait while the handler goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stands {
+    No,
+    Yes,
+    /// It was refused, and is told when the execution is suspended.
+    Refused,
 }
 
 impl Wait {
+    /// When it is over; a time that is counted from the handler's wait has run since.
+    pub(crate) fn wake(&self) -> Option<Wake> {
+        match self.wake {
+            Some(Wake::In(duration)) => {
+                Some(Wake::In(duration.saturating_sub(self.since.elapsed())))
+            }
+            wake => wake,
+        }
+    }
+
     /// About how much it adds to a message.
     pub(crate) fn bytes(&self) -> usize {
         let child = self.child.as_ref().map_or(0, |child| child.payload.len());
@@ -264,8 +288,7 @@ impl Memo {
                 let fresh = columns.next().is_some_and(|fresh| fresh.get() == "true");
                 let at = columns.next().and_then(|at| at.get().parse().ok());
                 let entry = Entry {
-                    loose: matches!(kind.as_str(), "event" | "row" | "sleep")
-                        && (value.is_none() || fresh),
+                    loose: is_loose(&kind) && (value.is_none() || fresh),
                     kind,
                     value,
                     at,
@@ -499,6 +522,86 @@ impl Memo {
         self.present().waits.remove(key);
     }
 
+    /// What has come to all of these waits, once it has.
+    pub(super) fn poll_came<'k>(
+        &self,
+        keys: impl Iterator<Item = &'k String> + Clone,
+        cx: &mut Context<'_>,
+    ) -> Poll<Vec<Recorded>> {
+        let mut present = self.present();
+        let came = |key: &String| {
+            let entry = present.entries.get(key);
+            entry.is_some_and(|entry| entry.value.is_some())
+        };
+        if !keys.clone().all(came) {
+            if !(present.blocked.iter()).any(|waker| waker.will_wake(cx.waker())) {
+                present.blocked.push(cx.waker().clone());
+            }
+            return Poll::Pending;
+        }
+        let values = keys.filter_map(|key| present.entries.get_mut(key)?.value.take());
+        let failed = false;
+        Poll::Ready(values.map(|value| Recorded { value, failed }).collect())
+    }
+
+    /// Whether something waits beside a step that runs.
+    pub(crate) fn waits_beside(&self) -> bool {
+        let present = self.present();
+        present.busy > 0 && present.stop.is_none() && !present.waits.is_empty()
+    }
+
+    /// Whether one of these the database does not know of.
+    pub(crate) fn waits_anew(&self) -> bool {
+        self.waits_beside() && self.present().standing(Stands::No).next().is_some()
+    }
+
+    /// What the database is to know of.
+    pub(crate) fn new_waits(&self) -> BTreeMap<String, Wait> {
+        let present = self.present();
+        let waits = present.standing(Stands::No);
+        waits
+            .map(|(key, wait)| (key.clone(), wait.clone()))
+            .collect()
+    }
+
+    /// The keys of what the database knows of.
+    pub(crate) fn known_waits(&self) -> Vec<String> {
+        let present = self.present();
+        let waits = present.standing(Stands::Yes);
+        waits.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Keeps whether the database knows of these now. What it knows of is withdrawn when the handler does not want it any
+    /// more.
+    pub(crate) fn note_standing(&self, waits: &BTreeMap<String, Wait>, stands: Stands) {
+        let mut present = self.present();
+        for (key, wait) in waits {
+            if let Some(wait) = present.waits.get_mut(key) {
+                wait.stands = stands;
+            }
+            if stands == Stands::Yes {
+                let entry = || Entry::awaited(wait.kind);
+                present.entries.entry(key.clone()).or_insert_with(entry);
+            }
+        }
+    }
+
+    /// What has come to a wait, and when.
+    pub(crate) fn bring(&self, key: &str, value: Box<RawValue>, at: Option<Micros>) {
+        let mut present = self.present();
+        let Present { waits, entries, .. } = &mut *present;
+        // What was dropped meanwhile is free for another wait.
+        let Some(wait) = waits.get(key) else {
+            return;
+        };
+        let entry = (entries.entry(key.to_owned())).or_insert_with(|| Entry::awaited(wait.kind));
+        entry.value = Some(value);
+        entry.at = at;
+        let blocked = std::mem::take(&mut present.blocked);
+        drop(present);
+        blocked.into_iter().for_each(Waker::wake);
+    }
+
     fn ask(&self, key: &str, asked: Asked) {
         let mut present = self.present();
         present.asked.insert(key.to_owned(), asked);
@@ -647,7 +750,28 @@ impl Memo {
     }
 }
 
+impl Entry {
+    /// Of a wait whose value has not come.
+    fn awaited(kind: &str) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            value: None,
+            at: None,
+            loose: is_loose(kind),
+        }
+    }
+}
+
+/// Whether a record of this kind goes if the handler does not want it any more.
+fn is_loose(kind: &str) -> bool {
+    matches!(kind, "event" | "row" | "sleep")
+}
+
 impl Present {
+    fn standing(&self, stands: Stands) -> impl Iterator<Item = (&String, &Wait)> {
+        (self.waits.iter()).filter(move |(_, wait)| wait.stands == stands)
+    }
+
     fn give_at(&mut self, at: Option<Micros>) {
         for branch in &mut self.branches {
             branch.at = branch.at.max(at);

@@ -29,13 +29,13 @@ use crate::failure::{Failure, MayFail};
 use crate::task::{FromStates, States, Task, Trigger};
 use crate::unreadable::Unreadable;
 use crate::verdict::{heard, permanent};
-use crate::worker::{Claim, Control, Phase, Recorder};
+use crate::worker::{Claim, Control, Phase, Recorder, Standing};
 
 pub use batch::{BatchContext, BatchItem};
 pub use event::WaitForEvent;
 pub use invoke::{InvokeChild, InvokeChildren, SettleChildren};
 pub(crate) use memo::{
-    Blocked, Decided, KINDS, Memo, PART, Stop, Unloadable, Wait, Waiting, Wake, size,
+    Blocked, Decided, KINDS, Memo, PART, Stands, Stop, Unloadable, Wait, Waiting, Wake, size,
 };
 pub use race::Race;
 pub use row::WaitForRow;
@@ -89,6 +89,7 @@ pub struct TaskContext {
 pub(crate) struct Durable {
     pub(crate) conductor: Conductor,
     pub(crate) recorder: Recorder,
+    pub(crate) standing: Standing,
     pub(crate) control: watch::Receiver<Control>,
     /// Under which identity the execution was claimed.
     pub(crate) orchestrator: Option<i64>,

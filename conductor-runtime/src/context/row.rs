@@ -2,7 +2,7 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::TaskContext;
 use super::block::Block;
 use super::lazy::Lazy;
-use super::memo::{Awaited, Met, Recorded, Wait, Wake, Wanted};
+use super::memo::{Awaited, Met, Recorded, Stands, Wait, Wake, Wanted};
 use crate::codec;
 use crate::error::{Error, Result, too_long};
 use crate::row::{self, Catalogue, IntoRowFilter, Row, RowChange, RowOp};
@@ -51,7 +51,7 @@ impl TaskContext {
     /// ```
     /// # use conductor::prelude::*;
     /// # use conductor::Field;
-    /// # use std::time::Duration;
+    /// # use std::time::{Duration, Instant};
     /// #[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
     /// struct User { id: i64, email: String }
     /// const EMAIL: Field<User, String> = Field::new(&["email"]);
@@ -202,7 +202,7 @@ impl<R: Row> Future for WaitForRow<'_, R> {
             let met = std::mem::replace(&mut options.met, Ok(None));
             if let Some(recorded) = met? {
                 options.wanted.had();
-                return came(ctx, options, &recorded).await;
+                return came_to(ctx, options, &recorded).await;
             }
             if let Some(error) = options.timeout.and_then(too_long) {
                 return Err(error);
@@ -227,11 +227,18 @@ impl<R: Row> Future for WaitForRow<'_, R> {
                 child: None,
                 event: Some(Awaited {
                     name: name.into(),
-                    filter: options.filter.map(|filter| filter.to_string()),
+                    filter: options.filter.as_ref().map(|filter| filter.to_string()),
                 }),
+                since: Instant::now(),
+                stands: Stands::No,
             };
-            let _wanted = options.wanted;
-            match Block::on(&ctx.memo, vec![(options.key, wait)]).await {}
+            let waits = vec![(options.key.clone(), wait)];
+            let came = Block::on(&ctx.memo, waits).await;
+            options.wanted.had();
+            match came.first() {
+                Some(recorded) => came_to(ctx, options, recorded).await,
+                None => std::future::pending().await,
+            }
         })
     }
 }
@@ -244,7 +251,7 @@ struct Came<'r> {
     payload: Option<&'r RawValue>,
 }
 
-async fn came<R: Row>(
+async fn came_to<R: Row>(
     ctx: &TaskContext,
     options: Options<'_>,
     recorded: &Recorded,

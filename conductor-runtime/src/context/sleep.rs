@@ -1,10 +1,10 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::Datelike;
 
 use super::TaskContext;
 use super::block::Block;
-use super::memo::{Wait, Wake, Wanted};
+use super::memo::{Stands, Wait, Wake, Wanted};
 use crate::error::{Error, Result, too_long};
 use crate::task::PointInTime;
 
@@ -16,7 +16,7 @@ impl TaskContext {
     ///
     /// ```
     /// # use conductor::prelude::*;
-    /// # use std::time::Duration;
+    /// # use std::time::{Duration, Instant};
     /// #[task]
     /// async fn remind(ctx: &TaskContext, to: String) -> anyhow::Result<()> {
     ///     ctx.sleep("a day", Duration::from_secs(24 * 60 * 60)).await?;
@@ -71,10 +71,14 @@ impl TaskContext {
                 wake: Some(wake?),
                 child: None,
                 event: None,
+                since: Instant::now(),
+                stands: Stands::No,
             };
             self.durable()?;
             self.go_on(Some(&key)).await?;
-            match Block::on(&self.memo, vec![(key, wait)]).await {}
+            Block::on(&self.memo, vec![(key, wait)]).await;
+            wanted.had();
+            Ok(())
         }
     }
 }

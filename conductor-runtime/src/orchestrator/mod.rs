@@ -33,7 +33,7 @@ use crate::db::{Alone, Clock, too_new};
 use crate::error::{Error, Result};
 use crate::registry::Registry;
 use crate::task::{States, TaskDefinition};
-use crate::worker::{BootInstant, Control, Phase, Pipeline, Recorder, Signals};
+use crate::worker::{BootInstant, Control, Phase, Pipeline, Recorder, Signals, Standing};
 use lease::{Identity, LeaseTimes};
 use side::Side;
 
@@ -225,6 +225,7 @@ impl Orchestrator {
         let durable = Durable {
             conductor: conductor.clone(),
             recorder: Recorder::new(inner.clone(), conductor.database(), work.beside().clone()),
+            standing: Standing::new(inner.clone(), work.beside()),
             control: signals.control.clone(),
             orchestrator: Some(id),
             clock: clock.clone(),

@@ -1,3 +1,4 @@
+use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -43,7 +44,8 @@ pub(super) async fn attempt(
     surroundings: Surroundings,
 ) -> (Option<End>, Duration) {
     let started = Instant::now();
-    let clock = surroundings.durable.clock.clone();
+    let durable = Arc::clone(&surroundings.durable);
+    let clock = durable.clock.clone();
     if let Some(reason) = &claimed.unreadable {
         return (Some(unreadable(reason)), started.elapsed());
     }
@@ -74,10 +76,14 @@ pub(super) async fn attempt(
         window: surroundings.windows.get(claimed.task_id),
         cancel,
         memo,
-        durable: Some(surroundings.durable),
+        durable: Some(Arc::clone(&durable)),
     };
     let handler = run_single(&context, &payload);
-    let handler = noting(run(handler, &context.memo));
+    let attend = || {
+        let standing = durable.standing.clone();
+        standing.attend(&context.memo, context.execution_id, context.claim)
+    };
+    let handler = noting(run(handler, &context.memo, attend));
     let end = match task.timeout {
         None => handler.await,
         Some(timeout) => match clock.deadline(timeout).bound(handler).await {
@@ -175,8 +181,15 @@ pub(super) fn not_converted(error: anyhow::Error) -> End {
     }
 }
 
-/// Polls the handler until it ends, until each of its branches waits, or until it must not go on.
-async fn run(mut handler: ErasedFuture<'_>, memo: &Memo) -> Option<End> {
+/// Polls the handler until it ends, until each of its branches waits, or until it must not go on. What waits beside a
+/// step that runs is attended to meanwhile.
+async fn run<A: Future<Output = Infallible>>(
+    mut handler: ErasedFuture<'_>,
+    memo: &Memo,
+    attend: impl Fn() -> A,
+) -> Option<End> {
+    // Few handlers need it.
+    let mut attending = None;
     poll_fn(|cx| match handler.as_mut().poll(cx) {
         // A handler may have dropped the branch that must not go on, or swallowed its error.
         Poll::Ready(result) => Poll::Ready(match memo.stopped() {
@@ -187,7 +200,15 @@ async fn run(mut handler: ErasedFuture<'_>, memo: &Memo) -> Option<End> {
             Some(stop) => stopped(stop),
         }),
         Poll::Pending => match memo.blocked() {
-            None => Poll::Pending,
+            None => {
+                if memo.waits_beside() {
+                    let attending = attending.get_or_insert_with(|| Box::pin(attend()));
+                    if let Poll::Ready(never) = attending.as_mut().poll(cx) {
+                        match never {}
+                    }
+                }
+                Poll::Pending
+            }
             Some(Blocked::Waiting(waiting)) => Poll::Ready(Some(suspended(waiting))),
             Some(Blocked::Stopped(stop)) => Poll::Ready(stopped(stop)),
         },

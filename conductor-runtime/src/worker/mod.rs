@@ -23,6 +23,7 @@ mod pace;
 mod pipeline;
 mod pulse;
 mod record;
+mod standing;
 mod suspend;
 mod window;
 
@@ -35,3 +36,4 @@ pub(crate) use execute::converted;
 pub(crate) use pipeline::Pipeline;
 pub(crate) use pulse::Held;
 pub(crate) use record::Recorder;
+pub(crate) use standing::Standing;

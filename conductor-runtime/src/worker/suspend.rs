@@ -36,7 +36,7 @@ impl<'o> Suspensions<'o> {
             self.withdrawn.push(key);
         }
         for (key, wait) in &waiting.waits {
-            let (wake_ms, wake_at) = match wait.wake {
+            let (wake_ms, wake_at) = match wait.wake() {
                 Some(Wake::In(duration)) => (Some(millis(duration)), None),
                 Some(Wake::At(at)) => (None, Some(at)),
                 None => (None, None),
@@ -59,6 +59,33 @@ impl<'o> Suspensions<'o> {
             self.filters
                 .push(event.and_then(|event| event.filter.as_deref()));
         }
+    }
+
+    /// Begins the waits of executions that go on; returns which claims still hold, in their order.
+    pub(super) async fn write_beside(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<Vec<bool>, sqlx::Error> {
+        sqlx::query_scalar(
+            "select conductor.wait_beside($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+        )
+        .bind(&self.ids)
+        .bind(&self.claims.numbers)
+        .bind(&self.executions)
+        .bind(&self.keys)
+        .bind(&self.kinds)
+        .bind(&self.groups)
+        .bind(&self.wake_ms)
+        .bind(&self.wake_at)
+        .bind(&self.children)
+        .bind(&self.tasks)
+        .bind(&self.payloads)
+        .bind(&self.detached)
+        .bind(&self.events)
+        .bind(&self.filters)
+        .bind(&self.claims.orchestrators)
+        .fetch_one(connection)
+        .await
     }
 
     /// Sent twice, it matches nothing the second time.

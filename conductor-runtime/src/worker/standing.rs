@@ -1,0 +1,246 @@
+//! What a handler waits for while a step of it runs: begun in the database at once, and brought to it in place.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::beside::Beside;
+use super::claim::{Claim, ClaimColumns};
+use super::suspend::Suspensions;
+use crate::client::Conductor;
+use crate::context::{Memo, Stands, Wait, Waiting};
+use crate::db::{ANSWER, Alone, Batcher, Fault, fault, no_answer, take_message};
+
+/// How long a step may run before what stands beside it is begun: most are over sooner, and then the suspension begins it.
+const GRACE: Duration = Duration::from_millis(10);
+/// Between two looks at what has come, at first and at most. A deadline is looked at when it is over.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+const LAST_LOOK: Duration = Duration::from_millis(250);
+/// Most executions in one statement.
+const MAX_ROWS: usize = 500;
+
+/// Begins waits, and looks for what has come to them, for many executions together.
+#[derive(Debug, Clone)]
+pub(crate) struct Standing {
+    /// With connections of the runtime beside that of the handlers.
+    conductor: Conductor,
+    begins: Batcher<Begin>,
+    looks: Batcher<Look>,
+}
+
+#[derive(Debug)]
+struct Begin {
+    id: Uuid,
+    claim: Claim,
+    waiting: Waiting,
+    done: oneshot::Sender<Result<bool, sqlx::Error>>,
+}
+
+#[derive(Debug)]
+struct Look {
+    id: Uuid,
+    claim: Claim,
+    keys: Vec<String>,
+    done: oneshot::Sender<Vec<Came>>,
+}
+
+/// What is known of a wait.
+#[derive(Debug, sqlx::FromRow)]
+struct Came {
+    execution_id: Uuid,
+    key: String,
+    value: Option<String>,
+    at: Option<i64>,
+    left_ms: Option<i64>,
+}
+
+impl Standing {
+    pub(crate) fn new(conductor: Conductor, beside: &Beside) -> Self {
+        Self {
+            conductor,
+            begins: Batcher::on(beside.runtime.clone()),
+            looks: Batcher::on(beside.runtime.clone()),
+        }
+    }
+
+    /// Begins waits of an execution that runs. False where its claim is lost or it is cancelled.
+    async fn begin(
+        &self,
+        id: Uuid,
+        claim: Claim,
+        waits: BTreeMap<String, Wait>,
+    ) -> Result<bool, sqlx::Error> {
+        let (done, begun) = oneshot::channel();
+        let waiting = Waiting {
+            waits,
+            withdrawn: Vec::new(),
+        };
+        let begin = Begin {
+            id,
+            claim,
+            waiting,
+            done,
+        };
+        let conductor = self.conductor.clone();
+        self.begins.add(begin, take_begins, move |batch| {
+            let conductor = conductor.clone();
+            async move { write_begins(&conductor, batch).await }
+        });
+        begun.await.unwrap_or(Ok(false))
+    }
+
+    /// What is known of these waits; nothing where the database does not answer.
+    async fn look(&self, id: Uuid, claim: Claim, keys: Vec<String>) -> Vec<Came> {
+        let (done, came) = oneshot::channel();
+        let look = Look {
+            id,
+            claim,
+            keys,
+            done,
+        };
+        let conductor = self.conductor.clone();
+        self.looks.add(look, take_looks, move |batch| {
+            let conductor = conductor.clone();
+            async move { answer(&conductor, batch).await }
+        });
+        came.await.unwrap_or_default()
+    }
+
+    /// Begins what a handler waits for beside a step that runs, and brings it what comes. Polled after each poll of the
+    /// handler, so that it sees what the handler waits for.
+    pub(crate) async fn attend(self, memo: &Memo, id: Uuid, claim: Claim) -> Infallible {
+        let mut pause = FIRST_LOOK;
+        loop {
+            poll_until(|| memo.waits_beside()).await;
+            if memo.waits_anew() {
+                tokio::time::sleep(GRACE).await;
+                let waits = memo.new_waits();
+                if !memo.waits_beside() || waits.is_empty() {
+                    continue;
+                }
+                pause = FIRST_LOOK;
+                match self.begin(id, claim, waits.clone()).await {
+                    Ok(true) => memo.note_standing(&waits, Stands::Yes),
+                    Err(error) if fault(&error) != Fault::Refused => {
+                        self.conductor.outage().met(&error);
+                        tokio::time::sleep(LAST_LOOK).await;
+                    }
+                    // The suspension says what is wrong with it.
+                    Ok(false) | Err(_) => memo.note_standing(&waits, Stands::Refused),
+                }
+            }
+            let known = memo.known_waits();
+            let left = match known.is_empty() {
+                true => LAST_LOOK,
+                false => bring(memo, self.look(id, claim, known).await),
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause.min(left)) => {}
+                () = poll_until(|| memo.waits_anew()) => {}
+            }
+            pause = (pause * 2).min(LAST_LOOK);
+        }
+    }
+}
+
+/// Ends when this is so; looked at whenever it is polled.
+async fn poll_until(condition: impl Fn() -> bool) {
+    poll_fn(|_| match condition() {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    })
+    .await;
+}
+
+/// Gives the handler what has come, and tells how long until the next deadline.
+fn bring(memo: &Memo, known: Vec<Came>) -> Duration {
+    let mut left = LAST_LOOK;
+    for came in known {
+        match came.value.map(RawValue::from_string) {
+            Some(Ok(value)) => memo.bring(&came.key, value, came.at),
+            _ => {
+                let ms = came.left_ms.and_then(|ms| u64::try_from(ms).ok());
+                left = ms.map_or(left, |ms| left.min(Duration::from_millis(ms + 1)));
+            }
+        }
+    }
+    left
+}
+
+fn take_begins(waiting: &mut Vec<Begin>) -> Vec<Begin> {
+    take_message(waiting, MAX_ROWS, |begin| {
+        begin.waiting.waits.values().map(Wait::bytes).sum()
+    })
+}
+
+fn take_looks(waiting: &mut Vec<Look>) -> Vec<Look> {
+    take_message(waiting, MAX_ROWS, |look| look.keys.len() * 64)
+}
+
+async fn write_begins(conductor: &Conductor, batch: Vec<Begin>) {
+    let mut suspensions = Suspensions::default();
+    for begin in &batch {
+        suspensions.add(begin.id, begin.claim, &begin.waiting);
+    }
+    let written = async {
+        let mut session = conductor.database().session().await?;
+        let written = suspensions.write_beside(&mut session);
+        let written = tokio::time::timeout(ANSWER, written).await;
+        match written {
+            Ok(written) => session.settle(written).await,
+            Err(_) => Err(no_answer(&mut session)),
+        }
+    };
+    match written.await {
+        Ok(held) => {
+            for (begin, held) in batch.into_iter().zip(held) {
+                // A handler that was dropped no longer waits.
+                let _ = begin.done.send(Ok(held));
+            }
+        }
+        Err(error) if batch.len() == 1 => {
+            if let Some(begin) = batch.into_iter().next() {
+                let _ = begin.done.send(Err(error));
+            }
+        }
+        // One by one, so that a refused one is refused alone.
+        Err(_) => {
+            for begin in batch {
+                Box::pin(write_begins(conductor, vec![begin])).await;
+            }
+        }
+    }
+}
+
+async fn answer(conductor: &Conductor, batch: Vec<Look>) {
+    let ids: Vec<Uuid> = batch.iter().map(|look| look.id).collect();
+    let claims: ClaimColumns = batch.iter().map(|look| look.claim).collect();
+    let (of, keys): (Vec<Uuid>, Vec<&str>) = (batch.iter())
+        .flat_map(|look| look.keys.iter().map(|key| (look.id, key.as_str())))
+        .unzip();
+    let looked = sqlx::query_as("select * from conductor.look_beside($1, $2, $3, $4, $5)")
+        .bind(&ids)
+        .bind(&claims.numbers)
+        .bind(&of)
+        .bind(&keys)
+        .bind(&claims.orchestrators);
+    let looked = tokio::time::timeout(ANSWER, looked.all(conductor.database()));
+    let mut known: Vec<Came> = match looked.await {
+        Ok(Ok(known)) => known,
+        Ok(Err(error)) => {
+            conductor.outage().met(&error);
+            return;
+        }
+        Err(_) => return,
+    };
+    for look in batch {
+        let of_this = |came: &mut Came| came.execution_id == look.id;
+        let _ = look.done.send(known.extract_if(.., of_this).collect());
+    }
+}
