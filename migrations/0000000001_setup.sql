@@ -151,6 +151,11 @@ create table conductor.live_executions (
     claim integer not null default 0,
     -- The claim that was the last one to end in a suspension.
     suspended_claim integer not null default 0,
+    -- How many records the run met that ended in it; and how many runs in a row met nothing of what they had waited
+    -- for, with a key of that. Null where the last one did.
+    met integer,
+    astray integer,
+    astray_key text,
     -- Attempts that failed by themselves, and attempts that died with their process.
     failures integer not null default 0,
     crashes integer not null default 0,

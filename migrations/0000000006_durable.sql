@@ -448,15 +448,47 @@ begin
 end
 $$;
 
+-- Counts the runs in a row that met nothing of what they had waited for, and fails executions that would go on like
+-- that for ever. The caller holds the executions.
+create function conductor.note_astray(p_held uuid[], p_ids uuid[], p_met integer[], p_astray text[]) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_nestloop = off set enable_mergejoin = off set jit = off
+as $$
+declare
+    c_most constant integer := 50;
+    v_lost record;
+begin
+    update conductor.live_executions l
+       set met = g.met, astray = o.astray, astray_key = case when o.astray is not null then g.key end
+      from unnest(p_ids, p_met, p_astray) as g(id, met, key)
+     cross join lateral (
+           select case when g.key is not null and g.met <= k.met then coalesce(k.astray, 0) + 1 end as astray
+             from conductor.live_executions k where k.id = g.id limit 1) o
+     where l.id = any (p_held) and l.id = g.id;
+    for v_lost in
+        select l.id, l.astray_key as key from conductor.live_executions l
+         where l.id = any (p_held) and l.astray >= c_most
+    loop
+        perform conductor.conclude(array[v_lost.id], 'failed', format(
+            'its keys change at each run: %s came, and the code does not ask for it and waits for something new, %s runs '
+            'in a row. Make a key of the payload, of recorded values or of a text, and not of a clock, a random number '
+            'or the order of a HashMap', to_json(v_lost.key), c_most));
+    end loop;
+end
+$$;
+
 -- Suspends executions: makes the children that their waits name, and decides when each is due
 -- again. The waits come as columns; one that is known already keeps its time and its child. What the
--- handler waits for no longer is withdrawn.
+-- handler waits for no longer is withdrawn. With p_met comes how many records each run met, and with p_astray the key of
+-- something that came and that the run did not ask for, while it waits for something new: an execution that goes on like
+-- that, and meets no more than before, would never end, and fails.
 create function conductor.suspend(
     p_ids uuid[], p_claims integer[],
     p_executions uuid[], p_keys text[], p_kinds text[], p_groups text[], p_wake_ms bigint[],
     p_wake_at timestamptz[], p_children uuid[], p_tasks text[], p_payloads text[], p_detached boolean[],
     p_events text[], p_filters text[], p_withdrawn_of uuid[] default '{}', p_withdrawn text[] default '{}',
-    p_orchestrators bigint[] default null)
+    p_orchestrators bigint[] default null, p_met integer[] default null, p_astray text[] default null)
 returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
@@ -534,6 +566,9 @@ begin
            suspended_claim = l.claim
       from due d
      where l.id = any (v_held) and l.id = d.execution_id;
+    if p_met is not null then
+        perform conductor.note_astray(v_held, p_ids, p_met, p_astray);
+    end if;
     perform conductor.wake(v_queues, false);
     return cardinality(v_held);
 end

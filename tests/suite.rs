@@ -57,6 +57,7 @@ mod g17_names;
 mod g18_unknown;
 mod g23_deploys;
 
+mod astray;
 mod attempts;
 mod batches;
 mod bytes;

@@ -5,10 +5,10 @@ pub use conductor_macros::test;
 pub use conductor_macros::{EventFields, event, task};
 pub use conductor_runtime::check;
 pub use conductor_runtime::client::{
-    Awaited, Brief, Cancel, Child, Conductor, Execution, ExecutionInfo, FailedAttempt, Filter,
-    Invocation, Invoke, InvokeBatch, InvokeInTransaction, Invoked, LimitKey, Parent, Process,
-    QueueInfo, Reason, Runner, Schedule, ScheduleInfo, Status, StepInfo, StepKey, Story, Stuck,
-    Unschedule, WaitInfo, Why,
+    Astray, Awaited, Brief, Cancel, Child, Conductor, Execution, ExecutionInfo, FailedAttempt,
+    Filter, Invocation, Invoke, InvokeBatch, InvokeInTransaction, Invoked, LimitKey, Parent,
+    Process, QueueInfo, Reason, Runner, Schedule, ScheduleInfo, Status, StepInfo, StepKey, Story,
+    Stuck, Unschedule, WaitInfo, Why,
 };
 pub use conductor_runtime::codec::{MAX_JSON_BYTES, MAX_JSON_DEPTH};
 #[doc(hidden)]

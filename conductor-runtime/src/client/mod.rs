@@ -43,7 +43,7 @@ pub use queues::QueueInfo;
 pub(crate) use schedule::{Rule, check_name as check_schedule_name, remove as remove_schedule};
 pub use schedule::{Schedule, Unschedule};
 pub use schedules::ScheduleInfo;
-pub use story::{Parent, Process, Runner, StepInfo, StepKey, Story, WaitInfo};
+pub use story::{Astray, Parent, Process, Runner, StepInfo, StepKey, Story, WaitInfo};
 pub use why::{Awaited, LimitKey, Reason, Why};
 
 /// The client: one per process, cheap to clone.

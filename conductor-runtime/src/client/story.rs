@@ -36,6 +36,8 @@ pub struct Story {
     pub cancelled: bool,
     /// Why, where somebody said so.
     pub cancel_reason: Option<String>,
+    /// Where its keys seem to change at each run.
+    pub astray: Option<Astray>,
     /// Who runs it.
     pub runner: Option<Runner>,
     /// Who invoked it with `ctx.invoke`.
@@ -48,6 +50,16 @@ pub struct Story {
     pub waits: Vec<WaitInfo>,
     /// Its children, by id.
     pub children: Vec<Child>,
+}
+
+/// Runs that met nothing of what they had waited for, and waited for something new. Such an execution fails in the end.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Astray {
+    /// How many in a row.
+    pub runs: i32,
+    /// The key of something that came and was not asked for.
+    pub key: String,
 }
 
 /// The process that has claimed an execution.
@@ -174,7 +186,7 @@ async fn read(
 ) -> Result<Story> {
     let row = sqlx::query(
         "select conductor.now() as now, e.orchestrator_id, e.parent_id, e.cancel_reason, o.host, o.pid,
-                l.cancelled, t.max_attempts,
+                l.cancelled, l.astray, l.astray_key, t.max_attempts,
                 (extract(epoch from o.lease_until - clock_timestamp()) * 1000)::bigint as lease_left_ms,
                 (extract(epoch from t.timeout) * 1000)::bigint as timeout_ms,
                 exists (select from conductor.orchestrators s
@@ -215,6 +227,10 @@ async fn read(
         timeout: row.try_get::<Option<i64>, _>("timeout_ms")?.map(millis),
         cancelled: cancelled.unwrap_or(info.state == Status::Cancelled),
         cancel_reason: row.try_get("cancel_reason")?,
+        astray: match (row.try_get("astray")?, row.try_get("astray_key")?) {
+            (Some(runs), Some(key)) => Some(Astray { runs, key }),
+            _ => None,
+        },
         runner: orchestrator.map(|orchestrator| Runner {
             orchestrator,
             process,

@@ -78,6 +78,8 @@ struct Present {
     ended_badly: HashSet<String>,
     /// Of all records, those of this run included.
     bytes: usize,
+    /// How many records this run has met.
+    records_met: usize,
 }
 
 /// What `conductor.memo` gives instead of records that are too many to be loaded.
@@ -147,6 +149,8 @@ struct Entry {
     /// A wait or a sleep that is not over, or what came to a wait and no earlier run has had: it goes when
     /// the handler does not want it any more.
     loose: bool,
+    /// Of a wait that this run has begun.
+    anew: bool,
 }
 
 /// A time by the database's clock, in microseconds since 1970.
@@ -164,6 +168,10 @@ pub(super) struct Given {
 pub(crate) struct Waiting {
     pub(crate) waits: BTreeMap<String, Wait>,
     pub(crate) withdrawn: Vec<String>,
+    /// How many records the run has met.
+    pub(crate) met: usize,
+    /// The key of something that came and that the run has not asked for, while it waits for something new.
+    pub(crate) astray: Option<String>,
 }
 
 /// What an execution waits for.
@@ -292,6 +300,7 @@ impl Memo {
                     kind,
                     value,
                     at,
+                    anew: false,
                 };
                 let key: String = serde_json::from_str(key.get())?;
                 if let Some((whole, _)) = key.split_once(PART) {
@@ -301,6 +310,7 @@ impl Memo {
                         value: None,
                         at: None,
                         loose: false,
+                        anew: false,
                     });
                 }
                 entries.insert(key, entry);
@@ -379,7 +389,11 @@ impl Memo {
             return Ok(None);
         };
         let failed = entry.kind.starts_with(FAILED);
-        Ok((entry.value.take()).map(|value| Recorded { value, failed }))
+        let Some(value) = entry.value.take() else {
+            return Ok(None);
+        };
+        present.records_met += 1;
+        Ok(Some(Recorded { value, failed }))
     }
 
     /// As [`meet`](Self::meet), for calls that name no key: the second one of a name is numbered.
@@ -541,7 +555,9 @@ impl Memo {
         }
         let values = keys.filter_map(|key| present.entries.get_mut(key)?.value.take());
         let failed = false;
-        Poll::Ready(values.map(|value| Recorded { value, failed }).collect())
+        let came: Vec<_> = values.map(|value| Recorded { value, failed }).collect();
+        present.records_met += came.len();
+        Poll::Ready(came)
     }
 
     /// Whether something waits beside a step that runs.
@@ -736,6 +752,8 @@ impl Memo {
             return Some(Blocked::Waiting(Waiting {
                 waits: present.waits.clone(),
                 withdrawn: present.unwanted(),
+                met: present.records_met,
+                astray: present.astray(),
             }));
         }
         None
@@ -758,6 +776,7 @@ impl Entry {
             value: None,
             at: None,
             loose: is_loose(kind),
+            anew: true,
         }
     }
 }
@@ -776,6 +795,21 @@ impl Present {
         for branch in &mut self.branches {
             branch.at = branch.at.max(at);
         }
+    }
+
+    /// The first key of what came before this run and was not asked for, where the run waits for something new.
+    fn astray(&self) -> Option<String> {
+        let known = |key: &String| self.entries.get(key).is_some_and(|entry| !entry.anew);
+        if self.waits.keys().all(known) {
+            return None;
+        }
+        let waited_for = |entry: &Entry| is_loose(&entry.kind) || entry.kind == "invoke";
+        (self.entries.iter())
+            .filter(|(key, entry)| {
+                entry.value.is_some() && waited_for(entry) && !self.met.contains_key(*key)
+            })
+            .map(|(key, _)| shown(key))
+            .min()
     }
 
     /// What is stored and the handler does not ask for: the waits of what lost a race or was dropped, and

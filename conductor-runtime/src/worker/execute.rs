@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::control::Control;
 use super::fetch::Claimed;
@@ -83,7 +84,7 @@ pub(super) async fn attempt(
         let standing = durable.standing.clone();
         standing.attend(&context.memo, context.execution_id, context.claim)
     };
-    let handler = noting(run(handler, &context.memo, attend));
+    let handler = noting(run(handler, &context.memo, claimed.id, attend));
     let end = match task.timeout {
         None => handler.await,
         Some(timeout) => match clock.deadline(timeout).bound(handler).await {
@@ -186,6 +187,7 @@ pub(super) fn not_converted(error: anyhow::Error) -> End {
 async fn run<A: Future<Output = Infallible>>(
     mut handler: ErasedFuture<'_>,
     memo: &Memo,
+    id: Uuid,
     attend: impl Fn() -> A,
 ) -> Option<End> {
     // Few handlers need it.
@@ -209,7 +211,7 @@ async fn run<A: Future<Output = Infallible>>(
                 }
                 Poll::Pending
             }
-            Some(Blocked::Waiting(waiting)) => Poll::Ready(Some(suspended(waiting))),
+            Some(Blocked::Waiting(waiting)) => Poll::Ready(Some(suspended(waiting, id))),
             Some(Blocked::Stopped(stop)) => Poll::Ready(stopped(stop)),
         },
     })
@@ -229,7 +231,13 @@ fn failed(error: &anyhow::Error, memo: &Memo) -> End {
 }
 
 /// The payloads of all children that it is to make travel together.
-fn suspended(waiting: Waiting) -> End {
+fn suspended(waiting: Waiting, id: Uuid) -> End {
+    // A child that was started in a branch that lost is not asked for either; a wait would have been withdrawn.
+    if let Some(key) = (waiting.astray.as_ref()).filter(|key| waiting.withdrawn.contains(key)) {
+        tracing::warn!(execution = %id, key,
+            "what it waited for came, and the code does not ask for it and waits for something new; a key must be the \
+             same in each run");
+    }
     let waits = &waiting.waits;
     let bytes: usize = waits.values().map(Wait::bytes).sum();
     if bytes > MAX_RECORDS_BYTES {

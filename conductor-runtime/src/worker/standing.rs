@@ -80,6 +80,8 @@ impl Standing {
         let waiting = Waiting {
             waits,
             withdrawn: Vec::new(),
+            met: 0,
+            astray: None,
         };
         let begin = Begin {
             id,

@@ -25,12 +25,17 @@ pub(super) struct Suspensions<'o> {
     filters: Vec<Option<&'o str>>,
     withdrawn_of: Vec<Uuid>,
     withdrawn: Vec<&'o str>,
+    met: Vec<i32>,
+    astray: Vec<Option<&'o str>>,
 }
 
 impl<'o> Suspensions<'o> {
     pub(super) fn add(&mut self, id: Uuid, claim: Claim, waiting: &'o Waiting) {
         self.ids.push(id);
         self.claims.push(claim);
+        self.met
+            .push(i32::try_from(waiting.met).unwrap_or(i32::MAX));
+        self.astray.push(waiting.astray.as_deref());
         for key in &waiting.withdrawn {
             self.withdrawn_of.push(id);
             self.withdrawn.push(key);
@@ -92,7 +97,7 @@ impl<'o> Suspensions<'o> {
     pub(super) async fn write(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         sqlx::query(
             "select conductor.suspend($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
-                $17)",
+                $17, $18, $19)",
         )
         .bind(&self.ids)
         .bind(&self.claims.numbers)
@@ -111,6 +116,8 @@ impl<'o> Suspensions<'o> {
         .bind(&self.withdrawn_of)
         .bind(&self.withdrawn)
         .bind(&self.claims.orchestrators)
+        .bind(&self.met)
+        .bind(&self.astray)
         .execute(connection)
         .await
         .map(drop)

@@ -130,6 +130,19 @@ fn rows(told: &Story) -> Vec<(&'static str, String)> {
         Trigger::Row { table, op } => format!(" by an {op} of {}", output::line(table, 140)),
         _ => String::new(),
     };
+    if let Some(astray) = &told.astray {
+        rows.push((
+            "astray",
+            format!(
+                "{} in a row did not ask for what had come, last for {:?}: its keys change at each run",
+                match astray.runs {
+                    1 => "1 run".to_owned(),
+                    runs => format!("{runs} runs"),
+                },
+                output::line(&astray.key, 100)
+            ),
+        ));
+    }
     rows.push(("invoked", format!("{}{by}", moment(info.created_at, now))));
     if let Some(at) = info.claimed_at {
         rows.push((

@@ -1,0 +1,100 @@
+//! An execution whose keys change at each run is told about, and ends (G20): it would go on for ever.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use conductor::Status;
+use conductor::prelude::*;
+use conductor::testing::TestConductor;
+
+use crate::support::info;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+type Runs = Arc<AtomicUsize>;
+
+#[task(name = "astray.child")]
+async fn child(ctx: &TaskContext) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[task(name = "astray.parent", retry(max_attempts = 3))]
+async fn parent(ctx: &TaskContext, way: String) -> anyhow::Result<()> {
+    let run = ctx.state::<Runs>().fetch_add(1, SeqCst);
+    ctx.sleep("first", HOUR).await?;
+    ctx.step("stays", async || anyhow::Ok(())).await?;
+    match way.as_str() {
+        "sleep" => ctx.sleep(format!("nap {run}"), HOUR).await?,
+        "child" => ctx.invoke::<Child>(format!("child {run}"), ()).await?,
+        _ => {
+            for n in 0..60 {
+                ctx.sleep(format!("nap {n}"), HOUR).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[conductor::test]
+async fn an_execution_whose_keys_change_fails(test: TestConductor) -> anyhow::Result<()> {
+    for way in ["sleep", "child"] {
+        let runs = Runs::default();
+        let test = TestConductor::new().await?.state(Arc::clone(&runs));
+        let payload = Parent {
+            way: way.to_owned(),
+        };
+        let run = test.invoke::<Parent>(payload).await?;
+        let mut told = None;
+        for _ in 0..70 {
+            test.drain().await?;
+            test.advance(HOUR).await?;
+            let story = test.story(run.id()).await?;
+            told = told.or(story.and_then(|story| story.astray));
+        }
+        let error = run.result().await.unwrap_err().to_string();
+        for part in [
+            "its keys change at each run",
+            way_key(way),
+            "50 runs in a row",
+            "HashMap",
+        ] {
+            assert!(error.contains(part), "{way}: {error}");
+        }
+        // The first two runs, one of which only slept, and the last of those that were counted.
+        assert_eq!(runs.load(SeqCst), 52, "{way}");
+        assert_eq!(info(&test, run.id()).await?.state, Status::Failed, "{way}");
+        let told = told.expect("the story tells before it fails");
+        assert!(
+            told.key.starts_with(way_key(way).trim_start_matches('"')),
+            "{told:?}"
+        );
+    }
+    drop(test);
+    Ok(())
+}
+
+fn way_key(way: &str) -> &'static str {
+    match way {
+        "sleep" => "\"nap ",
+        _ => "\"child ",
+    }
+}
+
+#[conductor::test]
+async fn one_that_makes_progress_does_not(test: TestConductor) -> anyhow::Result<()> {
+    let test = test.state(Runs::default());
+    let way = "loop".to_owned();
+    let run = test.invoke::<Parent>(Parent { way }).await?;
+    for _ in 0..62 {
+        test.drain().await?;
+        assert!(
+            test.story(run.id())
+                .await?
+                .is_some_and(|story| story.astray.is_none())
+        );
+        test.advance(HOUR).await?;
+    }
+    run.result().await?;
+    Ok(())
+}
