@@ -26,6 +26,7 @@ mod migrations;
 mod names;
 mod neighbours;
 mod nested;
+mod paths;
 mod payloads;
 mod plans;
 mod poison;

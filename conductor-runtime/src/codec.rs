@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 pub(crate) use crate::storable::check_storable;
 use crate::task::Task;
-use crate::unreadable::{Refusal, Unreadable, read};
+use crate::unreadable::{Refusal, Unreadable, read, write};
 
 /// The largest payload, output or step value, in bytes of JSON.
 pub const MAX_JSON_BYTES: usize = 16 * 1024 * 1024;
@@ -96,7 +96,7 @@ pub(crate) fn decode_payload<T: Task>(json: &str) -> std::result::Result<T::Payl
 }
 
 pub(crate) fn encode_output<T: Task>(output: &T::Output) -> anyhow::Result<String> {
-    encode_readable(output, read::<T::Output>).map_err(|reason| {
+    encode_readable(output, |json| read::<T::Output>(json)).map_err(|reason| {
         let error = Error::Output {
             task: T::NAME.to_owned(),
             reason,
@@ -148,7 +148,7 @@ fn readable<T, E: std::fmt::Display>(
 
 /// Encodes a value, or says why it cannot be stored.
 pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> std::result::Result<String, String> {
-    let json = serde_json::to_string(value).map_err(|error| error.to_string())?;
+    let json = write(value)?;
     check_storable(&json)?;
     Ok(json)
 }
@@ -176,7 +176,7 @@ mod tests {
             prices: vec![1.0, price],
             note,
         };
-        let encode = |offer| encode_readable(&offer, read::<Offer>);
+        let encode = |offer| encode_readable(&offer, |json| read::<Offer>(json));
         for bad in [f64::NAN, f64::INFINITY] {
             for text in [
                 encode(offer(bad, None)).unwrap_err(),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::storable::holds_half_a_pair;
 
@@ -80,18 +80,12 @@ impl From<Refusal> for String {
 }
 
 /// Reads JSON, or says why not: serde's words behind the field that they are about.
-pub(crate) fn read<T: DeserializeOwned>(json: &str) -> Result<T, Refusal> {
+pub(crate) fn read<'j, T: Deserialize<'j>>(json: &'j str) -> Result<T, Refusal> {
     serde_json::from_str(json).map_err(|error| {
         // To keep track of the field costs time, so only what is refused is read again with it.
         let mut again = serde_json::Deserializer::from_str(json);
-        let path = match serde_path_to_error::deserialize::<_, T>(&mut again) {
-            Err(refused) => refused.path().to_string(),
-            Ok(_) => ".".to_owned(),
-        };
-        let reason = match path.as_str() {
-            "." => error.to_string(),
-            path => format!("{path}: {error}"),
-        };
+        let again = serde_path_to_error::deserialize::<_, T>(&mut again);
+        let reason = told(again.err(), &error);
         // Too large numbers and too deep nesting are faults of syntax to serde as well, and another type may
         // take them; a type that ignores the string takes it too, and meets no error here.
         let is_no_json = !error.is_data() && holds_half_a_pair(json);
@@ -99,10 +93,32 @@ pub(crate) fn read<T: DeserializeOwned>(json: &str) -> Result<T, Refusal> {
     })
 }
 
+/// Writes JSON, or says why not, as [`read`] does.
+pub(crate) fn write<T: Serialize + ?Sized>(value: &T) -> Result<String, String> {
+    serde_json::to_string(value).map_err(|error| {
+        let mut nowhere = serde_json::Serializer::new(std::io::sink());
+        told(
+            serde_path_to_error::serialize(value, &mut nowhere).err(),
+            &error,
+        )
+    })
+}
+
+/// An error's words behind the field at which the same came up again.
+fn told(
+    again: Option<serde_path_to_error::Error<serde_json::Error>>,
+    error: &serde_json::Error,
+) -> String {
+    match again.map(|again| again.path().to_string()) {
+        Some(path) if path != "." => format!("{path}: {error}"),
+        _ => error.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use serde::Deserialize;
+    use std::collections::BTreeMap;
 
     use super::*;
 
@@ -149,6 +165,26 @@ mod tests {
             let text = refusal.to_string();
             assert!(text.starts_with(start), "{json}: {text}");
         }
+    }
+
+    #[test]
+    fn the_field_that_cannot_be_written_is_named() {
+        #[derive(Serialize)]
+        struct Order {
+            methods: Vec<Method>,
+        }
+        #[derive(Serialize)]
+        #[serde(tag = "kind")]
+        enum Method {
+            Card { shares: BTreeMap<(u8, u8), u8> },
+        }
+        let shares = BTreeMap::from([((1, 2), 3)]);
+        assert_eq!(write(&shares).unwrap_err(), "key must be a string");
+        let methods = vec![Method::Card { shares }];
+        assert_eq!(
+            write(&Order { methods }).unwrap_err(),
+            "methods[0].shares: key must be a string"
+        );
     }
 
     #[derive(Debug, Deserialize)]

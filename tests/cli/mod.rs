@@ -523,3 +523,58 @@ fn a_worker_serves_the_queues_it_is_told_to() {
         );
     });
 }
+
+#[test]
+fn a_value_that_does_not_fit_is_told_with_its_field() {
+    run(|test: TestConductor| async move {
+        let rows = Program::example("11_row_changes", &test);
+        let wrong = "new.id: invalid type: string \"x\", expected i64";
+        let user = r#"{"id":"x","name":"Alice","email":"","plan":""}"#;
+        let field = format!("new:={user}");
+        let fields = ["op=insert", field.as_str()];
+        let json = format!(r#"{{"op":"insert","new":{user}}}"#);
+        let json = ["--json", json.as_str()];
+        for given in [fields, json] {
+            for (first, more) in [
+                (vec!["invoke", "audit"], None),
+                (vec!["invoke", "audit"], Some(["--batch", "3"])),
+                (vec!["schedule", "audit", "daily", "@daily"], None),
+            ] {
+                let mut line = first;
+                line.extend(given);
+                line.extend(more.into_iter().flatten());
+                refused(&rows.run(&line), 2, &["payload of task \"audit\"", wrong]);
+            }
+        }
+
+        let readings = Program::example("10_batches", &test);
+        let help = readings.run(&["invoke", "record", "celsius=warm"]);
+        refused(&help, 2, &["field celsius wants a number"]);
+
+        let events = Program::example("07_events", &test);
+        events.ok(&["drain"]);
+        for given in [["--json", r#"{"message":5}"#], ["message:=5", "--wait"]] {
+            let mut line = vec!["emit", "announcement"];
+            line.extend(given);
+            let words = "message: invalid type: integer `5`, expected a string";
+            refused(&events.run(&line), 2, &["event \"announcement\"", words]);
+        }
+
+        // What came by SQL is found by `check`, and `list` tells why it waits.
+        let sql = format!(r#"select conductor.invoke('audit', '{{"op":"insert","new":{user}}}')"#);
+        crate::support::run_sql(
+            &test,
+            "create table users (id bigint, name text, email text, plan text)",
+        )
+        .await
+        .unwrap();
+        rows.ok(&["drain"]);
+        crate::support::run_sql(&test, &sql).await.unwrap();
+        let checked = rows.run(&["check"]);
+        assert!(checked.out.contains(wrong), "{checked:?}");
+        rows.ok(&["drain"]);
+        let listed = lines(&rows.ok(&["list", "--json"]));
+        let reason = listed[0]["unreadable"].as_str().unwrap();
+        assert!(reason.contains(wrong), "{reason}");
+    });
+}

@@ -218,7 +218,7 @@ fn readable(stored: &Stored) -> std::result::Result<(), String> {
         "emit" => read::<Uuid>(value).map(drop).map_err(Into::into),
         "race" => read::<usize>(value).map(drop).map_err(Into::into),
         _ => {
-            let came: Came<'_> = serde_json::from_str(value).map_err(|error| error.to_string())?;
+            let came: Came<'_> = read(value)?;
             let json = |value: Option<&RawValue>| value.map_or("null", RawValue::get).to_owned();
             if came.state == Some("completed")
                 && let Some(task) = stored

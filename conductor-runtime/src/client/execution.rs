@@ -13,6 +13,7 @@ use crate::db::{OUTAGE, Patience};
 use crate::error::{Error, Result};
 use crate::failure::Failure;
 use crate::task::Task;
+use crate::unreadable::read;
 
 /// How often the result is looked for where no notification comes.
 const POLL: Duration = Duration::from_secs(1);
@@ -133,9 +134,9 @@ impl<T: Task> Execution<T> {
     pub async fn result(&self) -> Result<T::Output> {
         self.conductor.own_end(T::NAME, self.id()).await;
         let output = self.conductor.outcome(self.id()).await?;
-        serde_json::from_str(&output).map_err(|error| Error::Output {
+        read(&output).map_err(|refusal| Error::Output {
             task: T::NAME.to_owned(),
-            reason: error.to_string(),
+            reason: refusal.to_string(),
         })
     }
 }

@@ -215,11 +215,11 @@ struct Came<'r> {
 }
 
 async fn came_to<E: Event>(ctx: &TaskContext, key: String, recorded: &Recorded) -> Result<E> {
-    let came: Came<'_> = match serde_json::from_str(recorded.get()) {
+    let came: Came<'_> = match read(recorded.get()) {
         Ok(came) => came,
         Err(error) => {
             let what = format!("what the wait {key:?} has recorded");
-            return ctx.leave(Unreadable::new(what, error.to_string())).await;
+            return ctx.leave(Unreadable::new(what, error)).await;
         }
     };
     if came.event.is_none() {

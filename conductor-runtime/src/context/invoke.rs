@@ -298,11 +298,11 @@ struct Ended<'r> {
 }
 
 async fn outcome<T: Task>(ctx: &TaskContext, recorded: &Recorded) -> Result<T::Output> {
-    let ended: Ended<'_> = match serde_json::from_str(recorded.get()) {
+    let ended: Ended<'_> = match read(recorded.get()) {
         Ok(ended) => ended,
         Err(error) => {
             let what = format!("the end of a child of task {:?}", T::NAME);
-            return ctx.leave(Unreadable::new(what, error.to_string())).await;
+            return ctx.leave(Unreadable::new(what, error)).await;
         }
     };
     let (id, task) = (ended.id, T::NAME.to_owned());

@@ -258,10 +258,10 @@ async fn came_to<R: Row>(
 ) -> Result<RowChange<R>> {
     let Options { key, op, table, .. } = options;
     let what = format!("the {op} of {table:?} that came for the wait {key:?}");
-    let came: Came<'_> = match serde_json::from_str(recorded.get()) {
+    let came: Came<'_> = match read(recorded.get()) {
         Ok(came) => came,
         Err(error) => {
-            return ctx.leave(Unreadable::new(what, error.to_string())).await;
+            return ctx.leave(Unreadable::new(what, error)).await;
         }
     };
     if came.event.is_none() {
