@@ -16,6 +16,7 @@ pub mod context;
 
 pub mod codec;
 mod storable;
+mod path;
 pub mod error;
 pub mod failure;
 pub mod verdict;

@@ -1,6 +1,7 @@
 //! JSON that Postgres can hold and read back; what it would refuse is found before it is sent.
 
 use crate::codec::{MAX_JSON_BYTES, MAX_JSON_DEPTH};
+use crate::path::told_at_end;
 
 /// The most characters of a number, and its largest exponent: Postgres' `numeric` ends soon after.
 const MAX_NUMBER: usize = 8000;
@@ -25,7 +26,7 @@ pub(crate) fn check_storable(json: &str) -> Result<(), String> {
         match (in_string, byte) {
             (true, b'\\') => match escape(bytes, at) {
                 Ok(length) => at += length - 1,
-                Err(fault) => return Err(format!("{fault} ({})", place(json, at))),
+                Err(fault) => return Err(told_at(json, at, &fault)),
             },
             (_, b'"') => in_string = !in_string,
             (false, b'[' | b'{') => {
@@ -36,10 +37,10 @@ pub(crate) fn check_storable(json: &str) -> Result<(), String> {
             (false, b'-' | b'0'..=b'9') => {
                 let length = number(&bytes[at..]);
                 if !fits(&json[at..at + length]) {
-                    return Err(format!(
-                        "a number has more than {MAX_NUMBER} digits or a larger exponent, which Postgres cannot compare; send it as a string ({})",
-                        place(json, at)
-                    ));
+                    let fault = format!(
+                        "a number has more than {MAX_NUMBER} digits or a larger exponent, which Postgres cannot compare; send it as a string"
+                    );
+                    return Err(told_at(json, at, &fault));
                 }
                 at += length - 1;
             }
@@ -111,6 +112,11 @@ fn fits(number: &str) -> bool {
         })
 }
 
+/// A fault behind its field, with its place in the JSON.
+fn told_at(json: &str, at: usize, fault: &str) -> String {
+    told_at_end(&json[..at], &format!("{fault} ({})", place(json, at)))
+}
+
 /// Where in the JSON a fault is, for people.
 fn place(json: &str, at: usize) -> String {
     let from = json
@@ -167,6 +173,17 @@ mod tests {
             refusal.contains(r#"byte 6 of the JSON, after `{"a":"`"#),
             "{refusal}"
         );
+        for (bad, field) in [
+            (
+                r#"{"order":{"notes":["x","y\u0000"]}}"#,
+                "order.notes[1]: a string",
+            ),
+            (r#"{"order":{"cents":1e9000}}"#, "order.cents: a number"),
+            (r#""\u0000""#, "a string holds"),
+        ] {
+            let refusal = check_storable(bad).unwrap_err();
+            assert!(refusal.starts_with(field), "{refusal}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::path::told_at_end;
 use crate::storable::holds_half_a_pair;
 
 /// What is stored and cannot be read: it is left for another build, or, where none ever can, ends the execution.
@@ -84,8 +85,14 @@ pub(crate) fn read<'j, T: Deserialize<'j>>(json: &'j str) -> Result<T, Refusal> 
     serde_json::from_str(json).map_err(|error| {
         // To keep track of the field costs time, so only what is refused is read again with it.
         let mut again = serde_json::Deserializer::from_str(json);
-        let again = serde_path_to_error::deserialize::<_, T>(&mut again);
-        let reason = told(again.err(), &error);
+        let path = match serde_path_to_error::deserialize::<_, T>(&mut again) {
+            Err(refused) => refused.path().to_string(),
+            Ok(_) => ".".to_owned(),
+        };
+        let reason = match path.as_str() {
+            "." => error.to_string(),
+            path => format!("{path}: {error}"),
+        };
         // Too large numbers and too deep nesting are faults of syntax to serde as well, and another type may
         // take them; a type that ignores the string takes it too, and meets no error here.
         let is_no_json = !error.is_data() && holds_half_a_pair(json);
@@ -93,26 +100,14 @@ pub(crate) fn read<'j, T: Deserialize<'j>>(json: &'j str) -> Result<T, Refusal> 
     })
 }
 
-/// Writes JSON, or says why not, as [`read`] does.
+/// Writes JSON, or says why not: serde's words behind the field that they are about.
 pub(crate) fn write<T: Serialize + ?Sized>(value: &T) -> Result<String, String> {
     serde_json::to_string(value).map_err(|error| {
-        let mut nowhere = serde_json::Serializer::new(std::io::sink());
-        told(
-            serde_path_to_error::serialize(value, &mut nowhere).err(),
-            &error,
-        )
+        // What has been written by then ends where it could not go on.
+        let mut written = Vec::new();
+        let _ = serde_json::to_writer(&mut written, value);
+        told_at_end(&String::from_utf8_lossy(&written), &error.to_string())
     })
-}
-
-/// An error's words behind the field at which the same came up again.
-fn told(
-    again: Option<serde_path_to_error::Error<serde_json::Error>>,
-    error: &serde_json::Error,
-) -> String {
-    match again.map(|again| again.path().to_string()) {
-        Some(path) if path != "." => format!("{path}: {error}"),
-        _ => error.to_string(),
-    }
 }
 
 #[cfg(test)]
@@ -176,14 +171,18 @@ mod tests {
         #[derive(Serialize)]
         #[serde(tag = "kind")]
         enum Method {
-            Card { shares: BTreeMap<(u8, u8), u8> },
+            Card {
+                shares: Option<BTreeMap<(u8, u8), u8>>,
+            },
+            Cash,
         }
         let shares = BTreeMap::from([((1, 2), 3)]);
         assert_eq!(write(&shares).unwrap_err(), "key must be a string");
-        let methods = vec![Method::Card { shares }];
+        let shares = Some(shares);
+        let methods = vec![Method::Cash, Method::Card { shares }];
         assert_eq!(
-            write(&Order { methods }).unwrap_err(),
-            "methods[0].shares: key must be a string"
+            write(&Some(Order { methods })).unwrap_err(),
+            "methods[1].shares: key must be a string"
         );
     }
 
