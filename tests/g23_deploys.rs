@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 
 use crate::support::{count, eventually, info, left, number, orchestrators, run_sql, soon};
 
-/// Whether this process is of the newer build, by the test that asks.
+/// Whether this process is of the newer build, by the test that asks. What the newer build has written, it can
+/// read: so it is the newer one whenever something is invoked, emitted or returned.
 static NEWER: [AtomicBool; 16] = [const { AtomicBool::new(false) }; 16];
 
 /// What a process of its own is told: its build and the database.
@@ -70,10 +71,12 @@ async fn a_payload_waits_for_a_build_that_can_read_it(test: TestConductor) -> an
     let payload = |value: &str| G23Payload {
         order: known(value),
     };
+    deploy::<0>(true);
     let one = test.invoke::<G23Payload>(payload("two")).await?;
     let many = test
         .invoke_batch::<G23Payload>((0..20).map(|_| payload("more")))
         .await?;
+    deploy::<0>(false);
     for _ in 0..3 {
         test.drain().await?;
         test.advance(Duration::from_secs(5)).await?;
@@ -112,6 +115,7 @@ async fn g23_older(_ctx: &TaskContext, n: u32, order: Known<1>) -> anyhow::Resul
 
 #[conductor::test]
 async fn it_can_be_cancelled_and_disturbs_no_other(test: TestConductor) -> anyhow::Result<()> {
+    deploy::<1>(true);
     let bad = test
         .invoke::<G23Older>(G23Older {
             n: 1,
@@ -124,6 +128,7 @@ async fn it_can_be_cancelled_and_disturbs_no_other(test: TestConductor) -> anyho
             order: Known(json!(2)),
         })
         .await?;
+    deploy::<1>(false);
     test.drain().await?;
     assert_eq!(output(&good).await?, 2);
     left(&test, bad.id()).await?;
@@ -258,17 +263,27 @@ async fn recorded_values_wait_for_a_build_that_can_read_them(
     Ok(())
 }
 
+/// Of the newer build.
 #[task(name = "g23-child")]
-async fn g23_child(_ctx: &TaskContext) -> anyhow::Result<Known<3>> {
-    Ok(known("two"))
+async fn g23_child(_ctx: &TaskContext) -> anyhow::Result<Value> {
+    Ok(json!("two"))
+}
+
+/// The same task, as its parent knows it.
+struct KnownChild;
+
+impl Task for KnownChild {
+    type Payload = ();
+    type Output = Known<3>;
+    const NAME: &'static str = G23Child::NAME;
 }
 
 #[task(name = "g23-parent", retry(max_attempts = 1))]
 async fn g23_parent(ctx: &TaskContext, all: bool) -> anyhow::Result<Vec<Value>> {
     let outputs = match all {
-        true => ctx.invoke_all::<G23Child>("children", [(), ()]).await,
+        true => ctx.invoke_all::<KnownChild>("children", [(), ()]).await,
         false => ctx
-            .invoke::<G23Child>("child", ())
+            .invoke::<KnownChild>("child", ())
             .await
             .map(|one| vec![one]),
     };
@@ -332,7 +347,9 @@ async fn g23_started(_ctx: &TaskContext, payload: Started) -> anyhow::Result<Val
 async fn an_event_waits_for_a_build_that_can_read_it(test: TestConductor) -> anyhow::Result<()> {
     let listener = test.invoke::<G23Listener>(()).await?;
     test.drain().await?;
+    deploy::<4>(true);
     test.emit(G23Happened { what: known("two") }).await?;
+    deploy::<4>(false);
     test.drain().await?;
     let started = number(
         &test,
@@ -362,10 +379,12 @@ async fn g23_batch(_ctx: &BatchContext, items: Vec<Known<5>>) -> anyhow::Result<
 
 #[conductor::test]
 async fn an_item_of_a_batch_waits_alone(test: TestConductor) -> anyhow::Result<()> {
+    deploy::<5>(true);
     let good = test
         .invoke_batch::<G23Batch>((0..3).map(|n| Known(json!(n))))
         .await?;
     let bad = test.invoke::<G23Batch>(known("two")).await?;
+    deploy::<5>(false);
     test.drain().await?;
     for id in good {
         assert_eq!(info(&test, id).await?.state, Status::Completed);
@@ -389,10 +408,12 @@ async fn it_keeps_no_slot_of_a_limit(test: TestConductor) -> anyhow::Result<()> 
     };
     let mut bad = Vec::new();
     let mut good = Vec::new();
+    deploy::<6>(true);
     for n in 0..5 {
         bad.push(test.invoke::<G23Limited>(limited(json!("two"))).await?);
         good.push(test.invoke::<G23Limited>(limited(json!(n))).await?);
     }
+    deploy::<6>(false);
     test.drain().await?;
     for (n, run) in good.into_iter().enumerate() {
         assert_eq!(output(&run).await?, json!(n));
@@ -474,6 +495,7 @@ async fn in_a_rolling_deploy_each_build_does_what_it_can(
     let rolling = |value: Value| G23Rolling {
         order: Known(value),
     };
+    deploy::<7>(true);
     let older = Process::start("older", &test)?;
     let working = |processes| {
         let test = &test;

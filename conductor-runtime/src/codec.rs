@@ -96,54 +96,39 @@ pub(crate) fn decode_payload<T: Task>(json: &str) -> std::result::Result<T::Payl
 }
 
 pub(crate) fn encode_output<T: Task>(output: &T::Output) -> anyhow::Result<String> {
-    encode_readable(output, |json| read::<T::Output>(json)).map_err(|reason| {
-        let error = Error::Output {
-            task: T::NAME.to_owned(),
-            reason,
-        };
-        crate::verdict::permanent(error.into())
-    })
+    match encode_readable(output) {
+        Ok((json, _)) => Ok(json),
+        Err(reason) => {
+            let task = T::NAME.to_owned();
+            let error = Error::Output { task, reason };
+            Err(crate::verdict::permanent(error.into()))
+        }
+    }
 }
 
 pub(crate) fn encode_payload<T: Task>(payload: &T::Payload) -> Result<String> {
-    encode_readable(payload, decode::<T::Payload>).map_err(|reason| Error::Payload {
-        task: T::NAME.to_owned(),
-        reason,
-    })
-}
-
-/// Encodes a value that this build is to read again, or says why it cannot be stored. Invokes are many, so
-/// only what has a `null` is read: a float that is no number is one.
-pub(crate) fn encode_readable<T: Serialize, R, E: std::fmt::Display>(
-    value: &T,
-    read: impl FnOnce(&str) -> std::result::Result<R, E>,
-) -> std::result::Result<String, String> {
-    let json = encode(value)?;
-    if json.contains("null") {
-        readable(read(&json))?;
+    match encode_readable(payload) {
+        Ok((json, _)) => Ok(json),
+        Err(reason) => {
+            let task = T::NAME.to_owned();
+            Err(Error::Payload { task, reason })
+        }
     }
-    Ok(json)
 }
 
-/// The same, read in any case, with the value as it is read again: what a handler goes on with, in this run and in every other.
-pub(crate) fn encode_record<T: Serialize + DeserializeOwned>(
+/// Encodes a value and reads it again, or says why it cannot be stored. Whoever goes on with the value goes on with the
+/// one that was read, as every later run does. What cannot be read again would wait for another build, and none could.
+pub(crate) fn encode_readable<T: Serialize + DeserializeOwned>(
     value: &T,
 ) -> std::result::Result<(String, T), String> {
     let json = encode(value)?;
-    let value = readable(read::<T>(&json))?;
-    Ok((json, value))
-}
-
-/// What is stored and cannot be read waits for another build, and there is none that could.
-fn readable<T, E: std::fmt::Display>(
-    read: std::result::Result<T, E>,
-) -> std::result::Result<T, String> {
-    read.map_err(|reason| {
-        format!(
+    match read(&json) {
+        Ok(value) => Ok((json, value)),
+        Err(reason) => Err(format!(
             "its type cannot read its own JSON again: {reason}. A float that is NaN or infinite is null in JSON: \
              check for it, or make the field an Option; else let what serde writes and reads of the type agree"
-        )
-    })
+        )),
+    }
 }
 
 /// Encodes a value, or says why it cannot be stored.
@@ -176,18 +161,15 @@ mod tests {
             prices: vec![1.0, price],
             note,
         };
-        let encode = |offer| encode_readable(&offer, |json| read::<Offer>(json));
         for bad in [f64::NAN, f64::INFINITY] {
-            for text in [
-                encode(offer(bad, None)).unwrap_err(),
-                encode_record(&offer(bad, None)).unwrap_err(),
-            ] {
-                assert!(text.contains("prices[1]: invalid type: null"), "{text}");
-            }
+            let text = encode_readable(&offer(bad, None)).unwrap_err();
+            assert!(text.contains("prices[1]: invalid type: null"), "{text}");
         }
         // An option reads it, and a null that is meant so.
-        assert!(encode(offer(1.0, Some(f64::NAN))).is_ok());
-        assert!(encode_record(&offer(1.0, None)).is_ok());
+        for good in [offer(1.0, Some(f64::NAN)), offer(1.0, None)] {
+            let (_, read) = encode_readable(&good).unwrap();
+            assert_eq!(read.note, None);
+        }
 
         #[derive(Debug, Serialize, serde::Deserialize)]
         struct OneSided {
@@ -202,7 +184,7 @@ mod tests {
         ) -> std::result::Result<S::Ok, S::Error> {
             serializer.collect_str(n)
         }
-        let text = encode_record(&OneSided { gone: 1, n: 2 }).unwrap_err();
+        let text = encode_readable(&OneSided { gone: 1, n: 2 }).unwrap_err();
         assert!(text.contains("n: invalid type: string"), "{text}");
     }
 

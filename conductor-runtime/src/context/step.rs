@@ -240,7 +240,7 @@ pub(super) fn encoded<T: Serialize + DeserializeOwned>(
     key: &str,
     value: &T,
 ) -> anyhow::Result<(String, T)> {
-    let encoded = codec::encode_record(value).map_err(|reason| Error::Step {
+    let encoded = codec::encode_readable(value).map_err(|reason| Error::Step {
         key: key.to_owned(),
         reason,
     });

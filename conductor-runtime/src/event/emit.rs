@@ -44,8 +44,8 @@ pub(crate) struct NewEvent {
 
 impl NewEvent {
     pub(crate) fn of<E: Event>(event: &E) -> Result<Self> {
-        let payload = codec::encode_readable(event, |json| read::<E>(json))
-            .map_err(|reason| Error::event(E::NAME, reason))?;
+        let (payload, _) =
+            codec::encode_readable(event).map_err(|reason| Error::event(E::NAME, reason))?;
         Self::encoded(E::NAME, payload)
     }
 
