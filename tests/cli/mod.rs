@@ -578,3 +578,30 @@ fn a_value_that_does_not_fit_is_told_with_its_field() {
         assert!(reason.contains(wrong), "{reason}");
     });
 }
+
+#[test]
+fn many_lines_of_json_are_whole_and_end_with_their_reader() {
+    run(|test: TestConductor| async move {
+        let program = Program::on(&test);
+        // More than is written at once, with what a terminal would obey.
+        let name = "\u{9b}31m größe \u{202e}".repeat(100);
+        let name = format!("name={name}");
+        program.ok(&["invoke", "greet", &name, "--batch", "500"]);
+        let out = program.ok(&["list", "--json", "--limit", "500"]);
+        assert!(out.len() > 1 << 20, "{}", out.len());
+        assert!(out.contains(r"\u009b31m größe \u202e"));
+        assert!(!out.contains(['\u{9b}', '\u{202e}']));
+        let ids: std::collections::HashSet<String> = lines(&out)
+            .iter()
+            .map(|line| line["id"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(ids.len(), 500);
+
+        // `list --json | head -1`
+        let mut command = program.command(&["list", "--json", "--limit", "500"]);
+        let mut child = command.spawn().unwrap();
+        drop(child.stdout.take());
+        let ended = child.wait_with_output().unwrap();
+        assert_eq!((ended.status.code(), ended.stderr.len()), (Some(0), 0));
+    });
+}

@@ -91,19 +91,15 @@ pub(super) async fn events(command: Events, conductor: &Conductor) -> Done {
         return Ok(());
     }
     if command.json {
-        let lines: Vec<String> = found
-            .iter()
-            .map(|event| {
-                let text = |value: serde_json::Value| value.to_string();
-                json::compact(&json::object([
-                    ("id", text(json!(event.id.to_string()))),
-                    ("name", text(json!(event.name))),
-                    ("emitted_at", text(json!(event.emitted_at))),
-                    ("payload", event.payload.get().to_owned()),
-                ]))
-            })
-            .collect();
-        output::print(&lines.join("\n"))?;
+        output::print_json(found.iter().map(|event| {
+            let text = |value: serde_json::Value| value.to_string();
+            json::compact(&json::object([
+                ("id", text(json!(event.id.to_string()))),
+                ("name", text(json!(event.name))),
+                ("emitted_at", text(json!(event.emitted_at))),
+                ("payload", event.payload.get().to_owned()),
+            ]))
+        }))?;
         return Ok(());
     }
     let now = conductor.now().await?;

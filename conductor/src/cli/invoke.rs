@@ -88,7 +88,7 @@ async fn results(conductor: &Conductor, task: &str, ids: &[Uuid], program: &Prog
     let mut failed = false;
     for id in ids {
         match outcome(conductor, task, *id, program).await {
-            Ok(result) => output::print(&json::compact(&result))?,
+            Ok(result) => output::print_json([json::compact(&result)])?,
             Err(error @ (Error::Failed { .. } | Error::Cancelled { .. })) => {
                 failed = true;
                 Fault::from(error).report();

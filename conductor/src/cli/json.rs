@@ -1,8 +1,7 @@
 //! Stored JSON laid out anew. The text itself is walked, so that numbers and the order of fields
 //! stay as they are.
 
-use std::iter::{Peekable, repeat_n};
-use std::str::Chars;
+use std::iter::repeat_n;
 
 use super::output::obeyed;
 
@@ -41,54 +40,69 @@ fn lay_out(json: &str, indent: Option<&str>) -> String {
         }
     };
     let mut depth = 0usize;
-    let mut rest = json.chars().peekable();
-    while let Some(c) = rest.next() {
-        match c {
-            ' ' | '\t' | '\n' | '\r' => {}
-            '"' => copy_string(&mut rest, &mut out),
-            '{' | '[' => {
-                out.push(c);
-                while rest.next_if(|c| c.is_ascii_whitespace()).is_some() {}
-                match rest.next_if(|c| matches!(c, '}' | ']')) {
-                    Some(end) => out.push(end),
-                    None => {
-                        depth += 1;
-                        new_line(&mut out, depth);
+    let mut rest = json;
+    while !rest.is_empty() {
+        // No string is in an empty object or array, so its end is looked for in this part alone.
+        let (between, string) = rest.split_at(rest.find('"').unwrap_or(rest.len()));
+        let mut between = between.chars().peekable();
+        while let Some(c) = between.next() {
+            match c {
+                ' ' | '\t' | '\n' | '\r' => {}
+                '{' | '[' => {
+                    out.push(c);
+                    while between.next_if(|c| c.is_ascii_whitespace()).is_some() {}
+                    match between.next_if(|c| matches!(c, '}' | ']')) {
+                        Some(end) => out.push(end),
+                        None => {
+                            depth += 1;
+                            new_line(&mut out, depth);
+                        }
                     }
                 }
+                '}' | ']' => {
+                    depth = depth.saturating_sub(1);
+                    new_line(&mut out, depth);
+                    out.push(c);
+                }
+                ',' => {
+                    out.push(c);
+                    new_line(&mut out, depth);
+                }
+                ':' if indent.is_some() => out.push_str(": "),
+                _ => out.push(c),
             }
-            '}' | ']' => {
-                depth = depth.saturating_sub(1);
-                new_line(&mut out, depth);
-                out.push(c);
-            }
-            ',' => {
-                out.push(c);
-                new_line(&mut out, depth);
-            }
-            ':' if indent.is_some() => out.push_str(": "),
-            _ => out.push(c),
         }
+        rest = copy_string(string, &mut out);
     }
     out
 }
 
-/// Copies what follows an opening quote, with both quotes. Characters that a terminal might obey
-/// are escaped, which JSON permits.
-fn copy_string(rest: &mut Peekable<Chars<'_>>, out: &mut String) {
-    out.push('"');
-    while let Some(c) = rest.next() {
-        match c {
-            '\\' => {
-                out.push(c);
-                out.extend(rest.next());
+/// Copies a string with its quotes, and gives what follows. Characters that a terminal might obey are escaped, which
+/// JSON permits. What is plain is copied as a whole: it is most of what is printed.
+fn copy_string<'j>(json: &'j str, out: &mut String) -> &'j str {
+    let special = |byte: &u8| matches!(byte, ..0x20 | b'"' | b'\\' | 0x7f..);
+    let (quote, mut rest) = json.split_at(json.len().min(1));
+    out.push_str(quote);
+    loop {
+        let plain = rest.as_bytes().iter().position(special);
+        let (plain, special) = rest.split_at(plain.unwrap_or(rest.len()));
+        out.push_str(plain);
+        let mut chars = special.chars();
+        match chars.next() {
+            Some('"') => {
+                out.push('"');
+                return chars.as_str();
             }
-            '"' => break,
-            _ if obeyed(c) => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-            _ => out.push(c),
+            Some('\\') => {
+                out.push('\\');
+                out.extend(chars.next());
+            }
+            Some(c) if obeyed(c) => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            Some(c) => out.push(c),
+            None => return "",
         }
+        rest = chars.as_str();
     }
-    out.push('"');
 }
 
 #[cfg(test)]
@@ -113,5 +127,9 @@ mod tests {
     fn what_a_terminal_might_obey_is_escaped() {
         assert_eq!(compact("\"\u{9b}31m\u{7f}\""), r#""\u009b31m\u007f""#);
         assert_eq!(compact("\"\u{202e}\""), r#""\u202e""#);
+        assert_eq!(
+            compact("\"gr\u{f6}\u{df}e\\\\\" "),
+            "\"gr\u{f6}\u{df}e\\\\\""
+        );
     }
 }

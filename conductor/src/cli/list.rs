@@ -27,8 +27,7 @@ pub(super) async fn list(command: List, conductor: &Conductor) -> Done {
         return Ok(());
     }
     if command.json {
-        let lines: Vec<String> = found.iter().map(object).collect();
-        output::print(&lines.join("\n"))?;
+        output::print_json(found.iter().map(object))?;
         return Ok(());
     }
     let now = conductor.now().await?;

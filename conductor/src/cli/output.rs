@@ -1,7 +1,7 @@
 //! What people read: colours, tables, ages.
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 
 use anstyle::{AnsiColor, Style};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -11,10 +11,23 @@ pub(super) const ERROR: Style = AnsiColor::Red.on_default().bold();
 pub(super) const STRONG: Style = Style::new().bold();
 pub(super) const FAINT: Style = Style::new().dimmed();
 
+/// How much of many lines is written at once.
+const OUT_BYTES: usize = 64 * 1024;
+
 /// Writes a line to standard output, with colours where it is a terminal that wants them.
 pub(super) fn print(text: &str) -> io::Result<()> {
     let mut out = anstream::stdout().lock();
     writeln!(out, "{text}")?;
+    out.flush()
+}
+
+/// Writes lines of JSON to standard output. They have no colours, so that nothing has to look for those, which would
+/// take longer than all the rest.
+pub(super) fn print_json(lines: impl IntoIterator<Item = String>) -> io::Result<()> {
+    let mut out = BufWriter::with_capacity(OUT_BYTES, io::stdout().lock());
+    for line in lines {
+        writeln!(out, "{line}")?;
+    }
     out.flush()
 }
 

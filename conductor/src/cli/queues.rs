@@ -26,8 +26,7 @@ async fn list(json: bool, conductor: &Conductor) -> Done {
         return Ok(());
     }
     if json {
-        let lines: Vec<String> = queues.iter().map(object).collect();
-        output::print(&lines.join("\n"))?;
+        output::print_json(queues.iter().map(object))?;
         return Ok(());
     }
     let mut table = Table::new(&["QUEUE", "STATE", "WAITING", "RUNNING", "PARKED", "WORKERS"]);

@@ -46,10 +46,7 @@ pub(super) async fn schedules(command: Schedules, conductor: &Conductor) -> Done
 async fn list(json: bool, conductor: &Conductor) -> Done {
     let all = conductor.schedules().await?;
     if json {
-        let lines: Vec<String> = all.iter().map(object).collect();
-        if !lines.is_empty() {
-            output::print(&lines.join("\n"))?;
-        }
+        output::print_json(all.iter().map(object))?;
         return Ok(());
     }
     if all.is_empty() {

@@ -15,7 +15,7 @@ pub(super) async fn show(command: Show, conductor: &Conductor) -> Done {
         .await?
         .ok_or(Error::NotFound(command.id))?;
     if command.json {
-        output::print(&json::pretty(&object(&told), ""))?;
+        output::print_json([json::pretty(&object(&told), "")])?;
         return Ok(());
     }
     let children = std::mem::take(&mut told.children);

@@ -18,12 +18,8 @@ pub(super) async fn triggers(command: Triggers, conductor: &Conductor) -> Done {
     }
     let faults = conductor.row_faults().await?;
     if command.json {
-        let lines: Vec<String> = (triggers.iter().map(object))
-            .chain(faults.iter().map(fault_object))
-            .collect();
-        if !lines.is_empty() {
-            output::print(&lines.join("\n"))?;
-        }
+        let faults = faults.iter().map(fault_object);
+        output::print_json(triggers.iter().map(object).chain(faults))?;
         return Ok(());
     }
     if triggers.is_empty() && faults.is_empty() {
