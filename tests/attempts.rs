@@ -291,9 +291,7 @@ async fn a_panic_fails_its_attempt_and_keeps_its_text_and_its_place(
 }
 
 #[conductor::test]
-async fn a_state_that_nobody_gave_fails_the_execution_for_good(
-    test: TestConductor,
-) -> anyhow::Result<()> {
+async fn a_missing_state_fails_the_execution_for_good(test: TestConductor) -> anyhow::Result<()> {
     let lacks = |in_step| test.invoke::<AttemptsLacks>(AttemptsLacks { in_step });
     let plain = lacks(false).await?;
     let in_step = lacks(true).await?;

@@ -113,7 +113,8 @@ async fn impatient(ctx: &TaskContext) -> anyhow::Result<usize> {
     Ok(tokio::try_join!(kid, rest)?.0)
 }
 
-/// The time in which nobody waited does not count, and one that is detached goes on behind its deadline.
+/// The time from the failure to the repeat does not count for the timeout of the wait. A detached child goes on when the
+/// wait for it has timed out.
 #[conductor::test]
 async fn a_repeat_waits_anew_for_what_it_takes_over(test: TestConductor) -> anyhow::Result<()> {
     let world = World::default();
@@ -177,7 +178,7 @@ async fn charges(ctx: &TaskContext) -> anyhow::Result<()> {
     world.check()
 }
 
-/// Whichever of them somebody asks for.
+/// Whether `retry` is given the id of the first execution or that of one of its repeats.
 #[conductor::test]
 async fn a_repeat_goes_on_where_the_last_one_ended(test: TestConductor) -> anyhow::Result<()> {
     let world = World::default();

@@ -1,4 +1,4 @@
-//! Panics of the user's code: their words and their place, for whoever reads them in `show`.
+//! Panics of the user's code: their text and their place in the code, which become the error of the attempt.
 
 use std::any::{Any, TypeId};
 use std::cell::RefCell;
@@ -15,7 +15,7 @@ thread_local! {
     static PLACES: RefCell<VecDeque<(u64, String)>> = const { RefCell::new(VecDeque::new()) };
 }
 
-/// The words of panics after which no attempt can go better; there are as many as types in the program.
+/// The texts of panics that every further attempt would meet again; there are at most as many as types in the program.
 static FOR_GOOD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// A panic that was caught.
@@ -27,8 +27,8 @@ pub(crate) struct Panicked {
     pub(crate) permanent: bool,
 }
 
-/// Has places noted from now on, before whatever hook the application has set; a payload does not have its place. Where
-/// somebody sets another hook later, panics are told without.
+/// Sets a hook that notes the place of each panic, which its payload does not have, and then calls the hook that was set
+/// before. If the application sets another hook later, the texts of panics lack their place.
 pub(crate) fn note_places() {
     static ONCE: Once = Once::new();
     // A hook cannot be set while its thread panics.
