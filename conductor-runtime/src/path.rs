@@ -41,7 +41,9 @@ fn open_at_end(json: &str) -> Vec<Open<'_>> {
         match byte {
             b'{' => open.push(Open::Object(None)),
             b'[' => open.push(Open::Array(0)),
-            b'}' | b']' => drop(open.pop()),
+            b'}' | b']' => {
+                open.pop();
+            }
             b',' => match open.last_mut() {
                 Some(Open::Object(name)) => *name = None,
                 Some(Open::Array(index)) => *index += 1,
