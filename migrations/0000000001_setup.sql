@@ -431,6 +431,17 @@ create table conductor.schedules (
     constraint schedules_name unique (task_id, name, dynamic)
 ) with (fillfactor = 50);
 
+-- Ticks of schedules that miss none and do not overlap (missed = all, overlap = skip), which wait for one another, in
+-- their order. The first of a schedule runs; the others are due never (run_at is infinity) until those before
+-- them have ended (conductor.release_ticks). The executions of ticks that wait for nobody are not here.
+create table conductor.queued_ticks (
+    schedule_id bigint not null,
+    number bigint generated always as identity,
+    execution_id uuid not null unique,
+    at timestamptz not null,
+    primary key (schedule_id, number)
+) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+
 create index schedules_next on conductor.schedules (next_at) where not paused and fault is null;
 create index schedules_retired on conductor.schedules (id) where retired;
 

@@ -233,6 +233,10 @@ begin
          where not s.paused and s.fault is null and (s.next_at is null or s.next_at <= v_now)
            and (s.dynamic or s.id = any (p_static)))
     or exists (
+        select from conductor.first_ticks() f
+         where not exists (select from conductor.live_executions l
+                            where l.id = f.execution_id and (l.state <> 'pending' or l.run_at < 'infinity')))
+    or exists (
         select from unnest(v_queues) as q, conductor.priorities(q) as p,
                lateral (select from conductor.live_executions l
                          where l.queue_id = q and l.priority = p and l.run_at <= v_now + v_pace

@@ -269,13 +269,13 @@ end
 $$;
 
 -- The schedules that are due or whose next tick is not known, of those that this worker may tick;
--- and, in a row without id, the time, how far tests have moved it, and how long until the next one is
--- due.
+-- and, in a row without id, the time, how far tests have moved it, how long until the next one is due,
+-- and whether ticks wait for one another.
 create function conductor.due_schedules(p_static bigint[], p_limit integer)
 returns table (
     id bigint, version bigint, task text, name text, cron text, timezone text, former_cron text,
     former_timezone text, missed text, payload text, next_at timestamptz, planned_from timestamptz, now timestamptz,
-    shift_ms bigint, next_due_ms bigint)
+    shift_ms bigint, next_due_ms bigint, queued boolean)
 language plpgsql stable set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
@@ -285,7 +285,8 @@ declare
 begin
     return query
     select s.id, s.version, t.name, s.name, s.cron, s.timezone, s.former_cron, s.former_timezone,
-           s.missed, s.payload::text, s.next_at, s.planned_from, v_now, null::bigint, null::bigint
+           s.missed, s.payload::text, s.next_at, s.planned_from, v_now, null::bigint, null::bigint,
+           null::boolean
       from (
             (select d.* from conductor.schedules d
               where not d.paused and d.fault is null and d.next_at is null
@@ -306,7 +307,8 @@ begin
     select null::bigint, null::bigint, null::text, null::text, null::text, null::text, null::text, null::text,
            null::text, null::text, null::timestamptz, null::timestamptz, v_now,
            (select floor(extract(epoch from c.shift) * 1000)::bigint from conductor.clock c where c.only_row),
-           ceil(extract(epoch from v_next - v_now) * 1000)::bigint;
+           ceil(extract(epoch from v_next - v_now) * 1000)::bigint,
+           exists (select from conductor.queued_ticks);
 end
 $$;
 
@@ -353,10 +355,70 @@ begin
 end
 $$;
 
+-- The first of each queue of ticks.
+create function conductor.first_ticks() returns setof conductor.queued_ticks
+language plpgsql stable set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+    v_first conductor.queued_ticks;
+begin
+    loop
+        select q.* into v_first from conductor.queued_ticks q
+         where q.schedule_id > coalesce(v_first.schedule_id, 0)
+         order by q.schedule_id, q.number limit 1;
+        exit when not found;
+        return next v_first;
+    end loop;
+end
+$$;
+
+-- Takes what has ended from the heads of the queues of ticks, and makes due what is first then; how many
+-- were made due. A queue whose head somebody else has locked is left to him.
+create function conductor.release_ticks() returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+    v_count integer := 0;
+    v_queue integer;
+    v_first conductor.queued_ticks;
+begin
+    for v_first in select f.* from conductor.first_ticks() f loop
+        loop
+            perform from conductor.queued_ticks q
+              where q.schedule_id = v_first.schedule_id and q.number = v_first.number for update skip locked;
+            exit when not found;
+            if exists (select from conductor.live_executions l where l.id = v_first.execution_id) then
+                update conductor.live_executions l set run_at = v_first.at
+                 where l.id = (select k.id from conductor.live_executions k
+                                where k.id = v_first.execution_id and k.state = 'pending' and k.run_at = 'infinity'
+                                  for no key update skip locked)
+                returning l.queue_id into v_queue;
+                if found then
+                    v_count := v_count + 1;
+                    perform conductor.wake(array[v_queue], false);
+                end if;
+                exit;
+            end if;
+            delete from conductor.queued_ticks q
+             where q.schedule_id = v_first.schedule_id and q.number = v_first.number;
+            select q.* into v_first from conductor.queued_ticks q
+             where q.schedule_id = v_first.schedule_id
+             order by q.number limit 1;
+            exit when not found;
+        end loop;
+    end loop;
+    return v_count;
+end
+$$;
+
 -- Ticks: moves schedules on, and makes the executions of the ticks that are due. One whose version
 -- is not what the worker saw is left to whoever changed it. Without a next time (null) it has had
 -- its last tick; a fault says why its rule cannot be read. A payload that the code could not make
--- (null) is asked of it again when the execution runs. How many schedules were moved on.
+-- (null) is asked of it again when the execution runs. Of schedules that miss none and do not overlap, ticks that
+-- come late, or several at once, were missed: they are queued behind one another and behind the last
+-- execution. How many schedules were moved on.
 create function conductor.tick(
     p_ids bigint[], p_versions bigint[], p_next timestamptz[], p_faults text[],
     p_schedules bigint[], p_executions uuid[], p_at timestamptz[], p_payloads text[]) returns integer
@@ -387,30 +449,52 @@ begin
       from unnest(p_ids, p_next, p_faults) as g(id, next_at, fault)
      where g.id = s.id and s.id = any (v_won);
 
-    -- Those that must not overlap, and whose last execution has not ended.
+    -- Those that must not overlap, and of which something has not ended.
     v_busy := array(
         select s.id from conductor.schedules s
          where s.id = any (v_won) and s.overlap = 'skip'
-           and exists (select from conductor.live_executions l where l.id = s.last_execution));
+           and (exists (select from conductor.live_executions l where l.id = s.last_execution)
+                or exists (select from conductor.queued_ticks q
+                             join conductor.live_executions l on l.id = q.execution_id
+                            where q.schedule_id = s.id)));
     with ticks as (
-        select g.schedule, g.execution, g.at, g.payload, s.task_id, s.name,
-               row_number() over (partition by g.schedule order by g.at desc) as from_last, s.overlap
-          from unnest(p_schedules, p_executions, p_at, p_payloads) as g(schedule, execution, at, payload)
-          join conductor.schedules s on s.id = g.schedule
-         where s.id = any (v_won) and s.id <> all (v_busy)
+        select k.*, k.queues and (k.from_first > 1 or k.schedule = any (v_busy)) as waits
+          from (select g.schedule, g.execution, g.at, g.payload, s.task_id, s.name, s.overlap,
+                       row_number() over (partition by g.schedule order by g.at) as from_first,
+                       row_number() over (partition by g.schedule order by g.at desc) as from_last,
+                       -- Punctual is as in conductor_schedule::Due.
+                       s.missed = 'all' and s.overlap = 'skip'
+                           and (g.at < v_now - interval '5 s' or count(*) over (partition by g.schedule) > 1) as queues
+                  from unnest(p_schedules, p_executions, p_at, p_payloads) as g(schedule, execution, at, payload)
+                  join conductor.schedules s on s.id = g.schedule
+                 where s.id = any (v_won)) k
+         where k.queues or k.schedule <> all (v_busy)
     ), made as (
         insert into conductor.live_executions as l (
                id, run_at, created_at, queue_id, task_id, priority, payload, bytes, trigger)
-        select k.execution, k.at, v_now, t.queue_id, t.id, t.priority, coalesce(k.payload::json, 'null'),
-               octet_length(coalesce(k.payload, 'null')),
+        select k.execution, case when k.waits then 'infinity' else k.at end, v_now, t.queue_id, t.id, t.priority,
+               coalesce(k.payload::json, 'null'), octet_length(coalesce(k.payload, 'null')),
                json_strip_nulls(json_build_object(
                    'kind', 'schedule', 'name', k.name, 'scheduled_at', k.at,
                    'unmade', case when k.payload is null then true end))
           from ticks k
           join conductor.tasks t on t.id = k.task_id
-         where k.overlap = 'allow' or k.from_last = 1
+         where k.overlap = 'allow' or k.queues or k.from_last = 1
          order by k.at, k.execution
         returning l.id, l.queue_id
+    ), queued as (
+        -- Behind what was made before, should it not have ended and nothing be queued yet.
+        insert into conductor.queued_ticks as q (schedule_id, execution_id, at)
+        select k.schedule, k.execution, k.at
+          from (select o.schedule, o.execution, o.at, o.from_first from ticks o
+                 where o.waits or o.from_first <> o.from_last and o.queues
+                union all
+                select s.id, s.last_execution, s.last_at, 0 from conductor.schedules s
+                 where s.id = any (v_busy) and s.last_execution is not null
+                   and exists (select from ticks o where o.schedule = s.id and o.queues)
+                   and not exists (select from conductor.queued_ticks w where w.schedule_id = s.id)) k
+         order by k.schedule, k.from_first
+            on conflict do nothing
     ), noted as (
         update conductor.schedules s set last_at = k.at, last_execution = k.execution
           from ticks k

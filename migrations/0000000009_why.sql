@@ -180,6 +180,36 @@ begin
 end
 $$;
 
+-- The ticks behind which this one is queued; null where it is not.
+create function conductor.why_queued(p_id uuid) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_first uuid;
+    v_before integer;
+begin
+    select count(*), (array_agg(o.execution_id order by o.number))[1] into v_before, v_first
+      from (select b.execution_id, b.number
+              from conductor.queued_ticks q
+             cross join lateral (
+                   select w.execution_id, w.number from conductor.queued_ticks w
+                    where w.schedule_id = q.schedule_id and w.number < q.number
+                      and (select true from conductor.live_executions l where l.id = w.execution_id limit 1)
+                    order by w.number limit 1000) b
+             where q.execution_id = p_id) o;
+    if v_before = 0 then
+        return null;
+    end if;
+    return jsonb_build_object(
+        'reason', 'tick_before', 'execution', v_first, 'before', v_before,
+        'text', case v_before when 1 then 'waits for the tick before it, as they must not overlap: '
+                     else format('waits for the %s ticks before it, as they must not overlap; the first is ',
+                                 case v_before when 1000 then '1000 or more' else v_before::text end) end || v_first);
+end
+$$;
+
 -- Why an execution does not run, or that it does: an object with the reason in one word, a text for
 -- people, and what belongs to the reason. Whether a window is open is the workers' to know; where one
 -- may matter, it stands beside.
@@ -251,7 +281,12 @@ begin
     end if;
 
     if l.run_at > v_now then
-        if l.state = 'suspended' and not l.postponed then
+        if l.state = 'pending' and l.run_at = 'infinity' then
+            v_found := conductor.why_queued(l.id);
+            if v_found is not null then
+                return v_found;
+            end if;
+        elsif l.state = 'suspended' and not l.postponed then
             v_found := conductor.why_waits(l.id, v_now);
             if v_found is not null then
                 return v_found;

@@ -1,11 +1,12 @@
 //! Schedules that are made at run time: from the client, a handler, SQL.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use conductor::prelude::*;
 use conductor::testing::TestConductor;
-use conductor::{Missed, Overlap, Status, Trigger};
+use conductor::{Missed, Overlap, Reason, Status, Trigger};
 use uuid::Uuid;
 
 use crate::support::{Gate, count, eventually, session, sqlstate, to_half_past};
@@ -247,6 +248,171 @@ async fn a_tick_may_wait_for_the_one_before(test: TestConductor) -> anyhow::Resu
         )
     };
     assert_eq!((made("alone").await?, made("beside").await?), (2, 6));
+    Ok(())
+}
+
+#[task(name = "dynamic.night", keep(completed = "30d"))]
+async fn dynamic_night(ctx: &TaskContext) -> anyhow::Result<()> {
+    ctx.sleep("long", HOUR * 25).await?;
+    Ok(())
+}
+
+const DONE: (&str, bool) = ("completed", true);
+const SLEEPS: (&str, bool) = ("suspended", true);
+const QUEUES: (&str, bool) = ("pending", false);
+
+/// The executions of ticks in their order: the state, and whether a worker has had it.
+async fn nights(test: &TestConductor, expected: &[(&str, bool)]) {
+    let found: Vec<(String, bool)> = sqlx::query_as(
+        "select state, claimed_at is not null from conductor.executions
+          where task = 'dynamic.night' order by (trigger->>'scheduled_at')::timestamptz, id",
+    )
+    .fetch_all(test.pool())
+    .await
+    .unwrap();
+    let found: Vec<(&str, bool)> = found.iter().map(|(state, had)| (&**state, *had)).collect();
+    assert_eq!(found, expected);
+}
+
+/// Three ticks of a daily schedule are missed, and half an hour has passed since the last one.
+async fn miss_three_nights(test: &TestConductor) -> anyhow::Result<()> {
+    to_half_past(test).await?;
+    let hour = (test.now().await? + TimeDelta::hours(1))
+        .format("%H")
+        .to_string();
+    test.schedule::<DynamicNight>("nightly", format!("0 {hour} * * *"), ())
+        .missed(Missed::All)
+        .overlap(Overlap::Skip)
+        .await?;
+    test.drain().await?;
+    test.advance(HOUR * 49).await?;
+    Ok(test.drain().await?)
+}
+
+/// Moves the clock to the next tick of the only schedule, so that it is punctual.
+async fn to_next_tick(test: &TestConductor) -> anyhow::Result<()> {
+    let until = next(test).await?.unwrap() - test.now().await?;
+    test.advance(until.to_std()? + Duration::from_millis(20))
+        .await?;
+    Ok(test.drain().await?)
+}
+
+#[conductor::test]
+async fn missed_ticks_that_must_not_overlap_run_one_behind_the_other(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    miss_three_nights(&test).await?;
+    nights(&test, &[SLEEPS, QUEUES, QUEUES]).await;
+    // A tick in life is left out, as it meets one that runs.
+    let hours = [
+        [SLEEPS, QUEUES, QUEUES],
+        [DONE, SLEEPS, QUEUES],
+        [DONE, DONE, SLEEPS],
+    ];
+    for (expected, hours) in hours.iter().zip([2, 4, 6]) {
+        to_next_tick(&test).await?;
+        nights(&test, expected).await;
+        test.advance(HOUR * hours).await?;
+        test.drain().await?;
+    }
+    nights(&test, &[DONE; 3]).await;
+    to_next_tick(&test).await?;
+    nights(&test, &[DONE, DONE, DONE, SLEEPS]).await;
+    Ok(())
+}
+
+#[conductor::test]
+async fn queued_ticks_outlive_cancels_an_outage_and_their_schedule(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    miss_three_nights(&test).await?;
+    let waiting: Vec<Uuid> = sqlx::query_scalar(
+        "select id from conductor.live where state = 'pending' order by trigger->>'scheduled_at'",
+    )
+    .fetch_all(test.pool())
+    .await?;
+    let why = test.why(waiting[1]).await?;
+    let first = test.why(waiting[0]).await?;
+    assert!(
+        matches!(why.reason, Reason::TickBefore { before: 2, .. }),
+        "{why:?}"
+    );
+    assert!(
+        matches!(first.reason, Reason::TickBefore { before: 1, .. }),
+        "{first:?}"
+    );
+    assert!(
+        why.text.starts_with(
+            "waits for the 2 ticks before it, as they must not overlap; the first is "
+        ),
+        "{why}"
+    );
+    // The last one: what runs is met all the same.
+    test.cancel(waiting[1]).await?;
+    to_next_tick(&test).await?;
+    nights(&test, &[SLEEPS, QUEUES, ("cancelled", false)]).await;
+    // Two more are missed; nothing lived meanwhile.
+    test.advance(HOUR * 49).await?;
+    test.drain().await?;
+    nights(&test, &[DONE, SLEEPS, ("cancelled", false), QUEUES, QUEUES]).await;
+    assert!(test.unschedule::<DynamicNight>("nightly").await?);
+    for _ in 0..3 {
+        test.advance(HOUR * 26).await?;
+        test.drain().await?;
+    }
+    nights(&test, &[DONE, DONE, ("cancelled", false), DONE, DONE]).await;
+    let left: i64 = sqlx::query_scalar("select count(*) from conductor.queued_ticks")
+        .fetch_one(test.pool())
+        .await?;
+    assert_eq!(left, 0);
+    Ok(())
+}
+
+/// How many of `dynamic.alone` run, and how many at most have.
+static ALONE: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
+
+#[task(name = "dynamic.alone", retry(max_attempts = 2, backoff = "1ms"))]
+async fn dynamic_alone(ctx: &TaskContext) -> anyhow::Result<()> {
+    let running = ALONE[0].fetch_add(1, Ordering::SeqCst) + 1;
+    ALONE[1].fetch_max(running, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    ALONE[0].fetch_sub(1, Ordering::SeqCst);
+    anyhow::ensure!(ctx.attempt() == 2, "once more");
+    Ok(())
+}
+
+#[conductor::test]
+async fn many_missed_ticks_never_overlap(test: TestConductor) -> anyhow::Result<()> {
+    to_half_past(&test).await?;
+    test.schedule::<DynamicAlone>("often", "0 * * * *", ())
+        .missed(Missed::All)
+        .overlap(Overlap::Skip)
+        .await?;
+    test.drain().await?;
+    test.advance(HOUR * 12).await?;
+    let mut workers = Vec::new();
+    for _ in 0..3 {
+        workers.push(test.orchestrator().build()?.start().await?);
+    }
+    eventually("all ticks", async || {
+        count(&test, "task = 'dynamic.alone' and state = 'completed'")
+            .await
+            .unwrap()
+            == 12
+    })
+    .await;
+    for worker in workers {
+        worker.stop().await?;
+    }
+    assert_eq!(ALONE[1].load(Ordering::SeqCst), 1);
+    // In the order of their ticks.
+    let sorted: bool = sqlx::query_scalar(
+        "select array_agg(id order by finished_at) = array_agg(id order by trigger->>'scheduled_at')
+           from conductor.finished where task = 'dynamic.alone'",
+    )
+    .fetch_one(test.pool())
+    .await?;
+    assert!(sorted);
     Ok(())
 }
 

@@ -151,7 +151,7 @@ use proc_macro::TokenStream;
 /// | `name = "morning"` | Tells the schedules of a task apart. | `"default"` |
 /// | `tz = "Europe/Berlin"` | The zone whose clock counts. | `"UTC"` |
 /// | `missed = "skip"` | What becomes of ticks that came while nothing ran: `"skip"` leaves them out, `"once"` runs the latest, `"all"` runs each. | `"once"` |
-/// | `overlap = "skip"` | What a tick does while the execution before has not ended: `"allow"` starts one more, `"skip"` none. | `"allow"` |
+/// | `overlap = "skip"` | What a tick does while the execution before has not ended: `"allow"` starts one more, `"skip"` none. With `missed = "all"`, missed ticks run one behind the other. | `"allow"` |
 /// | `payload = EXPR` | The payload, evaluated at each tick. | made of the tick |
 ///
 /// Without `payload`, the payload is made of the tick by its `From<CronTick>`; `()` needs none.

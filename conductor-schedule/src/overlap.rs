@@ -9,7 +9,8 @@ pub enum Overlap {
     /// It starts one more.
     #[default]
     Allow,
-    /// It starts none.
+    /// It starts none. Ticks that were missed and are all to run ([`Missed::All`](crate::Missed::All)) run one behind
+    /// the other.
     Skip,
 }
 

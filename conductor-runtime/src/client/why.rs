@@ -37,6 +37,13 @@ pub enum Reason {
         /// When it opens.
         opens_at: DateTime<Utc>,
     },
+    /// Its schedule's ticks must not overlap, and one that came before it has not ended.
+    TickBefore {
+        /// The execution of the first of those ticks; it is the one that runs.
+        execution: Uuid,
+        /// How many are before it, counted up to 1000.
+        before: u32,
+    },
     /// An attempt has failed, and the next one is later.
     Retry {
         /// Which one that will be, of those that count: a crash of the process does not.

@@ -28,6 +28,9 @@ const POLL: Duration = Duration::from_secs(5);
 /// After another worker was quicker, or has locked what is due: from the first pause, as its
 /// transaction may not have committed yet, to the longest.
 const OUTDONE: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
+/// While ticks wait for one another, how long until it is asked whether the first has ended: from the first
+/// pause, after one was made due, to the longest.
+const QUEUED: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 /// How long a look may take: a network that swallows packets says nothing for a quarter of an hour,
 /// while a new connection might work.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -94,6 +97,7 @@ pub(super) async fn keep(
         planning: None,
         clock,
         outdone: OUTDONE[0],
+        queued: QUEUED[0],
         far: Far::default(),
     };
     let mut failed = false;
@@ -138,6 +142,8 @@ struct Scheduler {
     clock: Clock,
     /// The next pause, should somebody else be quicker.
     outdone: Duration,
+    /// The next pause, should the first of the queued ticks not have ended.
+    queued: Duration,
     far: Far,
 }
 
@@ -177,6 +183,22 @@ impl Scheduler {
         }
     }
 
+    /// Lets the next ones of queued ticks run, and says when to look again.
+    async fn release(
+        &mut self,
+        connection: &mut PgConnection,
+    ) -> std::result::Result<Duration, sqlx::Error> {
+        let released: i32 = sqlx::query_scalar("select conductor.release_ticks()")
+            .fetch_one(connection)
+            .await?;
+        if released > 0 {
+            self.queued = QUEUED[0];
+        }
+        let pause = self.queued;
+        self.queued = QUEUED[1].min(pause * 2);
+        Ok(pause)
+    }
+
     async fn tick(
         &mut self,
         connection: &mut PgConnection,
@@ -184,7 +206,7 @@ impl Scheduler {
         self.far.look(connection).await?;
         let mut rows: Vec<Row> = sqlx::query_as(
             "select id, version, task, name, cron, timezone, former_cron, former_timezone, missed, payload,
-                    next_at, planned_from, now, shift_ms, next_due_ms
+                    next_at, planned_from, now, shift_ms, next_due_ms, queued
                from conductor.due_schedules($1, $2)",
         )
         .bind(&self.ids)
@@ -192,17 +214,22 @@ impl Scheduler {
         .fetch_all(&mut *connection)
         .await?;
         let mut pause = POLL;
+        let mut queued = false;
         let mut now = DateTime::<Utc>::MIN_UTC;
         rows.retain(|row| {
             if row.id.is_none() {
                 now = row.now;
                 self.clock.set(row.now, row.shift_ms.unwrap_or_default());
+                queued = row.queued == Some(true);
                 if let Some(millis) = row.next_due_ms.and_then(|millis| millis.try_into().ok()) {
                     pause = POLL.min(Duration::from_millis(millis));
                 }
             }
             row.id.is_some()
         });
+        if queued {
+            pause = pause.min(self.release(connection).await?);
+        }
         if rows.is_empty() {
             self.outdone = OUTDONE[0];
             return Ok(pause);

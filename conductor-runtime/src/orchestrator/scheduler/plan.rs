@@ -34,6 +34,7 @@ pub(super) struct Row {
     pub(super) now: DateTime<Utc>,
     pub(super) shift_ms: Option<i64>,
     pub(super) next_due_ms: Option<i64>,
+    pub(super) queued: Option<bool>,
 }
 
 /// Makes the payload of a tick.
