@@ -142,6 +142,7 @@ use proc_macro::TokenStream;
 /// A cron rule has 5 fields (minute, hour, day of month, month, weekday), 6 (seconds first) or 7 (a
 /// year last), or is one of `@hourly`, `@daily`, `@weekly`, `@monthly` and `@yearly`. Weekdays are
 /// written by their names. Both day fields must fit: `0 9 1-7 * Mon` is the first Monday of a month.
+/// `L` is the last day of a month: `0 6 L * *`.
 /// A rule that names a date which never comes does not compile.
 ///
 /// `cron("0 9 * * Mon-Fri", …)` takes options:

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, Utc};
 use chrono_tz::Tz;
 use cron::{Schedule, TimeUnitSpec};
 
@@ -26,7 +26,7 @@ const NICKNAMES: [(&str, &str); 7] = [
 /// last), or is one of `@hourly`, `@daily`, `@midnight`, `@weekly`, `@monthly`, `@yearly` and
 /// `@annually`. A field holds `*`, numbers, ranges `1-5`, steps `*/5` and lists of these; months and
 /// weekdays have names. Weekdays have only names: their numbers mean different days in different
-/// systems.
+/// systems. Among the days of a month, `L` is the last one: `L`, `15,L`.
 ///
 /// **Both day fields must fit**, so `0 9 1-7 * Mon` is the first Monday of a month. (In crontab,
 /// where both are restricted, either one is enough.)
@@ -44,6 +44,8 @@ const NICKNAMES: [(&str, &str); 7] = [
 pub struct Cron {
     text: String,
     pub(crate) schedule: Schedule,
+    /// Where `L` is among the days of a month: the other ones, a bit each. For `L` the schedule has 28 to 31.
+    last: Option<u32>,
 }
 
 /// What is wrong with a cron rule, in which field, and how to write it.
@@ -54,11 +56,7 @@ pub struct CronError(String);
 impl Cron {
     /// Reads a rule. One that names a date which never comes is refused.
     pub fn parse(text: &str) -> Result<Self, CronError> {
-        let schedule = read(text).map_err(CronError)?;
-        Ok(Self {
-            text: text.trim().to_owned(),
-            schedule,
-        })
+        read(text).map_err(CronError)
     }
 
     /// The rule as it was written.
@@ -83,13 +81,21 @@ impl Cron {
         self.text.split_whitespace().count() == 7
     }
 
+    /// Whether the rule has this day, of those that its schedule has.
+    pub(crate) fn has_day(&self, date: NaiveDate) -> bool {
+        self.last.is_none_or(|named| {
+            named >> date.day() & 1 == 1 || date.succ_opt().is_none_or(|next| next.day() == 1)
+        })
+    }
+
     /// Whether the rule goes on through every hour, and so keeps its beat in real time.
     pub(crate) fn beats(&self) -> bool {
         self.schedule.hours().is_all()
     }
 }
 
-fn read(text: &str) -> Result<Schedule, String> {
+fn read(whole: &str) -> Result<Cron, String> {
+    let text = whole;
     if text.trim().is_empty() {
         return Err(
             "a cron rule cannot be empty: write it like `0 9 * * Mon-Fri` or `@hourly`".to_owned(),
@@ -124,8 +130,34 @@ fn read(text: &str) -> Result<Schedule, String> {
     }
     let schedule = Schedule::from_str(&fields.join(" "))
         .map_err(|error| format!("`{text}` is no cron rule: {error}"))?;
-    refuse_never(&schedule, &given[3 - first..])?;
-    Ok(schedule)
+    let cron = Cron {
+        text: whole.trim().to_owned(),
+        schedule,
+        last: beside_last(given[3 - first])?,
+    };
+    refuse_never(&cron, &given[3 - first..])?;
+    Ok(cron)
+}
+
+/// The days of a month that are named beside `L`, a bit each; none where `L` is not.
+fn beside_last(days: &str) -> Result<Option<u32>, String> {
+    let field = &FIELDS[3];
+    let (last, named): (Vec<&str>, Vec<&str>) =
+        days.split(',').partition(|item| field.is_last(item));
+    if last.is_empty() {
+        return Ok(None);
+    }
+    if named.is_empty() {
+        return Ok(Some(0));
+    }
+    let named = format!("0 0 0 {} * *", field.read(&named.join(","))?);
+    let named = Schedule::from_str(&named).map_err(|error| error.to_string())?;
+    Ok(Some(
+        named
+            .days_of_month()
+            .iter()
+            .fold(0, |bits, day| bits | 1 << day),
+    ))
 }
 
 fn nickname(text: &str) -> Result<&'static str, String> {
@@ -167,7 +199,8 @@ fn wrong_count(count: usize) -> String {
 }
 
 /// Refuses dates that no year has. `given` starts at the day of month.
-fn refuse_never(schedule: &Schedule, given: &[&str]) -> Result<(), String> {
+fn refuse_never(cron: &Cron, given: &[&str]) -> Result<(), String> {
+    let schedule = &cron.schedule;
     let longest = |month| match month {
         2 => 29,
         4 | 6 | 9 | 11 => 30,
@@ -181,7 +214,7 @@ fn refuse_never(schedule: &Schedule, given: &[&str]) -> Result<(), String> {
         ));
     }
     let start = DateTime::<Utc>::UNIX_EPOCH - chrono::TimeDelta::seconds(1);
-    if schedule.after(&start).next().is_some() {
+    if cron.next_local(start.naive_utc()).is_some() {
         return Ok(());
     }
     let weekday = given[2];
@@ -231,6 +264,8 @@ mod tests {
             "0 22-23,0-6 * * Fri-Mon",
             "0 0 1 Jan,mar-JUNE *",
             "5/15 0 1-7/2 */3 sunday",
+            "0 6 L * *",
+            "0 0 6 1-7,l 2 Sat",
             "@hourly",
             "@Daily",
             "@midnight",
@@ -295,11 +330,25 @@ mod tests {
             ("0 9 * * 1-5", "write `Mon-Fri`"),
             ("0 0 9 * * 0", "write `Sun`"),
             ("0 9 * * Mo", "did you mean `Mon`?"),
-            ("0 9 L * *", "`L`, `W` and `#` are not known"),
-            ("0 9 15W * *", "`L`, `W` and `#` are not known"),
+            ("0 9 15W * *", "`W` and `#` are not known"),
+            ("0 9 LW * *", "day of month `LW`: `W` and `#` are not known"),
             (
                 "0 9 * * Mon#1",
-                "weekday `Mon#1`: `L`, `W` and `#` are not known",
+                "weekday `Mon#1`: `W` and `#` are not known",
+            ),
+            (
+                "0 9 15L * *",
+                "day of month `15L`: `L` stands by itself for the last day of a month: write `L` or `15,L`",
+            ),
+            ("0 9 L/2 * *", "`L` stands by itself"),
+            ("0 9 1-L * *", "`L` stands by itself"),
+            ("0 9 L-3 * *", "`L` stands by itself"),
+            ("0 9 * * 5L", "weekday `5L`: `L` stands by itself"),
+            ("0 9 * * L", "write `L` or `15,L` as the day of month"),
+            ("0 9 * L *", "month `L`: `L` stands by itself"),
+            (
+                "0 0 9 L 2 Mon 2026-2027",
+                "day of month `L` with month `2`, weekday `Mon` and year `2026-2027`: this date never comes",
             ),
             (
                 "0 0 30 2 *",

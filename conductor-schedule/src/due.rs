@@ -160,6 +160,24 @@ mod tests {
     }
 
     #[test]
+    fn missed_last_days_of_months_are_found() {
+        let (from, now) = ("2028-01-31T05:00:00Z", "2028-04-30T03:59:59Z");
+        let all = due("0 6 L * *", Missed::All, from, now);
+        assert_eq!(
+            all.run,
+            [
+                utc("2028-01-31T05:00:00Z"),
+                utc("2028-02-29T05:00:00Z"),
+                utc("2028-03-31T04:00:00Z")
+            ]
+        );
+        assert_eq!(all.next, Some(utc("2028-04-30T04:00:00Z")));
+        let once = due("0 6 L * *", Missed::Once, from, now);
+        assert_eq!(once.run, [utc("2028-03-31T04:00:00Z")]);
+        assert_eq!((once.next, once.skipped), (all.next, 2));
+    }
+
+    #[test]
     fn grace_is_at_most_half_of_the_time_between() {
         let at = "2026-01-01T10:00:00Z";
         let run = |rule, now| due(rule, Missed::Skip, at, now).run.len();
@@ -190,6 +208,8 @@ mod tests {
             "30 2 * * *",
             "0 */5 1 * *",
             "13 13 13 * *",
+            "0 6 L * *",
+            "0 * 3,L * *",
         ] {
             let cron = Cron::parse(rule).unwrap();
             let first = cron.next_after(utc("2026-01-01T00:00:00Z"), ZONE).unwrap();

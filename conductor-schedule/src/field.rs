@@ -83,6 +83,8 @@ impl Field {
             Some((range, step)) => (range, Some(self.step(step)?)),
         };
         let range = match range.split_once('-') {
+            // The days among which it is; which one decides `Cron::has_day`.
+            _ if self.is_last(item) => "28-31".to_owned(),
             _ if range == "*" => "*".to_owned(),
             _ if range == "?" && self.name == "day of month" => "*".to_owned(),
             Some((from, to)) => {
@@ -93,6 +95,11 @@ impl Field {
             None => self.number(range)?.to_string(),
         };
         Ok(step.map_or_else(|| range.clone(), |step| format!("{range}/{step}")))
+    }
+
+    /// Whether an item of a list is `L`, the last day of a month.
+    pub(crate) fn is_last(&self, item: &str) -> bool {
+        self.name == "day of month" && item.eq_ignore_ascii_case("l")
     }
 
     fn step(&self, text: &str) -> Result<u32, String> {
@@ -160,10 +167,17 @@ impl Field {
 
 /// What other systems know and this one does not.
 fn unsupported(text: &str) -> Option<String> {
-    let bare = text.trim_start_matches(|c: char| c.is_ascii_digit());
-    let is_last = matches!(bare, "L" | "l" | "LW" | "lw" | "W" | "w");
-    (is_last || text.contains('#')).then(|| {
-        "`L`, `W` and `#` are not known here: both day fields must fit, so `1-7` with `Mon` is the first Monday"
+    let bare = text
+        .trim_start_matches(|c: char| c.is_ascii_digit())
+        .to_ascii_lowercase();
+    if bare == "l" {
+        return Some(
+            "`L` stands by itself for the last day of a month: write `L` or `15,L` as the day of month"
+                .to_owned(),
+        );
+    }
+    (matches!(&*bare, "lw" | "w") || text.contains('#')).then(|| {
+        "`W` and `#` are not known here: both day fields must fit, so `1-7` with `Mon` is the first Monday"
             .to_owned()
     })
 }

@@ -1,11 +1,15 @@
 //! The times at which a rule ticks.
 
-use chrono::{DateTime, Datelike, NaiveDateTime, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, NaiveDateTime, NaiveTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 
 use crate::clock::{self, Fold};
 use crate::cron::Cron;
 
+const LAST_SECOND: NaiveTime = match NaiveTime::from_hms_opt(23, 59, 59) {
+    Some(time) => time,
+    None => NaiveTime::MIN,
+};
 const SECOND: TimeDelta = TimeDelta::seconds(1);
 
 /// The years that rules speak of.
@@ -74,9 +78,15 @@ impl Cron {
     }
 
     /// The next time of the rule on a clock that is never put forward or back.
-    fn next_local(&self, after: NaiveDateTime) -> Option<NaiveDateTime> {
-        let next = self.schedule.after(&after.and_utc()).next()?;
-        Some(next.naive_utc())
+    pub(crate) fn next_local(&self, mut after: NaiveDateTime) -> Option<NaiveDateTime> {
+        loop {
+            let next = self.schedule.after(&after.and_utc()).next()?.naive_utc();
+            if self.has_day(next.date()) {
+                return Some(next);
+            }
+            // With all times of a day that is not the last one of its month.
+            after = next.date().and_time(LAST_SECOND);
+        }
     }
 }
 
@@ -204,6 +214,84 @@ mod tests {
     }
 
     #[test]
+    fn the_last_day_of_a_month_is_that_of_its_length() {
+        let days = |rule, after, count| -> Vec<String> {
+            let cron = Cron::parse(rule).unwrap();
+            let first = cron.next_after(utc(after), Tz::UTC);
+            std::iter::successors(first, |tick| cron.next_after(*tick, Tz::UTC))
+                .take(count)
+                .map(|tick| tick.format("%Y-%m-%d %H:%M").to_string())
+                .collect()
+        };
+        for rule in ["0 6 L * *", "0 0 6 l * ?", "0 0 6 L * * *"] {
+            assert_eq!(
+                days(rule, "2027-12-31T05:00:00Z", 5),
+                [
+                    "2027-12-31 06:00",
+                    "2028-01-31 06:00",
+                    "2028-02-29 06:00",
+                    "2028-03-31 06:00",
+                    "2028-04-30 06:00"
+                ]
+            );
+        }
+        assert_eq!(
+            days("0 6 L 2 *", "2027-01-01T00:00:00Z", 2),
+            ["2027-02-28 06:00", "2028-02-29 06:00"]
+        );
+        // No leap year.
+        assert_eq!(
+            days("0 6 L 2 *", "2100-01-01T00:00:00Z", 2),
+            ["2100-02-28 06:00"]
+        );
+        assert_eq!(
+            days("0 6 15,30,L * *", "2027-01-16T00:00:00Z", 6),
+            [
+                "2027-01-30 06:00",
+                "2027-01-31 06:00",
+                "2027-02-15 06:00",
+                "2027-02-28 06:00",
+                "2027-03-15 06:00",
+                "2027-03-30 06:00"
+            ]
+        );
+        // Both day fields must fit.
+        assert_eq!(
+            days("0 6 L * Fri", "2027-01-01T00:00:00Z", 2),
+            ["2027-04-30 06:00", "2027-12-31 06:00"]
+        );
+    }
+
+    #[test]
+    fn the_last_day_of_a_month_may_be_one_of_a_changed_clock() {
+        assert_eq!(
+            ticks("30 2 L 3 *", Europe::Berlin, "2030-03-01T00:00:00Z", 1),
+            ["31 03:00:00+02:00"]
+        );
+        assert_eq!(
+            ticks("30 2 L 10 *", Europe::Berlin, "2027-10-01T00:00:00Z", 1),
+            ["31 02:30:00+02:00"]
+        );
+        assert_eq!(
+            ticks("30 * L 10 *", Europe::Berlin, "2027-10-31T00:00:00Z", 3),
+            [
+                "31 02:30:00+02:00",
+                "31 02:30:00+01:00",
+                "31 03:30:00+01:00"
+            ]
+        );
+        // In zones that are ahead and behind it is another day.
+        assert_eq!(
+            ticks("0 0 L * *", Pacific::Kiritimati, "2028-02-28T09:59:59Z", 1),
+            ["29 00:00:00+14:00"]
+        );
+        assert_eq!(
+            ticks("0 23 L * *", Pacific::Honolulu, "2028-03-01T08:00:00Z", 1),
+            ["29 23:00:00-10:00"]
+        );
+    }
+
+    #[test]
     fn rare_dates_are_found() {
         assert_eq!(
             ticks("0 0 29 2 *", Tz::UTC, "2096-03-01T00:00:00Z", 1),
@@ -251,6 +339,8 @@ mod tests {
             "* * * * * *",
             "0 0 29 2 *",
             "0 0 0 13 * Fri",
+            "* * * L * *",
+            "0 0 0 L 2 Sun 2090-2100",
             "0 59 23 31 12 Sun 2090-2100",
         ] {
             let cron = Cron::parse(rule).unwrap();

@@ -13,12 +13,16 @@ use proptest::sample::subsequence;
 
 use model::{ZONES, change, utc, walk};
 
+/// The last day of a month, among its days.
+const LAST: u32 = 32;
+
 /// A rule as plain sets of numbers; none stands for all.
 #[derive(Debug, Clone)]
 struct Rule {
     seconds: Option<BTreeSet<u32>>,
     minutes: Option<BTreeSet<u32>>,
     hours: Option<BTreeSet<u32>>,
+    /// [`LAST`] is the last one of the month.
     days: Option<BTreeSet<u32>>,
     months: Option<BTreeSet<u32>>,
     /// From Sunday, which is 0.
@@ -35,13 +39,20 @@ impl Rule {
             }
         };
         let number = |n: u32| n.to_string();
+        let day = |n: u32| {
+            if n == LAST {
+                "L".to_owned()
+            } else {
+                n.to_string()
+            }
+        };
         let name =
             |n: u32| ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"][n as usize].to_owned();
         [
             list(&self.seconds, &number),
             list(&self.minutes, &number),
             list(&self.hours, &number),
-            list(&self.days, &number),
+            list(&self.days, &day),
             list(&self.months, &number),
             list(&self.weekdays, &name),
         ]
@@ -54,7 +65,7 @@ impl Rule {
         has(&self.seconds, time.second())
             && has(&self.minutes, time.minute())
             && has(&self.hours, time.hour())
-            && has(&self.days, time.day())
+            && (has(&self.days, time.day()) || has(&self.days, LAST) && is_last(time))
             && has(&self.months, time.month())
             && has(&self.weekdays, time.weekday().num_days_from_sunday())
     }
@@ -78,6 +89,10 @@ impl Rule {
         });
         ticks
     }
+}
+
+fn is_last(time: NaiveDateTime) -> bool {
+    (time + TimeDelta::days(1)).day() == 1
 }
 
 /// Compares all ticks of a stretch, and those after instants that are no ticks.
@@ -126,7 +141,7 @@ fn hours() -> impl Strategy<Value = Option<BTreeSet<u32>>> {
 }
 
 fn any_day() -> impl Strategy<Value = Option<BTreeSet<u32>>> {
-    prop_oneof![3 => Just(None), 1 => numbers(1, 31, 20)]
+    prop_oneof![3 => Just(None), 1 => numbers(1, 31, 20), 1 => numbers(1, LAST, 8)]
 }
 
 prop_compose! {

@@ -14,6 +14,11 @@ impl From<CronTick> for Day {
     }
 }
 
+#[task(cron = "0 6 L * *")]
+async fn last_day(ctx: &TaskContext) -> anyhow::Result<()> {
+    Ok(())
+}
+
 #[task(cron = "*/3 * * * * *")]
 async fn beat(ctx: &TaskContext) -> anyhow::Result<()> {
     Ok(())
