@@ -80,7 +80,7 @@ return p_id is not null and p_payload is not null and octet_length(p_payload) <=
 -- What is wrong with a call that is not so.
 create function conductor.refuse_invoke(
     p_n bigint, p_id uuid, p_payload text, p_run_at timestamptz, p_delay_ms bigint,
-    p_key text, p_throttle_ms bigint, p_debounce_ms bigint) returns void
+    p_key text, p_throttle_ms bigint, p_debounce_ms bigint, p_max_wait_ms bigint) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -106,7 +106,13 @@ begin
         when p_throttle_ms is not null and p_debounce_ms is not null
             then 'throttle lets the first call through and debounce the last one; give one of them'
         when p_debounce_ms is not null
+             and (p_run_at is not null or p_delay_ms is not null)
             then 'debounce says when the execution is due; give no run_at or delay with it'
+        when p_max_wait_ms is not null and p_debounce_ms is null
+            then 'max_wait bounds a debounce; give one with it'
+        when p_max_wait_ms not between p_debounce_ms and c_longest
+            then format('a max_wait of %s ms is shorter than the debounce of %s ms or longer than 1000 years',
+                        p_max_wait_ms, p_debounce_ms)
         else format('Postgres cannot read its payload: %s', conductor.json_fault(p_payload::json)) end;
     raise exception 'call % cannot be stored: %', p_n, v_fault using errcode = 'CD002';
 end
@@ -114,26 +120,29 @@ $$;
 
 -- Whether what a call says of its key is in order. Inlined.
 create function conductor.is_keyed(
-    p_key text, p_run_at timestamptz, p_delay_ms bigint, p_throttle_ms bigint, p_debounce_ms bigint) returns boolean
+    p_key text, p_run_at timestamptz, p_delay_ms bigint, p_throttle_ms bigint, p_debounce_ms bigint,
+    p_max_wait_ms bigint) returns boolean
 language sql immutable parallel safe
 return (p_key is null or octet_length(p_key) between 1 and 200)
    and (p_throttle_ms is null or p_throttle_ms between 1 and 31557600000000)
    and (p_debounce_ms is null
         or p_debounce_ms between 1 and 31557600000000
-           and p_throttle_ms is null and p_run_at is null and p_delay_ms is null);
+           and p_throttle_ms is null and p_run_at is null and p_delay_ms is null)
+   and (p_max_wait_ms is null or coalesce(p_max_wait_ms between p_debounce_ms and 31557600000000, false));
 
 -- Refuses calls that may have keys, of which one cannot be stored.
 create function conductor.refuse_keyed(
     p_ids uuid[], p_payloads text[], p_run_at timestamptz[], p_delay_ms bigint[],
-    p_keys text[], p_throttle_ms bigint[], p_debounce_ms bigint[]) returns void
+    p_keys text[], p_throttle_ms bigint[], p_debounce_ms bigint[], p_max_wait_ms bigint[]) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform conductor.refuse_invoke(g.n, g.id, g.payload, g.run_at, g.delay_ms, g.key, g.throttle_ms, g.debounce_ms)
-       from unnest(p_ids, p_payloads, p_run_at, p_delay_ms, p_keys, p_throttle_ms, p_debounce_ms) with ordinality
-            as g(id, payload, run_at, delay_ms, key, throttle_ms, debounce_ms, n)
+    perform conductor.refuse_invoke(
+                g.n, g.id, g.payload, g.run_at, g.delay_ms, g.key, g.throttle_ms, g.debounce_ms, g.max_wait_ms)
+       from unnest(p_ids, p_payloads, p_run_at, p_delay_ms, p_keys, p_throttle_ms, p_debounce_ms, p_max_wait_ms)
+            with ordinality as g(id, payload, run_at, delay_ms, key, throttle_ms, debounce_ms, max_wait_ms, n)
       where not conductor.is_invoke(g.id, g.payload, g.run_at, g.delay_ms)
-         or not conductor.is_keyed(g.key, g.run_at, g.delay_ms, g.throttle_ms, g.debounce_ms)
+         or not conductor.is_keyed(g.key, g.run_at, g.delay_ms, g.throttle_ms, g.debounce_ms, g.max_wait_ms)
       limit 1;
 end
 $$;
@@ -155,6 +164,7 @@ create function conductor.invoke_many(
     p_ids uuid[], p_tasks text[], p_payloads text[], p_run_at timestamptz[], p_delay_ms bigint[],
     p_priorities integer[], p_in_transaction boolean, p_again boolean,
     p_keys text[] default null, p_throttle_ms bigint[] default null, p_debounce_ms bigint[] default null,
+    p_max_wait_ms bigint[] default null,
     out ids uuid[], out came_of text[])
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_mergejoin = off set enable_nestloop = off
@@ -171,7 +181,8 @@ begin
        or cardinality(p_priorities) is distinct from v_count
        or p_keys is not null and (cardinality(p_keys) is distinct from v_count
                                   or cardinality(p_throttle_ms) is distinct from v_count
-                                  or cardinality(p_debounce_ms) is distinct from v_count) then
+                                  or cardinality(p_debounce_ms) is distinct from v_count
+                                  or cardinality(p_max_wait_ms) <> v_count) then
         raise exception 'the arrays of invoke_many have different lengths: each has one element a call'
             using errcode = 'CD002';
     end if;
@@ -185,15 +196,15 @@ begin
                   select from unnest(p_keys, p_debounce_ms) as g(key, debounce_ms)
                    where g.key is null and g.debounce_ms is null) then
             perform conductor.refuse_keyed(
-                p_ids, p_payloads, p_run_at, p_delay_ms, p_keys, p_throttle_ms, p_debounce_ms);
+                p_ids, p_payloads, p_run_at, p_delay_ms, p_keys, p_throttle_ms, p_debounce_ms, p_max_wait_ms);
             select m.ids, m.came_of into ids, came_of
               from conductor.invoke_mixed(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities,
                                           p_in_transaction, p_again or conductor.are_there(p_ids),
-                                          p_keys, p_throttle_ms, p_debounce_ms) m;
+                                          p_keys, p_throttle_ms, p_debounce_ms, p_max_wait_ms) m;
         else
             select k.ids, k.came_of into ids, came_of
               from conductor.invoke_keyed(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities,
-                                          p_in_transaction, p_keys, p_debounce_ms) k;
+                                          p_in_transaction, p_keys, p_debounce_ms, p_max_wait_ms) k;
         end if;
         return;
     end if;
@@ -221,7 +232,7 @@ begin
       from inserted i;
 
     if v_count < cardinality(p_ids) then
-        perform conductor.refuse_invoke(g.n, g.id, g.payload, g.run_at, g.delay_ms, null, null, null)
+        perform conductor.refuse_invoke(g.n, g.id, g.payload, g.run_at, g.delay_ms, null, null, null, null)
            from unnest(p_ids, p_payloads, p_run_at, p_delay_ms) with ordinality
                 as g(id, payload, run_at, delay_ms, n)
           where not conductor.is_invoke(g.id, g.payload, g.run_at, g.delay_ms);
@@ -245,7 +256,7 @@ $$;
 -- Returns the queues in which something is due.
 create function conductor.replace(
     p_ids uuid[], p_firsts uuid[], p_calls bigint[], p_payloads text[], p_run_at timestamptz[], p_wait_ms bigint[],
-    p_priorities integer[], p_begun timestamptz) returns integer[]
+    p_max_wait_ms bigint[], p_priorities integer[], p_begun timestamptz) returns integer[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 set enable_nestloop = off set enable_mergejoin = off set jit = off
@@ -260,10 +271,12 @@ begin
         update conductor.live_executions l
            set payload = k.payload::json, bytes = octet_length(k.payload), priority = coalesce(k.priority, l.priority),
                queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id),
-               run_at = coalesce(k.run_at, v_now + k.wait_ms * interval '1 ms', l.run_at),
+               -- The first of the calls has made it.
+               run_at = coalesce(k.run_at, least(v_now + k.wait_ms * interval '1 ms',
+                                                 l.created_at + k.max_wait_ms * interval '1 ms'), l.run_at),
                postponed = l.postponed and k.run_at is null and k.wait_ms is null
-          from unnest(p_ids, p_firsts, p_calls, p_payloads, p_run_at, p_wait_ms, p_priorities)
-               as k(id, first, calls, payload, run_at, wait_ms, priority)
+          from unnest(p_ids, p_firsts, p_calls, p_payloads, p_run_at, p_wait_ms, p_max_wait_ms, p_priorities)
+               as k(id, first, calls, payload, run_at, wait_ms, max_wait_ms, priority)
          where l.id = any (p_ids) and l.id = k.id
            and (l.id <> k.first or k.calls > 1 and l.created_at = p_begun)
         returning l.queue_id, l.run_at
@@ -280,7 +293,8 @@ $$;
 -- if they came one by one. Gives beside the answers the queues to wake.
 create function conductor.meet_keys(
     p_ids uuid[], p_tasks text[], p_payloads text[], p_run_at timestamptz[], p_delay_ms bigint[],
-    p_priorities integer[], p_in_transaction boolean, p_keys text[], p_debounce_ms bigint[], p_begun timestamptz,
+    p_priorities integer[], p_in_transaction boolean, p_keys text[], p_debounce_ms bigint[], p_max_wait_ms bigint[],
+    p_begun timestamptz,
     out ids uuid[], out came_of text[], out queues integer[])
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
@@ -296,6 +310,7 @@ declare
     v_payloads text[];
     v_run_at timestamptz[];
     v_wait_ms bigint[];
+    v_max_wait_ms bigint[];
     v_priorities integer[];
     -- ... the execution that has not started, which this transaction has locked, ...
     v_locked uuid[];
@@ -306,22 +321,24 @@ declare
 begin
     select array_agg(s.task_id), array_agg(s.key), array_agg(s.first), array_agg(s.calls),
            array_agg(s.payload), array_agg(s.run_at), array_agg(s.wait_ms), array_agg(s.priority),
-           array_agg(s.debounced)
-      into v_task_ids, v_keys, v_firsts, v_calls, v_payloads, v_run_at, v_wait_ms, v_priorities, v_debounced
+           array_agg(s.debounced), array_agg(s.max_wait_ms)
+      into v_task_ids, v_keys, v_firsts, v_calls, v_payloads, v_run_at, v_wait_ms, v_priorities, v_debounced,
+           v_max_wait_ms
       from (select c.task_id, c.key, count(*) as calls,
                    (array_agg(c.id order by c.n))[1] as first,
                    (array_agg(c.payload order by c.n desc))[1] as payload,
                    (array_agg(c.run_at order by c.n desc) filter (where c.timed))[1] as run_at,
                    (array_agg(c.wait_ms order by c.n desc) filter (where c.timed))[1] as wait_ms,
+                   (array_agg(c.max_wait_ms order by c.n desc) filter (where c.timed))[1] as max_wait_ms,
                    (array_agg(c.priority order by c.n desc) filter (where c.priority is not null))[1] as priority,
                    c.debounced
               from (select g.n, g.id, t.id as task_id, coalesce(g.key, '') collate "C" as key, g.payload,
                            g.run_at, coalesce(g.debounce_ms, g.delay_ms) as wait_ms, g.priority,
                            coalesce(g.debounce_ms, g.delay_ms) is not null or g.run_at is not null as timed,
-                           g.debounce_ms is not null as debounced
+                           g.debounce_ms is not null as debounced, g.max_wait_ms
                       from unnest(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities, p_keys,
-                                  p_debounce_ms) with ordinality
-                           as g(id, task, payload, run_at, delay_ms, priority, key, debounce_ms, n)
+                                  p_debounce_ms, p_max_wait_ms) with ordinality
+                           as g(id, task, payload, run_at, delay_ms, priority, key, debounce_ms, max_wait_ms, n)
                       join conductor.tasks t on t.name = g.task) c
              group by c.task_id, c.debounced, c.key
              order by c.task_id, c.debounced, c.key) s;
@@ -363,7 +380,7 @@ begin
     end if;
 
     queues := conductor.replace(
-        v_locked, v_firsts, v_calls, v_payloads, v_run_at, v_wait_ms, v_priorities, p_begun);
+        v_locked, v_firsts, v_calls, v_payloads, v_run_at, v_wait_ms, v_max_wait_ms, v_priorities, p_begun);
 
     select array_agg(v_found[c.key_n] order by c.n),
            array_agg(case when c.id = v_found[c.key_n] then 'created'
@@ -396,7 +413,7 @@ $$;
 -- was done is undone, so that it waits with nothing in its hands, and begins anew.
 create function conductor.invoke_keyed(
     p_ids uuid[], p_tasks text[], p_payloads text[], p_run_at timestamptz[], p_delay_ms bigint[],
-    p_priorities integer[], p_in_transaction boolean, p_keys text[], p_debounce_ms bigint[],
+    p_priorities integer[], p_in_transaction boolean, p_keys text[], p_debounce_ms bigint[], p_max_wait_ms bigint[],
     out ids uuid[], out came_of text[])
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -417,11 +434,12 @@ begin
                        coalesce(g.run_at, v_begun + coalesce(g.debounce_ms, g.delay_ms) * interval '1 ms', v_begun) as run_at,
                        coalesce(g.priority, t.priority) as priority, g.payload::json as payload,
                        octet_length(g.payload) as bytes
-                  from unnest(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities, p_keys, p_debounce_ms)
-                       with ordinality as g(id, task, payload, run_at, delay_ms, priority, key, debounce_ms, n)
+                  from unnest(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities, p_keys, p_debounce_ms,
+                              p_max_wait_ms) with ordinality
+                       as g(id, task, payload, run_at, delay_ms, priority, key, debounce_ms, max_wait_ms, n)
                   join conductor.tasks t on t.name = g.task
                  where conductor.is_invoke(g.id, g.payload, g.run_at, g.delay_ms)
-                   and conductor.is_keyed(g.key, g.run_at, g.delay_ms, null, g.debounce_ms)
+                   and conductor.is_keyed(g.key, g.run_at, g.delay_ms, null, g.debounce_ms, g.max_wait_ms)
                    -- What is there or has ended is the same call again; in one snapshot, as it may be on its way from
                    -- the one to the other.
                    and (select true from conductor.live_executions l where l.id = g.id limit 1) is null
@@ -445,7 +463,7 @@ begin
 
             perform conductor.refuse_keyed(
                 p_ids, p_payloads, p_run_at, p_delay_ms, p_keys,
-                array_fill(null::bigint, array[cardinality(p_ids)]), p_debounce_ms);
+                array_fill(null::bigint, array[cardinality(p_ids)]), p_debounce_ms, p_max_wait_ms);
             perform conductor.refuse_unknown(p_tasks);
             if conductor.are_there(array(select id from unnest(p_ids) as id
                                           where v_made is null or id <> all (v_made))) then
@@ -453,14 +471,15 @@ begin
             end if;
             select m.ids, m.came_of, m.queues into ids, came_of, v_due
               from conductor.meet_keys(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities,
-                                       p_in_transaction, p_keys, p_debounce_ms, v_begun) m;
+                                       p_in_transaction, p_keys, p_debounce_ms, p_max_wait_ms, v_begun) m;
             v_queues := v_queues || v_due;
             exit;
         exception when sqlstate 'CD007' then
             select m.ids, m.came_of into ids, came_of
               from conductor.invoke_mixed(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities,
                                           p_in_transaction, true, p_keys,
-                                          array_fill(null::bigint, array[cardinality(p_ids)]), p_debounce_ms) m;
+                                          array_fill(null::bigint, array[cardinality(p_ids)]), p_debounce_ms,
+                                          p_max_wait_ms) m;
             return;
         when sqlstate 'CD006' then
             if v_round = 1000 then
@@ -486,7 +505,7 @@ $$;
 create function conductor.invoke_mixed(
     p_ids uuid[], p_tasks text[], p_payloads text[], p_run_at timestamptz[], p_delay_ms bigint[],
     p_priorities integer[], p_in_transaction boolean, p_again boolean,
-    p_keys text[], p_throttle_ms bigint[], p_debounce_ms bigint[],
+    p_keys text[], p_throttle_ms bigint[], p_debounce_ms bigint[], p_max_wait_ms bigint[],
     out ids uuid[], out came_of text[])
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
@@ -563,12 +582,12 @@ begin
                array_agg(g.task order by g.n) as tasks, array_agg(g.payload order by g.n) as payloads,
                array_agg(g.run_at order by g.n) as run_at, array_agg(g.delay_ms order by g.n) as delay_ms,
                array_agg(g.priority order by g.n) as priorities, array_agg(g.key order by g.n) as keys,
-               array_agg(g.debounce_ms order by g.n) as debounce_ms
+               array_agg(g.debounce_ms order by g.n) as debounce_ms, array_agg(g.max_wait_ms order by g.n) as max_wait_ms
           from (select a.*, a.key is not null or a.debounce_ms is not null as keyed
                   from unnest(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities, p_keys, p_throttle_ms,
-                              p_debounce_ms, v_named, came_of) with ordinality
-                       as a(id, task, payload, run_at, delay_ms, priority, key, throttle_ms, debounce_ms, named,
-                            came_of, n)
+                              p_debounce_ms, p_max_wait_ms, v_named, came_of) with ordinality
+                       as a(id, task, payload, run_at, delay_ms, priority, key, throttle_ms, debounce_ms, max_wait_ms,
+                            named, came_of, n)
                  where a.came_of is null and (a.throttle_ms is null or a.named = a.id)) g
          group by g.keyed
          order by g.keyed desc
@@ -577,7 +596,7 @@ begin
             select k.ids, k.came_of into v_ids, v_came
               from conductor.invoke_keyed(
                    v_part.ids, v_part.tasks, v_part.payloads, v_part.run_at, v_part.delay_ms, v_part.priorities,
-                   p_in_transaction, v_part.keys, v_part.debounce_ms) k;
+                   p_in_transaction, v_part.keys, v_part.debounce_ms, v_part.max_wait_ms) k;
         else
             v_ids := null;
             v_came := null;
@@ -623,12 +642,13 @@ $$;
 create function conductor.invoke(
     task text, payload jsonb default 'null', run_at timestamptz default null,
     delay interval default null, priority integer default null, dedupe_key text default null,
-    throttle interval default null, debounce interval default null) returns uuid
+    throttle interval default null, debounce interval default null, max_wait interval default null) returns uuid
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_id uuid := conductor.uuid7();
-    v_keyed boolean := dedupe_key is not null or throttle is not null or debounce is not null;
+    v_keyed boolean := dedupe_key is not null or throttle is not null or debounce is not null
+                         or max_wait is not null;
 begin
     if task is null then
         raise exception 'the task''s name is null' using errcode = 'CD002';
@@ -654,6 +674,13 @@ begin
         raise exception 'a debounce of % is shorter than a millisecond or longer than 1000 years', debounce
             using errcode = 'CD002';
     end if;
+    if max_wait is not null and debounce is null then
+        raise exception 'max_wait bounds a debounce; give one with it' using errcode = 'CD002';
+    end if;
+    if max_wait not between debounce and '1000 years' then
+        raise exception 'a max_wait of % is shorter than the debounce of % or longer than 1000 years', max_wait, debounce
+            using errcode = 'CD002';
+    end if;
     if throttle is not null and debounce is not null then
         raise exception 'throttle lets the first call through and debounce the last one; give one of them'
             using errcode = 'CD002';
@@ -668,7 +695,8 @@ begin
            array[(extract(epoch from delay) * 1000)::bigint], array[priority], true, false,
            case when v_keyed then array[dedupe_key] end,
            case when v_keyed then array[(extract(epoch from throttle) * 1000)::bigint] end,
-           case when v_keyed then array[(extract(epoch from debounce) * 1000)::bigint] end) m;
+           case when v_keyed then array[(extract(epoch from debounce) * 1000)::bigint] end,
+           case when v_keyed then array[(extract(epoch from max_wait) * 1000)::bigint] end) m;
     return v_id;
 end
 $$;

@@ -434,6 +434,19 @@ async fn what_cannot_be_is_refused(test: TestConductor) -> anyhow::Result<()> {
             say().run_at(test.now().await?).debounce(HOUR),
             "no run_at or delay",
         ),
+        (say().max_wait(HOUR), "max_wait bounds a debounce"),
+        (
+            say().dedupe_key("k").max_wait(HOUR),
+            "max_wait bounds a debounce",
+        ),
+        (
+            say().max_wait(HOUR / 2).debounce(HOUR),
+            "a max_wait of 30m is shorter than the debounce of 1h",
+        ),
+        (
+            say().debounce(HOUR).max_wait(century),
+            "longer than 1000 years",
+        ),
     ];
     for (invoke, reason) in refused {
         match invoke.await {
@@ -460,6 +473,10 @@ async fn what_cannot_be_is_refused(test: TestConductor) -> anyhow::Result<()> {
         "debounce => '1 hour', throttle => '1 hour'",
         "debounce => '1 hour', delay => '1 hour'",
         "debounce => '1 hour', run_at => now()",
+        "max_wait => '1 hour'",
+        "max_wait => '1 hour', dedupe_key => 'k'",
+        "debounce => '1 hour', max_wait => '59 minutes'",
+        "debounce => '1 hour', max_wait => '1001 years'",
     ] {
         let sql = format!("select conductor.invoke('g12_run', '1', {options})");
         let error = run_sql(&test, &sql).await.unwrap_err();

@@ -33,6 +33,9 @@ fn what_came_of_an_invoke_is_said_beside_its_id() {
             assert_eq!(again.out, first.out);
             assert!(again.err.starts_with(answer), "{}", again.err);
         }
+        let call = ["invoke", "greet", "name=D", "--debounce", "1h"];
+        let again = program.run(&[&call[..], &["--max-wait", "2h"]].concat());
+        assert!(again.err.starts_with("replaced: "), "{}", again.err);
     });
 }
 
@@ -51,4 +54,6 @@ fn options_that_contradict_one_another_are_refused() {
         ];
         refused(&program.run(&call), 2, &["--debounce", other]);
     }
+    let call = ["invoke", "greet", "name=A", "--max-wait", "1h"];
+    refused(&program.run(&call), 2, &["--debounce"]);
 }

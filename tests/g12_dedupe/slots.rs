@@ -193,6 +193,89 @@ async fn a_debounced_one_runs_when_it_is_quiet_with_the_last_payload(
 }
 
 #[conductor::test]
+async fn calls_that_never_pause_put_a_debounced_one_off_up_to_its_max_wait(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let (test, ran, _) = test_with_states(test);
+    // By each way to invoke; three and a half hours behind the first call it starts, with the newest payload.
+    for way in ["invoke", "batch", "transaction", "sql"] {
+        let say = async |n: i64| -> anyhow::Result<()> {
+            let invoke = test
+                .invoke::<G12Run>(n)
+                .max_wait(HOUR * 7 / 2)
+                .dedupe_key(way)
+                .debounce(HOUR);
+            match way {
+                "invoke" => drop(invoke.await?),
+                "batch" => {
+                    // As if they came one by one.
+                    let item = |n| {
+                        let item = Invocation::<G12Run>::new(n).debounce(HOUR);
+                        item.max_wait(HOUR * 7 / 2).dedupe_key(way)
+                    };
+                    test.invoke_batch_with([item(0), item(n)]).await?;
+                }
+                "transaction" => {
+                    let mut tx = test.pool().begin().await?;
+                    invoke.in_transaction(&mut tx).await?;
+                    tx.commit().await?;
+                }
+                _ => {
+                    let sql = format!(
+                        "select conductor.invoke('g12_run', '{n}', dedupe_key => '{way}', debounce => '1 hour',
+                                                 max_wait => '3 hours 30 minutes')"
+                    );
+                    run_sql(&test, &sql).await?;
+                }
+            }
+            Ok(())
+        };
+        say(1).await?;
+        for n in 2..=4 {
+            test.advance(HOUR - MINUTE).await?;
+            test.drain().await?;
+            assert!(ran.take().is_empty(), "{way}");
+            say(n).await?;
+        }
+        // 2 h 57 min behind the first one, and so 33 minutes before the end.
+        test.advance(MINUTE * 32).await?;
+        test.drain().await?;
+        assert!(ran.take().is_empty(), "{way}");
+        say(5).await?;
+        test.advance(MINUTE + MINUTE / 2).await?;
+        test.drain().await?;
+        assert_eq!(ran.take(), [5], "{way}");
+        // The next burst counts anew, and one that pauses is not held up to the end.
+        say(6).await?;
+        test.advance(HOUR).await?;
+        test.drain().await?;
+        assert_eq!(ran.take(), [6], "{way}");
+    }
+    Ok(())
+}
+
+#[conductor::test]
+async fn a_call_without_max_wait_takes_the_bound_away(test: TestConductor) -> anyhow::Result<()> {
+    let say = || test.invoke::<G12Run>(1).debounce(HOUR);
+    let first = say().max_wait(HOUR).await?;
+    test.advance(HOUR / 2).await?;
+    let due = async || -> anyhow::Result<i64> {
+        let due = info(&test, first.id()).await?.run_at.unwrap() - test.now().await?;
+        Ok(due.num_seconds())
+    };
+    say().max_wait(HOUR).await?;
+    assert!((1790..=1800).contains(&due().await?), "{}", due().await?);
+    say().await?;
+    assert!((3590..=3600).contains(&due().await?), "{}", due().await?);
+    // Past its end already: at once.
+    test.advance(HOUR * 9 / 10).await?;
+    say().max_wait(HOUR).await?;
+    assert!(due().await? < 0);
+    Ok(())
+}
+
+#[conductor::test]
 async fn a_debounced_call_after_the_start_makes_a_new_one(
     test: TestConductor,
 ) -> anyhow::Result<()> {

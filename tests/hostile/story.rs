@@ -66,15 +66,16 @@ pub(super) const STORY: &[(&str, &str)] = &[
          array[{a}, {b}], array[{n}, {n}], array[{payload}, {payload}], {times} || {times}, {numbers} || {numbers},
          {priorities} || {priorities}, false, false) r"),
     ("invoke_keyed", "select r.ids is null from conductor.invoke_keyed(
-         array[{c}], array[{n}], array[{payload}], {times}, {numbers}, {priorities}, false, array[{n}], {numbers}) r"),
+         array[{c}], array[{n}], array[{payload}], {times}, {numbers}, {priorities}, false, array[{n}], {numbers},
+         {numbers}) r"),
     ("refuse_keyed", "select conductor.refuse_keyed(array[{e}], array[{payload}], {times}, {numbers}, array[{n}], {numbers},
-         {numbers})::text = ''"),
+         {numbers}, {numbers})::text = ''"),
     ("meet_keys", "select (r.ids, r.came_of) = (array[{c}], array['replaced']) from conductor.meet_keys(
          array[{e}], array[{n}], array[{payload}], {times}, {numbers}, {priorities}, false, array[{n}], {numbers},
-         clock_timestamp()) r"),
+         {numbers}, clock_timestamp()) r"),
     ("invoke_mixed", "select (r.ids, r.came_of) = (array[{d}], array['created']) from conductor.invoke_mixed(
          array[{d}], array[{n}], array[{payload}], {times}, {numbers}, {priorities}, false, false, array[{n} || '2'],
-         array[3600000], {numbers}) r"),
+         array[3600000], {numbers}, {numbers}) r"),
     ("invoke_many", "select (r.ids, r.came_of) = (array[{d}], array['throttled']) from conductor.invoke_many(
          array[{e}], array[{n}], array[{payload}], {times}, {numbers}, {priorities}, false, false, array[{n} || '2'],
          array[3600000], {numbers}) r"),
@@ -135,7 +136,7 @@ pub(super) const STORY: &[(&str, &str)] = &[
     ("is_plain", "select conductor.is_plain(to_json({n})) is not null"),
     ("check_payload", "select conductor.check_payload(json_build_object({n}, {n}))::text = ''"),
     ("is_invoke", "select conductor.is_invoke({a}, {value}, null, null)"),
-    ("is_keyed", "select conductor.is_keyed({n}, null, null, null, null)"),
+    ("is_keyed", "select conductor.is_keyed({n}, null, null, null, null, null)"),
     ("as_jsonb", "select conductor.as_jsonb(to_json({n})) = to_jsonb({n})"),
     ("compares", "select conductor.compares('eq', to_jsonb({n}), to_jsonb({n}), {n})
                      and not conductor.compares({n}, to_jsonb({n}), to_jsonb({n}), 'time')"),
@@ -168,7 +169,7 @@ pub(super) const STORY: &[(&str, &str)] = &[
     ("fail", "select conductor.fail(array[{d}], array[1], array[{n}], array[true], {numbers}) = 1"),
     ("cancel", "select conductor.cancel({c}, {n})"),
     ("replace", "select conductor.replace(array[md5('z' || {n})::uuid], array[{a}], array[1::bigint], array[{value}], {times}, {numbers},
-         {priorities}, clock_timestamp()) is null"),
+         {numbers}, {priorities}, clock_timestamp()) is null"),
     ("leave_unreadable", "select conductor.leave_unreadable({orchestrator}, array[{c}], array[99], array[{n}]) = 0"),
     ("finish_and_claim", "select count(*) = 0 from conductor.finish_and_claim(
          array[{c}], array[1], array[{value}], '{}', '{}', '{}', '{}', '{}', '{}', {orchestrator}, {queue}, array[{task}],
@@ -223,11 +224,11 @@ pub(super) const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "CD002",
-        "select conductor.refuse_invoke(1, {a}, {value}, null, null, repeat({n}, 999), null, null)",
+        "select conductor.refuse_invoke(1, {a}, {value}, null, null, repeat({n}, 999), null, null, null)",
     ),
     (
         "CD002",
-        "select conductor.refuse_keyed(array[{e}], array['1'], {times}, {numbers}, array[repeat({n}, 999)], {numbers}, {numbers})",
+        "select conductor.refuse_keyed(array[{e}], array['1'], {times}, {numbers}, array[repeat({n}, 999)], {numbers}, {numbers}, {numbers})",
     ),
     ("CD002", "select conductor.emit('conductor:' || {n})"),
     (

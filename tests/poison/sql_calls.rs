@@ -22,6 +22,7 @@ fn call(changed: &[(&str, &str)]) -> String {
         ("keys", "array[null::text]"),
         ("throttle", "array[null::bigint]"),
         ("debounce", "array[null::bigint]"),
+        ("max_wait", "array[null::bigint]"),
     ];
     for (name, value) in changed {
         let found = arguments.iter_mut().find(|(argument, _)| argument == name);
@@ -29,9 +30,9 @@ fn call(changed: &[(&str, &str)]) -> String {
     }
     let keyed = changed
         .iter()
-        .any(|(name, _)| ["keys", "throttle", "debounce"].contains(name));
+        .any(|(name, _)| ["keys", "throttle", "debounce", "max_wait"].contains(name));
     let arguments: Vec<&str> = arguments.iter().map(|(_, value)| *value).collect();
-    let arguments = &arguments[..if keyed { 11 } else { 8 }];
+    let arguments = &arguments[..if keyed { 12 } else { 8 }];
     format!("select conductor.invoke_many({})", arguments.join(", "))
 }
 
@@ -76,6 +77,11 @@ async fn invoke_many_refuses_what_invoke_refuses(test: TestConductor) -> anyhow:
         ),
         (("throttle", "array[0::bigint]"), "a throttle of 0 ms"),
         (("debounce", "array[9223372036854775807]"), "a debounce of"),
+        (
+            ("max_wait", "array[1000::bigint]"),
+            "max_wait bounds a debounce; give one with it",
+        ),
+        (("max_wait", "array[1::bigint, 2]"), "different lengths"),
         (("payloads", "array[null::text]"), "its payload is null"),
         (
             ("payloads", "array[to_json(repeat('x', 16777216))::text]"),
@@ -106,6 +112,14 @@ async fn invoke_many_refuses_what_invoke_refuses(test: TestConductor) -> anyhow:
         [
             ("delay", "array[1000::bigint]"),
             ("debounce", "array[1000::bigint]"),
+        ],
+        [
+            ("debounce", "array[1000::bigint]"),
+            ("max_wait", "array[999::bigint]"),
+        ],
+        [
+            ("keys", "array['max']"),
+            ("max_wait", "array[1000::bigint]"),
         ],
     ] {
         let error = run(&test, Uuid::now_v7(), &changed).await.unwrap_err();

@@ -65,6 +65,11 @@ impl<'c> InvokeBatch<'c> {
         self.set(|new| new.set_debounce(quiet))
     }
 
+    /// As [`Invoke::max_wait`](super::Invoke::max_wait).
+    pub fn max_wait(self, most: Duration) -> Self {
+        self.set(|new| new.set_max_wait(most))
+    }
+
     /// Makes the executions; gives with each id what came of its item.
     ///
     /// # Errors
@@ -82,11 +87,12 @@ impl<'c> InvokeBatch<'c> {
     /// An item that cannot be stored, or the database's; after the latter the transaction can only
     /// be rolled back.
     pub async fn in_transaction(self, connection: &mut PgConnection) -> Result<Vec<Uuid>> {
-        let (places, rows) = in_order_of_keys(self.rows?);
+        let conductor = self.conductor;
+        let (places, rows) = in_order_of_keys(self.complete()?);
         let Some(first) = rows.first() else {
             return Ok(Vec::new());
         };
-        self.conductor.ensure_declared(&first.task).await?;
+        conductor.ensure_declared(&first.task).await?;
         let answers = in_parts(connection, &rows, false).await?;
         Ok(in_order_of_items(places, answers)
             .map(|answer| answer.id)
@@ -101,16 +107,21 @@ impl<'c> InvokeBatch<'c> {
         self
     }
 
+    fn complete(self) -> Result<Vec<NewExecution>> {
+        self.rows?.into_iter().map(NewExecution::complete).collect()
+    }
+
     async fn answers(self) -> Result<Vec<Answer>> {
-        let (places, rows) = in_order_of_keys(self.rows?);
+        let conductor = self.conductor;
+        let (places, rows) = in_order_of_keys(self.complete()?);
         let Some(first) = rows.first() else {
             return Ok(Vec::new());
         };
-        self.conductor.ensure_declared(&first.task).await?;
+        conductor.ensure_declared(&first.task).await?;
         let mut patience = Patience::new(OUTAGE);
         let mut again = false;
         let answers = loop {
-            match write(self.conductor.database(), &rows, again, &mut patience).await {
+            match write(conductor.database(), &rows, again, &mut patience).await {
                 Ok(answers) => break answers,
                 Err(error) if patience.again(&error).await => again = true,
                 Err(error) => return Err(patience.over(error)),

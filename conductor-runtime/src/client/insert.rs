@@ -248,7 +248,7 @@ pub(super) async fn insert(
     let keyed = rows.iter().any(NewExecution::is_keyed);
     let given: (Option<Vec<Uuid>>, Option<Vec<String>>) = sqlx::query_as(
         "select ids, came_of
-           from conductor.invoke_many($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+           from conductor.invoke_many($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
     )
     .bind(&ids)
     .bind(column(rows, |row| row.task.as_str()))
@@ -261,6 +261,7 @@ pub(super) async fn insert(
     .bind(keyed.then(|| column(rows, |row| row.dedupe_key.as_deref())))
     .bind(keyed.then(|| column(rows, |row| row.throttle_ms)))
     .bind(keyed.then(|| column(rows, |row| row.debounce_ms)))
+    .bind(keyed.then(|| column(rows, |row| row.max_wait_ms)))
     .fetch_one(connection)
     .await?;
     let (Some(executions), Some(words)) = given else {

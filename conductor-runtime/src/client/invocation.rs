@@ -23,6 +23,7 @@ pub(super) struct NewExecution {
     pub(super) dedupe_key: Option<String>,
     pub(super) throttle_ms: Option<i64>,
     pub(super) debounce_ms: Option<i64>,
+    pub(super) max_wait_ms: Option<i64>,
 }
 
 impl NewExecution {
@@ -41,6 +42,7 @@ impl NewExecution {
             dedupe_key: None,
             throttle_ms: None,
             debounce_ms: None,
+            max_wait_ms: None,
         }
     }
 
@@ -53,6 +55,25 @@ impl NewExecution {
     /// Whether there may be an execution already that this one meets.
     pub(super) fn is_keyed(&self) -> bool {
         self.dedupe_key.is_some() || self.throttle_ms.is_some() || self.debounce_ms.is_some()
+    }
+
+    /// What can only be said once all options are there.
+    pub(super) fn complete(self) -> Result<Self> {
+        let span = |millis: i64| {
+            let millis = u64::try_from(millis).unwrap_or_default();
+            humantime::format_duration(Duration::from_millis(millis))
+        };
+        match (self.max_wait_ms, self.debounce_ms) {
+            (Some(_), None) => Err(Error::Invalid(
+                "max_wait bounds a debounce; give one with it".to_owned(),
+            )),
+            (Some(most), Some(quiet)) if most < quiet => Err(Error::Invalid(format!(
+                "a max_wait of {} is shorter than the debounce of {}",
+                span(most),
+                span(quiet)
+            ))),
+            _ => Ok(self),
+        }
     }
 
     pub(super) fn set_run_at(&mut self, at: DateTime<Utc>) -> Result<()> {
@@ -99,6 +120,11 @@ impl NewExecution {
     pub(super) fn set_debounce(&mut self, quiet: Duration) -> Result<()> {
         self.debounce_ms = Some(interval("debounce", quiet)?);
         self.consistent()
+    }
+
+    pub(super) fn set_max_wait(&mut self, most: Duration) -> Result<()> {
+        self.max_wait_ms = Some(interval("max_wait", most)?);
+        Ok(())
     }
 
     fn consistent(&self) -> Result<()> {
@@ -179,6 +205,11 @@ impl<T: Task> Invocation<T> {
     /// As [`Invoke::debounce`](super::Invoke::debounce).
     pub fn debounce(self, quiet: Duration) -> Self {
         self.set(|new| new.set_debounce(quiet))
+    }
+
+    /// As [`Invoke::max_wait`](super::Invoke::max_wait).
+    pub fn max_wait(self, most: Duration) -> Self {
+        self.set(|new| new.set_max_wait(most))
     }
 
     pub(super) fn set(mut self, change: impl FnOnce(&mut NewExecution) -> Result<()>) -> Self {

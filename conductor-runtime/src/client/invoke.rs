@@ -100,7 +100,8 @@ impl<'c, T: Task> Invoke<'c, T> {
     /// Each call moves the execution, which keeps its id, until it has started; the next call then
     /// makes a new one, so the last payload always runs. Calls are counted together by task, or
     /// with a [`dedupe_key`](Self::dedupe_key) by key; calls of the same key without `debounce` have
-    /// nothing to do with them. Nothing bounds how long calls that never pause put it off.
+    /// nothing to do with them. Calls that never pause put it off without end, unless
+    /// [`max_wait`](Self::max_wait) bounds that.
     ///
     /// ```no_run
     /// # use conductor::prelude::*;
@@ -122,6 +123,31 @@ impl<'c, T: Task> Invoke<'c, T> {
     /// [`throttle`](Self::throttle), [`run_at`](Self::run_at) or [`delay`](Self::delay).
     pub fn debounce(self, quiet: Duration) -> Self {
         self.with(|invocation| invocation.debounce(quiet))
+    }
+
+    /// Bounds a [`debounce`](Self::debounce): the execution is due at the latest so long after the first of the
+    /// calls that it stands for, with the newest payload. The newest call decides about the bound, too.
+    ///
+    /// ```no_run
+    /// # use conductor::prelude::*;
+    /// # use std::time::Duration;
+    /// # #[task] async fn reindex(ctx: &TaskContext, page: i64) -> anyhow::Result<()> { Ok(()) }
+    /// # async fn f(conductor: Conductor) -> anyhow::Result<()> {
+    /// // Two seconds after the last keystroke, or a minute after the first one.
+    /// conductor
+    ///     .invoke::<Reindex>(Reindex { page: 7 })
+    ///     .dedupe_key("page-7")
+    ///     .debounce(Duration::from_secs(2))
+    ///     .max_wait(Duration::from_secs(60))
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Without `debounce`, shorter than it, or more than 1000 years.
+    pub fn max_wait(self, most: Duration) -> Self {
+        self.with(|invocation| invocation.max_wait(most))
     }
 
     /// Commits or vanishes with the caller's transaction. Nobody sees the execution before.
@@ -159,7 +185,10 @@ impl<'c, T: Task> IntoFuture for Invoke<'c, T> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let answer = self.conductor.insert(self.invocation.new?).await?;
+            let answer = self
+                .conductor
+                .insert(self.invocation.new?.complete()?)
+                .await?;
             Ok(Execution::invoked(self.conductor.clone(), answer))
         })
     }
@@ -171,7 +200,7 @@ impl<'t, T: Task> IntoFuture for InvokeInTransaction<'t, T> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let new = self.invoke.invocation.new?;
+            let new = self.invoke.invocation.new?.complete()?;
             let conductor = self.invoke.conductor;
             // On another connection, as a refused statement would end the caller's transaction.
             conductor.ensure_declared(&new.task).await?;

@@ -273,7 +273,7 @@ impl Conductor {
     }
 
     /// Makes an execution of `T`: `.await` it, or say more with `.run_at(…)`, `.delay(…)`,
-    /// `.priority(…)`, `.dedupe_key(…)`, `.throttle(…)`, `.debounce(…)`, `.in_transaction(…)` first.
+    /// `.priority(…)`, `.dedupe_key(…)`, `.throttle(…)`, `.debounce(…)`, `.max_wait(…)`, `.in_transaction(…)` first.
     ///
     /// When the call returns, the execution is committed and will run, whatever crashes.
     pub fn invoke<T: Task>(&self, payload: T::Payload) -> Invoke<'_, T> {

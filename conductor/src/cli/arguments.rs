@@ -142,6 +142,9 @@ pub(super) struct Invoke {
         conflicts_with_all = ["throttle", "delay", "run_at"]
     )]
     pub(super) debounce: Option<Duration>,
+    /// At the latest so long after the first of the calls that --debounce puts off
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "debounce")]
+    pub(super) max_wait: Option<Duration>,
 }
 
 #[derive(Debug, Args)]

@@ -46,6 +46,9 @@ pub(super) async fn invoke(command: Invoke, url: Option<&str>, program: &Program
     if let Some(quiet) = command.debounce {
         batch = batch.debounce(quiet);
     }
+    if let Some(most) = command.max_wait {
+        batch = batch.max_wait(most);
+    }
     let answers = batch.came_of().await?;
     if let (true, Some((_, came_of))) = (keyed, answers.first()) {
         output::note(meaning(*came_of));
