@@ -234,8 +234,8 @@ begin
            and (s.dynamic or s.id = any (p_static)))
     or exists (
         select from conductor.first_ticks() f
-         where not exists (select from conductor.live_executions l
-                            where l.id = f.execution_id and (l.state <> 'pending' or l.run_at < 'infinity')))
+         where (select l.state <> 'pending' or l.run_at < 'infinity' from conductor.live_executions l
+                 where l.id = f.execution_id limit 1) is not true)
     or exists (
         select from unnest(v_queues) as q, conductor.priorities(q) as p,
                lateral (select from conductor.live_executions l

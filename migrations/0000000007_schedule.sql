@@ -455,8 +455,8 @@ begin
          where s.id = any (v_won) and s.overlap = 'skip'
            and (exists (select from conductor.live_executions l where l.id = s.last_execution)
                 or exists (select from conductor.queued_ticks q
-                             join conductor.live_executions l on l.id = q.execution_id
-                            where q.schedule_id = s.id)));
+                            where q.schedule_id = s.id
+                              and (select true from conductor.live_executions l where l.id = q.execution_id limit 1))));
     with ticks as (
         select k.*, k.queues and (k.from_first > 1 or k.schedule = any (v_busy)) as waits
           from (select g.schedule, g.execution, g.at, g.payload, s.task_id, s.name, s.overlap,

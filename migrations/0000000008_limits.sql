@@ -32,6 +32,8 @@ create table conductor.limits (
     path text[] not null,
     amount integer not null check (amount > 0),
     per interval check ((kind = 'rate') = (per is not null) and per > '0'),
+    -- How many starts of a rate may come at once, after it has rested.
+    burst integer not null default 1 check (burst between 1 and amount and (kind = 'rate' or burst = 1)),
     constraint limits_task unique (task_id, kind, path)
 );
 
@@ -43,7 +45,8 @@ create table conductor.lanes (
     key text not null,
     -- Slots by orchestrator: {"17": 5}
     holders jsonb not null default '{}',
-    -- The next start that a rate allows; null where there was none yet.
+    -- The next start at the even distances of a rate; null where there was none yet. With a burst it may come
+    -- earlier, by conductor.rate_lead.
     next_at timestamptz,
     -- Something may be parked here.
     parked boolean not null default false,
@@ -77,6 +80,13 @@ create function conductor.rate_horizon() returns interval
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select interval '100 ms' $$;
 
+-- How long before its even distance a start may come: so many starts as a burst has come together after a
+-- rest, and any interval has at most amount + burst - 1 of them. (The generic cell rate algorithm: next_at is
+-- its theoretical arrival time, this its tolerance.)
+create function conductor.rate_lead(p_amount integer, p_per interval, p_burst integer) returns interval
+language sql immutable parallel safe
+return p_per / p_amount * (p_burst - 1);
+
 -- Takes over the limits of the tasks that a program declares. What a limit had parked that is gone
 -- goes back to its queue; where one has changed, somebody looks at what is parked.
 create function conductor.declare_limits(p_tasks jsonb) returns void
@@ -90,11 +100,12 @@ declare
     v_queues integer[];
 begin
     with given as materialized (
-        select t.id as task_id, g.kind, g.path, g.amount, g.per_ms * interval '1 ms' as per
+        select t.id as task_id, g.kind, g.path, g.amount, g.per_ms * interval '1 ms' as per,
+               coalesce(g.burst, 1) as burst
           from jsonb_to_recordset(p_tasks) as d(name text, limits jsonb)
           join conductor.tasks t on t.name = d.name
          cross join lateral jsonb_to_recordset(d.limits)
-               as g(kind text, path text[], amount integer, per_ms float8)
+               as g(kind text, path text[], amount integer, per_ms float8, burst integer)
     ), gone as (
         delete from conductor.limits c
          using jsonb_to_recordset(p_tasks) as d(name text), conductor.tasks t
@@ -102,11 +113,12 @@ begin
            and not exists (select from given g where (g.task_id, g.kind, g.path) = (c.task_id, c.kind, c.path))
         returning c.id
     ), written as (
-        insert into conductor.limits as c (task_id, kind, path, amount, per)
-        select g.task_id, g.kind, g.path, g.amount, g.per from given g
+        insert into conductor.limits as c (task_id, kind, path, amount, per, burst)
+        select g.task_id, g.kind, g.path, g.amount, g.per, g.burst from given g
          order by g.task_id, g.kind, g.path
-            on conflict on constraint limits_task do update set amount = excluded.amount, per = excluded.per
-         where (c.amount, c.per) is distinct from (excluded.amount, excluded.per)
+            on conflict on constraint limits_task do update
+           set amount = excluded.amount, per = excluded.per, burst = excluded.burst
+         where (c.amount, c.per, c.burst) is distinct from (excluded.amount, excluded.per, excluded.burst)
         returning c.id
     )
     select array(select g.id from gone g), array(select w.id from written w) into v_gone, v_changed;
@@ -160,7 +172,7 @@ begin
                         least(p_most, c.amount - (select coalesce(sum(h.value::integer), 0)
                                                     from jsonb_each(o.holders - p_orchestrator::text) as h))
                         * coalesce(f.ahead, 1) - coalesce(u.used, 0)
-                   else 1 + extract(epoch from conductor.rate_horizon()) / extract(epoch from c.per) * c.amount
+                   else c.burst + extract(epoch from conductor.rate_horizon()) / extract(epoch from c.per) * c.amount
                    end::integer as most
               from (select a.id, a.limit_id, a.task_id, a.holders from conductor.lanes a
                      where a.id = any (p_lanes) and a.parked
@@ -303,6 +315,7 @@ declare
     v_rooms integer[];
     v_bases timestamptz[];
     v_steps interval[];
+    v_leads interval[];
     -- Those that were not there, which are ours.
     v_made integer[];
     -- Those to be locked, and those that were.
@@ -357,23 +370,24 @@ begin
         )
         select array_agg(k.limit_id), array_agg(k.key), array_agg(k.id), array_agg(k.count), array_agg(k.kind),
                array_agg(k.mine), array_agg(k.free), array_agg(k.used), array_agg(k.room), array_agg(k.base),
-               array_agg(k.step),
+               array_agg(k.step), array_agg(k.lead),
                array_agg(k.id) filter (where k.kind = 'rate' or k.count > k.room
                                              or k.mine < least(k.free, k.used + k.count))
           into v_lane_limits, v_lane_keys, v_ids, v_counts, v_kinds, v_mine, v_free, v_used, v_rooms, v_bases,
-               v_steps, v_need
+               v_steps, v_leads, v_need
           from (select o.limit_id, o.key, o.id, o.count, c.kind, o.mine, f.free, coalesce(u.used, 0) as used,
-                       greatest(o.next_at, p_now) as base, c.per / c.amount as step,
+                       greatest(o.next_at, p_now) as base, c.per / c.amount as step, r.lead,
                        case when c.kind = 'concurrency' then f.free * coalesce(q.ahead, 1) - coalesce(u.used, 0)
-                            when o.next_at > p_now + v_horizon then 0
-                            else 1 + floor(extract(epoch from p_now + v_horizon - greatest(o.next_at, p_now))
+                            when o.next_at > p_now + v_horizon + r.lead then 0
+                            else 1 + floor(extract(epoch from p_now + v_horizon + r.lead - greatest(o.next_at, p_now))
                                            / extract(epoch from c.per / c.amount)) end::integer as room
                   from seen o
                   join conductor.limits c on c.id = o.limit_id
                   left join unnest(p_lanes, p_used) as u(lane, used) on u.lane = o.id
                   left join unnest(p_tasks, p_ahead) as q(task_id, ahead) on q.task_id = c.task_id
                  cross join lateral (
-                       select greatest(0, least(p_most, c.amount - o.others))::integer as free) f) k;
+                       select greatest(0, least(p_most, c.amount - o.others))::integer as free) f
+                 cross join lateral (select conductor.rate_lead(c.amount, c.per, c.burst) as lead) r) k;
         if v_made is null and array_position(v_ids, null) is not null then
             -- With the slots that are needed at once. Who would wait for another one's insert, which may wait
             -- for this one's, leaves it for the next claim.
@@ -435,17 +449,19 @@ begin
              order by i.n) end;
     else
         with place as (
-            select g.n, g.lane, case when b.lane is null then k.room end as room, k.kind, k.base, k.step,
+            select g.n, g.lane, case when b.lane is null then k.room end as room, k.kind, k.base, k.step, k.lead,
                    row_number() over (partition by g.lane order by g.n) as place
               from unnest(v_rows, v_lanes) as g(n, lane)
-              left join unnest(v_ids, v_rooms, v_kinds, v_bases, v_steps) as k(lane, room, kind, base, step)
+              left join unnest(v_ids, v_rooms, v_kinds, v_bases, v_steps, v_leads)
+                     as k(lane, room, kind, base, step, lead)
                 on k.lane = g.lane
               left join unnest(v_need) as b(lane) on b.lane = g.lane
         ), verdict as (
             select p.n, bool_or(p.room is null) as busy, bool_and(p.room is not null and p.place <= p.room) as fits,
                    min(p.lane) filter (where p.place > p.room) as lane,
                    array_agg(p.lane) filter (where p.kind = 'concurrency') as lanes,
-                   max(p.base + (p.place - 1) * p.step) as start_at
+                   max(case when p.kind = 'rate' then greatest(p_now, p.base + (p.place - 1) * p.step - p.lead) end)
+                       as start_at
               from place p
              group by p.n
         ), ranked as (
@@ -572,7 +588,8 @@ begin
     with seen as (
         select a.id, a.due_at as old, k.parked,
                case when not k.parked then null
-                    when c.kind = 'rate' then greatest(a.next_at - conductor.rate_horizon() / 2, v_now)
+                    when c.kind = 'rate' then greatest(a.next_at - conductor.rate_lead(c.amount, c.per, c.burst)
+                                                    - conductor.rate_horizon() / 2, v_now)
                     when c.amount > (select coalesce(sum(h.value::integer), 0) from jsonb_each(a.holders) as h)
                     then v_now
                end as due

@@ -81,7 +81,8 @@ declare
     o record;
 begin
     for o in
-        select c.kind, c.path, c.amount, c.per, a.id as lane, a.next_at, k.key, h.held, t.name as task,
+        select c.kind, c.path, c.amount, c.per, c.burst, a.id as lane,
+               case when c.kind = 'rate' then a.next_at - conductor.rate_lead(c.amount, c.per, c.burst) end as next_at, k.key, h.held, t.name as task,
                l.task_id, l.priority, l.run_at, l.queue_id
           from conductor.live_executions l
           join conductor.tasks t on t.id = l.task_id
@@ -114,11 +115,13 @@ begin
             v_before := conductor.count_before(-o.lane, o.priority, o.run_at, p_id, p_now, 1000);
             return jsonb_build_object(
                 'reason', 'rate', 'amount', o.amount, 'per_ms', floor(extract(epoch from o.per) * 1000)::bigint,
-                'next_at', o.next_at, 'before', v_before,
+                'burst', o.burst, 'next_at', o.next_at, 'before', v_before,
                 'key', case when cardinality(o.path) > 0 then jsonb_build_object(
                            'field', array_to_string(o.path, '.'), 'value', left(ltrim(o.key, chr(1)), 1000)) end,
-                'text', format('waits for its rate: %s in %s s %s may start, and the next one may at %s',
-                               o.amount, extract(epoch from o.per)::float8, v_of, conductor.moment(o.next_at))
+                'text', format('waits for its rate: %s in %s s %s may start%s, and the next one may at %s',
+                               o.amount, extract(epoch from o.per)::float8, v_of,
+                               case when o.burst > 1 then format(', %s at once after a rest', o.burst) end,
+                               conductor.moment(o.next_at))
                     || case v_before when 0 then '' when 1000 then '; 1000 or more are before it'
                        else format('; %s before it', v_before) end);
         end if;

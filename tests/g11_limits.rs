@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use conductor::Status;
 use conductor::prelude::*;
 use conductor::testing::TestConductor;
+use conductor::{Reason, Status};
 use serde_json::json;
 use sqlx::{Acquire, AssertSqlSafe};
 
@@ -59,6 +59,27 @@ async fn g11_hot(ctx: &TaskContext, tenant: u32) -> anyhow::Result<()> {
 
 #[task(name = "g11-rated", rate_limit = "20/1s")]
 async fn g11_rated(ctx: &TaskContext, n: u32) -> anyhow::Result<()> {
+    ctx.state::<Log>().lock().unwrap().push((n, Instant::now()));
+    Ok(())
+}
+
+#[task(name = "g11-burst", rate_limit("60/1h", burst = 20))]
+async fn g11_burst(_ctx: &TaskContext) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[task(name = "g11-burst-bound", rate_limit("6/6m", burst = 4))]
+async fn g11_burst_bound(_ctx: &TaskContext) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[task(name = "g11-burst-key", rate_limit("2/2h", burst = 2, key = payload.tenant))]
+async fn g11_burst_key(_ctx: &TaskContext, tenant: String) -> anyhow::Result<String> {
+    Ok(tenant)
+}
+
+#[task(name = "g11-burst-quick", rate_limit("20/1s", burst = 10))]
+async fn g11_burst_quick(ctx: &TaskContext, n: u32) -> anyhow::Result<()> {
     ctx.state::<Log>().lock().unwrap().push((n, Instant::now()));
     Ok(())
 }
@@ -299,6 +320,114 @@ async fn a_rate_goes_by_the_databases_clock_and_by_key(test: TestConductor) -> a
         test.drain().await?;
         assert_eq!(number(&test, DONE).await, done);
         test.advance(Duration::from_secs(3600)).await?;
+    }
+    Ok(())
+}
+
+const FINISHED: &str = "select count(*) from conductor.finished_executions";
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[conductor::test]
+async fn a_burst_starts_at_once_and_comes_again_after_a_rest(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    test.invoke_batch::<G11Burst>([(); 10]).await?;
+    test.drain().await?;
+    assert_eq!(number(&test, FINISHED).await, 10);
+    let ids = test.invoke_batch::<G11Burst>([(); 11]).await?;
+    test.drain().await?;
+    assert_eq!(number(&test, FINISHED).await, 20);
+    let worker = test.orchestrator().build()?.start().await?;
+    let why = test.why(*ids.last().unwrap()).await?;
+    worker.stop().await?;
+    let Reason::Rate {
+        amount: 60,
+        burst: 20,
+        per_ms: 3_600_000,
+        next_at,
+        before: 0,
+        ..
+    } = why.reason
+    else {
+        panic!("{why:?}");
+    };
+    let wait = (next_at - test.now().await?).num_seconds();
+    assert!((0..=60).contains(&wait), "{wait}");
+    let words =
+        "60 in 3600 s of task \"g11-burst\" may start, 20 at once after a rest, and the next";
+    assert!(why.text.contains(words), "{why}");
+    // Behind the burst they start at even distances.
+    test.invoke_batch::<G11Burst>([(); 2]).await?;
+    for done in [21, 22, 23, 23] {
+        test.advance(MINUTE).await?;
+        test.drain().await?;
+        assert_eq!(number(&test, FINISHED).await, done);
+    }
+    // After a rest the burst is there again, and no more than that.
+    test.advance(MINUTE * 60 * 24).await?;
+    test.invoke_batch::<G11Burst>([(); 25]).await?;
+    test.drain().await?;
+    assert_eq!(number(&test, FINISHED).await, 43);
+    Ok(())
+}
+
+#[conductor::test]
+async fn a_rate_with_a_burst_holds_in_every_interval(test: TestConductor) -> anyhow::Result<()> {
+    test.invoke_batch::<G11BurstBound>([(); 30]).await?;
+    test.drain().await?;
+    for _ in 0..14 {
+        test.advance(MINUTE).await?;
+        test.drain().await?;
+    }
+    test.advance(MINUTE * 20).await?;
+    test.drain().await?;
+    assert!(number(&test, FINISHED).await > 20);
+    // The amount and the burst less one, and not less than that either.
+    let most = "select max(n) from (
+                    select (select count(*) from conductor.finished_executions o
+                             where o.claimed_at >= f.claimed_at and o.claimed_at < f.claimed_at + interval '6 minutes') as n
+                      from conductor.finished_executions f) k";
+    assert_eq!(number(&test, most).await, 9);
+    Ok(())
+}
+
+#[conductor::test]
+async fn a_burst_is_each_keys_own(test: TestConductor) -> anyhow::Result<()> {
+    for tenant in ["a", "a", "a", "b", "b"] {
+        let tenant = tenant.to_owned();
+        test.invoke::<G11BurstKey>(G11BurstKey { tenant }).await?;
+    }
+    for done in [4, 5, 5] {
+        test.drain().await?;
+        assert_eq!(number(&test, FINISHED).await, done);
+        test.advance(MINUTE * 60).await?;
+    }
+    Ok(())
+}
+
+#[conductor::test]
+async fn workers_share_a_burst(test: TestConductor) -> anyhow::Result<()> {
+    let log = Log::default();
+    let workers = [
+        start_with(&test, 20, Arc::clone(&log)).await?,
+        start_with(&test, 20, Arc::clone(&log)).await?,
+    ];
+    let runs = invoke_each::<G11BurstQuick>(&test, (0..40).map(|n| G11BurstQuick { n })).await?;
+    for run in runs {
+        soon("its end", run.result()).await?;
+    }
+    let mut starts: Vec<Instant> = log.lock().unwrap().iter().map(|(_, at)| *at).collect();
+    starts.sort();
+    // Thirty distances of 50 ms behind the burst, whose first may be late on a busy machine.
+    let all = starts[39] - starts[0];
+    assert!(all >= Duration::from_millis(1000), "{all:?}");
+    // Had each worker a lane of its own, all would take half a second.
+    for window in starts.windows(31) {
+        let within = window[30] - window[0];
+        assert!(within >= Duration::from_millis(700), "31 within {within:?}");
+    }
+    for worker in workers {
+        worker.stop().await?;
     }
     Ok(())
 }

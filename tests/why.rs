@@ -390,6 +390,7 @@ async fn ones_whose_rate_is_used_up(test: TestConductor) -> anyhow::Result<()> {
         let Reason::Rate {
             amount: 2,
             per_ms: 3_600_000,
+            burst: 1,
             key: None,
             next_at,
             before,

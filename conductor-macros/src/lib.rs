@@ -183,7 +183,8 @@ use proc_macro::TokenStream;
 /// `concurrency(limit = 2, key = payload.tenant_id)` and `rate_limit("10/s", key = payload.tenant_id)`
 /// count for each value of a field of the payload, or of a field of a field. Several hold together; two of
 /// one kind and key are refused. Whatever waits or sleeps does not count as running. A rate lets
-/// executions start one by one at even distances, and saves nothing up.
+/// executions start one by one at even distances, and saves nothing up. `rate_limit("100/1m", burst = 20)` lets up
+/// to 20 start at once after a rest, and so at most 100 + 20 - 1 in any minute; a burst is at most the amount.
 ///
 /// ```
 /// use conductor::prelude::*;

@@ -18,7 +18,7 @@ const CONCURRENCY: Keys = Keys {
 
 const RATE: Keys = Keys {
     owner: "`rate_limit(…)`",
-    forms: &[("key", KEY)],
+    forms: &[("burst", "burst = 20"), ("key", KEY)],
     repeatable: &[],
 };
 
@@ -34,7 +34,8 @@ pub(crate) struct Limit {
 #[derive(Clone, Copy)]
 enum Amount {
     Concurrency(u32),
-    Rate(u32, u64),
+    /// The amount, the interval in milliseconds, and the burst.
+    Rate(u32, u64, u32),
 }
 
 /// `payload.a.b`
@@ -73,20 +74,23 @@ impl Limit {
         Ok(Some(Self::new(entry, Amount::Concurrency(amount), key)))
     }
 
-    /// Reads `rate_limit = "100/1m"` or `rate_limit("100/1m", key = …)`.
+    /// Reads `rate_limit = "100/1m"` or `rate_limit("100/1m", burst = 20, key = …)`.
     pub(crate) fn rate(entry: &Entry, errors: &mut Errors) -> syn::Result<Option<Self>> {
         let (rate, options) = entry.first()?;
         let (amount, per) = literal::rate(&rate)?;
-        let mut key = None;
+        let (mut burst, mut key) = (1, None);
         let before = errors.count();
         for entry in RATE.read(options, errors) {
             let set = entry.single().and_then(|value| {
-                key = Some(Key::read(value)?);
+                match entry.key.to_string().as_str() {
+                    "burst" => burst = read_burst(value, amount, per)?,
+                    _ => key = Some(Key::read(value)?),
+                }
                 Ok(())
             });
             errors.keep(set);
         }
-        let limit = Self::new(entry, Amount::Rate(amount, per), key);
+        let limit = Self::new(entry, Amount::Rate(amount, per, burst), key);
         Ok((errors.count() == before).then_some(limit))
     }
 
@@ -112,7 +116,8 @@ impl Limit {
         });
         let new = match self.amount {
             Amount::Concurrency(amount) => quote!(concurrency(#amount)),
-            Amount::Rate(amount, per) => quote!(rate(#amount, #per)),
+            Amount::Rate(amount, per, 1) => quote!(rate(#amount, #per)),
+            Amount::Rate(amount, per, burst) => quote!(rate(#amount, #per).burst(#burst)),
         };
         quote!(#krate::__private::LimitDefinition::#new #(#path)*)
     }
@@ -131,6 +136,24 @@ impl Limit {
             };
         })
     }
+}
+
+/// A burst above the amount is one of a rate over more time.
+fn read_burst(value: &Expr, amount: u32, per: u64) -> syn::Result<u32> {
+    let burst = literal::integer(value, 1..=MOST)?;
+    if burst <= amount {
+        return Ok(burst);
+    }
+    let times = u64::from(burst.div_ceil(amount));
+    let per = std::time::Duration::from_millis(per.saturating_mul(times));
+    Err(syn::Error::new(
+        value.span(),
+        format!(
+            "a burst is at most the rate's number, which is {amount}: the same rate over more time is `{}/{}`",
+            u64::from(amount) * times,
+            humantime::format_duration(per).to_string().replace(' ', "")
+        ),
+    ))
 }
 
 /// The database counts in `integer`.

@@ -105,6 +105,8 @@ pub enum Reason {
         amount: i32,
         /// … in so many milliseconds.
         per_ms: u64,
+        /// … and so many at once after a rest.
+        burst: i32,
         /// For which key; none where the limit is the whole task's.
         key: Option<LimitKey>,
         /// The next start, of this one or of one before it.

@@ -26,6 +26,8 @@ pub enum LimitKind {
     Rate {
         /// The interval.
         per: Duration,
+        /// How many may start at once, after none have for long enough; at least 1, at most the amount.
+        burst: u32,
     },
 }
 
@@ -44,10 +46,20 @@ impl LimitDefinition {
         Self {
             kind: LimitKind::Rate {
                 per: Duration::from_millis(per_ms),
+                burst: 1,
             },
             amount,
             path: &[],
         }
+    }
+
+    /// A rate of which so many may start at once.
+    #[must_use]
+    pub const fn burst(mut self, starts: u32) -> Self {
+        if let LimitKind::Rate { per, .. } = self.kind {
+            self.kind = LimitKind::Rate { per, burst: starts };
+        }
+        self
     }
 
     /// For each key in the payload.
@@ -59,11 +71,11 @@ impl LimitDefinition {
 
     /// What `conductor.declare_limits` wants to know.
     pub(crate) fn declaration(&self) -> Value {
-        let (kind, per) = match self.kind {
-            LimitKind::Concurrency => ("concurrency", None),
-            LimitKind::Rate { per } => ("rate", Some(per.as_secs_f64() * 1e3)),
+        let (kind, per, burst) = match self.kind {
+            LimitKind::Concurrency => ("concurrency", None, 1),
+            LimitKind::Rate { per, burst } => ("rate", Some(per.as_secs_f64() * 1e3), burst),
         };
-        json!({"kind": kind, "amount": self.amount, "path": self.path, "per_ms": per})
+        json!({"kind": kind, "amount": self.amount, "path": self.path, "per_ms": per, "burst": burst})
     }
 
     /// Why the key cannot be found in what starts executions of this task beside invokes: until it

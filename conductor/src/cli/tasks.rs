@@ -85,8 +85,12 @@ fn limits(of: &[LimitDefinition]) -> String {
     let limits = of.iter().map(|limit| {
         let amount = match limit.kind {
             LimitKind::Concurrency => format!("{} at once", limit.amount),
-            LimitKind::Rate { per } => {
-                format!("{}/{}", limit.amount, humantime::format_duration(per))
+            LimitKind::Rate { per, burst } => {
+                let rate = format!("{}/{}", limit.amount, humantime::format_duration(per));
+                match burst {
+                    1 => rate,
+                    burst => format!("{rate}, {burst} at once"),
+                }
             }
         };
         match limit.path {
@@ -99,12 +103,16 @@ fn limits(of: &[LimitDefinition]) -> String {
 }
 
 fn limit(limit: &LimitDefinition) -> Value {
-    let (kind, per) = match limit.kind {
-        LimitKind::Concurrency => ("concurrency", None),
-        LimitKind::Rate { per } => ("rate", Some(humantime::format_duration(per).to_string())),
+    let (kind, per, burst) = match limit.kind {
+        LimitKind::Concurrency => ("concurrency", None, None),
+        LimitKind::Rate { per, burst } => (
+            "rate",
+            Some(humantime::format_duration(per).to_string()),
+            Some(burst),
+        ),
     };
     let key = (!limit.path.is_empty()).then(|| limit.path.join("."));
-    json!({ "kind": kind, "amount": limit.amount, "per": per, "key": key })
+    json!({ "kind": kind, "amount": limit.amount, "per": per, "burst": burst, "key": key })
 }
 
 /// "0 9 * * Mon-Fri Europe/Berlin".
@@ -217,8 +225,8 @@ mod tests {
         assert_eq!(
             all.iter().map(limit).collect::<Value>(),
             json!([
-                {"kind": "concurrency", "amount": 2, "per": null, "key": null},
-                {"kind": "rate", "amount": 100, "per": "1m", "key": "tenant.id"},
+                {"kind": "concurrency", "amount": 2, "per": null, "burst": null, "key": null},
+                {"kind": "rate", "amount": 100, "per": "1m", "burst": 1, "key": "tenant.id"},
             ])
         );
     }

@@ -61,6 +61,21 @@ async fn no_rate(ctx: &TaskContext, tenant_id: i64) -> anyhow::Result<()> {
     Ok(())
 }
 
+#[task(rate_limit("10/1s", burst = 11))]
+async fn more_than_the_rate(ctx: &TaskContext) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[task(rate_limit("10/1s", burst = 0))]
+async fn no_burst(ctx: &TaskContext) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[task(concurrency(limit = 5, burst = 2))]
+async fn no_rate_but_a_burst(ctx: &TaskContext) -> anyhow::Result<()> {
+    Ok(())
+}
+
 #[task(concurrency = 5, concurrency(limit = 6))]
 async fn the_same_twice(ctx: &TaskContext) -> anyhow::Result<()> {
     Ok(())

@@ -15,6 +15,16 @@ async fn rated(ctx: &TaskContext) -> anyhow::Result<()> {
     Ok(())
 }
 
+#[task(rate_limit("100/1m", burst = 20))]
+async fn bursts(ctx: &TaskContext) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[task(rate_limit("100/1m", key = payload.tenant_id, burst = 100))]
+async fn bursts_by_key(ctx: &TaskContext, tenant_id: i64) -> anyhow::Result<()> {
+    Ok(())
+}
+
 // The fields form: the payload is the generated struct.
 #[task(
     concurrency(limit = 20),
@@ -77,5 +87,10 @@ fn main() {
     assert_eq!(limits("ship")[1].path, ["customer", "regions"]);
     assert_eq!(limits("ignores")[0].path, ["of"]);
     let per = Duration::from_millis(1000);
-    assert_eq!(limits("rated")[0].kind, LimitKind::Rate { per });
+    assert_eq!(limits("rated")[0].kind, LimitKind::Rate { per, burst: 1 });
+    assert_eq!(limits("bursts"), [LimitDefinition::rate(100, 60_000).burst(20)]);
+    assert_eq!(
+        limits("bursts_by_key"),
+        [LimitDefinition::rate(100, 60_000).burst(100).key(&["tenant_id"])]
+    );
 }
