@@ -327,6 +327,37 @@ begin
 end
 $$;
 
+-- Removes the recorded errors that attempts end with, before the attempts end: the next ones do these steps again. Locks the
+-- executions.
+create function conductor.forget_errors(
+    p_ids uuid[], p_claims integer[], p_keys text[], p_orchestrators bigint[] default null) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_held uuid[];
+begin
+    perform from conductor.live_executions l where l.id = any (p_ids) order by l.id for no key update;
+    v_held := array(
+        select l.id
+          from unnest(p_ids, p_claims, p_orchestrators) as g(id, claim, orchestrator)
+         cross join lateral (
+               select o.id from conductor.live_executions o
+                where o.id = any (array[g.id]) and o.claim = g.claim and o.state = 'running'
+                  and (g.orchestrator is null or g.orchestrator = o.orchestrator_id)
+                limit 1) l);
+    delete from conductor.steps s
+     where s.ctid = any (array(
+           select k.ctid from unnest(p_ids, p_keys) as g(execution_id, key)
+            cross join lateral (
+                  select o.ctid from conductor.steps o
+                   where o.execution_id = g.execution_id and o.key = g.key
+                     and o.kind in ('failed step', 'failed transaction', 'race') limit 1) k
+            where g.execution_id = any (v_held)));
+end
+$$;
+
 -- The record of ctx.transaction, in the user's own transaction and its last statement but commit.
 create function conductor.record_in_transaction(
     p_id uuid, p_claim integer, p_key text, p_kind text, p_value text, p_orchestrator bigint default null)

@@ -4,8 +4,8 @@
 //! its failure stored beside its text, for the parent and for whoever waits for the result.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -58,8 +58,8 @@ pub struct Failure {
     code: Option<String>,
     details: Option<Box<RawValue>>,
     verdict: Verdict,
-    /// Set when the record is written, or where it was read from one.
-    recorded: Arc<AtomicBool>,
+    /// Of the step that gave it.
+    key: Option<String>,
     /// Tells a note of its text that it lives.
     alive: Arc<()>,
 }
@@ -79,6 +79,11 @@ struct Record {
     code: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     details: Option<Box<RawValue>>,
+    /// What it says of the next attempt, where that is not the policy's to say.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    permanent: bool,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    after_ms: Option<u64>,
 }
 
 /// As it is stored beside the text of an execution's error.
@@ -87,23 +92,6 @@ struct End {
     code: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     details: Option<Box<RawValue>>,
-}
-
-/// What the record of a failure keeps while the handler has the failure itself.
-#[derive(Debug, Clone)]
-pub(crate) struct Pending {
-    head: String,
-    all: String,
-    recorded: Arc<AtomicBool>,
-    alive: Weak<()>,
-}
-
-impl Pending {
-    /// The record is written.
-    pub(crate) fn note_recorded(&self) {
-        self.recorded.store(true, Ordering::Relaxed);
-        crate::verdict::note_recorded(&self.head, &self.all, self.alive.clone());
-    }
 }
 
 impl Failure {
@@ -158,15 +146,20 @@ impl Failure {
             code,
             details,
             verdict: Verdict::Policy,
-            recorded: Arc::default(),
+            key: None,
             alive: Arc::default(),
         }
     }
 
-    /// One that was read from a record.
-    fn recorded(self) -> Self {
-        self.recorded.store(true, Ordering::Relaxed);
-        self
+    /// One that a step gives, under this key.
+    pub(crate) fn of_step(self, key: &str) -> Self {
+        let key = Some(key.to_owned());
+        Self { key, ..self }
+    }
+
+    /// The key of the step that gave what an error's chain contains.
+    pub(crate) fn key_in(error: &anyhow::Error) -> Option<String> {
+        find(error, &|cause| cause.downcast_ref::<Self>()?.key.clone())
     }
 
     fn texts(&self) -> Vec<&str> {
@@ -175,21 +168,9 @@ impl Failure {
         std::iter::once(self.text.as_str()).chain(causes).collect()
     }
 
-    pub(crate) fn pending(&self) -> Pending {
-        Pending {
-            head: self.text.clone(),
-            all: self.texts().join(": "),
-            recorded: Arc::clone(&self.recorded),
-            alive: Arc::downgrade(&self.alive),
-        }
-    }
-
-    /// What the next attempt should be after an error that contains this one. What is recorded would be met again.
-    pub(crate) fn verdict(&self) -> Verdict {
-        match self.recorded.load(Ordering::Relaxed) {
-            true => Verdict::Permanent,
-            false => self.verdict,
-        }
+    /// What it says of the next attempt, and whether it lives.
+    pub(crate) fn verdict(&self) -> (Verdict, Weak<()>) {
+        (self.verdict, Arc::downgrade(&self.alive))
     }
 
     /// As it is recorded for a step.
@@ -198,6 +179,11 @@ impl Failure {
             error: self.texts().into_iter().map(str::to_owned).collect(),
             code: self.code.clone(),
             details: self.details.clone(),
+            permanent: self.verdict == Verdict::Permanent,
+            after_ms: match self.verdict {
+                Verdict::After(delay) => u64::try_from(delay.as_millis()).ok(),
+                Verdict::Policy | Verdict::Permanent => None,
+            },
         };
         // Texts and JSON always can be written.
         serde_json::to_string(&record).unwrap_or_else(|_| r#"{"error":[]}"#.to_owned())
@@ -206,9 +192,15 @@ impl Failure {
     /// As [`to_record`](Self::to_record) wrote it.
     pub(crate) fn from_record(json: &str) -> Result<Self, Refusal> {
         let record: Record = read(json)?;
-        let failure = Self::of_texts(record.error, record.code, record.details).recorded();
-        failure.pending().note_recorded();
-        Ok(failure)
+        let verdict = match record.after_ms {
+            _ if record.permanent => Verdict::Permanent,
+            Some(ms) => Verdict::After(Duration::from_millis(ms)),
+            None => Verdict::Policy,
+        };
+        Ok(Self {
+            verdict,
+            ..Self::of_texts(record.error, record.code, record.details)
+        })
     }
 
     /// What is stored beside the text of an execution's error; none where the text is all.
@@ -224,7 +216,7 @@ impl Failure {
     pub(crate) fn from_end(text: &str, end: Option<&str>) -> Self {
         let end = end.and_then(|end| serde_json::from_str(end).ok());
         let End { code, details } = end.unwrap_or_default();
-        Self::of_texts(vec![text.to_owned()], code, details).recorded()
+        Self::of_texts(vec![text.to_owned()], code, details)
     }
 }
 

@@ -188,11 +188,6 @@ pub(crate) fn permanent(error: anyhow::Error) -> anyhow::Error {
     judge(Verdict::Permanent, error)
 }
 
-/// Keeps that an error is recorded, so that another attempt would meet it again.
-pub(crate) fn note_recorded(head: &str, all: &str, alive: Weak<()>) {
-    note(head.to_owned(), all.to_owned(), Verdict::Permanent, alive);
-}
-
 /// Looks through an error's chain, and into the errors that were given a verdict, which stand before what they wrap.
 pub(crate) fn find<T>(
     error: &anyhow::Error,
@@ -217,7 +212,7 @@ fn by_type(cause: &(dyn std::error::Error + 'static)) -> Option<Verdict> {
         return Some(judged.verdict);
     }
     if let Some(failure) = cause.downcast_ref::<Failure>() {
-        return Some(failure.verdict());
+        return Some(failure.verdict().0);
     }
     if let Some(Error::Table(_)) = cause.downcast_ref() {
         return Some(Verdict::Permanent);
@@ -230,10 +225,12 @@ fn by_type(cause: &(dyn std::error::Error + 'static)) -> Option<Verdict> {
 pub(crate) fn heard(error: &anyhow::Error) -> Verdict {
     let verdict = verdict(error);
     if verdict != Verdict::Policy {
-        let judged = error
-            .chain()
-            .find_map(|cause| cause.downcast_ref::<Judged>());
-        let alive = judged.map_or_else(Weak::new, |judged| Arc::downgrade(&judged.alive));
+        let alive = error.chain().find_map(|cause| {
+            let judged = cause.downcast_ref::<Judged>();
+            let failure = || Some(cause.downcast_ref::<Failure>()?.verdict().1);
+            judged.map_or_else(failure, |judged| Some(Arc::downgrade(&judged.alive)))
+        });
+        let alive = alive.unwrap_or_default();
         note(error.to_string(), format!("{error:#}"), verdict, alive);
     }
     verdict

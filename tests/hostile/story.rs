@@ -102,6 +102,17 @@ pub(super) const STORY: &[(&str, &str)] = &[
          array_fill(null::timestamptz, array[4]), array[null, {f}, null, null], array[null, {n}, null, null],
          array[null, {payload}, null, null], array_fill(false, array[4]), array[{n}, null, {n}, {n}],
          array[{filter}::text, null, {filter}::text, {filter}::text]) = 1"),
+    ("wait_beside", "select conductor.wait_beside(
+         array[{b}], array[-1], array[{b}], array[{n}], array[{n}], array[{n}], array[null::bigint],
+         array[null::timestamptz], array[null::uuid], array[{n}], array[{payload}], array[false], array[{n}],
+         array[{filter}::text]) = array[false]"),
+    ("begin_waits", "select (conductor.begin_waits(
+         '{}', array[{b}], array[{n}], array[{n}], array[{n}], array[null::bigint],
+         array[null::timestamptz], array[null::uuid], array[{n}], array[{payload}], array[false], array[{n}],
+         array[{filter}::text], null, clock_timestamp())).fresh is null"),
+    ("look_beside", "select count(*) = 0 from conductor.look_beside(array[{b}], array[-1], array[{b}], array[{n} || '9'])"),
+    ("note_astray", "select conductor.note_astray(array[{b}], array[{b}], array[1], array[{n}])::text = ''"),
+    ("forget_errors", "select conductor.forget_errors(array[{b}], array[-1], array[{n}])::text = ''"),
     ("report", "select conductor.report(array[{f}], array[{b}], array[{n} || '2'], array[{value}])::text = ''"),
     ("conclude", "select conductor.conclude(array[{f}], 'failed', {n})::text = ''"),
     // Events: g, h, and one whose id is the server's.

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::codec::MAX_RECORDS_BYTES;
 use crate::error::{Error, Result};
-use crate::failure::{Failure, Pending};
+use crate::failure::Failure;
 use crate::unreadable::Unreadable;
 
 /// Longest key of a step, in bytes.
@@ -52,6 +52,8 @@ struct Present {
     /// The errors that the handler was given and that are not recorded, and how many there were in all.
     unrecorded: Vec<Unrecorded>,
     errors: usize,
+    /// The errors that are recorded.
+    recorded: Vec<GivenError>,
     /// The failures of children that ended in one.
     children: HashMap<Uuid, Failure>,
     /// What this run is blocked on.
@@ -122,6 +124,15 @@ impl Recorded {
     }
 }
 
+/// An error that is recorded, and the handler was given.
+#[derive(Debug)]
+struct GivenError {
+    key: String,
+    /// The step that gave it; of a race, one of its winner.
+    step: Option<String>,
+    text: String,
+}
+
 /// Stands before the kind of a step that has failed.
 const FAILED: &str = "failed ";
 
@@ -132,8 +143,6 @@ pub(super) struct Unrecorded {
     pub(super) kind: &'static str,
     pub(super) value: String,
     pub(super) decided: Decided,
-    /// None of a race, whose branch gives the error again.
-    pub(super) failure: Option<Pending>,
     /// How many errors there were before it.
     number: usize,
 }
@@ -416,19 +425,46 @@ impl Memo {
         kind: &'static str,
         value: String,
         decided: Decided,
-        failure: Option<Pending>,
+        error: &anyhow::Error,
     ) {
+        let given = GivenError::of(key, error);
         let mut present = self.present();
         let number = present.errors;
         present.errors += 1;
+        present.recorded.push(given);
         present.unrecorded.push(Unrecorded {
             key: key.to_owned(),
             kind,
             value,
             decided,
-            failure,
             number,
         });
+    }
+
+    /// The handler is given an error that an earlier run has recorded.
+    pub(super) fn fail_again(&self, key: &str, error: &anyhow::Error) {
+        let given = GivenError::of(key, error);
+        self.present().recorded.push(given);
+    }
+
+    /// The keys of the recorded errors that an attempt ends with: the next one does them again.
+    pub(crate) fn ended_with(&self, error: &anyhow::Error) -> Vec<String> {
+        let step = Failure::key_in(error);
+        let text = format!("{error:#}");
+        let present = self.present();
+        let ends = |given: &&GivenError| match &step {
+            Some(step) => given.step.as_ref() == Some(step),
+            // It is wrapped in what hides it, or is none of a step.
+            None => {
+                let before = text.strip_suffix(given.text.as_str());
+                before.is_some_and(|before| before.is_empty() || before.ends_with(": "))
+            }
+        };
+        let unrecorded = |key: &String| (present.unrecorded.iter()).any(|error| error.key == *key);
+        (present.recorded.iter().filter(ends))
+            .map(|given| given.key.clone())
+            .filter(|key| !unrecorded(key))
+            .collect()
     }
 
     /// The next error that the handler has gone on from if it begins what this key is for: it had been given the error when
@@ -447,10 +483,6 @@ impl Memo {
     pub(super) fn note_recorded(&self, error: &Unrecorded) {
         let mut present = self.present();
         (present.unrecorded).retain(|unrecorded| unrecorded.number != error.number);
-        drop(present);
-        if let Some(failure) = &error.failure {
-            failure.note_recorded();
-        }
     }
 
     /// Keeps the failure of a child, by its id.
@@ -765,6 +797,16 @@ impl Memo {
 
     fn present(&self) -> std::sync::MutexGuard<'_, Present> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl GivenError {
+    fn of(key: &str, error: &anyhow::Error) -> Self {
+        Self {
+            key: key.to_owned(),
+            step: Failure::key_in(error),
+            text: format!("{error:#}"),
+        }
     }
 }
 

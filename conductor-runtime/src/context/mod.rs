@@ -237,8 +237,8 @@ impl TaskContext {
     /// details, the same in the first run and in each replay. None where the error is none of those.
     ///
     /// An error of a step is recorded if the handler goes on from it, which it has when it begins the next durable call. A
-    /// replay gives the recorded error and does not run the step. An error that ends the attempt is not recorded, and the next attempt runs the
-    /// step again. So an attempt that ends with an error that is recorded ends the execution for good.
+    /// replay gives the recorded error and does not run the step. An error that ends the attempt is not kept: the next
+    /// attempt runs the step again, whatever else is recorded.
     ///
     /// ```
     /// # use conductor::prelude::*;
@@ -392,16 +392,15 @@ impl TaskContext {
 
     /// The error of a body as the handler is given it: what a replay would read, if it goes on from it.
     fn failed(&self, key: &str, kind: &'static str, error: anyhow::Error) -> anyhow::Error {
-        heard(&error);
-        let failure = Failure::of(&error);
+        let failure = Failure::of(&error).of_step(key);
         let value = failure.to_record();
         if let Err(error) = self.memo.count(key, value.len()) {
             return permanent(error.into());
         }
-        let pending = Some(failure.pending());
-        self.memo
-            .fail(key, kind, value, Decided::default(), pending);
-        failure.into()
+        let error = failure.into();
+        heard(&error);
+        self.memo.fail(key, kind, value, Decided::default(), &error);
+        error
     }
 
     /// Returns when the record is committed. Where the claim is lost it never returns, and the

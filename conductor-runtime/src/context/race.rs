@@ -114,7 +114,8 @@ async fn run<T: Send>(ctx: &TaskContext, options: Options<'_, T>) -> anyhow::Res
         // The losers, which may have come to their ends since, must not be polled.
         let winner = branches.swap_remove(winner);
         drop(branches);
-        return winner.await;
+        let given = winner.await;
+        return given.inspect_err(|error| ctx.memo.fail_again(&key, error));
     }
     if branches.is_empty() {
         let reason = "it has no branches, so it would never end".to_owned();
@@ -138,7 +139,7 @@ async fn run<T: Send>(ctx: &TaskContext, options: Options<'_, T>) -> anyhow::Res
             Ok(given)
         }
         Err(error) => {
-            ctx.memo.fail(&key, KIND, value, decided, None);
+            ctx.memo.fail(&key, KIND, value, decided, &error);
             Err(error)
         }
     }

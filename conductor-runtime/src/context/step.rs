@@ -263,7 +263,12 @@ impl TaskContext {
         self.memo.give(key);
         let json = recorded.get();
         let given = match recorded.failed {
-            true => Failure::from_record(json).map(|failure| Err(failure.into())),
+            true => Failure::from_record(json).map(|failure| {
+                let error = failure.of_step(key).into();
+                heard(&error);
+                self.memo.fail_again(key, &error);
+                Err(error)
+            }),
             false => read(json).map(Ok),
         };
         let error = match given {

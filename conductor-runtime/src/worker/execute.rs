@@ -227,7 +227,7 @@ fn failed(error: &anyhow::Error, memo: &Memo) -> End {
     };
     let of_child = error.failure_in(memo);
     let failure = of_child.unwrap_or_else(|| Failure::of(error));
-    End::of_error(error, verdict, &failure)
+    End::of_error(error, verdict, &failure).forgetting(memo.ended_with(error))
 }
 
 /// The payloads of all children that it is to make travel together.

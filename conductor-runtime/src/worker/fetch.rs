@@ -231,6 +231,16 @@ pub(super) async fn finish_and_claim(
             .await?;
         session.separate().await?;
     }
+    if !columns.forgotten_ids.is_empty() {
+        sqlx::query("select conductor.forget_errors($1, $2, $3, $4)")
+            .bind(&columns.forgotten_ids)
+            .bind(&columns.forgotten_claims.numbers)
+            .bind(&columns.forgotten_keys)
+            .bind(&columns.forgotten_claims.orchestrators)
+            .execute(&mut **session)
+            .await?;
+        session.separate().await?;
+    }
     if !columns.suspended.ids.is_empty() {
         columns.suspended.write(session).await?;
         session.separate().await?;

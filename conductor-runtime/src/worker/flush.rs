@@ -24,6 +24,9 @@ pub(super) struct Columns<'o> {
     pub(super) failed_claims: ClaimColumns,
     pub(super) errors: Vec<&'o str>,
     pub(super) failures: Vec<Option<&'o str>>,
+    pub(super) forgotten_ids: Vec<Uuid>,
+    pub(super) forgotten_claims: ClaimColumns,
+    pub(super) forgotten_keys: Vec<&'o str>,
     pub(super) permanent: Vec<bool>,
     pub(super) delay_ms: Vec<Option<i64>>,
     /// Who waits for what ends here.
@@ -56,7 +59,13 @@ impl<'o> Columns<'o> {
                     error,
                     failure,
                     verdict,
+                    forgotten,
                 } => {
+                    for key in forgotten {
+                        columns.forgotten_ids.push(outcome.id);
+                        columns.forgotten_claims.push(outcome.claim);
+                        columns.forgotten_keys.push(key);
+                    }
                     columns.failed_ids.push(outcome.id);
                     columns.failed_claims.push(outcome.claim);
                     columns.errors.push(error);

@@ -53,11 +53,13 @@ impl Drop for Weight {
 pub(super) enum End {
     /// The output as JSON.
     Completed(String),
-    /// The error's text, its code and details where it has some, and what it says of the next attempt.
+    /// The error's text, its code and details where it has some, what it says of the next attempt, and the keys of the
+    /// recorded errors that it is, which the next attempt does again.
     Failed {
         error: String,
         failure: Option<String>,
         verdict: Verdict,
+        forgotten: Vec<String>,
     },
     /// Every branch of the handler waits; what for, by key.
     Suspended(Waiting),
@@ -125,6 +127,7 @@ impl End {
         Self::Failed {
             error: storable(text),
             failure: None,
+            forgotten: Vec::new(),
             verdict: Verdict::Policy,
         }
     }
@@ -156,6 +159,7 @@ impl End {
         Self::Failed {
             error: storable(text),
             failure: None,
+            forgotten: Vec::new(),
             verdict: Verdict::Permanent,
         }
     }
@@ -176,10 +180,19 @@ impl End {
         }
     }
 
+    /// The same, and the next attempt does these steps again.
+    pub(super) fn forgetting(mut self, keys: Vec<String>) -> Self {
+        if let Self::Failed { forgotten, .. } = &mut self {
+            *forgotten = keys;
+        }
+        self
+    }
+
     pub(super) fn of_error(error: &anyhow::Error, verdict: Verdict, failure: &Failure) -> Self {
         Self::Failed {
             error: storable(&format!("{error:#}")),
             failure: failure.to_end(),
+            forgotten: Vec::new(),
             verdict,
         }
     }
