@@ -550,6 +550,7 @@ begin
     end if;
     update conductor.live_executions l
        set state = 'pending', orchestrator_id = null, claim = l.claim + 1, crashes = l.crashes + v_charge,
+           met = null, astray = null, astray_key = null,
            queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id),
            run_at = case when l.crashes - l.forgiven + v_charge > 1 and v_charge = 1
                          then v_now + random() * (l.crashes - l.forgiven) * interval '2 s' else l.run_at end,

@@ -574,10 +574,12 @@ begin
 end
 $$;
 
--- Outcomes of attempts that failed: tried again after a delay, or final.
+-- Outcomes of attempts that failed: tried again after a delay, or final. With p_forgotten come the keys of recorded errors that
+-- the attempts ended with: the next ones do these steps again.
 create function conductor.fail(
     p_ids uuid[], p_claims integer[], p_errors text[], p_permanent boolean[], p_delay_ms bigint[],
-    p_orchestrators bigint[] default null, p_failures text[] default null) returns integer
+    p_orchestrators bigint[] default null, p_failures text[] default null,
+    p_forgotten_of uuid[] default null, p_forgotten text[] default null) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 set enable_nestloop = off set enable_mergejoin = off set jit = off
@@ -587,12 +589,14 @@ declare
     v_count integer;
     v_final uuid[];
     v_failures text[];
+    v_again uuid[];
     v_cancelled uuid[];
 begin
     -- The backoff doubles with each failure. In seconds: an interval would overflow on the way.
     with failed as (
         update conductor.live_executions l
            set state = 'pending', orchestrator_id = null, failures = l.failures + 1, error = o.error,
+               met = null, astray = null, astray_key = null,
                queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id),
                run_at = v_now + coalesce(
                    o.delay_ms * interval '1 ms',
@@ -614,9 +618,13 @@ begin
     )
     select count(*), array_agg(f.id) filter (where f.cancelled),
            array_agg(f.id) filter (where f.final and not f.cancelled),
-           array_agg(f.failure) filter (where f.final and not f.cancelled)
-      into v_count, v_cancelled, v_final, v_failures
+           array_agg(f.failure) filter (where f.final and not f.cancelled),
+           array_agg(f.id) filter (where not f.final and not f.cancelled)
+      into v_count, v_cancelled, v_final, v_failures, v_again
       from failed f;
+    if cardinality(p_forgotten_of) > 0 and v_again is not null then
+        perform conductor.forget_errors(v_again, p_forgotten_of, p_forgotten);
+    end if;
     if v_cancelled is not null then
         perform conductor.conclude(v_cancelled, 'cancelled', null);
     end if;
@@ -829,7 +837,7 @@ create function conductor.finish_and_claim(
     p_roomy integer[], p_roomy_limits integer[], p_roomy_keys text[], p_fence integer,
     p_bytes bigint default 64 * 1024 * 1024, p_seen integer[] default null, p_from timestamptz[] default null,
     p_orchestrators bigint[] default null, p_failed_orchestrators bigint[] default null,
-    p_failures text[] default null)
+    p_failures text[] default null, p_forgotten_of uuid[] default null, p_forgotten text[] default null)
 returns table (
     id uuid, task_id integer, claim integer, attempt integer, payload text, memo text, origin uuid,
     parent uuid, trigger text, lanes integer[], slots integer[], lane_limits integer[], lane_keys text[],
@@ -855,7 +863,8 @@ begin
     end if;
     if cardinality(p_failed_ids) > 0 then
         perform conductor.fail(
-            p_failed_ids, p_failed_claims, p_errors, p_permanent, p_delay_ms, p_failed_orchestrators, p_failures);
+            p_failed_ids, p_failed_claims, p_errors, p_permanent, p_delay_ms, p_failed_orchestrators, p_failures,
+            p_forgotten_of, p_forgotten);
     end if;
     if v_late then
         return;

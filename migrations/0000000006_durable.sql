@@ -327,34 +327,21 @@ begin
 end
 $$;
 
--- Removes the recorded errors that attempts end with, before the attempts end: the next ones do these steps again. Locks the
--- executions.
-create function conductor.forget_errors(
-    p_ids uuid[], p_claims integer[], p_keys text[], p_orchestrators bigint[] default null) returns void
-language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
+-- Removes recorded errors that attempts of these executions have ended with. The caller holds the executions.
+create function conductor.forget_errors(p_ids uuid[], p_of uuid[], p_keys text[]) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
 set enable_mergejoin = off set jit = off
 as $$
-declare
-    v_held uuid[];
 begin
-    perform from conductor.live_executions l where l.id = any (p_ids) order by l.id for no key update;
-    v_held := array(
-        select l.id
-          from unnest(p_ids, p_claims, p_orchestrators) as g(id, claim, orchestrator)
-         cross join lateral (
-               select o.id from conductor.live_executions o
-                where o.id = any (array[g.id]) and o.claim = g.claim and o.state = 'running'
-                  and (g.orchestrator is null or g.orchestrator = o.orchestrator_id)
-                limit 1) l);
     delete from conductor.steps s
      where s.ctid = any (array(
-           select k.ctid from unnest(p_ids, p_keys) as g(execution_id, key)
+           select k.ctid from unnest(p_of, p_keys) as g(execution_id, key)
             cross join lateral (
                   select o.ctid from conductor.steps o
                    where o.execution_id = g.execution_id and o.key = g.key
                      and o.kind in ('failed step', 'failed transaction', 'race') limit 1) k
-            where g.execution_id = any (v_held)));
+            where g.execution_id = any (p_ids)));
 end
 $$;
 
@@ -479,9 +466,9 @@ begin
 end
 $$;
 
--- Counts the runs in a row that met nothing of what they had waited for, and fails executions that would go on like
--- that for ever. The caller holds the executions.
-create function conductor.note_astray(p_held uuid[], p_ids uuid[], p_met integer[], p_astray text[]) returns void
+-- Fails executions that have met nothing of what they waited for in so many runs in a row, this one included, and would
+-- go on like that for ever. Returns the others. The caller holds them.
+create function conductor.end_astray(p_held uuid[], p_ids uuid[], p_met integer[], p_astray text[]) returns uuid[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 set enable_nestloop = off set enable_mergejoin = off set jit = off
@@ -489,23 +476,21 @@ as $$
 declare
     c_most constant integer := 50;
     v_lost record;
+    v_held uuid[] := p_held;
 begin
-    update conductor.live_executions l
-       set met = g.met, astray = o.astray, astray_key = case when o.astray is not null then g.key end
-      from unnest(p_ids, p_met, p_astray) as g(id, met, key)
-     cross join lateral (
-           select case when g.key is not null and g.met <= k.met then coalesce(k.astray, 0) + 1 end as astray
-             from conductor.live_executions k where k.id = g.id limit 1) o
-     where l.id = any (p_held) and l.id = g.id;
     for v_lost in
-        select l.id, l.astray_key as key from conductor.live_executions l
-         where l.id = any (p_held) and l.astray >= c_most
+        select l.id, g.key
+          from unnest(p_ids, p_met, p_astray) as g(id, met, key)
+          join conductor.live_executions l on l.id = g.id and l.id = any (p_held)
+         where g.key is not null and g.met <= l.met and l.astray >= c_most - 1
     loop
         perform conductor.conclude(array[v_lost.id], 'failed', format(
             'its keys change at each run: %s came, and the code does not ask for it and waits for something new, %s runs '
             'in a row. Make a key of the payload, of recorded values or of a text, and not of a clock, a random number '
             'or the order of a HashMap', to_json(v_lost.key), c_most));
+        v_held := array_remove(v_held, v_lost.id);
     end loop;
+    return v_held;
 end
 $$;
 
@@ -519,7 +504,8 @@ create function conductor.suspend(
     p_executions uuid[], p_keys text[], p_kinds text[], p_groups text[], p_wake_ms bigint[],
     p_wake_at timestamptz[], p_children uuid[], p_tasks text[], p_payloads text[], p_detached boolean[],
     p_events text[], p_filters text[], p_withdrawn_of uuid[] default '{}', p_withdrawn text[] default '{}',
-    p_orchestrators bigint[] default null, p_met integer[] default null, p_astray text[] default null)
+    p_orchestrators bigint[] default null, p_met integer[] default null, p_astray text[] default null,
+    p_had_of uuid[] default '{}', p_had text[] default '{}')
 returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
@@ -554,10 +540,17 @@ begin
     if v_cancelled is not null then
         perform conductor.conclude(v_cancelled, 'cancelled', null);
     end if;
-    if v_held is null then
+    if num_nonnulls(variadic p_astray) > 0 then
+        v_held := conductor.end_astray(v_held, p_ids, p_met, p_astray);
+    end if;
+    if coalesce(cardinality(v_held), 0) = 0 then
         return 0;
     end if;
 
+    -- What came while a step ran and the handler has had is not free again.
+    if cardinality(p_had_of) > 0 then
+        perform conductor.decide(v_held, p_had_of, p_had, '{}', '{}');
+    end if;
     if cardinality(p_withdrawn_of) > 0 then
         v_freed := conductor.withdraw(
             (select array_agg(g.id order by g.n) from unnest(p_withdrawn_of) with ordinality as g(id, n)
@@ -594,12 +587,12 @@ begin
        set state = 'suspended', orchestrator_id = null, run_at = d.run_at,
            queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id), forgiven = l.crashes,
            partial_wakes = case when l.id = any (v_fresh) then 0 else l.partial_wakes end,
-           suspended_claim = l.claim
+           suspended_claim = l.claim, met = g.met,
+           astray = case when g.key is not null and g.met <= l.met then coalesce(l.astray, 0) + 1 end,
+           astray_key = case when g.key is not null and g.met <= l.met then g.key end
       from due d
+      left join unnest(p_ids, p_met, p_astray) as g(id, met, key) on g.id = d.execution_id
      where l.id = any (v_held) and l.id = d.execution_id;
-    if p_met is not null then
-        perform conductor.note_astray(v_held, p_ids, p_met, p_astray);
-    end if;
     perform conductor.wake(v_queues, false);
     return cardinality(v_held);
 end
@@ -611,7 +604,8 @@ create function conductor.wait_beside(
     p_ids uuid[], p_claims integer[],
     p_executions uuid[], p_keys text[], p_kinds text[], p_groups text[], p_wake_ms bigint[],
     p_wake_at timestamptz[], p_children uuid[], p_tasks text[], p_payloads text[], p_detached boolean[],
-    p_events text[], p_filters text[], p_orchestrators bigint[] default null)
+    p_events text[], p_filters text[], p_withdrawn_of uuid[] default '{}', p_withdrawn text[] default '{}',
+    p_orchestrators bigint[] default null)
 returns boolean[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
@@ -620,6 +614,7 @@ as $$
 declare
     v_held uuid[];
     v_fresh uuid[];
+    v_freed uuid[];
     v_queues integer[];
 begin
     if exists (select from unnest(p_tasks) as g(task)
@@ -636,10 +631,19 @@ begin
                and (g.orchestrator is null or g.orchestrator = l.orchestrator_id)
                for no key update of l) h;
     if v_held is not null then
+        -- What came to a wait that was dropped since is for the new ones.
+        if cardinality(p_withdrawn_of) > 0 then
+            v_freed := conductor.withdraw(
+                (select array_agg(g.id order by g.n) from unnest(p_withdrawn_of) with ordinality as g(id, n)
+                  where g.id = any (v_held)),
+                (select array_agg(g.key order by g.n)
+                   from unnest(p_withdrawn_of, p_withdrawn) with ordinality as g(id, key, n)
+                  where g.id = any (v_held)));
+        end if;
         select b.fresh, b.queues into v_fresh, v_queues
           from conductor.begin_waits(
                v_held, p_executions, p_keys, p_kinds, p_groups, p_wake_ms, p_wake_at, p_children, p_tasks, p_payloads,
-               p_detached, p_events, p_filters, null, conductor.now()) b;
+               p_detached, p_events, p_filters, v_freed, conductor.now()) b;
         update conductor.live_executions l set partial_wakes = 0
          where l.id = any (v_held) and l.id = any (v_fresh) and l.partial_wakes > 0;
         perform conductor.wake(v_queues, false);
@@ -649,7 +653,8 @@ end
 $$;
 
 -- What has come to waits of executions that run: the value and when it was over, in microseconds since 1970, or else
--- how many milliseconds are left until their time is over. What nothing is known of is left out. Deadlines that are over
+-- how many milliseconds are left until their time is over. What nothing is known of is left out, and so is what would make
+-- the answer larger than some 64 MiB, for the next look. Deadlines that are over
 -- are recorded first, under the locks of the executions; those that somebody else has locked have theirs recorded later.
 create function conductor.look_beside(
     p_ids uuid[], p_claims integer[], p_executions uuid[], p_keys text[], p_orchestrators bigint[] default null)
@@ -679,12 +684,15 @@ begin
         perform conductor.settle(v_late, v_now);
     end if;
     return query
-    select g.execution_id, g.key, s.value::text,
+    select f.execution_id, f.key, s.value::text,
            (extract(epoch from coalesce(s.ended_at, s.recorded_at)) * 1000000)::bigint, null::bigint
-      from unnest(p_executions, p_keys) as g(execution_id, key)
-     cross join lateral (
-           select o.value, o.ended_at, o.recorded_at from conductor.steps o
-            where o.execution_id = g.execution_id and o.key = g.key limit 1) s
+      from (select g.execution_id, g.key, k.place, sum(k.bytes) over (order by g.n) - k.bytes as before
+              from unnest(p_executions, p_keys) with ordinality as g(execution_id, key, n)
+             cross join lateral (
+                   select o.ctid as place, o.bytes from conductor.steps o
+                    where o.execution_id = g.execution_id and o.key = g.key limit 1) k) f
+      join conductor.steps s on s.ctid = f.place
+     where f.before < 67108864
     union all
     select g.execution_id, g.key,
            case when w.is_sleep and w.wake_at <= v_now then 'null' end,

@@ -483,7 +483,7 @@ begin
          order by k.at, k.execution
         returning l.id, l.queue_id
     ), queued as (
-        -- Behind what was made before, should it not have ended and nothing be queued yet.
+        -- Behind what was made before, should it not have ended and not be queued.
         insert into conductor.queued_ticks as q (schedule_id, execution_id, at)
         select k.schedule, k.execution, k.at
           from (select o.schedule, o.execution, o.at, o.from_first from ticks o
@@ -492,7 +492,8 @@ begin
                 select s.id, s.last_execution, s.last_at, 0 from conductor.schedules s
                  where s.id = any (v_busy) and s.last_execution is not null
                    and exists (select from ticks o where o.schedule = s.id and o.queues)
-                   and not exists (select from conductor.queued_ticks w where w.schedule_id = s.id)) k
+                   and not exists (select from conductor.queued_ticks w
+                                    where w.schedule_id = s.id and w.execution_id = s.last_execution)) k
          order by k.schedule, k.from_first
             on conflict do nothing
     ), noted as (

@@ -137,7 +137,14 @@ begin
         delete from conductor.lanes a where a.id = any (v_lanes);
     end if;
     if cardinality(v_changed) > 0 then
-        update conductor.lanes a set due_at = v_now where a.limit_id = any (v_changed) and a.parked;
+        -- What the old rate had let start holds no more back than a full burst of the new one would.
+        update conductor.lanes a
+           set due_at = case when a.parked then v_now else a.due_at end,
+               next_at = case when c.kind = 'rate'
+                              then least(a.next_at, v_now + conductor.rate_lead(c.amount, c.per, c.burst) + c.per / c.amount)
+                              else a.next_at end
+          from conductor.limits c
+         where a.limit_id = any (v_changed) and c.id = a.limit_id and (a.parked or c.kind = 'rate');
     end if;
     if cardinality(v_gone || v_changed) > 0 then
         select array_agg(distinct t.queue_id) into v_queues

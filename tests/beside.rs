@@ -308,3 +308,95 @@ async fn a_sleep_runs_while_the_step_does(test: TestConductor) -> anyhow::Result
     worker.stop().await?;
     Ok(())
 }
+
+#[task(name = "beside.keeps")]
+async fn keeps(ctx: &TaskContext) -> anyhow::Result<Vec<String>> {
+    let shared = ctx.state::<SharedByAll>();
+    let winner = ctx
+        .race("first")
+        .branch(async {
+            ctx.step("slow", || shared.slow()).await?;
+            ctx.sleep("an hour", HOUR).await?;
+            anyhow::Ok("step".to_owned())
+        })
+        .branch(async {
+            let event = ctx.wait_for_event::<Stop>("event").await?;
+            let booked = async || anyhow::Ok(event.why);
+            let booked = ctx.step("book", booked).await?;
+            ctx.sleep("two hours", 2 * HOUR).await?;
+            anyhow::Ok(booked)
+        })
+        .await?;
+    let next = ctx.wait_for_event::<Stop>("next").timeout(HOUR).await;
+    Ok(vec![
+        winner,
+        next.map_or("none".to_owned(), |next| next.why),
+    ])
+}
+
+#[conductor::test]
+async fn an_event_that_was_had_beside_a_step_is_not_given_again(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let shared = SharedByAll::default();
+    let worker = start_with(&test, 10, Arc::clone(&shared)).await?;
+    let run = test.invoke::<Keeps>(()).await?;
+    stands(&test, run.id()).await;
+    let why = "paid".to_owned();
+    test.emit(Stop { why }).await?;
+    let sql = "select count(*) from conductor.steps where key = 'book'";
+    eventually("it was booked", || async { number(&test, sql).await == 1 }).await;
+    shared.go.notify_one();
+    let suspended = || async {
+        run.status()
+            .await
+            .is_ok_and(|status| status == Status::Suspended)
+    };
+    eventually("both branches sleep", suspended).await;
+    test.advance(HOUR).await?;
+    let sql = "select count(*) from conductor.waits where key = 'next'";
+    eventually("the next wait", || async { number(&test, sql).await == 1 }).await;
+    eventually("the next wait", suspended).await;
+    test.advance(HOUR).await?;
+    assert_eq!(soon("the end", run.result()).await?, ["step", "none"]);
+    worker.stop().await?;
+    Ok(())
+}
+
+#[task(name = "beside.hands-on")]
+async fn hands_on(ctx: &TaskContext) -> anyhow::Result<String> {
+    let shared = ctx.state::<SharedByAll>();
+    // The event comes to a wait that is dropped without having had it.
+    ctx.race("first")
+        .branch(ctx.step("slow", || shared.slow()))
+        .branch(async { anyhow::Ok(ctx.wait_for_event::<Stop>("dropped").await?.why) })
+        .branch(async {
+            ctx.sleep("watchdog", HOUR).await?;
+            anyhow::Ok("watchdog".to_owned())
+        })
+        .await?;
+    let stop = async {
+        let stop = ctx.wait_for_event::<Stop>("stop").await?;
+        shared.go.notify_one();
+        anyhow::Ok(stop.why)
+    };
+    let (_, why) = tokio::try_join!(ctx.step("again", || shared.slow()), stop)?;
+    Ok(why)
+}
+
+#[conductor::test]
+async fn what_came_to_a_dropped_wait_is_for_the_next_one_beside_a_step(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let shared = SharedByAll::default();
+    let worker = start_with(&test, 10, Arc::clone(&shared)).await?;
+    let run = test.invoke::<HandsOn>(()).await?;
+    stands(&test, run.id()).await;
+    // The sleep is over before the event is emitted, and both are there at the next look.
+    test.advance(HOUR).await?;
+    let why = "one event".to_owned();
+    test.emit(Stop { why }).await?;
+    assert_eq!(soon("the end", run.result()).await?, "one event");
+    worker.stop().await?;
+    Ok(())
+}

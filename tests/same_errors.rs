@@ -418,3 +418,73 @@ async fn details_that_cannot_be_stored_are_left_out(test: TestConductor) -> anyh
     );
     Ok(())
 }
+
+#[task(
+    name = "errors.made-before",
+    retry(max_attempts = 2, backoff = "1ms..1ms")
+)]
+async fn made_before(ctx: &TaskContext, way: String) -> anyhow::Result<String> {
+    let seen = ctx.state::<SeenByAll>();
+    match way.as_str() {
+        // The second call was made before the first one had failed.
+        "in order" => {
+            let (one, two) = (
+                ctx.step("one", async || charge(seen, "one")),
+                ctx.step("two", async || anyhow::Ok("two".to_owned())),
+            );
+            match one.await {
+                Ok(_) => Ok("one".to_owned()),
+                Err(_) => {
+                    let two = two.await?;
+                    ctx.sleep("a while", HOUR).await?;
+                    Ok(two)
+                }
+            }
+        }
+        // The attempt ends with another error that reads the same.
+        "same text" => {
+            let one = ctx.step("one", async || charge(seen, "same text")).await;
+            if one.is_err() {
+                ctx.step("two", async || anyhow::Ok(())).await?;
+                anyhow::ensure!(ctx.attempt() > 1, "the card was declined: empty");
+                return Ok("two".to_owned());
+            }
+            Ok("one".to_owned())
+        }
+        // The body of a step goes on from the error of a step inside of it, and then fails.
+        _ => {
+            ctx.step("outer", async || {
+                let inner = ctx.step("inner", async || charge(seen, "inner")).await;
+                ctx.step("beside", async || anyhow::Ok(())).await?;
+                inner.map(|cents| format!("inner {cents}"))
+            })
+            .await
+        }
+    }
+}
+
+#[conductor::test]
+async fn it_is_the_error_that_was_acted_on(test: TestConductor) -> anyhow::Result<()> {
+    let seen = SeenByAll::default();
+    let test = test.state(Arc::clone(&seen));
+    for (way, expected) in [
+        ("in order", "two"),
+        ("same text", "two"),
+        ("nested", "inner 7"),
+    ] {
+        let payload = MadeBefore {
+            way: way.to_owned(),
+        };
+        let run = test.invoke::<MadeBefore>(payload).await?;
+        for _ in 0..2 {
+            test.drain().await?;
+            test.advance(HOUR).await?;
+        }
+        test.drain().await?;
+        assert_eq!(run.result().await?, expected, "{way}");
+    }
+    assert_eq!(seen.runs("one"), 1);
+    assert_eq!(seen.runs("same text"), 1);
+    assert_eq!(seen.runs("inner"), 2);
+    Ok(())
+}

@@ -60,6 +60,8 @@ pub struct Failure {
     verdict: Verdict,
     /// Of the step that gave it.
     key: Option<String>,
+    /// The keys of the errors that were recorded inside of its body.
+    inner: Vec<String>,
     /// Tells a note of its text that it lives.
     alive: Arc<()>,
 }
@@ -84,6 +86,9 @@ struct Record {
     permanent: bool,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     after_ms: Option<u64>,
+    /// The keys of the errors that were recorded inside of the body.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    inner: Vec<String>,
 }
 
 /// As it is stored beside the text of an execution's error.
@@ -147,19 +152,38 @@ impl Failure {
             details,
             verdict: Verdict::Policy,
             key: None,
+            inner: Vec::new(),
             alive: Arc::default(),
         }
     }
 
-    /// One that a step gives, under this key.
-    pub(crate) fn of_step(self, key: &str) -> Self {
-        let key = Some(key.to_owned());
-        Self { key, ..self }
+    /// One that a step gives, under this key, with those of the errors inside of its body.
+    pub(crate) fn of_step(mut self, key: &str, inner: Vec<String>) -> Self {
+        self.key = Some(key.to_owned());
+        self.inner.extend(inner);
+        self
     }
 
     /// The key of the step that gave what an error's chain contains.
     pub(crate) fn key_in(error: &anyhow::Error) -> Option<String> {
         find(error, &|cause| cause.downcast_ref::<Self>()?.key.clone())
+    }
+
+    /// The keys of the errors inside of the body of that step.
+    pub(crate) fn inner_in(error: &anyhow::Error) -> Vec<String> {
+        let inner = |cause: &(dyn std::error::Error + 'static)| {
+            Some(cause.downcast_ref::<Self>()?.inner.clone())
+        };
+        find(error, &inner).unwrap_or_default()
+    }
+
+    /// Tells whether what an error's chain contains lives.
+    pub(crate) fn alive_in(error: &anyhow::Error) -> Weak<()> {
+        let alive = |cause: &(dyn std::error::Error + 'static)| {
+            let failure = cause.downcast_ref::<Self>()?;
+            Some(Arc::downgrade(&failure.alive))
+        };
+        find(error, &alive).unwrap_or_default()
     }
 
     fn texts(&self) -> Vec<&str> {
@@ -184,6 +208,7 @@ impl Failure {
                 Verdict::After(delay) => u64::try_from(delay.as_millis()).ok(),
                 Verdict::Policy | Verdict::Permanent => None,
             },
+            inner: self.inner.clone(),
         };
         // Texts and JSON always can be written.
         serde_json::to_string(&record).unwrap_or_else(|_| r#"{"error":[]}"#.to_owned())
@@ -199,6 +224,7 @@ impl Failure {
         };
         Ok(Self {
             verdict,
+            inner: record.inner,
             ..Self::of_texts(record.error, record.code, record.details)
         })
     }

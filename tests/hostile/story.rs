@@ -111,8 +111,8 @@ pub(super) const STORY: &[(&str, &str)] = &[
          array[null::timestamptz], array[null::uuid], array[{n}], array[{payload}], array[false], array[{n}],
          array[{filter}::text], null, clock_timestamp())).fresh is null"),
     ("look_beside", "select count(*) = 0 from conductor.look_beside(array[{b}], array[-1], array[{b}], array[{n} || '9'])"),
-    ("note_astray", "select conductor.note_astray(array[{b}], array[{b}], array[1], array[{n}])::text = ''"),
-    ("forget_errors", "select conductor.forget_errors(array[{b}], array[-1], array[{n}])::text = ''"),
+    ("end_astray", "select conductor.end_astray(array[{b}], array[{b}], array[1], array[{n}]) = array[{b}]"),
+    ("forget_errors", "select conductor.forget_errors(array[{b}], array[{b}], array[{n} || '9'])::text = ''"),
     ("report", "select conductor.report(array[{f}], array[{b}], array[{n} || '2'], array[{value}])::text = ''"),
     ("conclude", "select conductor.conclude(array[{f}], 'failed', {n})::text = ''"),
     // Events: g, h, and one whose id is the server's.

@@ -194,7 +194,7 @@ impl<E: Event> Future for WaitForEvent<'_, E> {
                 stands: Stands::No,
             };
             ctx.durable()?;
-            ctx.go_on(Some(&options.key)).await?;
+            ctx.go_on().await?;
             let waits = vec![(options.key.clone(), wait)];
             let came = Block::on(&ctx.memo, waits).await;
             options.wanted.had();

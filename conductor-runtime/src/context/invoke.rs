@@ -189,7 +189,7 @@ impl<'c, T: Task> Future for InvokeChild<'c, T> {
                 return outcome::<T>(ctx, &recorded).await;
             }
             let wait = wait::<T>(options.key.clone(), options.payload?, options.terms)?;
-            ready_for::<T>(ctx, &options.key).await?;
+            ready_for::<T>(ctx).await?;
             let waits = vec![(options.key.clone(), wait)];
             let came = Block::on(&ctx.memo, waits).await;
             ctx.memo.give(&options.key);
@@ -240,7 +240,7 @@ async fn all_ends<T: Task>(
         }
     }
     if !waits.is_empty() {
-        ready_for::<T>(ctx, &options.key).await?;
+        ready_for::<T>(ctx).await?;
         let keys: Vec<String> = waits.iter().map(|(key, _)| key.clone()).collect();
         let mut came = Block::on(&ctx.memo, waits).await.into_iter();
         keys.iter().for_each(|key| ctx.memo.give(key));
@@ -281,8 +281,8 @@ fn wait<T: Task>(group: String, payload: String, terms: Terms) -> Result<Wait> {
 }
 
 /// Before a child is made: its task must be known to the database.
-async fn ready_for<T: Task>(ctx: &TaskContext, key: &str) -> Result<()> {
-    ctx.go_on(Some(key)).await?;
+async fn ready_for<T: Task>(ctx: &TaskContext) -> Result<()> {
+    ctx.go_on().await?;
     let _busy = ctx.memo.busy();
     ctx.conductor()?.ensure_declared(T::NAME).await
 }

@@ -2,7 +2,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -47,8 +47,8 @@ pub(crate) struct Memo(Mutex<Present>);
 struct Present {
     /// From earlier claims.
     entries: HashMap<String, Entry>,
-    /// Keys met in this run, with their kinds, and how many errors there were before.
-    met: HashMap<String, (&'static str, usize)>,
+    /// Keys met in this run, with their kinds.
+    met: HashMap<String, &'static str>,
     /// The errors that the handler was given and that are not recorded, and how many there were in all.
     unrecorded: Vec<Unrecorded>,
     errors: usize,
@@ -66,8 +66,8 @@ struct Present {
     looking: usize,
     /// What waits for their end.
     held: Vec<Waker>,
-    /// What waits for something to come.
-    blocked: Vec<Waker>,
+    /// What waits for something to come, by the first of its keys.
+    blocked: HashMap<String, Waker>,
     /// Step bodies that are under way.
     busy: usize,
     /// The kinds and numbers of the bodies that are being polled, outermost first, and how many there were.
@@ -131,6 +131,12 @@ struct GivenError {
     /// The step that gave it; of a race, one of its winner.
     step: Option<String>,
     text: String,
+    /// Whether the handler still has it.
+    alive: Weak<()>,
+    /// The bodies in which it was given.
+    within: Vec<usize>,
+    /// The keys of the errors that were recorded inside of its own body.
+    inner: Vec<String>,
 }
 
 /// Stands before the kind of a step that has failed.
@@ -143,7 +149,7 @@ pub(super) struct Unrecorded {
     pub(super) kind: &'static str,
     pub(super) value: String,
     pub(super) decided: Decided,
-    /// How many errors there were before it.
+    /// Its number among the errors of this run.
     number: usize,
 }
 
@@ -160,6 +166,8 @@ struct Entry {
     loose: bool,
     /// Of a wait that this run has begun.
     anew: bool,
+    /// It came while this run went on.
+    brought: bool,
 }
 
 /// A time by the database's clock, in microseconds since 1970.
@@ -177,6 +185,8 @@ pub(super) struct Given {
 pub(crate) struct Waiting {
     pub(crate) waits: BTreeMap<String, Wait>,
     pub(crate) withdrawn: Vec<String>,
+    /// What came to the handler while it ran and what it has had.
+    pub(crate) had: Vec<String>,
     /// How many records the run has met.
     pub(crate) met: usize,
     /// The key of something that came and that the run has not asked for, while it waits for something new.
@@ -201,6 +211,8 @@ pub(crate) struct Wait {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stands {
     No,
+    /// It is being told.
+    Asked,
     Yes,
     /// It was refused, and is told when the execution is suspended.
     Refused,
@@ -310,6 +322,7 @@ impl Memo {
                     value,
                     at,
                     anew: false,
+                    brought: false,
                 };
                 let key: String = serde_json::from_str(key.get())?;
                 if let Some((whole, _)) = key.split_once(PART) {
@@ -320,6 +333,7 @@ impl Memo {
                         at: None,
                         loose: false,
                         anew: false,
+                        brought: false,
                     });
                 }
                 entries.insert(key, entry);
@@ -369,7 +383,7 @@ impl Memo {
     fn meet_unless(&self, refused: Option<Error>, key: &str, kind: &'static str) -> Met {
         let mut present = self.present();
         let refused = refused.or_else(|| {
-            if let Some((first, _)) = present.met.get(key) {
+            if let Some(first) = present.met.get(key) {
                 return Some(Error::KeyUsedTwice {
                     key: shown(key),
                     first,
@@ -392,8 +406,7 @@ impl Memo {
             kind == WHOLE || KINDS.contains(&kind),
             "{kind} is in no list"
         );
-        let errors = present.errors;
-        present.met.insert(key.to_owned(), (kind, errors));
+        present.met.insert(key.to_owned(), kind);
         let Some(entry) = present.entries.get_mut(key) else {
             return Ok(None);
         };
@@ -427,8 +440,9 @@ impl Memo {
         decided: Decided,
         error: &anyhow::Error,
     ) {
-        let given = GivenError::of(key, error);
+        let mut given = GivenError::of(key, error);
         let mut present = self.present();
+        given.within = present.inside.iter().map(|(_, body)| *body).collect();
         let number = present.errors;
         present.errors += 1;
         present.recorded.push(given);
@@ -454,29 +468,33 @@ impl Memo {
         let present = self.present();
         let ends = |given: &&GivenError| match &step {
             Some(step) => given.step.as_ref() == Some(step),
-            // It is wrapped in what hides it, or is none of a step.
+            // It is wrapped in what hides it. One that was dropped was dealt with.
             None => {
                 let before = text.strip_suffix(given.text.as_str());
-                before.is_some_and(|before| before.is_empty() || before.ends_with(": "))
+                given.alive.strong_count() > 0
+                    && before.is_some_and(|before| before.is_empty() || before.ends_with(": "))
             }
         };
-        let unrecorded = |key: &String| (present.unrecorded.iter()).any(|error| error.key == *key);
-        (present.recorded.iter().filter(ends))
-            .map(|given| given.key.clone())
-            .filter(|key| !unrecorded(key))
+        let ended = present.recorded.iter().filter(ends);
+        ended
+            .flat_map(|given| std::iter::once(&given.key).chain(&given.inner))
+            .cloned()
             .collect()
     }
 
-    /// The next error that the handler has gone on from if it begins what this key is for: it had been given the error when
-    /// it met the key. Without a key, all that it was given.
-    pub(super) fn gone_on_from(&self, key: Option<&str>) -> Option<Unrecorded> {
+    /// The keys of the errors that were given inside of this body.
+    pub(super) fn errors_within(&self, body: usize) -> Vec<String> {
         let present = self.present();
-        let first = present.unrecorded.first()?;
-        let before = match key {
-            Some(key) => present.met.get(key).map_or(0, |(_, errors)| *errors),
-            None => present.errors,
-        };
-        (first.number < before).then(|| first.clone())
+        let within = present
+            .recorded
+            .iter()
+            .filter(|given| given.within.contains(&body));
+        within.map(|given| given.key.clone()).collect()
+    }
+
+    /// The next error that the handler was given and that is not recorded.
+    pub(super) fn next_unrecorded(&self) -> Option<Unrecorded> {
+        self.present().unrecorded.first().cloned()
     }
 
     /// An error is recorded.
@@ -509,10 +527,14 @@ impl Memo {
         present.waits.insert(key.to_owned(), wait);
     }
 
-    /// Awaits the body of a step or a transaction.
-    pub(super) async fn inside<F: Future>(&self, kind: &'static str, body: F) -> F::Output {
+    /// Awaits the body of a step or a transaction, which has a number.
+    pub(super) async fn inside<F: Future>(
+        &self,
+        kind: &'static str,
+        number: usize,
+        body: F,
+    ) -> F::Output {
         let mut body = pin!(body);
-        let number = self.next_body();
         let _body = Body { memo: self, number };
         poll_fn(|cx| {
             self.present().inside.push((kind, number));
@@ -523,7 +545,8 @@ impl Memo {
         .await
     }
 
-    fn next_body(&self) -> usize {
+    /// The number of a body that is to begin.
+    pub(super) fn next_body(&self) -> usize {
         let mut present = self.present();
         present.bodies += 1;
         present.bodies
@@ -565,7 +588,9 @@ impl Memo {
     }
 
     pub(super) fn withdraw(&self, key: &str) {
-        self.present().waits.remove(key);
+        let mut present = self.present();
+        present.waits.remove(key);
+        present.blocked.remove(key);
     }
 
     /// What has come to all of these waits, once it has.
@@ -580,8 +605,9 @@ impl Memo {
             entry.is_some_and(|entry| entry.value.is_some())
         };
         if !keys.clone().all(came) {
-            if !(present.blocked.iter()).any(|waker| waker.will_wake(cx.waker())) {
-                present.blocked.push(cx.waker().clone());
+            if let Some(first) = keys.clone().next() {
+                let waker = cx.waker().clone();
+                present.blocked.insert(first.clone(), waker);
             }
             return Poll::Pending;
         }
@@ -595,7 +621,9 @@ impl Memo {
     /// Whether something waits beside a step that runs.
     pub(crate) fn waits_beside(&self) -> bool {
         let present = self.present();
-        present.busy > 0 && present.stop.is_none() && !present.waits.is_empty()
+        // A step that has begun may end, or lose.
+        let goes_on = matches!(present.stop, None | Some(Stop::Released | Stop::Closed(_)));
+        present.busy > 0 && goes_on && !present.waits.is_empty()
     }
 
     /// Whether one of these the database does not know of.
@@ -612,42 +640,60 @@ impl Memo {
             .collect()
     }
 
-    /// The keys of what the database knows of.
+    /// The keys of what the database knows of and what has not come.
     pub(crate) fn known_waits(&self) -> Vec<String> {
         let present = self.present();
-        let waits = present.standing(Stands::Yes);
-        waits.map(|(key, _)| key.clone()).collect()
+        let came = |key: &String| {
+            let entry = present.entries.get(key);
+            entry.is_some_and(|entry| entry.value.is_some())
+        };
+        let waits = present.standing(Stands::Yes).map(|(key, _)| key);
+        waits.filter(|key| !came(key)).cloned().collect()
     }
 
-    /// Keeps whether the database knows of these now. What it knows of is withdrawn when the handler does not want it any
-    /// more.
-    pub(crate) fn note_standing(&self, waits: &BTreeMap<String, Wait>, stands: Stands) {
+    /// Keeps whether the database knows of these now. What it knows of, or is being told of, is withdrawn when the handler
+    /// does not want it any more.
+    pub(crate) fn note_standing(&self, keys: &[String], stands: Stands) {
         let mut present = self.present();
-        for (key, wait) in waits {
-            if let Some(wait) = present.waits.get_mut(key) {
-                wait.stands = stands;
-            }
-            if stands == Stands::Yes {
+        let Present { waits, entries, .. } = &mut *present;
+        for key in keys {
+            let Some(wait) = waits.get_mut(key) else {
+                continue;
+            };
+            wait.stands = stands;
+            if stands == Stands::Asked {
                 let entry = || Entry::awaited(wait.kind);
-                present.entries.entry(key.clone()).or_insert_with(entry);
+                entries.entry(key.clone()).or_insert_with(entry);
             }
         }
+    }
+
+    /// The keys of waits that the handler has had and dropped.
+    pub(crate) fn dropped(&self) -> Vec<String> {
+        self.decided().withdrawn
     }
 
     /// What has come to a wait, and when.
     pub(crate) fn bring(&self, key: &str, value: Box<RawValue>, at: Option<Micros>) {
         let mut present = self.present();
-        let Present { waits, entries, .. } = &mut *present;
+        let Present {
+            waits,
+            entries,
+            bytes,
+            ..
+        } = &mut *present;
         // What was dropped meanwhile is free for another wait.
         let Some(wait) = waits.get(key) else {
             return;
         };
         let entry = (entries.entry(key.to_owned())).or_insert_with(|| Entry::awaited(wait.kind));
+        *bytes += key.len() + value.get().len() + 60;
         entry.value = Some(value);
         entry.at = at;
+        entry.brought = true;
         let blocked = std::mem::take(&mut present.blocked);
         drop(present);
-        blocked.into_iter().for_each(Waker::wake);
+        blocked.into_values().for_each(Waker::wake);
     }
 
     fn ask(&self, key: &str, asked: Asked) {
@@ -784,6 +830,7 @@ impl Memo {
             return Some(Blocked::Waiting(Waiting {
                 waits: present.waits.clone(),
                 withdrawn: present.unwanted(),
+                had: present.had_in_place(),
                 met: present.records_met,
                 astray: present.astray(),
             }));
@@ -806,6 +853,9 @@ impl GivenError {
             key: key.to_owned(),
             step: Failure::key_in(error),
             text: format!("{error:#}"),
+            alive: Failure::alive_in(error),
+            within: Vec::new(),
+            inner: Failure::inner_in(error),
         }
     }
 }
@@ -819,6 +869,7 @@ impl Entry {
             at: None,
             loose: is_loose(kind),
             anew: true,
+            brought: false,
         }
     }
 }
@@ -852,6 +903,16 @@ impl Present {
             })
             .map(|(key, _)| shown(key))
             .min()
+    }
+
+    /// What came while this run went on and the handler has had.
+    fn had_in_place(&self) -> Vec<String> {
+        (self.entries.iter())
+            .filter(|(key, entry)| {
+                entry.brought && entry.loose && self.asked.get(*key) == Some(&Asked::Had)
+            })
+            .map(|(key, _)| key.clone())
+            .collect()
     }
 
     /// What is stored and the handler does not ask for: the waits of what lost a race or was dropped, and
@@ -1055,7 +1116,7 @@ mod tests {
                     memo.leave::<()>(unreadable())
                 )
             };
-            let mut body = pin!(memo.inside("step", both));
+            let mut body = pin!(memo.inside("step", memo.next_body(), both));
             let polled = poll_fn(|cx| std::task::Poll::Ready(body.as_mut().poll(cx))).await;
             assert!(polled.is_pending() && memo.is_left());
             assert!(

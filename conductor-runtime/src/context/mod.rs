@@ -230,7 +230,7 @@ impl TaskContext {
     /// # Errors
     /// [`Error::Cancelled`] where the execution was cancelled.
     pub async fn checkpoint(&self) -> Result<()> {
-        self.go_on(None).await
+        self.go_on().await
     }
 
     /// The failure behind an error that a step, a transaction, a race or a child of this execution gave: its code and its
@@ -284,14 +284,14 @@ impl TaskContext {
         })
     }
 
-    /// Where new work is about to begin, under this key if it has one: a cancel ends it, a shutdown or the end of the
-    /// task's window gives the execution back. What the handler has gone on from is recorded before.
-    async fn go_on(&self, key: Option<&str>) -> Result<()> {
+    /// Where new work is about to begin: a cancel ends it, a shutdown or the end of the task's window gives the
+    /// execution back. The errors that the handler has gone on from are recorded before.
+    async fn go_on(&self) -> Result<()> {
         if self.cancelled() {
             return Err(self.is_cancelled());
         }
         self.memo.looked().await;
-        self.record_errors(key).await?;
+        self.record_errors().await?;
         // Inside a body nothing new begins: it may end.
         if self.memo.is_inside() {
             return Ok(());
@@ -378,8 +378,8 @@ impl TaskContext {
     }
 
     /// Records the errors that the handler has gone on from.
-    async fn record_errors(&self, key: Option<&str>) -> Result<()> {
-        while let Some(error) = self.memo.gone_on_from(key) {
+    async fn record_errors(&self) -> Result<()> {
+        while let Some(error) = self.memo.next_unrecorded() {
             let _busy = self.memo.busy();
             let (value, decided) = (error.value.clone(), error.decided.clone());
             // Two branches may write the same one; the second changes nothing.
@@ -391,8 +391,14 @@ impl TaskContext {
     }
 
     /// The error of a body as the handler is given it: what a replay would read, if it goes on from it.
-    fn failed(&self, key: &str, kind: &'static str, error: anyhow::Error) -> anyhow::Error {
-        let failure = Failure::of(&error).of_step(key);
+    fn failed(
+        &self,
+        key: &str,
+        kind: &'static str,
+        body: usize,
+        error: anyhow::Error,
+    ) -> anyhow::Error {
+        let failure = Failure::of(&error).of_step(key, self.memo.errors_within(body));
         let value = failure.to_record();
         if let Err(error) = self.memo.count(key, value.len()) {
             return permanent(error.into());

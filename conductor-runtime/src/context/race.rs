@@ -134,7 +134,7 @@ async fn run<T: Send>(ctx: &TaskContext, options: Options<'_, T>) -> anyhow::Res
     match result {
         Ok(given) => {
             // A replay polls the winner again, which is to go the same way.
-            ctx.record_errors(None).await?;
+            ctx.record_errors().await?;
             ctx.record_with(&key, KIND, value, decided).await?;
             Ok(given)
         }

@@ -214,7 +214,7 @@ impl<R: Row> Future for WaitForRow<'_, R> {
                 )));
             }
             ctx.durable()?;
-            ctx.go_on(Some(&options.key)).await?;
+            ctx.go_on().await?;
             let name = {
                 let _busy = ctx.memo.busy();
                 let watched = ctx.watch::<R>(&options).await;

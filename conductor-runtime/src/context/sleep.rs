@@ -75,7 +75,7 @@ impl TaskContext {
                 stands: Stands::No,
             };
             self.durable()?;
-            self.go_on(Some(&key)).await?;
+            self.go_on().await?;
             Block::on(&self.memo, vec![(key, wait)]).await;
             wanted.had();
             Ok(())

@@ -175,12 +175,13 @@ where
     }
     let mut failures = 0;
     loop {
-        ctx.go_on(Some(&key)).await?;
+        ctx.go_on().await?;
         let _busy = ctx.memo.busy();
         let Some(body) = body() else {
             anyhow::bail!("step {key:?} cannot begin twice");
         };
-        let body = ctx.memo.inside(KIND, body);
+        let number = ctx.memo.next_body();
+        let body = ctx.memo.inside(KIND, number, body);
         let error = match limited(ctx, &key, timeout.get().copied(), body).await {
             Ok(value) => {
                 let (json, value) = encoded(ctx, &key, &value)?;
@@ -192,7 +193,7 @@ where
         let verdict = heard(&error);
         failures += 1;
         let Some(delay) = retry.and_then(|retry| delay(&retry, failures, verdict)) else {
-            return Err(ctx.failed(&key, FAILED, error));
+            return Err(ctx.failed(&key, FAILED, number, error));
         };
         tracing::debug!(step = key, execution = %ctx.execution_id, error = %format!("{error:#}"),
             ?delay, "a step is tried again");
@@ -264,7 +265,7 @@ impl TaskContext {
         let json = recorded.get();
         let given = match recorded.failed {
             true => Failure::from_record(json).map(|failure| {
-                let error = failure.of_step(key).into();
+                let error = failure.of_step(key, Vec::new()).into();
                 heard(&error);
                 self.memo.fail_again(key, &error);
                 Err(error)

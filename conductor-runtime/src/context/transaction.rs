@@ -91,7 +91,7 @@ impl TaskContext {
             if let Some(recorded) = met? {
                 return self.replayed(&key, kind, &recorded).await;
             }
-            self.go_on(Some(&key)).await?;
+            self.go_on().await?;
             // Each would hold a connection and wait for another one.
             self.memo.outside(&key, KIND)?;
             let _busy = self.memo.busy();
@@ -122,11 +122,12 @@ impl TaskContext {
     {
         let body = body(&mut tx);
         // What other kinds of steps do in a transaction is not the application's.
+        let number = self.memo.next_body();
         let failed = |error: anyhow::Error| match kind {
-            KIND => self.failed(key, FAILED, error),
+            KIND => self.failed(key, FAILED, number, error),
             _ => error,
         };
-        let body = self.memo.inside(KIND, body).await;
+        let body = self.memo.inside(KIND, number, body).await;
         let value = body.map_err(|error| failed(error.into()))?;
         let (json, value) = encoded(self, key, &value)?;
         let (id, claim) = (self.execution_id, self.claim);

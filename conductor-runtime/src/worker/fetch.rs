@@ -164,7 +164,7 @@ const FINISH_CLAIM: &str =
             lane_limits, lane_keys, start_ms, next_due_ms, seen, seen_from
        from conductor.finish_and_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
                                        $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28,
-                                       $29, $30, $31, $32, $33)";
+                                       $29, $30, $31, $32, $33, $34, $35)";
 
 /// Claims in the order of all tasks first. Where that brought all it was asked for, and batches are
 /// half of it or more, another claim fills them. Where they are fewer, it might walk past a deep
@@ -172,9 +172,9 @@ const FINISH_CLAIM: &str =
 const FINISH_CLAIM_FILL: &str = "with first as materialized (
          select f.* from conductor.finish_and_claim(
              $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
-             $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33) f
+             $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35) f
      ), got as (
-         select count(f.id) as claimed, count(f.id) filter (where f.task_id = any ($34)) as batched,
+         select count(f.id) as claimed, count(f.id) filter (where f.task_id = any ($36)) as batched,
                 coalesce(sum(octet_length(f.payload) + coalesce(octet_length(f.memo), 0)), 0) as bytes
            from first f
      )
@@ -186,9 +186,9 @@ const FINISH_CLAIM_FILL: &str = "with first as materialized (
             c.lanes, c.slots, c.lane_limits, c.lane_keys, c.start_ms, c.next_due_ms, null, null
        from got g
       cross join lateral conductor.claim(
-            $10, $11, $34, ($35 - g.batched)::integer, false, $13, $14, $15,
+            $10, $11, $36, ($37 - g.batched)::integer, false, $13, $14, $15,
             p_bytes => ($28 - g.bytes)::bigint) c
-      where g.claimed >= $16 and g.batched * 2 >= g.claimed and g.batched < $35 and g.bytes < $28
+      where g.claimed >= $16 and g.batched * 2 >= g.claimed and g.batched < $37 and g.bytes < $28
         and c.id is not null";
 
 /// From where on a trip is worth the while of shrinking what it has left.
@@ -227,16 +227,6 @@ pub(super) async fn finish_and_claim(
             .bind(&columns.unreadable_claims.numbers)
             .bind(&columns.unreadable_reasons)
             .bind(&columns.unreadable_claims.orchestrators)
-            .execute(&mut **session)
-            .await?;
-        session.separate().await?;
-    }
-    if !columns.forgotten_ids.is_empty() {
-        sqlx::query("select conductor.forget_errors($1, $2, $3, $4)")
-            .bind(&columns.forgotten_ids)
-            .bind(&columns.forgotten_claims.numbers)
-            .bind(&columns.forgotten_keys)
-            .bind(&columns.forgotten_claims.orchestrators)
             .execute(&mut **session)
             .await?;
         session.separate().await?;
@@ -284,7 +274,9 @@ pub(super) async fn finish_and_claim(
     .bind(&ask.seen.from)
     .bind(columns.claims.orchestrators)
     .bind(columns.failed_claims.orchestrators)
-    .bind(columns.failures);
+    .bind(columns.failures)
+    .bind(columns.forgotten_of)
+    .bind(columns.forgotten);
     let query = if fills {
         query
             .bind(&ask.batched)

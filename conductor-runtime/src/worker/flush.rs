@@ -24,9 +24,8 @@ pub(super) struct Columns<'o> {
     pub(super) failed_claims: ClaimColumns,
     pub(super) errors: Vec<&'o str>,
     pub(super) failures: Vec<Option<&'o str>>,
-    pub(super) forgotten_ids: Vec<Uuid>,
-    pub(super) forgotten_claims: ClaimColumns,
-    pub(super) forgotten_keys: Vec<&'o str>,
+    pub(super) forgotten_of: Vec<Uuid>,
+    pub(super) forgotten: Vec<&'o str>,
     pub(super) permanent: Vec<bool>,
     pub(super) delay_ms: Vec<Option<i64>>,
     /// Who waits for what ends here.
@@ -62,9 +61,8 @@ impl<'o> Columns<'o> {
                     forgotten,
                 } => {
                     for key in forgotten {
-                        columns.forgotten_ids.push(outcome.id);
-                        columns.forgotten_claims.push(outcome.claim);
-                        columns.forgotten_keys.push(key);
+                        columns.forgotten_of.push(outcome.id);
+                        columns.forgotten.push(key);
                     }
                     columns.failed_ids.push(outcome.id);
                     columns.failed_claims.push(outcome.claim);

@@ -110,13 +110,19 @@ impl End {
     fn bytes(&self) -> usize {
         match self {
             Self::Completed(output) => output.len(),
-            Self::Failed { error, failure, .. } => {
-                error.len() + failure.as_ref().map_or(0, String::len)
+            Self::Failed {
+                error,
+                failure,
+                forgotten,
+                ..
+            } => {
+                let keys = forgotten.iter().map(|key| 32 + key.len());
+                error.len() + failure.as_ref().map_or(0, String::len) + keys.sum::<usize>()
             }
             Self::Suspended(waiting) => {
                 let waits = (waiting.waits.iter()).map(|(key, wait)| key.len() + wait.bytes());
-                let withdrawn = waiting.withdrawn.iter().map(|key| 32 + key.len());
-                waits.chain(withdrawn).sum()
+                let keys = waiting.withdrawn.iter().chain(&waiting.had);
+                waits.chain(keys.map(|key| 32 + key.len())).sum()
             }
             Self::Unreadable(reason) => reason.len(),
             Self::Released | Self::Postponed(_) => 0,

@@ -14,6 +14,7 @@ use super::beside::Beside;
 use super::claim::{Claim, ClaimColumns};
 use super::suspend::Suspensions;
 use crate::client::Conductor;
+use crate::codec::MAX_RECORDS_BYTES;
 use crate::context::{Memo, Stands, Wait, Waiting};
 use crate::db::{ANSWER, Alone, Batcher, Fault, fault, no_answer, take_message};
 
@@ -22,6 +23,8 @@ const GRACE: Duration = Duration::from_millis(10);
 /// Between two looks at what has come, at first and at most. A deadline is looked at when it is over.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 const LAST_LOOK: Duration = Duration::from_millis(250);
+/// What one wait adds to the time between two looks.
+const EACH: Duration = Duration::from_micros(100);
 /// Most executions in one statement.
 const MAX_ROWS: usize = 500;
 
@@ -69,17 +72,19 @@ impl Standing {
         }
     }
 
-    /// Begins waits of an execution that runs. False where its claim is lost or it is cancelled.
+    /// Begins waits of an execution that runs, and withdraws those that its handler has dropped. False where its claim is lost or it is cancelled.
     async fn begin(
         &self,
         id: Uuid,
         claim: Claim,
         waits: BTreeMap<String, Wait>,
+        withdrawn: Vec<String>,
     ) -> Result<bool, sqlx::Error> {
         let (done, begun) = oneshot::channel();
         let waiting = Waiting {
             waits,
-            withdrawn: Vec::new(),
+            withdrawn,
+            had: Vec::new(),
             met: 0,
             astray: None,
         };
@@ -126,24 +131,36 @@ impl Standing {
                 if !memo.waits_beside() || waits.is_empty() {
                     continue;
                 }
+                if waits.values().map(Wait::bytes).sum::<usize>() > MAX_RECORDS_BYTES {
+                    let keys: Vec<String> = waits.into_keys().collect();
+                    memo.note_standing(&keys, Stands::Refused);
+                    continue;
+                }
                 pause = FIRST_LOOK;
-                match self.begin(id, claim, waits.clone()).await {
-                    Ok(true) => memo.note_standing(&waits, Stands::Yes),
+                let keys: Vec<String> = waits.keys().cloned().collect();
+                // What is withdrawn from now on may be on its way.
+                memo.note_standing(&keys, Stands::Asked);
+                let stands = match self.begin(id, claim, waits, memo.dropped()).await {
+                    Ok(true) => Stands::Yes,
                     Err(error) if fault(&error) != Fault::Refused => {
                         self.conductor.outage().met(&error);
                         tokio::time::sleep(LAST_LOOK).await;
+                        Stands::No
                     }
                     // The suspension says what is wrong with it.
-                    Ok(false) | Err(_) => memo.note_standing(&waits, Stands::Refused),
-                }
+                    Ok(false) | Err(_) => Stands::Refused,
+                };
+                memo.note_standing(&keys, stands);
             }
             let known = memo.known_waits();
+            // Many children are looked for less often.
+            let least = EACH * u32::try_from(known.len()).unwrap_or(u32::MAX);
             let left = match known.is_empty() {
                 true => LAST_LOOK,
                 false => bring(memo, self.look(id, claim, known).await),
             };
             tokio::select! {
-                () = tokio::time::sleep(pause.min(left)) => {}
+                () = tokio::time::sleep(pause.min(left).max(least)) => {}
                 () = poll_until(|| memo.waits_anew()) => {}
             }
             pause = (pause * 2).min(LAST_LOOK);
@@ -168,7 +185,12 @@ fn bring(memo: &Memo, known: Vec<Came>) -> Duration {
             Some(Ok(value)) => memo.bring(&came.key, value, came.at),
             _ => {
                 let ms = came.left_ms.and_then(|ms| u64::try_from(ms).ok());
-                left = ms.map_or(left, |ms| left.min(Duration::from_millis(ms + 1)));
+                left = match ms {
+                    None => left,
+                    // It could not be settled at this look.
+                    Some(0) => left.min(FIRST_LOOK),
+                    Some(ms) => left.min(Duration::from_millis(ms + 1)),
+                };
             }
         }
     }
@@ -235,6 +257,13 @@ async fn answer(conductor: &Conductor, batch: Vec<Look>) {
     let looked = tokio::time::timeout(ANSWER, looked.all(conductor.database()));
     let mut known: Vec<Came> = match looked.await {
         Ok(Ok(known)) => known,
+        // One by one, so that one that cannot be answered keeps no other from its answer.
+        Ok(Err(error)) if fault(&error) == Fault::Refused && batch.len() > 1 => {
+            for look in batch {
+                Box::pin(answer(conductor, vec![look])).await;
+            }
+            return;
+        }
         Ok(Err(error)) => {
             conductor.outage().met(&error);
             return;

@@ -25,6 +25,8 @@ pub(super) struct Suspensions<'o> {
     filters: Vec<Option<&'o str>>,
     withdrawn_of: Vec<Uuid>,
     withdrawn: Vec<&'o str>,
+    had_of: Vec<Uuid>,
+    had: Vec<&'o str>,
     met: Vec<i32>,
     astray: Vec<Option<&'o str>>,
 }
@@ -39,6 +41,10 @@ impl<'o> Suspensions<'o> {
         for key in &waiting.withdrawn {
             self.withdrawn_of.push(id);
             self.withdrawn.push(key);
+        }
+        for key in &waiting.had {
+            self.had_of.push(id);
+            self.had.push(key);
         }
         for (key, wait) in &waiting.waits {
             let (wake_ms, wake_at) = match wait.wake() {
@@ -72,7 +78,8 @@ impl<'o> Suspensions<'o> {
         connection: &mut PgConnection,
     ) -> Result<Vec<bool>, sqlx::Error> {
         sqlx::query_scalar(
-            "select conductor.wait_beside($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+            "select conductor.wait_beside($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
+                $16, $17)",
         )
         .bind(&self.ids)
         .bind(&self.claims.numbers)
@@ -88,6 +95,8 @@ impl<'o> Suspensions<'o> {
         .bind(&self.detached)
         .bind(&self.events)
         .bind(&self.filters)
+        .bind(&self.withdrawn_of)
+        .bind(&self.withdrawn)
         .bind(&self.claims.orchestrators)
         .fetch_one(connection)
         .await
@@ -97,7 +106,7 @@ impl<'o> Suspensions<'o> {
     pub(super) async fn write(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         sqlx::query(
             "select conductor.suspend($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
-                $17, $18, $19)",
+                $17, $18, $19, $20, $21)",
         )
         .bind(&self.ids)
         .bind(&self.claims.numbers)
@@ -118,6 +127,8 @@ impl<'o> Suspensions<'o> {
         .bind(&self.claims.orchestrators)
         .bind(&self.met)
         .bind(&self.astray)
+        .bind(&self.had_of)
+        .bind(&self.had)
         .execute(connection)
         .await
         .map(drop)
