@@ -389,12 +389,13 @@ begin
 end
 $$;
 
--- Begins what executions wait for and what is not known yet: its waits, and the children that they name. Returns whose
--- waits are new, and the queues of the children. The caller holds the executions, and before them the locks of the names.
+-- Withdraws what handlers want no longer, and begins what they wait for and what is not known yet: its waits, and the
+-- children that they name. Returns whose waits are new, and the queues of the children. The caller holds the executions, and before them the locks of the names.
 create function conductor.begin_waits(
     p_held uuid[], p_executions uuid[], p_keys text[], p_kinds text[], p_groups text[], p_wake_ms bigint[],
     p_wake_at timestamptz[], p_children uuid[], p_tasks text[], p_payloads text[], p_detached boolean[],
-    p_events text[], p_filters text[], p_freed uuid[], p_now timestamptz, out fresh uuid[], out queues integer[])
+    p_events text[], p_filters text[], p_withdrawn_of uuid[], p_withdrawn text[], p_now timestamptz,
+    out fresh uuid[], out queues integer[])
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 set enable_nestloop = off set enable_mergejoin = off set jit = off
@@ -402,7 +403,15 @@ as $$
 declare
     v_expecting uuid[];
     v_expecting_keys text[];
+    v_freed uuid[];
 begin
+    if cardinality(p_withdrawn_of) > 0 then
+        v_freed := conductor.withdraw(
+            (select array_agg(g.id order by g.n) from unnest(p_withdrawn_of) with ordinality as g(id, n)
+              where g.id = any (p_held)),
+            (select array_agg(g.key order by g.n)
+               from unnest(p_withdrawn_of, p_withdrawn) with ordinality as g(id, key, n) where g.id = any (p_held)));
+    end if;
     -- What is not known yet. Nobody else can make it so: the executions are locked.
     with given as materialized (
         select distinct on (g.execution_id, g.key) g.execution_id, g.key, g.kind, g.group_key,
@@ -456,9 +465,9 @@ begin
            select from conductor.waits w
             where w.execution_id = g.execution_id and w.key = g.key and w.seen_at is not null limit 1) w
      where g.event is not null and g.execution_id = any (p_held);
-    if p_freed is not null then
-        v_expecting := v_expecting || p_freed;
-        v_expecting_keys := v_expecting_keys || array_fill(null::text, array[cardinality(p_freed)]);
+    if v_freed is not null then
+        v_expecting := v_expecting || v_freed;
+        v_expecting_keys := v_expecting_keys || array_fill(null::text, array[cardinality(v_freed)]);
     end if;
     if v_expecting is not null then
         perform conductor.catch_up(v_expecting, p_events, p_now, v_expecting_keys);
@@ -516,7 +525,6 @@ declare
     v_held uuid[];
     v_cancelled uuid[];
     v_fresh uuid[];
-    v_freed uuid[];
     v_queues integer[];
 begin
     -- A child of a task that nobody has declared yet stays pending until somebody does.
@@ -551,18 +559,10 @@ begin
     if cardinality(p_had_of) > 0 then
         perform conductor.decide(v_held, p_had_of, p_had, '{}', '{}');
     end if;
-    if cardinality(p_withdrawn_of) > 0 then
-        v_freed := conductor.withdraw(
-            (select array_agg(g.id order by g.n) from unnest(p_withdrawn_of) with ordinality as g(id, n)
-              where g.id = any (v_held)),
-            (select array_agg(g.key order by g.n)
-               from unnest(p_withdrawn_of, p_withdrawn) with ordinality as g(id, key, n) where g.id = any (v_held)));
-    end if;
-
     select b.fresh, b.queues into v_fresh, v_queues
       from conductor.begin_waits(
            v_held, p_executions, p_keys, p_kinds, p_groups, p_wake_ms, p_wake_at, p_children, p_tasks, p_payloads,
-           p_detached, p_events, p_filters, v_freed, v_now) b;
+           p_detached, p_events, p_filters, p_withdrawn_of, p_withdrawn, v_now) b;
 
     -- Due at once where something has come already, else at the first time that it waits for.
     with due as (
@@ -614,7 +614,6 @@ as $$
 declare
     v_held uuid[];
     v_fresh uuid[];
-    v_freed uuid[];
     v_queues integer[];
 begin
     if exists (select from unnest(p_tasks) as g(task)
@@ -631,19 +630,11 @@ begin
                and (g.orchestrator is null or g.orchestrator = l.orchestrator_id)
                for no key update of l) h;
     if v_held is not null then
-        -- What came to a wait that was dropped since is for the new ones.
-        if cardinality(p_withdrawn_of) > 0 then
-            v_freed := conductor.withdraw(
-                (select array_agg(g.id order by g.n) from unnest(p_withdrawn_of) with ordinality as g(id, n)
-                  where g.id = any (v_held)),
-                (select array_agg(g.key order by g.n)
-                   from unnest(p_withdrawn_of, p_withdrawn) with ordinality as g(id, key, n)
-                  where g.id = any (v_held)));
-        end if;
+        -- What came to a wait that was dropped is for the new ones.
         select b.fresh, b.queues into v_fresh, v_queues
           from conductor.begin_waits(
                v_held, p_executions, p_keys, p_kinds, p_groups, p_wake_ms, p_wake_at, p_children, p_tasks, p_payloads,
-               p_detached, p_events, p_filters, v_freed, conductor.now()) b;
+               p_detached, p_events, p_filters, p_withdrawn_of, p_withdrawn, conductor.now()) b;
         update conductor.live_executions l set partial_wakes = 0
          where l.id = any (v_held) and l.id = any (v_fresh) and l.partial_wakes > 0;
         perform conductor.wake(v_queues, false);

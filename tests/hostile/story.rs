@@ -109,7 +109,7 @@ pub(super) const STORY: &[(&str, &str)] = &[
     ("begin_waits", "select (conductor.begin_waits(
          '{}', array[{b}], array[{n}], array[{n}], array[{n}], array[null::bigint],
          array[null::timestamptz], array[null::uuid], array[{n}], array[{payload}], array[false], array[{n}],
-         array[{filter}::text], null, clock_timestamp())).fresh is null"),
+         array[{filter}::text], array[{b}], array[{n} || '9'], clock_timestamp())).fresh is null"),
     ("look_beside", "select count(*) = 0 from conductor.look_beside(array[{b}], array[-1], array[{b}], array[{n} || '9'])"),
     ("end_astray", "select conductor.end_astray(array[{b}], array[{b}], array[1], array[{n}]) = array[{b}]"),
     ("forget_errors", "select conductor.forget_errors(array[{b}], array[{b}], array[{n} || '9'])::text = ''"),

@@ -1,10 +1,13 @@
-use std::borrow::Cow;
+mod beside;
+mod branches;
+mod errors;
+mod wait;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::{Mutex, PoisonError, Weak};
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
+use std::task::Waker;
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -15,6 +18,11 @@ use crate::codec::MAX_RECORDS_BYTES;
 use crate::error::{Error, Result};
 use crate::failure::Failure;
 use crate::unreadable::Unreadable;
+
+pub(crate) use branches::Decided;
+pub(super) use branches::{Given, Micros};
+use errors::{GivenError, Unrecorded};
+pub(crate) use wait::{Awaited, Child, Stands, Wait, Waiting, Wake};
 
 /// Longest key of a step, in bytes.
 const MAX_KEY_BYTES: usize = 500;
@@ -124,34 +132,8 @@ impl Recorded {
     }
 }
 
-/// An error that is recorded, and the handler was given.
-#[derive(Debug)]
-struct GivenError {
-    key: String,
-    /// The step that gave it; of a race, one of its winner.
-    step: Option<String>,
-    text: String,
-    /// Whether the handler still has it.
-    alive: Weak<()>,
-    /// The bodies in which it was given.
-    within: Vec<usize>,
-    /// The keys of the errors that were recorded inside of its own body.
-    inner: Vec<String>,
-}
-
 /// Stands before the kind of a step that has failed.
 const FAILED: &str = "failed ";
-
-/// An error that the handler was given, and that is recorded once it goes on from it.
-#[derive(Debug, Clone)]
-pub(super) struct Unrecorded {
-    pub(super) key: String,
-    pub(super) kind: &'static str,
-    pub(super) value: String,
-    pub(super) decided: Decided,
-    /// Its number among the errors of this run.
-    number: usize,
-}
 
 /// An entry as it was loaded with the claim.
 #[derive(Debug)]
@@ -168,97 +150,6 @@ struct Entry {
     anew: bool,
     /// It came while this run went on.
     brought: bool,
-}
-
-/// A time by the database's clock, in microseconds since 1970.
-pub(super) type Micros = i64;
-
-/// What a branch of a race was given: when the last of it was over, and the waits and sleeps of its last poll.
-#[derive(Debug, Default)]
-pub(super) struct Given {
-    pub(super) at: Option<Micros>,
-    keys: Vec<String>,
-}
-
-/// What an execution waits for when it is suspended, and what it waits for no longer.
-#[derive(Debug, Clone)]
-pub(crate) struct Waiting {
-    pub(crate) waits: BTreeMap<String, Wait>,
-    pub(crate) withdrawn: Vec<String>,
-    /// What came to the handler while it ran and what it has had.
-    pub(crate) had: Vec<String>,
-    /// How many records the run has met.
-    pub(crate) met: usize,
-    /// The key of something that came and that the run has not asked for, while it waits for something new.
-    pub(crate) astray: Option<String>,
-}
-
-/// What an execution waits for.
-#[derive(Debug, Clone)]
-pub(crate) struct Wait {
-    pub(crate) kind: &'static str,
-    /// Waits of one group are of use only together.
-    pub(crate) group: String,
-    pub(crate) wake: Option<Wake>,
-    pub(crate) child: Option<Child>,
-    pub(crate) event: Option<Awaited>,
-    /// When the handler first waited.
-    pub(crate) since: Instant,
-    pub(crate) stands: Stands,
-}
-
-/// Whether the database knows of a wait while the handler goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stands {
-    No,
-    /// It is being told.
-    Asked,
-    Yes,
-    /// It was refused, and is told when the execution is suspended.
-    Refused,
-}
-
-impl Wait {
-    /// When it is over; a time that is counted from the handler's wait has run since.
-    pub(crate) fn wake(&self) -> Option<Wake> {
-        match self.wake {
-            Some(Wake::In(duration)) => {
-                Some(Wake::In(duration.saturating_sub(self.since.elapsed())))
-            }
-            wake => wake,
-        }
-    }
-
-    /// About how much it adds to a message.
-    pub(crate) fn bytes(&self) -> usize {
-        let child = self.child.as_ref().map_or(0, |child| child.payload.len());
-        let filter = self.event.as_ref().and_then(|event| event.filter.as_ref());
-        64 + self.group.len() + child + filter.map_or(0, String::len)
-    }
-}
-
-/// When a wait is over, by the database's clock.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Wake {
-    In(Duration),
-    At(DateTime<Utc>),
-}
-
-/// A child that is to be made.
-#[derive(Debug, Clone)]
-pub(crate) struct Child {
-    pub(crate) id: Uuid,
-    pub(crate) task: &'static str,
-    pub(crate) payload: String,
-    pub(crate) detached: bool,
-}
-
-/// An event that is to come.
-#[derive(Debug, Clone)]
-pub(crate) struct Awaited {
-    pub(crate) name: Cow<'static, str>,
-    /// JSON, as `conductor.matches` reads it; none for every event of the name.
-    pub(crate) filter: Option<String>,
 }
 
 /// Why a run ends although its handler has not.
@@ -431,88 +322,6 @@ impl Memo {
         (key, met)
     }
 
-    /// The handler is given an error, which is recorded under this key if the handler goes on from it.
-    pub(super) fn fail(
-        &self,
-        key: &str,
-        kind: &'static str,
-        value: String,
-        decided: Decided,
-        error: &anyhow::Error,
-    ) {
-        let mut given = GivenError::of(key, error);
-        let mut present = self.present();
-        given.within = present.inside.iter().map(|(_, body)| *body).collect();
-        let number = present.errors;
-        present.errors += 1;
-        present.recorded.push(given);
-        present.unrecorded.push(Unrecorded {
-            key: key.to_owned(),
-            kind,
-            value,
-            decided,
-            number,
-        });
-    }
-
-    /// The handler is given an error that an earlier run has recorded.
-    pub(super) fn fail_again(&self, key: &str, error: &anyhow::Error) {
-        let given = GivenError::of(key, error);
-        self.present().recorded.push(given);
-    }
-
-    /// The keys of the recorded errors that an attempt ends with: the next one does them again.
-    pub(crate) fn ended_with(&self, error: &anyhow::Error) -> Vec<String> {
-        let step = Failure::key_in(error);
-        let text = format!("{error:#}");
-        let present = self.present();
-        let ends = |given: &&GivenError| match &step {
-            Some(step) => given.step.as_ref() == Some(step),
-            // It is wrapped in what hides it. One that was dropped was dealt with.
-            None => {
-                let before = text.strip_suffix(given.text.as_str());
-                given.alive.strong_count() > 0
-                    && before.is_some_and(|before| before.is_empty() || before.ends_with(": "))
-            }
-        };
-        let ended = present.recorded.iter().filter(ends);
-        ended
-            .flat_map(|given| std::iter::once(&given.key).chain(&given.inner))
-            .cloned()
-            .collect()
-    }
-
-    /// The keys of the errors that were given inside of this body.
-    pub(super) fn errors_within(&self, body: usize) -> Vec<String> {
-        let present = self.present();
-        let within = present
-            .recorded
-            .iter()
-            .filter(|given| given.within.contains(&body));
-        within.map(|given| given.key.clone()).collect()
-    }
-
-    /// The next error that the handler was given and that is not recorded.
-    pub(super) fn next_unrecorded(&self) -> Option<Unrecorded> {
-        self.present().unrecorded.first().cloned()
-    }
-
-    /// An error is recorded.
-    pub(super) fn note_recorded(&self, error: &Unrecorded) {
-        let mut present = self.present();
-        (present.unrecorded).retain(|unrecorded| unrecorded.number != error.number);
-    }
-
-    /// Keeps the failure of a child, by its id.
-    pub(super) fn note_child(&self, id: Uuid, failure: Failure) {
-        self.present().children.insert(id, failure);
-    }
-
-    /// The failure of a child.
-    pub(crate) fn child(&self, id: Uuid) -> Option<Failure> {
-        self.present().children.get(&id).cloned()
-    }
-
     /// A body holds off suspension, so what waits inside of one would wait for ever.
     pub(super) fn wait(&self, key: &str, wait: Wait) {
         let mut present = self.present();
@@ -593,109 +402,6 @@ impl Memo {
         present.blocked.remove(key);
     }
 
-    /// What has come to all of these waits, once it has.
-    pub(super) fn poll_came<'k>(
-        &self,
-        keys: impl Iterator<Item = &'k String> + Clone,
-        cx: &mut Context<'_>,
-    ) -> Poll<Vec<Recorded>> {
-        let mut present = self.present();
-        let came = |key: &String| {
-            let entry = present.entries.get(key);
-            entry.is_some_and(|entry| entry.value.is_some())
-        };
-        if !keys.clone().all(came) {
-            if let Some(first) = keys.clone().next() {
-                let waker = cx.waker().clone();
-                present.blocked.insert(first.clone(), waker);
-            }
-            return Poll::Pending;
-        }
-        let values = keys.filter_map(|key| present.entries.get_mut(key)?.value.take());
-        let failed = false;
-        let came: Vec<_> = values.map(|value| Recorded { value, failed }).collect();
-        present.records_met += came.len();
-        Poll::Ready(came)
-    }
-
-    /// Whether something waits beside a step that runs.
-    pub(crate) fn waits_beside(&self) -> bool {
-        let present = self.present();
-        // A step that has begun may end, or lose.
-        let goes_on = matches!(present.stop, None | Some(Stop::Released | Stop::Closed(_)));
-        present.busy > 0 && goes_on && !present.waits.is_empty()
-    }
-
-    /// Whether one of these the database does not know of.
-    pub(crate) fn waits_anew(&self) -> bool {
-        self.waits_beside() && self.present().standing(Stands::No).next().is_some()
-    }
-
-    /// What the database is to know of.
-    pub(crate) fn new_waits(&self) -> BTreeMap<String, Wait> {
-        let present = self.present();
-        let waits = present.standing(Stands::No);
-        waits
-            .map(|(key, wait)| (key.clone(), wait.clone()))
-            .collect()
-    }
-
-    /// The keys of what the database knows of and what has not come.
-    pub(crate) fn known_waits(&self) -> Vec<String> {
-        let present = self.present();
-        let came = |key: &String| {
-            let entry = present.entries.get(key);
-            entry.is_some_and(|entry| entry.value.is_some())
-        };
-        let waits = present.standing(Stands::Yes).map(|(key, _)| key);
-        waits.filter(|key| !came(key)).cloned().collect()
-    }
-
-    /// Keeps whether the database knows of these now. What it knows of, or is being told of, is withdrawn when the handler
-    /// does not want it any more.
-    pub(crate) fn note_standing(&self, keys: &[String], stands: Stands) {
-        let mut present = self.present();
-        let Present { waits, entries, .. } = &mut *present;
-        for key in keys {
-            let Some(wait) = waits.get_mut(key) else {
-                continue;
-            };
-            wait.stands = stands;
-            if stands == Stands::Asked {
-                let entry = || Entry::awaited(wait.kind);
-                entries.entry(key.clone()).or_insert_with(entry);
-            }
-        }
-    }
-
-    /// The keys of waits that the handler has had and dropped.
-    pub(crate) fn dropped(&self) -> Vec<String> {
-        self.decided().withdrawn
-    }
-
-    /// What has come to a wait, and when.
-    pub(crate) fn bring(&self, key: &str, value: Box<RawValue>, at: Option<Micros>) {
-        let mut present = self.present();
-        let Present {
-            waits,
-            entries,
-            bytes,
-            ..
-        } = &mut *present;
-        // What was dropped meanwhile is free for another wait.
-        let Some(wait) = waits.get(key) else {
-            return;
-        };
-        let entry = (entries.entry(key.to_owned())).or_insert_with(|| Entry::awaited(wait.kind));
-        *bytes += key.len() + value.get().len() + 60;
-        entry.value = Some(value);
-        entry.at = at;
-        entry.brought = true;
-        let blocked = std::mem::take(&mut present.blocked);
-        drop(present);
-        blocked.into_values().for_each(Waker::wake);
-    }
-
     fn ask(&self, key: &str, asked: Asked) {
         let mut present = self.present();
         present.asked.insert(key.to_owned(), asked);
@@ -706,81 +412,11 @@ impl Memo {
         }
     }
 
-    /// The handler is given what is recorded under this key.
-    pub(super) fn give(&self, key: &str) {
-        let mut present = self.present();
-        let at = present.entries.get(key).and_then(|entry| entry.at);
-        present.give_at(at);
-    }
-
-    /// The handler is given what is over now.
-    pub(super) fn give_at(&self, at: Micros) {
-        self.present().give_at(Some(at));
-    }
-
-    /// Polls a branch of a race, and adds to what it was given. With `looking`, nothing new begins in it.
-    pub(super) fn poll_branch<T>(
-        &self,
-        given: &mut Given,
-        looking: bool,
-        poll: impl FnOnce() -> T,
-    ) -> T {
-        {
-            let mut present = self.present();
-            given.keys.clear();
-            present.branches.push(std::mem::take(given));
-            present.looking += usize::from(looking);
-        }
-        let _look = Look {
-            memo: self,
-            given,
-            looking,
-        };
-        poll()
-    }
-
-    /// What a branch was given in a look is free again: it has lost before anything followed from it.
-    pub(super) fn take_back(&self, given: &Given) {
-        let mut present = self.present();
-        for key in &given.keys {
-            present.asked.remove(key);
-        }
-    }
-
-    /// Waits while races look at what is over already.
-    pub(crate) async fn looked(&self) {
-        poll_fn(|cx| {
-            let mut present = self.present();
-            if present.looking == 0 {
-                return Poll::Ready(());
-            }
-            present.held.push(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
-    }
-
     fn no_longer(&self, key: &str) {
         let mut present = self.present();
         if present.asked.get(key) == Some(&Asked::Wanted) {
             present.asked.remove(key);
         }
-    }
-
-    /// What a race writes with its record: the loose keys whose values the handler has had, so that what
-    /// a losing branch was given stays given, and those of waits that were dropped.
-    pub(super) fn decided(&self) -> Decided {
-        let present = self.present();
-        let mut decided = Decided::default();
-        for (key, _) in (present.entries.iter()).filter(|(_, entry)| entry.loose) {
-            match present.asked.get(key) {
-                Some(Asked::Had) => decided.had.push(key.clone()),
-                Some(Asked::Wanted) => {}
-                None if present.met.contains_key(key) => decided.withdrawn.push(key.clone()),
-                None => {}
-            }
-        }
-        decided
     }
 
     pub(super) fn stop(&self, stop: Stop) {
@@ -844,19 +480,6 @@ impl Memo {
 
     fn present(&self) -> std::sync::MutexGuard<'_, Present> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl GivenError {
-    fn of(key: &str, error: &anyhow::Error) -> Self {
-        Self {
-            key: key.to_owned(),
-            step: Failure::key_in(error),
-            text: format!("{error:#}"),
-            alive: Failure::alive_in(error),
-            within: Vec::new(),
-            inner: Failure::inner_in(error),
-        }
     }
 }
 
@@ -925,13 +548,6 @@ impl Present {
     }
 }
 
-/// What a race tells with its record of the waits that were loaded.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Decided {
-    pub(crate) had: Vec<String>,
-    pub(crate) withdrawn: Vec<String>,
-}
-
 /// A wait or a sleep that the handler asks for until this is dropped.
 #[derive(Debug)]
 pub(super) struct Wanted<'m> {
@@ -958,29 +574,6 @@ impl<'m> Wanted<'m> {
 impl Drop for Wanted<'_> {
     fn drop(&mut self) {
         self.memo.no_longer(&self.key);
-    }
-}
-
-/// A branch of a race while it is polled.
-#[derive(Debug)]
-struct Look<'m, 'g> {
-    memo: &'m Memo,
-    given: &'g mut Given,
-    looking: bool,
-}
-
-impl Drop for Look<'_, '_> {
-    fn drop(&mut self) {
-        let mut present = self.memo.present();
-        *self.given = present.branches.pop().unwrap_or_default();
-        present.looking -= usize::from(self.looking);
-        if present.looking > 0 {
-            return;
-        }
-        // What polls its futures only where they were woken must poll them in the next round.
-        let held = std::mem::take(&mut present.held);
-        drop(present);
-        held.into_iter().for_each(Waker::wake);
     }
 }
 
