@@ -253,13 +253,14 @@ $$;
 
 -- Gives executions that have not started, and that the caller has locked, new payloads, times and priorities.
 -- What the call itself has just made (its first id), or had made before its answer was lost, is as it should be.
--- Returns the queues in which something is due.
+-- Returns the queues in which something is due. The settings of who calls it are in force here, so that each kind of join
+-- is named.
 create function conductor.replace(
     p_ids uuid[], p_firsts uuid[], p_calls bigint[], p_payloads text[], p_run_at timestamptz[], p_wait_ms bigint[],
     p_max_wait_ms bigint[], p_priorities integer[], p_begun timestamptz) returns integer[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
-set enable_nestloop = off set enable_mergejoin = off set jit = off
+set enable_nestloop = off set enable_mergejoin = off set enable_hashjoin = on set jit = off
 as $$
 declare
     -- Those who waited for a lock count from now.
