@@ -12,6 +12,9 @@ use super::storm::Log;
 use super::tasks::LIMIT;
 use super::worker::LEASE;
 
+/// From when a stop is noted until it has arrived, at most.
+const ARRIVAL: Duration = Duration::from_millis(5);
+
 /// A process that was stopped past its lease learns of it when it goes on: its handlers may run for so
 /// long before they are dropped.
 const WAKING: Duration = Duration::from_secs(1);
@@ -276,10 +279,14 @@ impl Verdict {
             let end = end_of(journal, at).map_or(killed, |end| end.at);
             let mut from = begin.at;
             for (process, stopped, went_on) in &log.pauses {
-                if *process != begin.process || *stopped < from || *stopped > end {
+                // The signal was noted before it arrived: a handler may have begun between the two.
+                let arrived = stopped.saturating_add(micros(ARRIVAL));
+                if *process != begin.process || arrived < from || *stopped > end {
                     continue;
                 }
-                changes.extend([(from, 1), (*stopped, -1)]);
+                if from < *stopped {
+                    changes.extend([(from, 1), (*stopped, -1)]);
+                }
                 from = *went_on;
                 let past_lease = went_on.saturating_sub(*stopped) >= micros(LEASE.mul_f64(0.8));
                 if past_lease && end <= went_on.saturating_add(micros(WAKING)) {
