@@ -1,7 +1,7 @@
 //! An application's error as it is recorded and travels: texts, a code, and details as JSON.
 //!
 //! A step's error is a `Failure` in the first run already, as a replay has nothing else. What ends an execution has
-//! its failure stored beside its text, for the parent and for whoever waits for the result.
+//! its failure stored beside its text, for the parent and for callers that wait for the result.
 
 use std::fmt;
 use std::sync::{Arc, Weak};

@@ -1,5 +1,5 @@
 /// Names error types that travel as they are: a value of the type is recorded as JSON, with the type's name as its code, and
-/// [`Failure::details`](crate::Failure::details) gives it back in each replay, to the parent, and to whoever waits for the
+/// [`Failure::details`](crate::Failure::details) gives it back in each replay, to the parent, and to callers that wait for the
 /// result. The types implement `Serialize`, `DeserializeOwned` and `std::error::Error`. At the top of a module; in a program,
 /// each type once.
 ///
