@@ -463,11 +463,11 @@ end
 $$;
 
 -- Takes out of the inbox what stands first of these names, in the order in which it came: so many events of
--- each, and together no more than so many bytes, but always one, as arrays end at a gigabyte. The caller
--- holds the locks of the names.
+-- each, and together no more than so many bytes, but always one, as arrays end at a gigabyte. whole: it has left
+-- none of those that it saw. The caller holds the locks of the names.
 create function conductor.take_inbox(
     p_names text[], p_limit integer, p_bytes bigint,
-    out ids uuid[], out names text[], out payloads text[], out put_at timestamptz[])
+    out ids uuid[], out names text[], out payloads text[], out put_at timestamptz[], out whole boolean)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 set enable_hashjoin = off set enable_mergejoin = off set jit = off
@@ -484,8 +484,9 @@ begin
         returning i.n, i.id, i.name, i.payload, i.put_at
     )
     select array_agg(t.id order by t.n), array_agg(t.name order by t.n), array_agg(t.payload::text order by t.n),
-           array_agg(t.put_at order by t.n)
-      into ids, names, payloads, put_at
+           array_agg(t.put_at order by t.n),
+           (select count(*) < p_limit and coalesce(bool_and(f.before < p_bytes), true) from first f)
+      into ids, names, payloads, put_at, whole
       from taken t;
 end
 $$;
@@ -872,12 +873,13 @@ begin
     end if;
     -- What committed before comes before.
     if not v_later and exists (select from conductor.event_inbox i where i.name = any (v_names)) then
-        select t.ids, t.names, t.payloads, t.put_at into v_earlier
+        select t.ids, t.names, t.payloads, t.put_at, t.whole into v_earlier
           from conductor.take_inbox(v_names, 500, 16 * 1024 * 1024) t;
         if v_earlier.ids is not null then
             perform conductor.publish(v_earlier.ids, v_earlier.names, v_earlier.payloads, v_earlier.put_at);
         end if;
-        v_later := exists (select from conductor.event_inbox i where i.name = any (v_names));
+        -- What commits meanwhile may come behind.
+        v_later := not v_earlier.whole;
     end if;
     if v_later then
         insert into conductor.event_inbox (id, name, payload, put_at)

@@ -123,6 +123,44 @@ async fn an_event_that_commits_late_is_seen_and_blocks_nobody(
 }
 
 #[conductor::test]
+async fn one_emitted_beside_commits_is_in_the_log_at_once(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let others: Vec<_> = (0..3)
+        .map(|_| {
+            let conductor = (*test).clone();
+            tokio::spawn(async move {
+                loop {
+                    let mut tx = conductor.pool().begin().await?;
+                    conductor.emit(said(0)).in_transaction(&mut tx).await?;
+                    tx.commit().await?;
+                }
+                #[allow(unreachable_code)]
+                anyhow::Ok(())
+            })
+        })
+        .collect();
+    eventually("the others", || async {
+        number(&test, "select count(*) from conductor.event_inbox").await > 0
+    })
+    .await;
+    for n in 1..100 {
+        let id = test.emit(said(n)).await?;
+        let there = "select exists (select from conductor.events where id = $1)";
+        let there: bool = sqlx::query_scalar(there)
+            .bind(id)
+            .fetch_one(test.pool())
+            .await?;
+        assert!(there, "event {n}");
+    }
+    for other in others {
+        assert!(!other.is_finished());
+        other.abort();
+    }
+    Ok(())
+}
+
+#[conductor::test]
 async fn fifty_emitters_and_repeated_waits_give_each_event_once_in_order(
     test: TestConductor,
 ) -> anyhow::Result<()> {
