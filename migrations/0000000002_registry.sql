@@ -401,16 +401,16 @@ begin
 end
 $$;
 
--- Locks the parents of those of these executions that were cancelled, before they end: parents before
--- children, everywhere.
-create function conductor.lock_parents(p_ids uuid[]) returns void
+-- Locks the parents of those of these executions that were cancelled, or that are in p_ending, before they end: parents
+-- before children, everywhere.
+create function conductor.lock_parents(p_ids uuid[], p_ending uuid[] default '{}') returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 declare
     v_parents uuid[] := array(
         select l.parent_id from conductor.live_executions l
-         where l.id = any (p_ids) and l.cancelled and l.parent_key is not null);
+         where l.id = any (p_ids) and (l.cancelled or l.id = any (p_ending)) and l.parent_key is not null);
 begin
     if cardinality(v_parents) > 0 then
         perform from conductor.live_executions p where p.id = any (v_parents) order by p.id for no key update;

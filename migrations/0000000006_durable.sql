@@ -390,7 +390,8 @@ end
 $$;
 
 -- Withdraws what handlers want no longer, and begins what they wait for and what is not known yet: its waits, and the
--- children that they name. Returns whose waits are new, and the queues of the children. The caller holds the executions, and before them the locks of the names.
+-- children that they name. Returns whose waits are new, and the queues of the children. The caller holds the executions,
+-- and before them the locks of the names.
 create function conductor.begin_waits(
     p_held uuid[], p_executions uuid[], p_keys text[], p_kinds text[], p_groups text[], p_wake_ms bigint[],
     p_wake_at timestamptz[], p_children uuid[], p_tasks text[], p_payloads text[], p_detached boolean[],
@@ -476,7 +477,7 @@ end
 $$;
 
 -- Fails executions that have met nothing of what they waited for in so many runs in a row, this one included, and would
--- go on like that for ever. Returns the others. The caller holds them.
+-- go on like that for ever. Returns the others. The caller holds them, and their parents.
 create function conductor.end_astray(p_held uuid[], p_ids uuid[], p_met integer[], p_astray text[]) returns uuid[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
@@ -535,7 +536,8 @@ begin
     end if;
     -- Before the executions, as whoever emits does.
     perform conductor.lock_events(p_events, false);
-    perform conductor.lock_parents(p_ids);
+    perform conductor.lock_parents(p_ids, case when num_nonnulls(variadic p_astray) > 0 then array(
+        select g.id from unnest(p_ids, p_astray) as g(id, key) where g.key is not null) else '{}' end);
     -- Locked before anything is looked at: a child that ends now waits for us, or is seen below.
     select array_agg(h.id) filter (where not h.cancelled), array_agg(h.id) filter (where h.cancelled)
       into v_held, v_cancelled

@@ -8,7 +8,9 @@ use conductor::Status;
 use conductor::prelude::*;
 use conductor::testing::TestConductor;
 
-use crate::support::info;
+use sqlx::Connection;
+
+use crate::support::{eventually, info, number, run_sql, session};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -124,5 +126,46 @@ async fn keys_that_have_the_attempt_in_them_are_no_fault(
         test.advance(HOUR).await?;
     }
     assert_eq!(run.result().await?, 60);
+    Ok(())
+}
+
+/// Parents are locked before children, everywhere: who cancels a parent locks it and then the child.
+#[conductor::test]
+async fn one_that_ends_locks_its_parent_before_itself(test: TestConductor) -> anyhow::Result<()> {
+    let parent = test.invoke::<Child>(()).await?.id();
+    let child = test.invoke::<Child>(()).await?.id();
+    let running = format!(
+        "update conductor.live_executions
+            set parent_id = '{parent}', parent_key = 'child', state = 'running', claim = 1, met = 0, astray = 49
+          where id = '{child}'"
+    );
+    run_sql(&test, &running).await?;
+    let lock = |id, rest| {
+        format!("select id from conductor.live_executions where id = '{id}' for update{rest}")
+    };
+    let (mut canceller, mut worker) = (session(&test).await?, session(&test).await?);
+    let mut tx = canceller.begin().await?;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(lock(parent, "")))
+        .execute(&mut *tx)
+        .await?;
+    let suspend = format!(
+        "select conductor.suspend(
+             array['{child}'::uuid], array[1], array['{child}'::uuid], array['nap 50'], array['sleep'], array['nap 50'],
+             array[1000], null, null, null, null, null, null, null, p_met => array[0], p_astray => array['nap 49'])"
+    );
+    let ends = tokio::spawn(async move {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(suspend))
+            .execute(&mut worker)
+            .await
+    });
+    let waits = "select count(*) from pg_stat_activity
+                  where datname = current_database() and wait_event_type = 'Lock'";
+    eventually("it waits", || async { number(&test, waits).await == 1 }).await;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(lock(child, " nowait")))
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    ends.await??;
+    assert_eq!(info(&test, child).await?.state, Status::Failed);
     Ok(())
 }
