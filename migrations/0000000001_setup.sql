@@ -71,6 +71,8 @@ create table conductor.tasks (
     timeout interval,
     -- When it may run: {"hours": "22:00-06:00", "days": "Mon-Fri", "timezone": "UTC"}; null: always.
     time_window jsonb,
+    -- Where the key stands in the payload of which executions run one behind the other; null where they need not.
+    ordered_by text[],
     -- Since when it has this one, in real time: a process that is older knows another.
     window_since timestamptz not null default clock_timestamp(),
     keep_completed interval not null default '7 days',
@@ -142,7 +144,7 @@ create table conductor.live_executions (
     parent_key text,
     -- The execution that this one repeats, by conductor.retry.
     retry_of uuid,
-    -- The task's queue, or -lane where it waits for a limit (0000000008_limits.sql).
+    -- The task's queue, or -lane where it waits for a limit, or 0 where it waits for its turn (0000000008_limits.sql).
     -- By a check and not by "not null", of which the planner would make use (see live_executions_due).
     queue_id integer check (queue_id is not null),
     task_id integer not null,
@@ -182,6 +184,8 @@ create table conductor.live_executions (
     debounced boolean not null default false,
     -- Who may not have a second one that has not started; '' where it is debounced without a key.
     dedupe_key text collate "C",
+    -- Those of one task with the same one run one behind the other (conductor.turns); null: it waits for no other.
+    order_key text collate "C",
     -- What started it, where it was not an invoke: {"kind": "schedule", "name": ..., "scheduled_at": ...}
     trigger json,
     -- json and not jsonb: values must come back exactly as they were written.
@@ -212,6 +216,10 @@ create unique index live_executions_key on conductor.live_executions (task_id, d
 -- One repeat at a time.
 create unique index live_executions_retry on conductor.live_executions (retry_of) where retry_of is not null;
 create index live_executions_parent on conductor.live_executions (parent_id) where parent_id is not null;
+
+-- The order of turns.
+create index live_executions_order on conductor.live_executions (task_id, order_key, created_at, id)
+ where order_key is not null;
 
 -- For those who look whether a running one was cancelled.
 create index live_executions_cancelled on conductor.live_executions (id) where cancelled;
@@ -387,8 +395,8 @@ create table conductor.moves (
 create table conductor.deferred (
     execution_id uuid not null,
     -- cancel: its parent did not wait any longer. disown: its process does not know of this claim, or has ended.
-    -- orphan: its process has died.
-    what text not null check (what in ('cancel', 'disown', 'orphan')),
+    -- orphan: its process has died. turn: the one before it has ended (conductor.pass_turns).
+    what text not null check (what in ('cancel', 'disown', 'orphan', 'turn')),
     claim integer not null default 0,
     primary key (execution_id, what, claim)
 );
@@ -441,6 +449,14 @@ create table conductor.queued_ticks (
     at timestamptz not null,
     primary key (schedule_id, number)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+
+-- Which execution of a task and a key has its turn, from its first claim to its end (0000000008_limits.sql).
+create table conductor.turns (
+    task_id integer not null,
+    key text collate "C" not null,
+    execution_id uuid not null unique,
+    primary key (task_id, key)
+) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 
 create index schedules_next on conductor.schedules (next_at) where not paused and fault is null;
 create index schedules_retired on conductor.schedules (id) where retired;
@@ -508,6 +524,16 @@ create function conductor.lane_key(p_json json, p_path text[]) returns text
 language sql stable parallel safe
 return case when conductor.is_plain(p_json) then p_json #>> p_path else conductor.careful_key(p_json, p_path) end;
 
+-- As it is stored.
+create function conductor.short_key(p_key text) returns text
+language sql immutable parallel safe
+return case when p_key is null then 'null' when octet_length(p_key) > 200 then md5(p_key) else p_key end;
+
+-- The key by which executions of a task are ordered. Inlined.
+create function conductor.order_key(p_path text[], p_payload json) returns text
+language sql stable parallel safe
+return case when p_path is not null then conductor.short_key(conductor.lane_key(p_payload, p_path)) end;
+
 -- A record of ours has what is asked of it in front of what was given to us.
 create function conductor.careful_field(p_record json, p_name text) returns text
 language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp
@@ -550,7 +576,7 @@ select l.id, t.name as task, q.name as queue, l.state::text as state, l.priority
        null::json as output, l.error, l.cancel_reason, null::json as failure
   from conductor.live_executions l
   join conductor.tasks t on t.id = l.task_id
-  join conductor.queues q on q.id = case when l.queue_id < 0 then t.queue_id else l.queue_id end;
+  join conductor.queues q on q.id = case when l.queue_id <= 0 then t.queue_id else l.queue_id end;
 
 create view conductor.finished as
 select f.id, t.name as task, q.name as queue, f.state::text as state, f.priority, null::timestamptz as run_at,

@@ -39,15 +39,16 @@ begin
 
     insert into conductor.tasks as t (
            name, queue_id, package, place, docs, priority, max_attempts, backoff_initial, backoff_max,
-           jitter, timeout, time_window, keep_completed, keep_failed, payload_schema, output_schema, declared_at)
+           jitter, timeout, time_window, ordered_by, keep_completed, keep_failed, payload_schema, output_schema,
+           declared_at)
     select d.name, q.id, d.package, d.place, d.docs, d.priority, d.max_attempts,
            d.backoff_initial_ms * interval '1 ms', d.backoff_max_ms * interval '1 ms', d.jitter,
-           d.timeout_ms * interval '1 ms', d.time_window, least(d.keep_completed_ms, v_for_ever) * interval '1 ms',
+           d.timeout_ms * interval '1 ms', d.time_window, d.ordered_by, least(d.keep_completed_ms, v_for_ever) * interval '1 ms',
            least(d.keep_failed_ms, v_for_ever) * interval '1 ms', d.payload_schema, d.output_schema, conductor.now()
       from jsonb_to_recordset(p_tasks) as d(
            name text, queue text, package text, place text, docs text, priority integer,
            max_attempts integer, backoff_initial_ms float8, backoff_max_ms float8, jitter float8,
-           timeout_ms float8, time_window jsonb, keep_completed_ms float8, keep_failed_ms float8,
+           timeout_ms float8, time_window jsonb, ordered_by text[], keep_completed_ms float8, keep_failed_ms float8,
            payload_schema jsonb, output_schema jsonb)
       join conductor.queues q on q.name = d.queue
      where p_replace or not exists (select from conductor.tasks k where k.name = d.name)
@@ -59,17 +60,17 @@ begin
            jitter = excluded.jitter, timeout = excluded.timeout, time_window = excluded.time_window,
            window_since = case when t.time_window is distinct from excluded.time_window
                                then clock_timestamp() else t.window_since end,
-           keep_completed = excluded.keep_completed, keep_failed = excluded.keep_failed,
+           ordered_by = excluded.ordered_by, keep_completed = excluded.keep_completed, keep_failed = excluded.keep_failed,
            payload_schema = excluded.payload_schema, output_schema = excluded.output_schema,
            declared_at = excluded.declared_at
      where p_replace
        and (t.queue_id, t.package, t.place, t.docs, t.priority, t.max_attempts, t.backoff_initial,
-            t.backoff_max, t.jitter, t.timeout, t.time_window, t.keep_completed, t.keep_failed, t.payload_schema,
+            t.backoff_max, t.jitter, t.timeout, t.time_window, t.ordered_by, t.keep_completed, t.keep_failed, t.payload_schema,
             t.output_schema)
            is distinct from
            (excluded.queue_id, excluded.package, excluded.place, excluded.docs, excluded.priority,
             excluded.max_attempts, excluded.backoff_initial, excluded.backoff_max, excluded.jitter,
-            excluded.timeout, excluded.time_window, excluded.keep_completed, excluded.keep_failed,
+            excluded.timeout, excluded.time_window, excluded.ordered_by, excluded.keep_completed, excluded.keep_failed,
             excluded.payload_schema, excluded.output_schema);
 
     if p_replace then

@@ -216,9 +216,10 @@ begin
                as g(id, task, payload, run_at, delay_ms, priority)
     ), inserted as (
         insert into conductor.live_executions as l (
-               id, run_at, created_at, queue_id, task_id, priority, payload, bytes)
+               id, run_at, created_at, queue_id, task_id, priority, order_key, payload, bytes)
         select g.id, coalesce(g.run_at, v_now + g.delay_ms * interval '1 ms', v_now), v_now,
-               t.queue_id, t.id, coalesce(g.priority, t.priority), g.payload::json, octet_length(g.payload)
+               t.queue_id, t.id, coalesce(g.priority, t.priority), conductor.order_key(t.ordered_by, g.payload::json),
+               g.payload::json, octet_length(g.payload)
           from given g
           join conductor.tasks t on t.name = g.task
          where conductor.is_invoke(g.id, g.payload, g.run_at, g.delay_ms)
@@ -266,12 +267,20 @@ declare
     -- Those who waited for a lock count from now.
     v_now timestamptz := conductor.now();
     v_queues integer[];
+    -- Those that are ordered, by the keys of their old payloads.
+    v_ordered uuid[];
+    v_tasks integer[];
+    v_order_keys text[];
 begin
-    -- One that waits for a limit is looked at anew, as the payload may name another one.
+    select array_agg(l.id), array_agg(l.task_id), array_agg(l.order_key) into v_ordered, v_tasks, v_order_keys
+      from conductor.live_executions l where l.id = any (p_ids) and l.order_key is not null;
+    -- One that waits for a limit or its turn is looked at anew, as the payload may name another one.
     with replaced as (
         update conductor.live_executions l
            set payload = k.payload::json, bytes = octet_length(k.payload), priority = coalesce(k.priority, l.priority),
                queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id),
+               order_key = conductor.order_key(
+                   (select t.ordered_by from conductor.tasks t where t.id = l.task_id), k.payload::json),
                -- The first of the calls has made it.
                run_at = coalesce(k.run_at, least(v_now + k.wait_ms * interval '1 ms',
                                                  l.created_at + k.max_wait_ms * interval '1 ms'), l.run_at),
@@ -285,6 +294,9 @@ begin
     select array_agg(distinct r.queue_id) filter (where r.run_at < v_now + interval '1s')
       into v_queues
       from replaced r;
+    if v_ordered is not null then
+        perform conductor.pass_turns(v_ordered, v_tasks, v_order_keys);
+    end if;
     return v_queues;
 end
 $$;
@@ -434,7 +446,7 @@ begin
                        coalesce(g.key, '') collate "C" as key,
                        coalesce(g.run_at, v_begun + coalesce(g.debounce_ms, g.delay_ms) * interval '1 ms', v_begun) as run_at,
                        coalesce(g.priority, t.priority) as priority, g.payload::json as payload,
-                       octet_length(g.payload) as bytes
+                       octet_length(g.payload) as bytes, conductor.order_key(t.ordered_by, g.payload::json) as order_key
                   from unnest(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities, p_keys, p_debounce_ms,
                               p_max_wait_ms) with ordinality
                        as g(id, task, payload, run_at, delay_ms, priority, key, debounce_ms, max_wait_ms, n)
@@ -448,10 +460,10 @@ begin
                  order by t.id, g.debounce_ms is not null, coalesce(g.key, '') collate "C", g.n
             ), inserted as (
                 insert into conductor.live_executions as l (
-                       id, run_at, created_at, queue_id, task_id, priority, holds_key, debounced, dedupe_key, payload,
-                       bytes)
-                select g.id, g.run_at, v_begun, g.queue_id, g.task_id, g.priority, true, g.debounced, g.key, g.payload,
-                       g.bytes
+                       id, run_at, created_at, queue_id, task_id, priority, holds_key, debounced, dedupe_key, order_key,
+                       payload, bytes)
+                select g.id, g.run_at, v_begun, g.queue_id, g.task_id, g.priority, true, g.debounced, g.key,
+                       g.order_key, g.payload, g.bytes
                   from given g
                  order by g.task_id, g.debounced, g.key
                     on conflict do nothing

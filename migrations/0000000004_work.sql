@@ -144,8 +144,14 @@ declare
     v_plain_paths text[];
     v_whole integer[];
     v_open_limited integer[];
+    -- The owners of lanes that several tasks share.
+    v_shared integer[] := '{}';
     v_any_limited boolean;
     v_any_again boolean;
+    v_any_ordered boolean;
+    v_turns record;
+    v_aside integer;
+    v_turn_busy boolean := false;
     -- Those whose limit's key cannot be read: they come without payload, and with the reason as memo.
     v_unreadable uuid[];
     v_open integer[] := '{}';
@@ -190,12 +196,16 @@ begin
            array_agg(k.limit_id) filter (where k.plain), array_agg(k.path::text) filter (where k.plain),
            array_agg(k.task_id) filter (where k.whole)
       into v_limited, v_plain, v_plain_limits, v_plain_paths, v_whole
-      from (select c.task_id, min(c.id) as limit_id, count(*) = 1 and min(c.kind) = 'concurrency' as plain,
+      from (select c.task_id, min(c.id) as limit_id,
+                   count(*) = 1 and min(c.kind) = 'concurrency' and max(c.shared_id) is null as plain,
                    min(c.path) as path, max(cardinality(c.path)) = 0 as whole
               from conductor.limits c where c.task_id = any (p_tasks) group by c.task_id) k;
     if cardinality(v_limited) > 0 then
-        select count(distinct c.path), min(c.path) into v_paths, v_path
-          from conductor.limits c where c.task_id = any (v_limited) and cardinality(c.path) > 0;
+        select count(distinct c.path) filter (where cardinality(c.path) > 0),
+               min(c.path) filter (where cardinality(c.path) > 0),
+               coalesce(array_agg(distinct -c.shared_id) filter (where c.shared_id is not null), '{}')
+          into v_paths, v_path, v_shared
+          from conductor.limits c where c.task_id = any (v_limited);
     end if;
 
     loop
@@ -211,14 +221,14 @@ begin
                               where t <> all (p_windowed) or t = any (v_tasks));
         end if;
         if cardinality(v_closed) > 0 then
-            perform conductor.unpark(array(select t from unnest(v_closed) as t where t = any (v_limited)), 1000);
+            perform conductor.unpark(array(select t from unnest(v_closed) as t where t = any (v_limited)) || v_shared, 1000);
             v_moved := conductor.await_windows(
                 p_orchestrator, p_queue, p_tasks, v_closed, p_windowed, p_opens, v_now, 1000);
         end if;
         v_open_limited := array(select t from unnest(v_limited) as t where t = any (v_tasks));
         if cardinality(v_open_limited) > 0 then
             v_opened := conductor.open_lanes(
-                p_orchestrator, v_open_limited, v_held, v_used, v_now, p_most, p_quick, p_ahead);
+                p_orchestrator, v_open_limited || v_shared, v_held, v_used, v_now, p_most, p_quick, p_ahead);
             v_open := v_opened.lanes;
             v_open_most := v_opened.most;
             v_look := v_look || v_opened.look;
@@ -242,9 +252,10 @@ begin
             select max(d.run_at), count(*), count(*) < v_left + 2 * v_parked, coalesce(array_agg(d.id), '{}'), coalesce(bool_or(d.limited), false), array_agg(d.task_id),
                    array_agg(case when not d.limited then null when d.task_id = any (v_whole) then ''
                                   when d.key is null then 'null' when octet_length(d.key) > 200 then md5(d.key) else d.key end),
-                   bool_or(d.claim > 0), array_agg(d.bytes), sum(d.bytes)
-              into v_last, v_picked, v_all, v_ids, v_any_limited, v_of, v_keys, v_any_again, v_sizes, v_size
+                   bool_or(d.claim > 0), bool_or(d.ordered), array_agg(d.bytes), sum(d.bytes)
+              into v_last, v_picked, v_all, v_ids, v_any_limited, v_of, v_keys, v_any_again, v_any_ordered, v_sizes, v_size
               from (select l.id, l.run_at, l.task_id, l.claim, l.bytes, l.task_id = any (v_limited) as limited,
+                           l.order_key is not null as ordered,
                            case when l.task_id = any (v_limited) and (l.task_id = any (v_whole)) is not true
                                 then conductor.lane_key(l.payload, case when v_paths <= 1 then v_path
                                      else v_plain_paths[array_position(v_plain, l.task_id)]::text[] end) end as key
@@ -259,16 +270,16 @@ begin
             if cardinality(v_open) > 0 and v_parked = 0 then
                 v_any_limited := true;
                 select coalesce(array_agg(s.id), '{}'), array_agg(s.task_id), array_agg(s.key), bool_or(s.claim > 0),
-                       array_agg(s.bytes), sum(s.bytes)
-                  into v_ids, v_of, v_keys, v_any_again, v_sizes, v_size
-                  from (select o.id, o.task_id, o.claim, o.bytes, conductor.lane_key(o.payload, v_path) as key
-                      from (select l.id, l.run_at, l.task_id, l.claim, l.bytes, l.payload
+                       bool_or(s.order_key is not null), array_agg(s.bytes), sum(s.bytes)
+                  into v_ids, v_of, v_keys, v_any_again, v_any_ordered, v_sizes, v_size
+                  from (select o.id, o.task_id, o.claim, o.order_key, o.bytes, conductor.lane_key(o.payload, v_path) as key
+                      from (select l.id, l.run_at, l.task_id, l.claim, l.order_key, l.bytes, l.payload
                               from conductor.live_executions l where l.id = any (v_ids)
                             union all
-                            select k.id, k.run_at, k.task_id, k.claim, k.bytes, k.payload
+                            select k.id, k.run_at, k.task_id, k.claim, k.order_key, k.bytes, k.payload
                               from unnest(v_open, v_open_most) as g(lane, most)
                              cross join lateral (
-                                   select l.id, l.run_at, l.task_id, l.claim, l.bytes, l.payload
+                                   select l.id, l.run_at, l.task_id, l.claim, l.order_key, l.bytes, l.payload
                                      from conductor.live_executions l
                                     where l.queue_id = -g.lane and l.priority = v_priority and l.run_at <= v_now
                                       and l.state in ('pending', 'suspended') and l.task_id = any (v_tasks)
@@ -287,6 +298,15 @@ begin
                 v_ids := v_ids[1:v_fit];
                 v_of := v_of[1:v_fit];
                 v_keys := v_keys[1:v_fit];
+            end if;
+            v_aside := 0;
+            if v_any_ordered then
+                v_turns := conductor.take_turns(v_ids, v_of, v_keys);
+                v_ids := v_turns.ids;
+                v_of := v_turns.of;
+                v_keys := v_turns.keys;
+                v_aside := v_turns.moved;
+                v_turn_busy := v_turn_busy or v_turns.busy;
             end if;
             v_unreadable := null;
             if v_any_limited and conductor.unreadable_key() = any (v_keys) then
@@ -331,7 +351,6 @@ begin
                 v_look := v_look || v_admitted.full_lanes;
                 v_busy := v_busy or v_admitted.busy;
                 v_parked := v_admitted.moved;
-                v_parks := v_parks + v_parked;
             else
                 v_ids := v_ids[1:v_left];
                 v_lane := null;
@@ -371,9 +390,11 @@ begin
                 get diagnostics v_claimed = row_count;
             end if;
             v_left := v_left - v_claimed;
+            v_parked := v_parked + v_aside;
             if v_claimed > 0 then
                 v_bytes := v_bytes - coalesce(v_size, 0);
             end if;
+            v_parks := v_parks + v_parked;
             -- A deep backlog is parked in pieces: the next claim follows at once.
             exit when v_parks >= 250;
             continue when v_parked > 0;
@@ -433,7 +454,13 @@ begin
         -- One that is due already, or that somebody else has locked, is not for us just now.
         v_found := conductor.next_lane(v_open_limited);
         v_next := least(v_next, case when v_found is not null then greatest(v_found, v_now + interval '20 ms') end,
+                        -- In a shared one may only be what others can run.
+                        case when v_shared <> '{}' then v_now
+                                 + greatest(conductor.next_lane(v_shared) - v_now, interval '200 ms') end,
                         case when v_busy then v_now + interval '10 ms' end);
+    end if;
+    if v_turn_busy and v_left = p_limit then
+        v_next := least(v_next, v_now + interval '50 ms');
     end if;
     if p_seen is not null and cardinality(v_seen) <= 50 then
         -- Those that it did not come to, which are lower.
@@ -476,11 +503,14 @@ declare
     v_parents uuid[];
     v_keys text[];
     v_outcomes text[];
+    v_ordered uuid[];
+    v_ordered_tasks integer[];
+    v_order_keys text[];
 begin
     with gone as (
         delete from conductor.live_executions l where l.id = any (p_ids)
         returning l.id, l.created_at, l.claimed_at, l.parent_id, l.parent_key, l.retry_of, l.task_id,
-                  l.priority, l.claim, l.failures, l.crashes, l.watched, l.dedupe_key, l.trigger, l.payload,
+                  l.priority, l.claim, l.failures, l.crashes, l.watched, l.dedupe_key, l.order_key, l.trigger, l.payload,
                   case when p_state = 'cancelled' then l.cancel_reason else coalesce(p_error, l.error) end as error,
                   p_failures[array_position(p_ids, l.id)] as failure
     ), kept as (
@@ -506,9 +536,15 @@ begin
                case when g.failure is null then json_build_object('id', g.id, 'state', p_state, 'error', g.error)
                     else json_build_object(
                              'id', g.id, 'state', p_state, 'output', g.failure::json, 'error', g.error) end::text)
-               filter (where g.parent_key is not null)
-      into v_told, v_children, v_parents, v_keys, v_outcomes
+               filter (where g.parent_key is not null),
+           array_agg(g.id) filter (where g.order_key is not null),
+           array_agg(g.task_id) filter (where g.order_key is not null),
+           array_agg(g.order_key) filter (where g.order_key is not null)
+      into v_told, v_children, v_parents, v_keys, v_outcomes, v_ordered, v_ordered_tasks, v_order_keys
       from gone g;
+    if v_ordered is not null then
+        perform conductor.pass_turns(v_ordered, v_ordered_tasks, v_order_keys);
+    end if;
     if v_children is not null then
         perform conductor.report(v_children, v_parents, v_keys, v_outcomes);
     end if;
@@ -531,6 +567,9 @@ declare
     v_parents uuid[];
     v_keys text[];
     v_outcomes text[];
+    v_ordered uuid[];
+    v_ordered_tasks integer[];
+    v_order_keys text[];
 begin
     with gone as (
         delete from conductor.live_executions l
@@ -539,7 +578,7 @@ begin
            and (o.orchestrator is null or o.orchestrator = l.orchestrator_id)
         returning l.id, l.created_at, l.claimed_at, l.parent_id, l.parent_key, l.retry_of, l.queue_id, l.task_id,
                   l.priority, l.claim, l.failures, l.crashes, l.watched, l.cancelled, l.cancel_reason, l.dedupe_key,
-                  l.trigger, l.payload, o.output
+                  l.order_key, l.trigger, l.payload, o.output
     ), kept as (
         insert into conductor.finished_executions (
                id, created_at, claimed_at, finished_at, expires_at, parent_id, retry_of, queue_id, task_id,
@@ -564,9 +603,15 @@ begin
            array_agg(case when g.cancelled
                           then json_build_object('id', g.id, 'state', 'cancelled', 'error', g.cancel_reason)
                           else json_build_object('id', g.id, 'state', 'completed', 'output', g.output::json) end::text)
-               filter (where g.parent_key is not null)
-      into v_count, v_children, v_parents, v_keys, v_outcomes
+               filter (where g.parent_key is not null),
+           array_agg(g.id) filter (where g.order_key is not null),
+           array_agg(g.task_id) filter (where g.order_key is not null),
+           array_agg(g.order_key) filter (where g.order_key is not null)
+      into v_count, v_children, v_parents, v_keys, v_outcomes, v_ordered, v_ordered_tasks, v_order_keys
       from gone g;
+    if v_ordered is not null then
+        perform conductor.pass_turns(v_ordered, v_ordered_tasks, v_order_keys);
+    end if;
     if v_children is not null then
         perform conductor.report(v_children, v_parents, v_keys, v_outcomes);
     end if;
@@ -774,8 +819,10 @@ begin
     -- Slots too: of the lanes that it does know, it says itself how many it uses.
     v_lanes := array(
         select a.id from conductor.lanes a
-          join conductor.tasks t on t.id = a.task_id
-         where a.holders ? p_orchestrator::text and a.id <> all (p_lanes) and t.queue_id = p_queue
+          left join conductor.tasks t on t.id = a.task_id
+          left join conductor.limits c on c.id = a.limit_id
+         where a.holders ? p_orchestrator::text and a.id <> all (p_lanes)
+           and coalesce(t.queue_id, c.queue_id) = p_queue
          order by a.id
            for no key update of a);
     update conductor.lanes a
@@ -786,7 +833,7 @@ begin
         select l.id from conductor.live_executions l
           join conductor.tasks t on t.id = l.task_id
          where l.state = 'running' and l.orchestrator_id = p_orchestrator
-           and (l.queue_id = p_queue or l.queue_id < 0 and t.queue_id = p_queue)
+           and (l.queue_id = p_queue or l.queue_id <= 0 and t.queue_id = p_queue)
            and not exists (select from unnest(p_ids, p_claims, p_orchestrators) as k(id, claim, orchestrator)
                             where k.id = l.id and k.claim = l.claim
                               and (k.orchestrator is null or k.orchestrator = p_orchestrator)));

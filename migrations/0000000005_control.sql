@@ -141,10 +141,11 @@ begin
         perform from conductor.finished_executions f where f.id = v_last for no key update;
         -- As if it had been claimed before, so that its steps are loaded.
         insert into conductor.live_executions as l (
-               id, run_at, created_at, parent_id, retry_of, queue_id, task_id, priority, claim, trigger, payload,
-               bytes)
+               id, run_at, created_at, parent_id, retry_of, queue_id, task_id, priority, claim, order_key, trigger,
+               payload, bytes)
         select conductor.uuid7(), v_now, v_now, f.parent_id, v_origin, t.queue_id, f.task_id,
-               f.priority, 1, f.trigger, f.payload, octet_length(f.payload::text)
+               f.priority, 1, conductor.order_key(t.ordered_by, f.payload), f.trigger, f.payload,
+               octet_length(f.payload::text)
           from conductor.finished_executions f
           join conductor.tasks t on t.id = f.task_id
          where f.id = v_last and f.state in ('failed', 'cancelled')
@@ -249,7 +250,7 @@ begin
                          limit 1) due)
     or exists (
         select from conductor.limits c
-          join conductor.lanes a on a.limit_id = c.id
+          join conductor.lanes a on a.limit_id = coalesce(c.shared_id, c.id)
           join conductor.tasks t on t.id = c.task_id
          where c.task_id = any (p_tasks) and t.queue_id = any (v_queues)
            and (a.holders <> '{}' or a.due_at <= v_now + conductor.rate_horizon())

@@ -129,6 +129,13 @@ begin
         get diagnostics v_count = row_count;
     end if;
 
+    v_late := array(
+        select d.execution_id from conductor.deferred d
+         where d.what = 'turn' order by random() limit p_limit for update skip locked);
+    if cardinality(v_late) > 0 then
+        v_count := v_count + conductor.come_back(v_late);
+    end if;
+
     foreach v_what in array array['disown', 'orphan'] loop
         v_most := case when v_what = 'orphan' then p_max_crashes end;
         select array_agg(d.execution_id), array_agg(d.claim) into v_held, v_claims
@@ -441,9 +448,10 @@ begin
             on f.execution_id = g.execution_id and f.key = g.key
     ), children as (
         insert into conductor.live_executions as l (
-               id, run_at, created_at, parent_id, parent_key, queue_id, task_id, priority, detached, payload, bytes)
+               id, run_at, created_at, parent_id, parent_key, queue_id, task_id, priority, detached, order_key,
+               payload, bytes)
         select g.child_id, p_now, p_now, g.execution_id, g.key, t.queue_id, t.id, t.priority, g.detached,
-               g.payload::json, octet_length(g.payload)
+               conductor.order_key(t.ordered_by, g.payload::json), g.payload::json, octet_length(g.payload)
           from given g
           join conductor.tasks t on t.name = g.task
          where g.child_id is not null

@@ -257,8 +257,8 @@ begin
             using errcode = 'CD002', hint = 'Give a payload, or use the program''s own command line.';
     end if;
     insert into conductor.live_executions as l (
-           id, run_at, created_at, queue_id, task_id, priority, payload, bytes, trigger)
-    select v_id, v_now, v_now, t.queue_id, t.id, t.priority, v_payload, octet_length(v_payload::text),
+           id, run_at, created_at, queue_id, task_id, priority, order_key, payload, bytes, trigger)
+    select v_id, v_now, v_now, t.queue_id, t.id, t.priority, conductor.order_key(t.ordered_by, v_payload), v_payload, octet_length(v_payload::text),
            json_build_object('kind', 'schedule', 'name', v_found.name,
                              'scheduled_at', coalesce(trigger_schedule.scheduled_at, v_now))
       from conductor.tasks t where t.id = v_found.task_id
@@ -471,8 +471,9 @@ begin
          where k.queues or k.schedule <> all (v_busy)
     ), made as (
         insert into conductor.live_executions as l (
-               id, run_at, created_at, queue_id, task_id, priority, payload, bytes, trigger)
+               id, run_at, created_at, queue_id, task_id, priority, order_key, payload, bytes, trigger)
         select k.execution, case when k.waits then 'infinity' else k.at end, v_now, t.queue_id, t.id, t.priority,
+               conductor.order_key(t.ordered_by, coalesce(k.payload::json, 'null')),
                coalesce(k.payload::json, 'null'), octet_length(coalesce(k.payload, 'null')),
                json_strip_nulls(json_build_object(
                    'kind', 'schedule', 'name', k.name, 'scheduled_at', k.at,

@@ -18,14 +18,28 @@
 -- Nobody waits for a lane's lock while it holds anything else: claims skip lanes that are locked, or that
 -- somebody else is making.
 --
+-- *Turns* are for tasks that are ordered by a key (tasks.ordered_by): of the executions with one key, the first that was
+-- invoked has the turn, from its first claim to its end, over sleeps, failed attempts and crashes. A claim that meets
+-- another one sets it aside in the queue 0; the end of the one before brings it back. Both hold the lock of the
+-- key: a claim tries for it, an end waits for it. The one rule: where nobody has the turn of a key, the first of
+-- those that wait for it is in the queue of its task.
+--
 -- Where one row decides, "select true ... limit 1" stands for exists, which the planner may turn into a
 -- pass over all that is parked.
 
 set local search_path = pg_catalog, pg_temp;
 
+-- A limit with a name is *shared*: tasks of one queue fill the same lanes. One row without a task is the limit itself, to
+-- which its lanes belong, with the amount that was declared last; each task has one that points to it, with the place of
+-- the key in its own payload. (By queue, as whoever claims from a lane must be able to run what stands first in it.)
 create table conductor.limits (
     id integer generated always as identity primary key,
-    task_id integer not null references conductor.tasks (id) on delete cascade,
+    task_id integer references conductor.tasks (id) on delete cascade,
+    -- '' where it is not shared.
+    name text collate "C" not null default '',
+    shared_id integer references conductor.limits (id),
+    -- Of the shared limit itself.
+    queue_id integer check ((queue_id is null) = (task_id is not null)),
     -- How many at once, or how many starts per interval.
     kind text not null check (kind in ('concurrency', 'rate')),
     -- Where the key stands in the payload; empty for the whole task.
@@ -34,13 +48,18 @@ create table conductor.limits (
     per interval check ((kind = 'rate') = (per is not null) and per > '0'),
     -- How many starts of a rate may come at once, after it has rested.
     burst integer not null default 1 check (burst between 1 and amount and (kind = 'rate' or burst = 1)),
-    constraint limits_task unique (task_id, kind, path)
+    constraint limits_task unique (task_id, kind, name, path),
+    check (task_id is null or (shared_id is null) = (name = ''))
 );
+
+create unique index limits_shared on conductor.limits (queue_id, kind, name) where task_id is null;
+create index limits_members on conductor.limits (shared_id) where shared_id is not null;
 
 create table conductor.lanes (
     -- Begins again behind the last number there is (conductor.number_lane): -id is the number of a queue.
     id integer generated always as identity (cycle) primary key,
     limit_id integer not null,
+    -- The task, or -limit_id of a shared limit.
     task_id integer not null,
     key text not null,
     -- Slots by orchestrator: {"17": 5}
@@ -87,6 +106,22 @@ create function conductor.rate_lead(p_amount integer, p_per interval, p_burst in
 language sql immutable parallel safe
 return p_per / p_amount * (p_burst - 1);
 
+-- Brings what is parked in these lanes, of these tasks or of all, back into the queue of its task. The caller has locked
+-- the lanes: who parks there now has ended when the lock comes. What somebody else has locked comes back by
+-- conductor.revive_lanes.
+create function conductor.empty_lanes(p_lanes integer[], p_tasks integer[]) returns void
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$
+    update conductor.live_executions l set queue_id = t.queue_id
+      from conductor.tasks t
+     where l.id = any (array(
+           select o.id from conductor.live_executions o
+            where o.queue_id = any (array(select -lane from unnest(p_lanes) as lane)) and o.state <> 'running'
+              and (p_tasks is null or o.task_id = any (p_tasks))
+              for no key update skip locked))
+       and t.id = l.task_id
+$$;
+
 -- Takes over the limits of the tasks that a program declares. What a limit had parked that is gone
 -- goes back to its queue; where one has changed, somebody looks at what is parked.
 create function conductor.declare_limits(p_tasks jsonb) returns void
@@ -96,44 +131,87 @@ declare
     v_now timestamptz := conductor.now();
     v_gone integer[];
     v_changed integer[];
+    v_shared integer[];
+    -- Tasks that share one no longer, and the limits that they have left.
+    v_leavers integer[];
+    v_left integer[];
     v_lanes integer[];
     v_queues integer[];
 begin
-    with given as materialized (
-        select t.id as task_id, g.kind, g.path, g.amount, g.per_ms * interval '1 ms' as per,
-               coalesce(g.burst, 1) as burst
+    with shared as (
+        insert into conductor.limits as c (queue_id, kind, name, path, amount, per, burst)
+        select distinct on (t.queue_id, g.kind, g.name)
+               t.queue_id, g.kind, g.name, '{}', g.amount, g.per_ms * interval '1 ms', coalesce(g.burst, 1)
           from jsonb_to_recordset(p_tasks) as d(name text, limits jsonb)
           join conductor.tasks t on t.name = d.name
          cross join lateral jsonb_to_recordset(d.limits)
-               as g(kind text, path text[], amount integer, per_ms float8, burst integer)
+               as g(kind text, name text, amount integer, per_ms float8, burst integer)
+         where g.name <> ''
+         order by t.queue_id, g.kind, g.name
+            on conflict (queue_id, kind, name) where task_id is null do update
+           set amount = excluded.amount, per = excluded.per, burst = excluded.burst
+         where (c.amount, c.per, c.burst) is distinct from (excluded.amount, excluded.per, excluded.burst)
+        returning c.id
+    )
+    select array(select s.id from shared s) into v_shared;
+    with given as materialized (
+        select t.id as task_id, g.kind, coalesce(g.name, '') as name, g.path, g.amount,
+               g.per_ms * interval '1 ms' as per, coalesce(g.burst, 1) as burst,
+               (select s.id from conductor.limits s
+                 where s.task_id is null and s.queue_id = t.queue_id and s.kind = g.kind and s.name = g.name) as shared_id
+          from jsonb_to_recordset(p_tasks) as d(name text, limits jsonb)
+          join conductor.tasks t on t.name = d.name
+         cross join lateral jsonb_to_recordset(d.limits)
+               as g(kind text, name text, path text[], amount integer, per_ms float8, burst integer)
     ), gone as (
         delete from conductor.limits c
          using jsonb_to_recordset(p_tasks) as d(name text), conductor.tasks t
          where t.name = d.name and c.task_id = t.id
-           and not exists (select from given g where (g.task_id, g.kind, g.path) = (c.task_id, c.kind, c.path))
-        returning c.id
-    ), written as (
-        insert into conductor.limits as c (task_id, kind, path, amount, per, burst)
-        select g.task_id, g.kind, g.path, g.amount, g.per, g.burst from given g
-         order by g.task_id, g.kind, g.path
+           and not exists (select from given g
+                            where (g.task_id, g.kind, g.name, g.path) = (c.task_id, c.kind, c.name, c.path)
+                              and g.shared_id is not distinct from c.shared_id)
+        returning c.id, c.task_id, c.shared_id
+    )
+    select array(select g.id from gone g where g.shared_id is null),
+           array(select g.task_id from gone g where g.shared_id is not null),
+           array(select g.shared_id from gone g where g.shared_id is not null)
+      into v_gone, v_leavers, v_left;
+    with written as (
+        insert into conductor.limits as c (task_id, kind, name, shared_id, path, amount, per, burst)
+        select t.id, g.kind, coalesce(g.name, ''),
+               (select s.id from conductor.limits s
+                 where s.task_id is null and s.queue_id = t.queue_id and s.kind = g.kind and s.name = g.name),
+               g.path, g.amount, g.per_ms * interval '1 ms', coalesce(g.burst, 1)
+          from jsonb_to_recordset(p_tasks) as d(name text, limits jsonb)
+          join conductor.tasks t on t.name = d.name
+         cross join lateral jsonb_to_recordset(d.limits)
+               as g(kind text, name text, path text[], amount integer, per_ms float8, burst integer)
+         order by 1, 2, 3, 5
             on conflict on constraint limits_task do update
            set amount = excluded.amount, per = excluded.per, burst = excluded.burst
          where (c.amount, c.per, c.burst) is distinct from (excluded.amount, excluded.per, excluded.burst)
         returning c.id
     )
-    select array(select g.id from gone g), array(select w.id from written w) into v_gone, v_changed;
+    select v_shared || array(select w.id from written w) into v_changed;
+    if cardinality(v_left) > 0 then
+        with gone as (
+            delete from conductor.limits c
+             where c.id = any (v_left) and not exists (select from conductor.limits m where m.shared_id = c.id)
+            returning c.id
+        )
+        select v_gone || array(select g.id from gone g) into v_gone;
+    end if;
 
+    -- Locked first: who parks in one of them now has ended when the lock comes.
+    if cardinality(v_left) > 0 then
+        v_lanes := array(
+            select a.id from conductor.lanes a
+             where a.limit_id = any (v_left) and a.limit_id <> all (v_gone) order by a.id for update);
+        perform conductor.empty_lanes(v_lanes, v_leavers);
+    end if;
     if cardinality(v_gone) > 0 then
-        -- Locked first: who parks in one of them now has ended when the lock comes.
         v_lanes := array(select a.id from conductor.lanes a where a.limit_id = any (v_gone) order by a.id for update);
-        -- What somebody else has locked comes back by conductor.revive_lanes.
-        update conductor.live_executions l set queue_id = t.queue_id
-          from conductor.tasks t
-         where l.id = any (array(
-               select o.id from conductor.live_executions o
-                where o.queue_id = any (array(select -lane from unnest(v_lanes) as lane)) and o.state <> 'running'
-                  for no key update skip locked))
-           and t.id = l.task_id;
+        perform conductor.empty_lanes(v_lanes, null);
         delete from conductor.lanes a where a.id = any (v_lanes);
     end if;
     if cardinality(v_changed) > 0 then
@@ -146,7 +224,7 @@ begin
           from conductor.limits c
          where a.limit_id = any (v_changed) and c.id = a.limit_id and (a.parked or c.kind = 'rate');
     end if;
-    if cardinality(v_gone || v_changed) > 0 then
+    if cardinality(v_gone || v_changed || v_left) > 0 then
         select array_agg(distinct t.queue_id) into v_queues
           from jsonb_to_recordset(p_tasks) as d(name text) join conductor.tasks t on t.name = d.name;
         perform conductor.wake(v_queues, false);
@@ -214,7 +292,7 @@ end
 $$;
 
 -- Gives back to their queue what is parked in the due lanes of tasks whose window is closed: it waits
--- for the window now.
+-- for the window now. Among p_tasks are lanes' owners, too.
 create function conductor.unpark(p_tasks integer[], p_limit integer) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -224,18 +302,22 @@ declare
     v_count integer;
 begin
     for v_lane in
-        select a.id, t.queue_id from conductor.lanes a join conductor.tasks t on t.id = a.task_id
+        select a.id from conductor.lanes a
          where a.task_id = any (p_tasks) and a.due_at is not null
          limit 100
            for no key update of a skip locked
     loop
-        update conductor.live_executions l set queue_id = v_lane.queue_id
+        update conductor.live_executions l
+           set queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id)
          where l.id = any (array(select k.id from conductor.live_executions k
                                   where k.queue_id = -v_lane.id and k.state in ('pending', 'suspended')
+                                    and k.task_id = any (p_tasks)
                                   limit p_limit
                                     for no key update skip locked));
         get diagnostics v_count = row_count;
-        if v_count = 0 then
+        -- Others may share it.
+        if v_count = 0 and (select true from conductor.live_executions k
+                             where k.queue_id = -v_lane.id and k.task_id <> all (p_tasks) limit 1) is null then
             update conductor.lanes a set due_at = null, parked = false where a.id = v_lane.id;
         end if;
     end loop;
@@ -341,7 +423,7 @@ begin
     used := p_used;
     if p_keys is not null then
         select array_agg(k.n), array_agg(k.limit_id), array_agg(k.key) into v_rows, v_limits, v_keys
-          from (select i.n, c.id as limit_id,
+          from (select i.n, coalesce(c.shared_id, c.id) as limit_id,
                        case when cardinality(c.path) = 0 then '' when i.key is null then 'null'
                             when octet_length(i.key) > 200 then md5(i.key) else i.key end as key
                   from unnest(p_of, p_keys) with ordinality as i(task_id, key, n)
@@ -349,7 +431,7 @@ begin
                  order by i.n) k;
     else
         select array_agg(k.n), array_agg(k.limit_id), array_agg(k.key) into v_rows, v_limits, v_keys
-          from (select i.n, c.id as limit_id,
+          from (select i.n, coalesce(c.shared_id, c.id) as limit_id,
                        case when o.key is null then '' when octet_length(o.key) > 200 then md5(o.key) else o.key end as key
                   from unnest(p_ids) with ordinality as i(id, n)
                   join conductor.live_executions l on l.id = i.id and l.id = any (p_ids)
@@ -400,7 +482,7 @@ begin
             -- for this one's, leaves it for the next claim.
             with made as (
                 insert into conductor.lanes (limit_id, task_id, key, holders)
-                select g.limit_id, c.task_id, g.key,
+                select g.limit_id, coalesce(c.task_id, -c.id), g.key,
                        case when g.kind = 'concurrency' then jsonb_build_object(v_me, least(g.free, g.count, p_left)) else '{}' end
                   from unnest(v_lane_limits, v_lane_keys, v_ids, v_kinds, v_free, v_counts)
                        as g(limit_id, key, lane, kind, free, count)
@@ -543,6 +625,170 @@ begin
 end
 $$;
 
+-- The lock of a key of a task that is ordered.
+create function conductor.turn_lock(p_task integer, p_key text) returns bigint
+language sql immutable parallel safe
+return hashtextextended('conductor.turn ' || p_task || ' ' || p_key, 0);
+
+-- Which of these executions, which the caller has locked, have their turn or need none, with what else it knows of them, in
+-- their order. The others are set aside (moved: how many), or stay where they are as somebody ends or claims one of
+-- their key just now (busy).
+create function conductor.take_turns(
+    p_ids uuid[], p_of integer[], p_keys text[],
+    out ids uuid[], out "of" integer[], out keys text[], out moved integer, out busy boolean)
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = on set enable_nestloop = on set enable_mergejoin = off set jit = off
+as $$
+declare
+    -- The keys that are locked.
+    v_tasks integer[];
+    v_keys text[];
+    v_queues integer[];
+    v_later uuid[];
+begin
+    select array_agg(k.task_id), array_agg(k.key) into v_tasks, v_keys
+      from (select distinct l.task_id, l.order_key as key from conductor.live_executions l
+             where l.id = any (p_ids) and l.order_key is not null
+            offset 0) k
+     where pg_try_advisory_xact_lock(conductor.turn_lock(k.task_id, k.key));
+
+    -- A turn that nobody has goes to the first, locked, so that it does not end meanwhile.
+    with first as materialized (
+        select g.task_id, g.key, f.id
+          from unnest(v_tasks, v_keys) as g(task_id, key)
+         cross join lateral (
+               select l.id from conductor.live_executions l
+                where l.task_id = g.task_id and l.order_key = g.key
+                order by l.created_at, l.id limit 1) f
+         where (select true from conductor.turns t where t.task_id = g.task_id and t.key = g.key limit 1) is null
+    ), held as materialized (
+        select l.id, l.queue_id from conductor.live_executions l
+         where l.id = any (array(select f.id from first f)) for no key update skip locked
+    ), given as (
+        insert into conductor.turns (task_id, key, execution_id)
+        select f.task_id, f.key, f.id from first f join held h on h.id = f.id
+            on conflict do nothing
+    ), back as (
+        update conductor.live_executions l
+           set queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id)
+         where l.id = any (array(select h.id from held h where h.queue_id = 0))
+        returning l.queue_id
+    )
+    select array_agg(distinct b.queue_id) into v_queues from back b;
+    if v_queues is not null then
+        perform conductor.wake(v_queues, false);
+    end if;
+
+    select coalesce(array_agg(o.id order by o.n) filter (where o.turn), '{}'),
+           array_agg(o.of order by o.n) filter (where o.turn), array_agg(o.key order by o.n) filter (where o.turn),
+           array_agg(o.id) filter (where not o.turn and o.locked), coalesce(bool_or(not o.turn and not o.locked), false)
+      into ids, "of", keys, v_later, busy
+      from (select g.n, g.id, g.of, g.key, l.order_key is null or coalesce(t.execution_id = g.id, false) as turn,
+                   t.execution_id is not null
+                       and exists (select from unnest(v_tasks, v_keys) as k(task_id, key)
+                                    where k.task_id = l.task_id and k.key = l.order_key) as locked
+              from unnest(p_ids, p_of, p_keys) with ordinality as g(id, of, key, n)
+              join conductor.live_executions l on l.id = g.id and l.id = any (p_ids)
+              left join lateral (
+                   select o.execution_id from conductor.turns o
+                    where o.task_id = l.task_id and o.key = l.order_key limit 1) t on true) o;
+    moved := 0;
+    if v_later is not null then
+        update conductor.live_executions l set queue_id = 0 where l.id = any (v_later) and l.queue_id <> 0;
+        get diagnostics moved = row_count;
+    end if;
+end
+$$;
+
+-- Ends the turns of these executions, which have ended or have another key now than this one: the next of their keys comes
+-- back into the queue of its task, as it does where the turn was free and one of these would have been the next to have
+-- it. Waits for the locks of keys, which claims have for a moment, and for nothing else.
+create function conductor.pass_turns(p_ids uuid[], p_tasks integer[], p_keys text[]) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_nestloop = on set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_key record;
+    v_holder uuid;
+    v_next uuid;
+    v_queue integer;
+    v_queues integer[];
+begin
+    for v_key in
+        select o.task_id, o.key, conductor.turn_lock(o.task_id, o.key) as lock
+          from (select distinct g.task_id, g.key from unnest(p_tasks, p_keys) as g(task_id, key)) o
+         order by 3
+    loop
+        select t.execution_id into v_holder from conductor.turns t
+         where t.task_id = v_key.task_id and t.key = v_key.key;
+        if found then
+            continue when v_holder <> all (p_ids)
+                       or exists (select from conductor.live_executions l
+                                   where l.id = v_holder and l.order_key = v_key.key);
+            perform pg_advisory_xact_lock(v_key.lock);
+            delete from conductor.turns t
+             where t.task_id = v_key.task_id and t.key = v_key.key and t.execution_id = v_holder;
+        end if;
+        -- In a statement of its own, which sees what was set aside up to the lock.
+        select l.id into v_next from conductor.live_executions l
+         where l.task_id = v_key.task_id and l.order_key = v_key.key and l.queue_id = 0
+         order by l.created_at, l.id limit 1
+           for no key update skip locked;
+        if not found then
+            -- Somebody's open transaction has all that there are.
+            insert into conductor.deferred (execution_id, what)
+            select l.id, 'turn' from conductor.live_executions l
+             where l.task_id = v_key.task_id and l.order_key = v_key.key and l.queue_id = 0
+             order by l.created_at, l.id limit 1000
+                on conflict do nothing;
+            continue;
+        end if;
+        update conductor.live_executions l
+           set queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id)
+         where l.id = v_next
+        returning l.queue_id into v_queue;
+        v_queues := v_queues || v_queue;
+    end loop;
+    if v_queues is not null then
+        perform conductor.wake(v_queues, false);
+    end if;
+end
+$$;
+
+-- Brings back what was set aside to wait for a turn and was locked when that came; those that are still locked stay.
+-- How many are done with.
+create function conductor.come_back(p_ids uuid[]) returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+    v_free uuid[];
+    v_queues integer[];
+    v_count integer;
+begin
+    v_free := array(
+        select l.id from conductor.live_executions l where l.id = any (p_ids) for no key update skip locked);
+    with back as (
+        update conductor.live_executions l
+           set queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id)
+         where l.id = any (v_free) and l.queue_id = 0
+        returning l.queue_id
+    )
+    select array_agg(distinct b.queue_id) into v_queues from back b;
+    if v_queues is not null then
+        perform conductor.wake(v_queues, false);
+    end if;
+    delete from conductor.deferred d
+     where d.what = 'turn' and d.execution_id = any (p_ids)
+       and (d.execution_id = any (v_free)
+            or (select true from conductor.live_executions l where l.id = d.execution_id limit 1) is null);
+    get diagnostics v_count = row_count;
+    return v_count;
+end
+$$;
+
 -- The end of a round trip: in the lanes p_back this orchestrator gives back the slots that it does not
 -- use (p_used by p_lanes). Lanes with parked executions that nobody will bring on become due; p_look
 -- are those that the trip has looked into. Gives the slots that it has now in p_back.
@@ -640,9 +886,10 @@ begin
     update conductor.lanes a
        set holders = a.holders - v_names, due_at = coalesce(a.due_at, case when a.parked then conductor.now() end)
      where a.id = any (v_lanes);
-    select array_agg(distinct t.queue_id) into v_queues
+    select array_agg(distinct coalesce(t.queue_id, c.queue_id)) into v_queues
       from conductor.lanes a
-      join conductor.tasks t on t.id = a.task_id
+      left join conductor.tasks t on t.id = a.task_id
+      left join conductor.limits c on c.id = a.limit_id
      where a.id = any (v_lanes);
     perform conductor.wake(v_queues, false);
 end
@@ -661,20 +908,22 @@ declare
 begin
     for v_row in
         update conductor.lanes a set due_at = v_now, next_at = least(a.next_at, v_now)
-          from (select k.id, k.due_at as was, t.name
-                  from conductor.tasks t
+          from (select k.id, k.due_at as was, o.name
+                  from (select t.id, format('a rate of the task %s', t.name) as name,
+                               (select max(coalesce(c.per, '1 minute')) from conductor.limits c where c.task_id = t.id) as per
+                          from conductor.tasks t
+                        union all
+                        select -c.id, format('the rate %s', c.name), coalesce(c.per, '1 minute')
+                          from conductor.limits c where c.task_id is null) o
                  cross join lateral (
                        select d.id, d.due_at from conductor.lanes d
-                        where d.task_id = t.id
-                          and d.due_at > (select v_now + conductor.rate_horizon() + interval '1 s'
-                                                 + max(coalesce(c.per, '1 minute'))
-                                            from conductor.limits c where c.task_id = t.id)
+                        where d.task_id = o.id and d.due_at > v_now + conductor.rate_horizon() + interval '1 s' + o.per
                         order by d.due_at desc limit 100) k
                  order by k.id) far
          where a.id = far.id and a.due_at = far.was
         returning far.name, far.was
     loop
-        return next format('a rate of the task %s was due at %s', v_row.name, v_row.was);
+        return next format('%s was due at %s', v_row.name, v_row.was);
     end loop;
 end
 $$;

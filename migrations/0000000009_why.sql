@@ -48,7 +48,7 @@ begin
     v_queues := array(select t.queue_id from conductor.tasks t where t.id = p_task) || array(
         select -a.id
           from conductor.limits c
-          join conductor.lanes a on a.limit_id = c.id
+          join conductor.lanes a on a.limit_id = coalesce(c.shared_id, c.id)
          where c.task_id = p_task and a.holders <> '{}'
          limit 200);
     return array(
@@ -81,7 +81,7 @@ declare
     o record;
 begin
     for o in
-        select c.kind, c.path, c.amount, c.per, c.burst, a.id as lane,
+        select c.kind, c.name, c.shared_id, c.path, c.amount, c.per, c.burst, a.id as lane,
                case when c.kind = 'rate' then a.next_at - conductor.rate_lead(c.amount, c.per, c.burst) end as next_at, k.key, h.held, t.name as task,
                l.task_id, l.priority, l.run_at, l.queue_id
           from conductor.live_executions l
@@ -89,7 +89,7 @@ begin
           join conductor.limits c on c.task_id = l.task_id
          cross join lateral (select coalesce(conductor.lane_key(l.payload, c.path), 'null') as key) k
           -- As conductor.admit names lanes.
-          join conductor.lanes a on a.limit_id = c.id
+          join conductor.lanes a on a.limit_id = coalesce(c.shared_id, c.id)
            and a.key = case when cardinality(c.path) = 0 then '' when octet_length(k.key) > 200 then md5(k.key)
                             else k.key end
          cross join lateral (
@@ -98,11 +98,16 @@ begin
          where l.id = p_id
          order by a.id = -l.queue_id desc, c.id
     loop
-        v_of := format('of task "%s"', o.task)
+        v_of := case when o.name = '' then format('of task "%s"', o.task)
+                     else format('of the tasks that share "%s"', o.name) end
             || case when cardinality(o.path) > 0
                     then format(' with payload.%s = "%s"', array_to_string(o.path, '.'), left(ltrim(o.key, chr(1)), 100)) else '' end;
         if o.kind = 'concurrency' and o.held >= o.amount then
-            v_runs := conductor.lane_runs(o.task_id, o.path, o.key, p_now, 10);
+            v_runs := array(
+                select r.id from conductor.limits m, unnest(conductor.lane_runs(m.task_id, m.path, o.key, p_now, 10)) as r(id)
+                 where case when o.shared_id is null then m.task_id = o.task_id and m.kind = o.kind and m.path = o.path and m.name = ''
+                            else m.shared_id = o.shared_id end
+                 limit 10);
             return jsonb_build_object(
                 'reason', 'limit', 'amount', o.amount, 'held', o.held, 'executions', v_runs,
                 'key', case when cardinality(o.path) > 0 then jsonb_build_object(
@@ -180,6 +185,43 @@ begin
         'text', 'waits for ' || v_text
             || case when v_count = 1000 then ' and 1000 or more others'
                     when v_count > 3 then format(' and %s more', v_count - 3) else '' end);
+end
+$$;
+
+-- The execution of the same key that has its turn; null where it waits for none.
+create function conductor.why_ordered(p_id uuid) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_field text;
+    v_value text;
+    v_turn uuid;
+    v_before integer;
+begin
+    select array_to_string(t.ordered_by, '.'), left(conductor.lane_key(l.payload, t.ordered_by), 1000), o.execution_id, b.count
+      into v_field, v_value, v_turn, v_before
+      from conductor.live_executions l
+      join conductor.tasks t on t.id = l.task_id
+     cross join lateral (
+           select u.execution_id from conductor.turns u
+            where u.task_id = l.task_id and u.key = l.order_key and u.execution_id <> l.id limit 1) o
+     cross join lateral (
+           select count(*) from (
+                  select from conductor.live_executions k
+                   where k.task_id = l.task_id and k.order_key = l.order_key and (k.created_at, k.id) < (l.created_at, l.id)
+                   limit 1000) f) b
+     where l.id = p_id and l.order_key is not null;
+    if not found then
+        return null;
+    end if;
+    return jsonb_build_object(
+        'reason', 'turn', 'execution', v_turn, 'before', v_before,
+        'key', jsonb_build_object('field', coalesce(v_field, ''), 'value', coalesce(v_value, 'null')),
+        'text', format('waits for its turn: %s is before it, of those with the same %s', v_turn, coalesce(v_field, 'key'))
+            || case when v_before <= 1 then '' when v_before < 1000 then format(', and %s in all', v_before)
+                    else ', and 1000 or more in all' end);
 end
 $$;
 
@@ -308,6 +350,10 @@ begin
             'text', 'is not due before ' || conductor.moment(l.run_at));
     end if;
 
+    v_found := conductor.why_ordered(l.id);
+    if v_found is not null then
+        return v_found;
+    end if;
     if l.paused then
         return jsonb_build_object('reason', 'paused', 'queue', l.queue,
             'text', format('the queue "%s" is paused', l.queue));
@@ -366,10 +412,19 @@ begin
                    (select a.id, d.state
                       from conductor.tasks t
                       join conductor.limits m on m.task_id = t.id
-                      join conductor.lanes a on a.limit_id = m.id
+                      join conductor.lanes a on a.limit_id = coalesce(m.shared_id, m.id)
                      cross join lateral (
                            select l.state from conductor.live_executions l
-                            where l.queue_id = -a.id limit 2 * p_most) d
+                            where l.queue_id = -a.id and (m.shared_id is null or l.task_id = t.id) limit 2 * p_most) d
+                     where t.queue_id = q.id
+                     limit 2 * p_most)
+                   union all
+                   (select 0, d.state
+                      from conductor.tasks t
+                      join conductor.turns u on u.task_id = t.id
+                     cross join lateral (
+                           select l.state from conductor.live_executions l
+                            where l.task_id = u.task_id and l.order_key = u.key and l.queue_id = 0 limit 2 * p_most) d
                      where t.queue_id = q.id
                      limit 2 * p_most)) k) c
      order by q.name;

@@ -418,8 +418,9 @@ begin
         v_watched := exists (select from conductor.event_watches w where w.event_id = any (v_written));
         with made as (
             insert into conductor.live_executions as l (
-                   id, run_at, created_at, queue_id, task_id, priority, trigger, payload, bytes)
+                   id, run_at, created_at, queue_id, task_id, priority, order_key, trigger, payload, bytes)
             select conductor.uuid7(), v_now, v_now, t.queue_id, t.id, t.priority,
+                   conductor.order_key(t.ordered_by, g.payload::json),
                    json_build_object('kind', 'event', 'name', g.name, 'event_id', g.id, 'emitted_at', v_now),
                    g.payload::json, octet_length(g.payload)
               from unnest(p_ids, p_names, p_payloads) with ordinality as g(id, name, payload, n)

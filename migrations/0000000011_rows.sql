@@ -286,9 +286,11 @@ begin
           from unnest(v_changes) with ordinality as g(change, n);
     else
         insert into conductor.live_executions (
-               id, run_at, created_at, queue_id, task_id, priority, trigger, payload, bytes)
+               id, run_at, created_at, queue_id, task_id, priority, order_key, trigger, payload, bytes)
         select conductor.change_id(p_ticks, g.n, p_end), p_now, p_now, p_rule.queue_id, p_rule.task_id,
-               p_rule.priority, p_trigger, g.change, octet_length(g.change::text)
+               p_rule.priority,
+               conductor.order_key(
+                   (select t.ordered_by from conductor.tasks t where t.id = p_rule.task_id), g.change), p_trigger, g.change, octet_length(g.change::text)
           from unnest(v_changes) with ordinality as g(change, n);
     end if;
     return true;

@@ -9,6 +9,8 @@ mod support;
 mod faults;
 #[path = "row_changes/installation.rs"]
 mod installation;
+#[path = "row_changes/order.rs"]
+mod order;
 #[path = "row_changes/security.rs"]
 mod security;
 #[path = "row_changes/snapshots.rs"]

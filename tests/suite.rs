@@ -41,6 +41,7 @@ mod time_decides;
 mod template;
 mod tls;
 mod transactions;
+mod turns;
 mod two_phase;
 
 mod g1_fencing;
@@ -71,6 +72,7 @@ mod long_handlers;
 mod lost_commits;
 mod moves;
 mod pause;
+mod shared_limits;
 mod shares;
 mod retention;
 mod wakeup;

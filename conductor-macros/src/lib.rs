@@ -195,8 +195,28 @@ use proc_macro::TokenStream;
 /// }
 /// ```
 ///
+/// With a `name`, the tasks of a queue that have a limit of this name and kind share it:
+/// `concurrency(limit = 5, name = "stripe", key = payload.account)`; each says where the key stands in its own payload.
+///
+/// # Order
+///
+/// `ordered_by = payload.account` runs executions with one value of this field one behind the other, in the order in which
+/// they were invoked. Each keeps its turn until it has ended: while it sleeps or waits for its next attempt, and over
+/// crashes. It cannot be combined with `batch`.
+///
+/// ```
+/// use conductor::prelude::*;
+///
+/// #[task(ordered_by = payload.account, concurrency(limit = 5, name = "bank"))]
+/// async fn book(ctx: &TaskContext, account: i64, cents: i64) -> anyhow::Result<()> {
+///     Ok(())
+/// }
+/// ```
+///
+/// # Keys
+///
 /// The key must be a field of the payload type, which the compiler checks, and stand under the same name
-/// in its JSON, which is checked at start.
+/// in its JSON, which is checked at start. A `?` leads through an `Option`: `payload.new?.account`.
 ///
 /// # Batches
 ///

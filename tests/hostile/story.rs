@@ -83,6 +83,9 @@ pub(super) const STORY: &[(&str, &str)] = &[
                                        '{}', '{}', '{}', '{}')).ids = array[{a}]"),
     ("roomy_lanes", "select conductor.roomy_lanes(array[{task}], array[{n}], array[{task}], array[1], array[7, 8], array[2, 1],
                                                   array[{n}, {n}]) = array[8]"),
+    ("turn_lock", "select conductor.turn_lock({task}, {n}) = conductor.turn_lock({task}, {n})"),
+    ("take_turns", "select (conductor.take_turns(array[{a}], array[{task}], array[{n}])).keys = array[{n}]"),
+    ("pass_turns", "select conductor.pass_turns(array[{a}], array[{task}], array[{n}])::text = ''"),
     ("finish_and_claim", "select array_agg(r.id order by r.id) filter (where r.id is not null)
               = (select array_agg(k order by k) from unnest(array[{a}, {b}, {c}, {d}]) k)
               and count(r.id) = count(*) filter (where r.payload = {payload}) from conductor.finish_and_claim(
@@ -143,6 +146,8 @@ pub(super) const STORY: &[(&str, &str)] = &[
     ("careful_key", "select conductor.careful_key(json_build_object({n}, {n}), array[{n}]) = {n}"),
     ("json_field", "select conductor.json_field(json_build_object({n}, {n}), {n}) = {n}"),
     ("lane_key", "select conductor.lane_key(json_build_object({n}, {n}), array[{n}]) = {n}"),
+    ("short_key", "select conductor.short_key({n}) in ({n}, md5({n}))"),
+    ("order_key", "select conductor.order_key(array[{n}], json_build_object({n}, {n})) in ({n}, md5({n}))"),
     ("json_fault", "select conductor.json_fault(to_json({n})) is null"),
     ("is_plain", "select conductor.is_plain(to_json({n})) is not null"),
     ("check_payload", "select conductor.check_payload(json_build_object({n}, {n}))::text = ''"),

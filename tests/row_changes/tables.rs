@@ -23,6 +23,8 @@ pub const TABLES: &str = r#"
     create table kinds (
         id integer primary key, j jsonb, jj json, b bytea, n numeric, at timestamptz, a integer[], m mood, f float8,
         d date, u uuid, t text);
+    create table followed (id integer primary key, n integer);
+    create table follows (at bigint generated always as identity, id integer, n integer);
 "#;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

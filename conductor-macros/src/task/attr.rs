@@ -1,6 +1,6 @@
 //! What stands in the parentheses of `#[task(…)]`.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::quote;
 use syn::{Ident, Path};
 
@@ -8,7 +8,7 @@ use super::batch::Batch;
 use super::cron::{self, Cron};
 use super::entry::{Entry, Keys};
 use super::event::{self, Subscription};
-use super::limit::{self, Limit};
+use super::limit::{self, Key, Limit};
 use super::row::{self, RowTrigger};
 use super::window::Window;
 use crate::errors::Errors;
@@ -28,6 +28,7 @@ const TASK: Keys = Keys {
             "concurrency(limit = 5, key = payload.tenant_id)",
         ),
         ("rate_limit", "rate_limit = \"100/1m\""),
+        ("ordered_by", "ordered_by = payload.account"),
         ("batch", "batch(max_size = 100, max_wait = \"500ms\")"),
         ("cron", "cron(\"0 9 * * Mon-Fri\", tz = \"Europe/Berlin\")"),
         ("event", "event(UserSignedUp, when = plan == \"pro\")"),
@@ -80,6 +81,7 @@ pub(crate) struct Attr {
     pub(crate) events: Vec<Subscription>,
     pub(crate) rows: Vec<RowTrigger>,
     pub(crate) limits: Vec<Limit>,
+    pub(crate) ordered_by: Option<(Key, Span)>,
     pub(crate) batch: Option<Batch>,
     krate: Option<Path>,
     queue: Option<String>,
@@ -106,6 +108,12 @@ impl Attr {
         limit::refuse_same(&attr.limits, errors);
         if attr.batch.is_some() {
             limit::refuse_in_batch(&attr.limits, errors);
+            if let Some((_, place)) = &attr.ordered_by {
+                errors.add(syn::Error::new(
+                    *place,
+                    "executions that are ordered run one by one, and a batch is many: remove one of the two",
+                ));
+            }
         }
         attr
     }
@@ -127,6 +135,9 @@ impl Attr {
             }
             "concurrency" => self.limits.extend(Limit::concurrency(entry, errors)?),
             "rate_limit" => self.limits.extend(Limit::rate(entry, errors)?),
+            "ordered_by" => {
+                self.ordered_by = Some((Key::read(entry.single()?)?, entry.key.span()));
+            }
             "batch" => self.batch = Some(Batch::read(entry, errors)),
             "window" => self.window = Window::read(entry, errors)?,
             "retry" => {

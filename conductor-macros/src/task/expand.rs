@@ -152,7 +152,12 @@ impl Expansion<'_> {
             Payload::Whole(ty) => ty.to_token_stream(),
             Payload::Fields(_) => self.type_name.to_token_stream(),
         };
-        let checks = (self.attr.limits.iter()).filter_map(|limit| limit.check(&payload));
+        let order = self.attr.ordered_by.iter();
+        let order = order.filter_map(|(key, _)| key.check(&payload));
+        let limits = self.attr.limits.iter();
+        let checks = limits
+            .filter_map(|limit| limit.check(&payload))
+            .chain(order);
         checks.map(|check| quote!(#(#conditions)* #check)).collect()
     }
 
@@ -289,6 +294,10 @@ impl Expansion<'_> {
         let limits = self.attr.limits.iter();
         let limits: Vec<_> = limits.map(|limit| limit.definition(krate)).collect();
         let limits = (!limits.is_empty()).then(|| quote!(.limits(&[#(#limits),*])));
+        let order = self.attr.ordered_by.as_ref().map(|(key, _)| {
+            let path = key.path();
+            quote!(.ordered_by(&[#(#path),*]))
+        });
         let docs = self.function.docs().map(|docs| quote!(.docs(#docs)));
         let states = self
             .signature
@@ -320,6 +329,7 @@ impl Expansion<'_> {
                 #events
                 #rows
                 #limits
+                #order
                 #docs
                 #states
             }

@@ -1,4 +1,4 @@
-//! The keys `concurrency` and `rate_limit`.
+//! The keys `concurrency`, `rate_limit` and `ordered_by`.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
@@ -12,21 +12,24 @@ use crate::literal;
 
 const CONCURRENCY: Keys = Keys {
     owner: "`concurrency(…)`",
-    forms: &[("limit", "limit = 5"), ("key", KEY)],
+    forms: &[("limit", "limit = 5"), ("name", NAME), ("key", KEY)],
     repeatable: &[],
 };
 
 const RATE: Keys = Keys {
     owner: "`rate_limit(…)`",
-    forms: &[("burst", "burst = 20"), ("key", KEY)],
+    forms: &[("burst", "burst = 20"), ("name", NAME), ("key", KEY)],
     repeatable: &[],
 };
 
+const NAME: &str = "name = \"stripe\"";
 const KEY: &str = "key = payload.tenant_id";
 
 /// How many executions may run at once, or start in an interval.
 pub(crate) struct Limit {
     amount: Amount,
+    /// Under which other tasks share it.
+    name: Option<String>,
     key: Option<Key>,
     place: Span,
 }
@@ -38,9 +41,14 @@ enum Amount {
     Rate(u32, u64, u32),
 }
 
-/// `payload.a.b`
-struct Key {
-    fields: Vec<Ident>,
+/// `payload.a.b`, or `payload.a?.b` where `a` is an `Option`.
+pub(crate) struct Key {
+    fields: Vec<KeyField>,
+}
+
+struct KeyField {
+    name: Ident,
+    is_option: bool,
 }
 
 impl Limit {
@@ -48,14 +56,15 @@ impl Limit {
     pub(crate) fn concurrency(entry: &Entry, errors: &mut Errors) -> syn::Result<Option<Self>> {
         if let Ok(value) = entry.single() {
             let amount = Amount::Concurrency(literal::integer(value, 1..=MOST)?);
-            return Ok(Some(Self::new(entry, amount, None)));
+            return Ok(Some(Self::new(entry, amount, None, None)));
         }
-        let (mut amount, mut key) = (None, None);
+        let (mut amount, mut name, mut key) = (None, None, None);
         let before = errors.count();
         for entry in CONCURRENCY.read(entry.list(None)?, errors) {
             let set = entry.single().and_then(|value| {
                 match entry.key.to_string().as_str() {
                     "limit" => amount = Some(literal::integer(value, 1..=MOST)?),
+                    "name" => name = Some(literal::name(value)?),
                     _ => key = Some(Key::read(value)?),
                 }
                 Ok(())
@@ -71,41 +80,48 @@ impl Limit {
                 "`concurrency(…)` needs the limit: `concurrency(limit = 5, key = payload.tenant_id)`",
             )
         })?;
-        Ok(Some(Self::new(entry, Amount::Concurrency(amount), key)))
+        let amount = Amount::Concurrency(amount);
+        Ok(Some(Self::new(entry, amount, name, key)))
     }
 
     /// Reads `rate_limit = "100/1m"` or `rate_limit("100/1m", burst = 20, key = …)`.
     pub(crate) fn rate(entry: &Entry, errors: &mut Errors) -> syn::Result<Option<Self>> {
         let (rate, options) = entry.first()?;
         let (amount, per) = literal::rate(&rate)?;
-        let (mut burst, mut key) = (1, None);
+        let (mut burst, mut name, mut key) = (1, None, None);
         let before = errors.count();
         for entry in RATE.read(options, errors) {
             let set = entry.single().and_then(|value| {
                 match entry.key.to_string().as_str() {
                     "burst" => burst = read_burst(value, amount, per)?,
+                    "name" => name = Some(literal::name(value)?),
                     _ => key = Some(Key::read(value)?),
                 }
                 Ok(())
             });
             errors.keep(set);
         }
-        let limit = Self::new(entry, Amount::Rate(amount, per, burst), key);
+        let limit = Self::new(entry, Amount::Rate(amount, per, burst), name, key);
         Ok((errors.count() == before).then_some(limit))
     }
 
-    fn new(entry: &Entry, amount: Amount, key: Option<Key>) -> Self {
+    fn new(entry: &Entry, amount: Amount, name: Option<String>, key: Option<Key>) -> Self {
         Self {
             amount,
+            name,
             key,
             place: entry.key.span(),
         }
     }
 
     /// What makes two limits the same one.
-    fn identity(&self) -> (bool, String) {
-        let path = self.key.as_ref().map(Key::path).unwrap_or_default();
-        (matches!(self.amount, Amount::Rate(..)), path.join("."))
+    fn identity(&self) -> (bool, Option<&str>, String) {
+        let path = match (&self.name, &self.key) {
+            (None, Some(key)) => key.path().join("."),
+            _ => String::new(),
+        };
+        let is_rate = matches!(self.amount, Amount::Rate(..));
+        (is_rate, self.name.as_deref(), path)
     }
 
     /// The `LimitDefinition`.
@@ -114,27 +130,18 @@ impl Limit {
             let path = key.path();
             quote!(.key(&[#(#path),*]))
         });
+        let shared = self.name.iter().map(|name| quote!(.shared(#name)));
         let new = match self.amount {
             Amount::Concurrency(amount) => quote!(concurrency(#amount)),
             Amount::Rate(amount, per, 1) => quote!(rate(#amount, #per)),
             Amount::Rate(amount, per, burst) => quote!(rate(#amount, #per).burst(#burst)),
         };
-        quote!(#krate::__private::LimitDefinition::#new #(#path)*)
+        quote!(#krate::__private::LimitDefinition::#new #(#path)* #(#shared)*)
     }
 
     /// Code that compiles where the payload has the key.
     pub(crate) fn check(&self, payload: &TokenStream) -> Option<TokenStream> {
-        let key = self.key.as_ref()?;
-        let first = key.fields.first()?.span();
-        let fields = key.fields.iter();
-        let variable = Ident::new("payload", first.resolved_at(Span::mixed_site()));
-        let access = quote_spanned!(first=> #variable #(.#fields)*);
-        let payload = place_at(payload.clone(), first);
-        Some(quote! {
-            const _: fn(&#payload) = |#variable| {
-                let _ = &#access;
-            };
-        })
+        self.key.as_ref()?.check(payload)
     }
 }
 
@@ -160,14 +167,25 @@ fn read_burst(value: &Expr, amount: u32, per: u64) -> syn::Result<u32> {
 const MOST: u32 = i32::MAX.unsigned_abs();
 
 impl Key {
-    fn read(value: &Expr) -> syn::Result<Self> {
+    pub(crate) fn read(value: &Expr) -> syn::Result<Self> {
         let mut fields = Vec::new();
         let mut at = literal::peel(value);
-        while let Expr::Field(field) = at {
+        loop {
+            let is_option = match at {
+                Expr::Try(inner) => {
+                    at = literal::peel(&inner.expr);
+                    true
+                }
+                _ => false,
+            };
+            let Expr::Field(field) = at else { break };
             let Member::Named(name) = &field.member else {
                 return Err(Self::wrong(value));
             };
-            fields.push(name.clone());
+            fields.push(KeyField {
+                name: name.clone(),
+                is_option,
+            });
             at = literal::peel(&field.base);
         }
         fields.reverse();
@@ -191,10 +209,37 @@ impl Key {
         )
     }
 
-    fn path(&self) -> Vec<String> {
+    /// Code that compiles where the payload has it.
+    pub(crate) fn check(&self, payload: &TokenStream) -> Option<TokenStream> {
+        let first = self.fields.first()?.name.span();
+        let variable = Ident::new("payload", first.resolved_at(Span::mixed_site()));
+        let mut access = quote_spanned!(first=> #variable);
+        for KeyField { name, is_option } in &self.fields {
+            access = quote_spanned!(name.span()=> #access.#name);
+            if *is_option {
+                access = quote_spanned!(name.span()=> ::core::option::Option::as_ref(&#access)?);
+            }
+        }
+        let payload = place_at(payload.clone(), first);
+        let (output, end) = if self.fields.iter().any(|field| field.is_option) {
+            let option = quote!(::core::option::Option);
+            (quote!(-> #option<()>), quote!(#option::Some(())))
+        } else {
+            (TokenStream::new(), TokenStream::new())
+        };
+        Some(quote! {
+            const _: fn(&#payload) #output = |#variable| {
+                let _ = &#access;
+                #end
+            };
+        })
+    }
+
+    /// The names of the fields.
+    pub(crate) fn path(&self) -> Vec<String> {
         use syn::ext::IdentExt;
         let names = self.fields.iter();
-        names.map(|name| name.unraw().to_string()).collect()
+        names.map(|field| field.name.unraw().to_string()).collect()
     }
 }
 
@@ -216,7 +261,10 @@ pub(crate) fn refuse_same(limits: &[Limit], errors: &mut Errors) {
         if limits[..index].iter().any(same) {
             errors.add(syn::Error::new(
                 limit.place,
-                "there is a limit of this kind and key already",
+                match limit.name {
+                    None => "there is a limit of this kind and key already",
+                    Some(_) => "there is a limit of this kind and name already",
+                },
             ));
         }
     }

@@ -185,8 +185,8 @@ fn half(kind: &str, queue_of_row: &str, filter: &Filter) -> String {
     )
 }
 
-/// What waits for a place under a limit lies in a queue of its lane's.
-const QUEUE_OF_LIVE: &str = "(case when r.queue_id < 0
+/// What waits for a place under a limit lies in a queue of its lane's, and what waits for its turn in the queue 0.
+const QUEUE_OF_LIVE: &str = "(case when r.queue_id <= 0
      then (select t.queue_id from conductor.tasks t where t.id = r.task_id) else r.queue_id end)";
 
 /// Ids are in the order of time, the real one, in which the database's virtual clock only ever runs ahead; so they

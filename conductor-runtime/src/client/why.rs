@@ -99,6 +99,15 @@ pub enum Reason {
         /// Executions that have a slot or were claimed to have one next, up to ten.
         executions: Vec<Uuid>,
     },
+    /// Its task is ordered, and another one of its key has not ended.
+    Turn {
+        /// The one that has its turn.
+        execution: Uuid,
+        /// How many were invoked before it and have not ended, counted up to 1000.
+        before: u32,
+        /// The key.
+        key: LimitKey,
+    },
     /// A rate limit lets the next one start later.
     Rate {
         /// So many may start …

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::event::EventDefinition;
-use crate::task::{LimitDefinition, TaskDefinition};
+use crate::task::{KeyPlace, LimitDefinition, LimitKind, TaskDefinition};
 
 pub use names::{check_name, nearest};
 
@@ -49,6 +49,7 @@ impl Registry {
                 }
             }
         }
+        faults.extend(shared_faults(tasks.values().copied()));
         Registry { tasks, faults }
     }
 
@@ -108,28 +109,56 @@ fn event_faults(definitions: impl Iterator<Item = &'static EventDefinition>) -> 
         .collect()
 }
 
+/// Limits of one name are one limit: of one amount, in one queue.
+fn shared_faults(tasks: impl Iterator<Item = &'static TaskDefinition>) -> Vec<String> {
+    let mut first: BTreeMap<(bool, &str), (&TaskDefinition, &LimitDefinition)> = BTreeMap::new();
+    let mut faults = Vec::new();
+    for task in tasks {
+        for limit in task.limits {
+            let Some(name) = limit.name else { continue };
+            let is_rate = matches!(limit.kind, LimitKind::Rate { .. });
+            let (other, same) = *first.entry((is_rate, name)).or_insert((task, limit));
+            let what = if (same.kind, same.amount) != (limit.kind, limit.amount) {
+                "have different numbers: give both the same"
+            } else if other.queue != task.queue {
+                "are in different queues: a limit is shared within a queue, whose worker lets the oldest start first"
+            } else {
+                continue;
+            };
+            faults.push(format!(
+                "the tasks {:?} at {} and {:?} at {} share the limit {name:?} and {what}",
+                other.name, other.place, task.name, task.place
+            ));
+        }
+    }
+    faults
+}
+
 /// Rules that no macro has checked.
 fn timing_faults(task: &TaskDefinition) -> Vec<String> {
     let crons = task.crons.iter().map(|cron| (cron.name, cron.check()));
     let window = task
         .window
         .map(|window| ("window", window.read().map(drop)));
-    let schema = (!task.limits.is_empty()).then(|| task.payload_schema());
-    let limits = (task.limits.iter()).map(|limit| {
+    let keys = KeyPlace::all(task).filter(|key| !key.path.is_empty());
+    let keys: Vec<_> = keys.collect();
+    let schema = (!keys.is_empty()).then(|| task.payload_schema());
+    let keys = keys.iter().map(|key| {
         let schema = schema.as_ref().unwrap_or(&serde_json::Value::Null);
-        (
-            "limit",
-            limit.check(schema).and_then(|()| limit.check_starts(task)),
-        )
+        let checked = key.check(schema).and_then(|()| key.check_starts(task));
+        (key.what, checked)
     });
-    // Limits count executions one by one, and a batch takes what it has gathered.
-    let batch = (task.batch().is_some() && !task.limits.is_empty())
-        .then(|| ("batch", Err("a batch cannot have limits".to_owned())));
+    // Limits and turns let executions go one by one, and a batch takes what it has gathered.
+    let one_by_one = !task.limits.is_empty() || !task.ordered_by.is_empty();
+    let batch = (task.batch().is_some() && one_by_one).then(|| {
+        let fault = "a batch cannot have limits or be ordered".to_owned();
+        ("batch", Err(fault))
+    });
     let events =
         (task.subscriptions.iter()).map(|subscription| (subscription.event, subscription.check()));
     crons
         .chain(window)
-        .chain(limits)
+        .chain(keys)
         .chain(events)
         .chain(batch)
         .filter_map(|(what, checked)| {
@@ -166,6 +195,7 @@ pub(crate) fn declaration<'a>(
                     "timezone": window.timezone,
                 })),
                 "limits": task.limits.iter().map(LimitDefinition::declaration).collect::<Vec<_>>(),
+                "ordered_by": (!task.ordered_by.is_empty()).then_some(task.ordered_by),
                 "keep_completed_ms": task.keep.completed.as_secs_f64() * 1e3,
                 "keep_failed_ms": task.keep.failed.as_secs_f64() * 1e3,
                 "payload_schema": task.payload_schema(),
@@ -173,4 +203,65 @@ pub(crate) fn declaration<'a>(
             })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::TaskContext;
+    use crate::task::{Handler, Place, Task};
+
+    struct Nothing;
+
+    impl Task for Nothing {
+        type Payload = ();
+        type Output = ();
+        const NAME: &'static str = "nothing";
+    }
+
+    impl Handler for Nothing {
+        async fn call(_ctx: &TaskContext, _payload: ()) -> anyhow::Result<()> {
+            Ok(())
+        }
+    }
+
+    const PLACE: Place = Place {
+        file: "a.rs",
+        line: 1,
+    };
+
+    const fn sharing(
+        name: &'static str,
+        queue: &'static str,
+        limits: &'static [LimitDefinition],
+    ) -> TaskDefinition {
+        let mut task = TaskDefinition::of::<Nothing>(PLACE, "", "")
+            .queue(queue)
+            .limits(limits);
+        task.name = name;
+        task
+    }
+
+    #[test]
+    fn a_shared_limit_is_one() {
+        const FIVE: &[LimitDefinition] = &[LimitDefinition::concurrency(5).shared("stripe")];
+        const SIX: &[LimitDefinition] = &[LimitDefinition::concurrency(6).shared("stripe")];
+        const RATE: &[LimitDefinition] = &[LimitDefinition::rate(6, 1000).shared("stripe")];
+        static TASKS: [TaskDefinition; 5] = [
+            sharing("a", "fast", FIVE),
+            sharing("b", "fast", FIVE),
+            sharing("c", "fast", RATE),
+            sharing("d", "fast", SIX),
+            sharing("e", "slow", FIVE),
+        ];
+        assert!(shared_faults(TASKS[..3].iter()).is_empty());
+        let faults = shared_faults(TASKS.iter());
+        assert_eq!(faults.len(), 2, "{faults:?}");
+        for (fault, part) in faults.iter().zip(["different numbers", "different queues"]) {
+            assert!(
+                fault.contains(part) && fault.contains("\"stripe\""),
+                "{fault}"
+            );
+        }
+    }
 }

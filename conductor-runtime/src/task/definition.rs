@@ -88,6 +88,9 @@ pub struct TaskDefinition {
     pub window: Option<WindowDefinition>,
     /// How many may run at once, or start in an interval.
     pub limits: &'static [LimitDefinition],
+    /// The fields that lead to the key in the payload of which executions run one behind the other; empty where they
+    /// need not.
+    pub ordered_by: &'static [&'static str],
     /// The events that start it.
     pub subscriptions: &'static [SubscriptionDefinition],
     /// The row changes that start it.
@@ -168,6 +171,7 @@ impl TaskDefinition {
             crons: &[],
             window: None,
             limits: &[],
+            ordered_by: &[],
             subscriptions: &[],
             row_triggers: &[],
             docs: "",
@@ -266,6 +270,13 @@ impl TaskDefinition {
         self
     }
 
+    /// Sets the key of which executions run one behind the other.
+    #[must_use]
+    pub const fn ordered_by(mut self, path: &'static [&'static str]) -> Self {
+        self.ordered_by = path;
+        self
+    }
+
     /// Sets the events that start it.
     #[must_use]
     pub const fn subscriptions(mut self, subscriptions: &'static [SubscriptionDefinition]) -> Self {
@@ -352,6 +363,7 @@ impl fmt::Debug for TaskDefinition {
             .field("crons", &self.crons)
             .field("window", &self.window)
             .field("limits", &self.limits)
+            .field("ordered_by", &self.ordered_by)
             .field("batch", &self.batch())
             .field("subscriptions", &self.subscriptions)
             .field("row_triggers", &self.row_triggers)

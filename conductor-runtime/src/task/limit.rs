@@ -15,6 +15,8 @@ pub struct LimitDefinition {
     pub amount: u32,
     /// The fields that lead to the key in the payload; empty where the limit is the whole task's.
     pub path: &'static [&'static str],
+    /// The name under which the tasks of a queue share it; none where it is this task's own.
+    pub name: Option<&'static str>,
 }
 
 /// What a limit counts.
@@ -38,6 +40,7 @@ impl LimitDefinition {
             kind: LimitKind::Concurrency,
             amount,
             path: &[],
+            name: None,
         }
     }
 
@@ -50,6 +53,7 @@ impl LimitDefinition {
             },
             amount,
             path: &[],
+            name: None,
         }
     }
 
@@ -69,13 +73,52 @@ impl LimitDefinition {
         self
     }
 
+    /// Shares it with all tasks of the queue that have a limit of this name.
+    #[must_use]
+    pub const fn shared(mut self, name: &'static str) -> Self {
+        self.name = Some(name);
+        self
+    }
+
     /// What `conductor.declare_limits` wants to know.
     pub(crate) fn declaration(&self) -> Value {
         let (kind, per, burst) = match self.kind {
             LimitKind::Concurrency => ("concurrency", None, 1),
             LimitKind::Rate { per, burst } => ("rate", Some(per.as_secs_f64() * 1e3), burst),
         };
-        json!({"kind": kind, "amount": self.amount, "path": self.path, "per_ms": per, "burst": burst})
+        json!({
+            "kind": kind,
+            "name": self.name.unwrap_or_default(),
+            "amount": self.amount,
+            "path": self.path,
+            "per_ms": per,
+            "burst": burst,
+        })
+    }
+}
+
+/// The place of a key in a payload, by which executions are limited or ordered.
+pub(crate) struct KeyPlace {
+    /// The fields that lead to it; empty where there is no key.
+    pub path: &'static [&'static str],
+    /// What of the task has it, in words and by its name.
+    pub of: &'static str,
+    pub what: &'static str,
+}
+
+impl KeyPlace {
+    /// All those of a task.
+    pub(crate) fn all(task: &TaskDefinition) -> impl Iterator<Item = Self> {
+        let limits = task.limits.iter().map(|limit| Self {
+            path: limit.path,
+            of: "a limit",
+            what: "limit",
+        });
+        limits.chain([Self {
+            path: task.ordered_by,
+            of: "`ordered_by`",
+            what: "ordered_by",
+        }])
     }
 
     /// Why the key cannot be found in what starts executions of this task beside invokes: until it
@@ -91,11 +134,12 @@ impl LimitDefinition {
         match events.chain(rows).next() {
             None => Ok(()),
             Some(what) => Err(format!(
-                "the key `payload.{}` of a limit cannot be found in executions that {what} starts: \
-                 they count before the payload is made with `From`. Limit the task without a key, \
-                 give it the event itself as its payload, or start by the event a task without \
-                 limits that invokes this one",
-                self.path.join(".")
+                "the key `payload.{}` of {} cannot be found in executions that {what} starts: \
+                 they count before the payload is made with `From`. Do without a key, \
+                 give the task the event itself as its payload, or start by the event a task without \
+                 keys that invokes this one",
+                self.path.join("."),
+                self.of
             )),
         }
     }
@@ -105,9 +149,10 @@ impl LimitDefinition {
         match unknown_field(schema, self.path.iter().copied()) {
             None => Ok(()),
             Some(field) => Err(format!(
-                "the key `payload.{}` of a limit is not in the payload's JSON: `{field}` is \
-                 written under another name there, which limits cannot follow",
-                self.path.join(".")
+                "the key `payload.{}` of {} is not in the payload's JSON: `{field}` is \
+                 written under another name there, which the database cannot follow",
+                self.path.join("."),
+                self.of
             )),
         }
     }
@@ -136,7 +181,10 @@ mod tests {
     #[test]
     fn a_key_that_serde_renames_is_found_out() {
         let schema = schemars::schema_for!(Order).to_value();
-        let check = |path| LimitDefinition::concurrency(1).key(path).check(&schema);
+        let check = |path| {
+            let (of, what) = ("a limit", "limit");
+            KeyPlace { path, of, what }.check(&schema)
+        };
         assert_eq!(check(&["tenant_id"]), Ok(()));
         assert_eq!(check(&["address", "city"]), Ok(()));
         assert!(check(&["user_id"]).is_err_and(|reason| reason.contains("`payload.user_id`")));

@@ -23,6 +23,7 @@ pub use batch::{BatchDefinition, BatchHandler, batch_results};
 pub use definition::{ErasedFuture, Place, StateArgument, StateNeed, TaskDefinition};
 pub(crate) use definition::{RunSingle, Runner};
 pub use instant::PointInTime;
+pub(crate) use limit::KeyPlace;
 pub use limit::{LimitDefinition, LimitKind};
 pub use policy::{Keep, RetryPolicy};
 pub use result::TaskResult;

@@ -30,7 +30,9 @@ pub(super) fn tasks(command: Tasks) -> Done {
         return Ok(());
     }
     // Most programs have none of these.
-    let has_limits = tasks.iter().any(|task| !task.limits.is_empty());
+    let has_limits = tasks
+        .iter()
+        .any(|task| !task.limits.is_empty() || !task.ordered_by.is_empty());
     let has_crons = tasks.iter().any(|task| !task.crons.is_empty());
     let has_windows = tasks.iter().any(|task| task.window.is_some());
     let mut header = vec!["TASK", "QUEUE", "PRIORITY", "RETRIES", "TIMEOUT"];
@@ -62,7 +64,7 @@ pub(super) fn tasks(command: Tasks) -> Done {
             plain(timeout.unwrap_or_else(|| "none".to_owned())),
         ];
         if has_limits {
-            row.push(plain(limits(task.limits)));
+            row.push(plain(words(task.limits, task.ordered_by)));
         }
         if has_crons {
             let rules: Vec<String> = task.crons.iter().map(rule).collect();
@@ -80,9 +82,9 @@ pub(super) fn tasks(command: Tasks) -> Done {
     Ok(())
 }
 
-/// "2 at once, 100/1m by tenant.id"
-fn limits(of: &[LimitDefinition]) -> String {
-    let limits = of.iter().map(|limit| {
+/// "2 at once, 100/1m by tenant.id, in order by account"
+fn words(limits: &[LimitDefinition], ordered_by: &[&str]) -> String {
+    let limits = limits.iter().map(|limit| {
         let amount = match limit.kind {
             LimitKind::Concurrency => format!("{} at once", limit.amount),
             LimitKind::Rate { per, burst } => {
@@ -93,12 +95,15 @@ fn limits(of: &[LimitDefinition]) -> String {
                 }
             }
         };
+        let shared = limit.name.map(|name| format!(" of {name:?}"));
+        let amount = format!("{amount}{}", shared.unwrap_or_default());
         match limit.path {
             [] => amount,
             path => format!("{amount} by {}", path.join(".")),
         }
     });
-    let limits: Vec<String> = limits.collect();
+    let order = (!ordered_by.is_empty()).then(|| format!("in order by {}", ordered_by.join(".")));
+    let limits: Vec<String> = limits.chain(order).collect();
     output::line(&limits.join(", "), 100)
 }
 
@@ -112,7 +117,14 @@ fn limit(limit: &LimitDefinition) -> Value {
         ),
     };
     let key = (!limit.path.is_empty()).then(|| limit.path.join("."));
-    json!({ "kind": kind, "amount": limit.amount, "per": per, "burst": burst, "key": key })
+    json!({
+        "kind": kind,
+        "name": limit.name,
+        "amount": limit.amount,
+        "per": per,
+        "burst": burst,
+        "key": key,
+    })
 }
 
 /// "0 9 * * Mon-Fri Europe/Berlin".
@@ -164,6 +176,7 @@ fn object(task: &TaskDefinition) -> Value {
         },
         "timeout": task.timeout.map(time),
         "limits": task.limits.iter().map(limit).collect::<Value>(),
+        "ordered_by": (!task.ordered_by.is_empty()).then(|| task.ordered_by.join(".")),
         "crons": crons,
         "window": window,
         "keep": {
@@ -219,14 +232,19 @@ mod tests {
         let all = [
             LimitDefinition::concurrency(2),
             LimitDefinition::rate(100, 60_000).key(&["tenant", "id"]),
+            LimitDefinition::concurrency(5).shared("stripe"),
         ];
-        assert_eq!(limits(&[]), "");
-        assert_eq!(limits(&all), "2 at once, 100/1m by tenant.id");
+        assert_eq!(words(&[], &[]), "");
+        assert_eq!(
+            words(&all, &["account"]),
+            "2 at once, 100/1m by tenant.id, 5 at once of \"stripe\", in order by account"
+        );
         assert_eq!(
             all.iter().map(limit).collect::<Value>(),
             json!([
-                {"kind": "concurrency", "amount": 2, "per": null, "burst": null, "key": null},
-                {"kind": "rate", "amount": 100, "per": "1m", "burst": 1, "key": "tenant.id"},
+                {"kind": "concurrency", "name": null, "amount": 2, "per": null, "burst": null, "key": null},
+                {"kind": "rate", "name": null, "amount": 100, "per": "1m", "burst": 1, "key": "tenant.id"},
+                {"kind": "concurrency", "name": "stripe", "amount": 5, "per": null, "burst": null, "key": null},
             ])
         );
     }

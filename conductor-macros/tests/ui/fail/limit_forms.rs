@@ -90,4 +90,29 @@ async fn the_same_key_twice(ctx: &TaskContext, tenant_id: i64) -> anyhow::Result
     Ok(())
 }
 
+#[task(concurrency(limit = 5, name = "mine", key = payload.a), concurrency(limit = 5, name = "mine", key = payload.b))]
+async fn the_same_name_twice(ctx: &TaskContext, a: i64, b: i64) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[task(concurrency(limit = 5, name = ""))]
+async fn no_name(ctx: &TaskContext) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[task(ordered_by = account)]
+async fn no_payload_in_the_order(ctx: &TaskContext, account: i64) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[task(ordered_by = payload.account, batch(max_size = 10, max_wait = "1s"))]
+async fn ordered_batch(ctx: &BatchContext, items: Vec<Account>) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+struct Account {
+    account: i64,
+}
+
 fn main() {}

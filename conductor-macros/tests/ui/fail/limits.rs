@@ -26,4 +26,14 @@ async fn no_payload(ctx: &TaskContext) -> anyhow::Result<()> {
     Ok(())
 }
 
+#[task(ordered_by = payload.account)]
+async fn unknown_order(ctx: &TaskContext, tenant_id: i64) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[task(ordered_by = payload.customer?.id)]
+async fn not_optional(ctx: &TaskContext, payload: Order) -> anyhow::Result<()> {
+    Ok(())
+}
+
 fn main() {}

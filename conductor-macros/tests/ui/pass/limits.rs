@@ -66,8 +66,32 @@ struct Of {
     of: u8,
 }
 
+// Shared with other tasks, and in order by a field of an optional one.
+#[task(
+    concurrency(limit = 5, name = "stripe", key = payload.tenant_id),
+    rate_limit("10/s", name = "stripe"),
+    ordered_by = payload.tenant_id,
+)]
+async fn shares(ctx: &TaskContext, tenant_id: i64) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+struct Moved {
+    to: Option<orders::Customer>,
+}
+
+#[task(ordered_by = payload.to?.id, concurrency(limit = 5, key = payload.to?.regions))]
+async fn follows(ctx: &TaskContext, payload: Moved) -> anyhow::Result<()> {
+    Ok(())
+}
+
+fn task(name: &str) -> &'static TaskDefinition {
+    inventory::iter::<TaskDefinition>().find(|task| task.name == name).unwrap()
+}
+
 fn limits(name: &str) -> &'static [LimitDefinition] {
-    inventory::iter::<TaskDefinition>().find(|task| task.name == name).unwrap().limits
+    task(name).limits
 }
 
 fn main() {
@@ -93,4 +117,15 @@ fn main() {
         limits("bursts_by_key"),
         [LimitDefinition::rate(100, 60_000).burst(100).key(&["tenant_id"])]
     );
+    assert_eq!(
+        limits("shares"),
+        [
+            LimitDefinition::concurrency(5).key(&["tenant_id"]).shared("stripe"),
+            LimitDefinition::rate(10, 1000).shared("stripe"),
+        ]
+    );
+    assert_eq!(task("shares").ordered_by, ["tenant_id"]);
+    assert_eq!(task("follows").ordered_by, ["to", "id"]);
+    assert_eq!(limits("follows")[0].path, ["to", "regions"]);
+    assert!(task("rated").ordered_by.is_empty());
 }
