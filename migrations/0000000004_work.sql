@@ -482,13 +482,6 @@ begin
 end
 $$;
 
--- Until when one is kept that ends now. A repeat at least as long as the first one, so that retry of that one knows what has
--- become of it. Inlined.
-create function conductor.kept_until(p_own timestamptz, p_retry_of uuid) returns timestamptz
-language sql stable
-return case when p_retry_of is null then p_own
-            else greatest(p_own, (select f.expires_at from conductor.finished_executions f where f.id = p_retry_of)) end;
-
 -- Moves executions to their final state and tells who waits for them. The caller holds their rows. With p_failures
 -- come the codes and details of their errors, as JSON; they stand where a completed one has its output.
 create function conductor.conclude(
@@ -518,8 +511,11 @@ begin
                id, created_at, claimed_at, finished_at, expires_at, parent_id, retry_of, queue_id, task_id,
                priority, claim, failures, crashes, state, dedupe_key, trigger, payload, output, error)
         select g.id, g.created_at, g.claimed_at, v_now,
-               conductor.kept_until(
-                   v_now + (select t.keep_failed from conductor.tasks t where t.id = g.task_id), g.retry_of),
+               -- A repeat at least as long as the first one, so that retry of that one knows what has become of it.
+               greatest(
+                   v_now + (select t.keep_failed from conductor.tasks t where t.id = g.task_id),
+                   case when g.retry_of is not null
+                        then (select f.expires_at from conductor.finished_executions f where f.id = g.retry_of) end),
                g.parent_id, g.retry_of,
                (select t.queue_id from conductor.tasks t where t.id = g.task_id), g.task_id, g.priority, g.claim,
                g.failures, g.crashes, p_state, g.dedupe_key, g.trigger, g.payload, g.failure::json, g.error
@@ -584,9 +580,13 @@ begin
                id, created_at, claimed_at, finished_at, expires_at, parent_id, retry_of, queue_id, task_id,
                priority, claim, failures, crashes, state, dedupe_key, trigger, payload, output, error)
         select g.id, g.created_at, g.claimed_at, v_now,
-               conductor.kept_until(
+               -- A repeat at least as long as the first one, as in `conclude`. An expression and no function, which
+               -- would be called for each row (7 us).
+               greatest(
                    v_now + (select case when g.cancelled then t.keep_failed else t.keep_completed end
-                              from conductor.tasks t where t.id = g.task_id), g.retry_of),
+                              from conductor.tasks t where t.id = g.task_id),
+                   case when g.retry_of is not null
+                        then (select f.expires_at from conductor.finished_executions f where f.id = g.retry_of) end),
                g.parent_id, g.retry_of,
                case when g.queue_id > 0 then g.queue_id
                     else (select t.queue_id from conductor.tasks t where t.id = g.task_id) end,
