@@ -221,6 +221,9 @@ create index live_executions_parent on conductor.live_executions (parent_id) whe
 create index live_executions_order on conductor.live_executions (task_id, order_key, created_at, id)
  where order_key is not null;
 
+-- Those that wait for their turn, which are set aside.
+create index live_executions_aside on conductor.live_executions (task_id, order_key, created_at, id) where queue_id = 0;
+
 -- For those who look whether a running one was cancelled.
 create index live_executions_cancelled on conductor.live_executions (id) where cancelled;
 

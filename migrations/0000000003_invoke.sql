@@ -272,8 +272,9 @@ declare
     v_tasks integer[];
     v_order_keys text[];
 begin
-    select array_agg(l.id), array_agg(l.task_id), array_agg(l.order_key) into v_ordered, v_tasks, v_order_keys
-      from conductor.live_executions l where l.id = any (p_ids) and l.order_key is not null;
+    select array_agg(o.id), array_agg(o.task_id), array_agg(o.order_key) into v_ordered, v_tasks, v_order_keys
+      from (select l.id, l.task_id, l.order_key from conductor.live_executions l where l.id = any (p_ids) offset 0) o
+     where o.order_key is not null;
     -- One that waits for a limit or its turn is looked at anew, as the payload may name another one.
     with replaced as (
         update conductor.live_executions l
@@ -295,7 +296,11 @@ begin
       into v_queues
       from replaced r;
     if v_ordered is not null then
-        perform conductor.pass_turns(v_ordered, v_tasks, v_order_keys);
+        select array_agg(g.id), array_agg(g.task_id), array_agg(g.key) into v_ordered, v_tasks, v_order_keys
+          from unnest(v_ordered, v_tasks, v_order_keys) as g(id, task_id, key)
+          join (select l.id, l.order_key from conductor.live_executions l where l.id = any (p_ids) offset 0) o
+            on o.id = g.id and o.order_key is distinct from g.key;
+        v_queues := v_queues || conductor.pass_turns(v_ordered, v_tasks, v_order_keys);
     end if;
     return v_queues;
 end

@@ -151,7 +151,10 @@ declare
     v_any_ordered boolean;
     v_turns record;
     v_aside integer;
-    v_turn_busy boolean := false;
+    -- Whether turns are in use; how many candidates were busy there in the last step, and all together.
+    v_any_turns boolean := false;
+    v_stay integer := 0;
+    v_stayed integer := 0;
     -- Those whose limit's key cannot be read: they come without payload, and with the reason as memo.
     v_unreadable uuid[];
     v_open integer[] := '{}';
@@ -208,6 +211,9 @@ begin
           from conductor.limits c where c.task_id = any (v_limited);
     end if;
 
+    v_any_turns := p_seen <> '{}'
+        and (select true from conductor.turns t where t.task_id = any (p_tasks) limit 1) is not null;
+
     loop
         v_now := conductor.now();
         v_next := null;
@@ -221,7 +227,9 @@ begin
                               where t <> all (p_windowed) or t = any (v_tasks));
         end if;
         if cardinality(v_closed) > 0 then
-            perform conductor.unpark(array(select t from unnest(v_closed) as t where t = any (v_limited)) || v_shared, 1000);
+            perform conductor.unpark(array(select t from unnest(v_closed) as t where t = any (v_limited)) || array(
+                select -c.shared_id from conductor.limits c
+                 where c.task_id = any (v_closed) and c.shared_id is not null), 1000);
             v_moved := conductor.await_windows(
                 p_orchestrator, p_queue, p_tasks, v_closed, p_windowed, p_opens, v_now, 1000);
         end if;
@@ -247,9 +255,10 @@ begin
         end if;
         v_parked := 0;
         while v_priority is not null and v_left > 0 loop
-            v_start := p_from[array_position(p_seen, v_priority)];
+            -- What has come to have its turn may lie before the place where the last look ended.
+            v_start := case when not v_any_turns then p_from[array_position(p_seen, v_priority)] end;
             -- Behind many that are parked, few at a time would take long: twice as many each time.
-            select max(d.run_at), count(*), count(*) < v_left + 2 * v_parked, coalesce(array_agg(d.id), '{}'), coalesce(bool_or(d.limited), false), array_agg(d.task_id),
+            select max(d.run_at), count(*), count(*) < v_left + 2 * (v_parked + v_stayed), coalesce(array_agg(d.id), '{}'), coalesce(bool_or(d.limited), false), array_agg(d.task_id),
                    array_agg(case when not d.limited then null when d.task_id = any (v_whole) then ''
                                   when d.key is null then 'null' when octet_length(d.key) > 200 then md5(d.key) else d.key end),
                    bool_or(d.claim > 0), bool_or(d.ordered), array_agg(d.bytes), sum(d.bytes)
@@ -264,10 +273,10 @@ begin
                        and l.run_at >= coalesce(v_start, '-infinity') and l.run_at <= v_now
                        and l.state in ('pending', 'suspended') and l.task_id = any (v_tasks)
                      order by l.run_at, l.id
-                     limit v_left + 2 * v_parked
+                     limit v_left + 2 * (v_parked + v_stayed)
                        for no key update skip locked) d;
             -- Once only: what is parked there and stays would come again and again.
-            if cardinality(v_open) > 0 and v_parked = 0 then
+            if cardinality(v_open) > 0 and v_parked = 0 and v_stay = 0 then
                 v_any_limited := true;
                 select coalesce(array_agg(s.id), '{}'), array_agg(s.task_id), array_agg(s.key), bool_or(s.claim > 0),
                        bool_or(s.order_key is not null), array_agg(s.bytes), sum(s.bytes)
@@ -300,13 +309,15 @@ begin
                 v_keys := v_keys[1:v_fit];
             end if;
             v_aside := 0;
+            v_stay := 0;
             if v_any_ordered then
-                v_turns := conductor.take_turns(v_ids, v_of, v_keys);
+                v_turns := conductor.take_turns(v_ids, v_of, v_keys, v_stayed > 200);
                 v_ids := v_turns.ids;
                 v_of := v_turns.of;
                 v_keys := v_turns.keys;
                 v_aside := v_turns.moved;
-                v_turn_busy := v_turn_busy or v_turns.busy;
+                v_stay := v_turns.busy;
+                v_stayed := v_stayed + v_stay;
             end if;
             v_unreadable := null;
             if v_any_limited and conductor.unreadable_key() = any (v_keys) then
@@ -397,7 +408,8 @@ begin
             v_parks := v_parks + v_parked;
             -- A deep backlog is parked in pieces: the next claim follows at once.
             exit when v_parks >= 250;
-            continue when v_parked > 0;
+            -- Those that stay stand before others.
+            continue when v_parked > 0 or v_stay > 0 and not v_all and v_stayed < 1000;
             exit when v_cut;
 
             -- Only behind what it has claimed whole: what stays, for a limit or a window, is looked at again.
@@ -430,6 +442,7 @@ begin
                 v_lower := greatest(v_lower, conductor.lane_priority(v_open, v_priority));
             end if;
             v_priority := v_lower;
+            v_stay := 0;
         end loop;
 
         -- A deep backlog behind closed windows is moved in pieces too.
@@ -455,11 +468,11 @@ begin
         v_found := conductor.next_lane(v_open_limited);
         v_next := least(v_next, case when v_found is not null then greatest(v_found, v_now + interval '20 ms') end,
                         -- In a shared one may only be what others can run.
-                        case when v_shared <> '{}' then v_now
-                                 + greatest(conductor.next_lane(v_shared) - v_now, interval '200 ms') end,
+                        greatest(conductor.next_lane(v_shared),
+                                 case when conductor.next_lane(v_shared) is not null then v_now + interval '200 ms' end),
                         case when v_busy then v_now + interval '10 ms' end);
     end if;
-    if v_turn_busy and v_left = p_limit then
+    if v_stayed > 0 and v_left = p_limit then
         v_next := least(v_next, v_now + interval '50 ms');
     end if;
     if p_seen is not null and cardinality(v_seen) <= 50 then
@@ -539,7 +552,8 @@ begin
       into v_told, v_children, v_parents, v_keys, v_outcomes, v_ordered, v_ordered_tasks, v_order_keys
       from gone g;
     if v_ordered is not null then
-        perform conductor.pass_turns(v_ordered, v_ordered_tasks, v_order_keys);
+        perform conductor.wake(q, false) from conductor.pass_turns(v_ordered, v_ordered_tasks, v_order_keys) as q
+          where conductor.may_notify();
     end if;
     if v_children is not null then
         perform conductor.report(v_children, v_parents, v_keys, v_outcomes);
@@ -610,7 +624,8 @@ begin
       into v_count, v_children, v_parents, v_keys, v_outcomes, v_ordered, v_ordered_tasks, v_order_keys
       from gone g;
     if v_ordered is not null then
-        perform conductor.pass_turns(v_ordered, v_ordered_tasks, v_order_keys);
+        perform conductor.wake(q, false) from conductor.pass_turns(v_ordered, v_ordered_tasks, v_order_keys) as q
+          where conductor.may_notify();
     end if;
     if v_children is not null then
         perform conductor.report(v_children, v_parents, v_keys, v_outcomes);

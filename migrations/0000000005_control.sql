@@ -254,7 +254,8 @@ begin
           join conductor.tasks t on t.id = c.task_id
          where c.task_id = any (p_tasks) and t.queue_id = any (v_queues)
            and (a.holders <> '{}' or a.due_at <= v_now + conductor.rate_horizon())
-           and (select true from conductor.live_executions l where l.queue_id = -a.id limit 1));
+           and (select true from conductor.live_executions l
+                 where l.queue_id = -a.id and l.task_id = any (p_tasks) limit 1));
 end
 $$;
 

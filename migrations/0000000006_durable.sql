@@ -81,7 +81,7 @@ begin
                    and c.id <> all (v_tree));
             exit when cardinality(v_level) = 0;
         end loop;
-        if cardinality(v_level) > 0 then
+        if cardinality(v_level) > 0 or conductor.is_turn_locked(v_tree) then
             v_left := v_left || v_id;
         else
             perform conductor.cancel(v_id, v_reason);

@@ -20,9 +20,9 @@
 --
 -- *Turns* are for tasks that are ordered by a key (tasks.ordered_by): of the executions with one key, the first that was
 -- invoked has the turn, from its first claim to its end, over sleeps, failed attempts and crashes. A claim that meets
--- another one sets it aside in the queue 0; the end of the one before brings it back. Both hold the lock of the
--- key: a claim tries for it, an end waits for it. The one rule: where nobody has the turn of a key, the first of
--- those that wait for it is in the queue of its task.
+-- another one sets it aside in the queue 0; the end of the one before brings it back. Both lock the row of the turn: a
+-- claim tries, an end waits. The one rule: where nobody has the turn of a key, one of those that wait for it is in the
+-- queue of its task, or noted in conductor.deferred; a claim that meets it gives the turn to the first of them.
 --
 -- Where one row decides, "select true ... limit 1" stands for exists, which the planner may turn into a
 -- pass over all that is parked.
@@ -194,6 +194,8 @@ begin
     )
     select v_shared || array(select w.id from written w) into v_changed;
     if cardinality(v_left) > 0 then
+        -- Locked first: who begins to share one now has ended when the lock comes.
+        perform from conductor.limits c where c.id = any (v_left) order by c.id for update;
         with gone as (
             delete from conductor.limits c
              where c.id = any (v_left) and not exists (select from conductor.limits m where m.shared_id = c.id)
@@ -202,15 +204,13 @@ begin
         select v_gone || array(select g.id from gone g) into v_gone;
     end if;
 
-    -- Locked first: who parks in one of them now has ended when the lock comes.
-    if cardinality(v_left) > 0 then
+    if cardinality(v_gone || v_left) > 0 then
+        -- Locked first, all in one order: who parks in one of them now has ended when the lock comes.
+        perform from conductor.lanes a where a.limit_id = any (v_gone || v_left) order by a.id for update;
         v_lanes := array(
-            select a.id from conductor.lanes a
-             where a.limit_id = any (v_left) and a.limit_id <> all (v_gone) order by a.id for update);
+            select a.id from conductor.lanes a where a.limit_id = any (v_left) and a.limit_id <> all (v_gone));
         perform conductor.empty_lanes(v_lanes, v_leavers);
-    end if;
-    if cardinality(v_gone) > 0 then
-        v_lanes := array(select a.id from conductor.lanes a where a.limit_id = any (v_gone) order by a.id for update);
+        v_lanes := array(select a.id from conductor.lanes a where a.limit_id = any (v_gone));
         perform conductor.empty_lanes(v_lanes, null);
         delete from conductor.lanes a where a.id = any (v_lanes);
     end if;
@@ -311,9 +311,9 @@ begin
            set queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id)
          where l.id = any (array(select k.id from conductor.live_executions k
                                   where k.queue_id = -v_lane.id and k.state in ('pending', 'suspended')
-                                    and k.task_id = any (p_tasks)
                                   limit p_limit
-                                    for no key update skip locked));
+                                    for no key update skip locked))
+           and l.task_id = any (p_tasks);
         get diagnostics v_count = row_count;
         -- Others may share it.
         if v_count = 0 and (select true from conductor.live_executions k
@@ -625,77 +625,110 @@ begin
 end
 $$;
 
--- The lock of a key of a task that is ordered.
-create function conductor.turn_lock(p_task integer, p_key text) returns bigint
-language sql immutable parallel safe
-return hashtextextended('conductor.turn ' || p_task || ' ' || p_key, 0);
-
 -- Which of these executions, which the caller has locked, have their turn or need none, with what else it knows of them, in
--- their order. The others are set aside (moved: how many), or stay where they are as somebody ends or claims one of
--- their key just now (busy).
+-- their order. Of the others those are set aside (moved: how many) whose key's turn somebody has. Those whose key somebody
+-- else claims or ends just now stay where they are (busy: how many), or, with p_all, are set aside too and noted, so that
+-- a chore brings them back. Locks turns, and the right to give new ones; waits for nothing.
 create function conductor.take_turns(
-    p_ids uuid[], p_of integer[], p_keys text[],
-    out ids uuid[], out "of" integer[], out keys text[], out moved integer, out busy boolean)
+    p_ids uuid[], p_of integer[], p_keys text[], p_all boolean default false,
+    out ids uuid[], out "of" integer[], out keys text[], out moved integer, out busy integer)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
-set enable_hashjoin = on set enable_nestloop = on set enable_mergejoin = off set jit = off
+set enable_hashjoin = on set enable_nestloop = off set enable_mergejoin = off set jit = off
 as $$
 declare
-    -- The keys that are locked.
+    -- One for each execution that is ordered.
+    v_ids uuid[];
     v_tasks integer[];
     v_keys text[];
+    -- One for each key of theirs whose turn is locked, or given here: who has it.
+    v_turn_tasks integer[];
+    v_turn_keys text[];
+    v_turns uuid[];
+    v_free_tasks integer[];
+    v_free_keys text[];
+    v_new_tasks integer[];
+    v_new_keys text[];
+    v_new uuid[];
     v_queues integer[];
-    v_later uuid[];
+    v_aside uuid[];
+    v_busy uuid[];
 begin
-    select array_agg(k.task_id), array_agg(k.key) into v_tasks, v_keys
-      from (select distinct l.task_id, l.order_key as key from conductor.live_executions l
-             where l.id = any (p_ids) and l.order_key is not null
-            offset 0) k
-     where pg_try_advisory_xact_lock(conductor.turn_lock(k.task_id, k.key));
+    -- With an offset, so that the index of those that are ordered is not taken for that of the ids.
+    select array_agg(o.id), array_agg(o.task_id), array_agg(o.order_key) into v_ids, v_tasks, v_keys
+      from (select l.id, l.task_id, l.order_key from conductor.live_executions l where l.id = any (p_ids) offset 0) o
+     where o.order_key is not null;
+    -- An end of the one that has it waits for this lock, and sees then what was set aside.
+    select array_agg(o.task_id), array_agg(o.key), array_agg(o.execution_id)
+      into v_turn_tasks, v_turn_keys, v_turns
+      from (select distinct g.task_id, g.key from unnest(v_tasks, v_keys) as g(task_id, key)) d
+     cross join lateral (
+           select t.task_id, t.key, t.execution_id from conductor.turns t
+            where t.task_id = d.task_id and t.key = d.key limit 1 for no key update skip locked) o;
 
-    -- A turn that nobody has goes to the first, locked, so that it does not end meanwhile.
-    with first as materialized (
-        select g.task_id, g.key, f.id
-          from unnest(v_tasks, v_keys) as g(task_id, key)
-         cross join lateral (
-               select l.id from conductor.live_executions l
-                where l.task_id = g.task_id and l.order_key = g.key
-                order by l.created_at, l.id limit 1) f
-         where (select true from conductor.turns t where t.task_id = g.task_id and t.key = g.key limit 1) is null
-    ), held as materialized (
-        select l.id, l.queue_id from conductor.live_executions l
-         where l.id = any (array(select f.id from first f)) for no key update skip locked
-    ), given as (
-        insert into conductor.turns (task_id, key, execution_id)
-        select f.task_id, f.key, f.id from first f join held h on h.id = f.id
-            on conflict do nothing
-    ), back as (
-        update conductor.live_executions l
-           set queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id)
-         where l.id = any (array(select h.id from held h where h.queue_id = 0))
-        returning l.queue_id
-    )
-    select array_agg(distinct b.queue_id) into v_queues from back b;
-    if v_queues is not null then
-        perform conductor.wake(v_queues, false);
+    -- New ones are given by one claim at a time.
+    select array_agg(f.task_id), array_agg(f.key) into v_free_tasks, v_free_keys
+      from (select d.task_id, d.key
+              from (select g.task_id, g.key from unnest(v_tasks, v_keys) as g(task_id, key)
+                    except
+                    select h.task_id, h.key from unnest(v_turn_tasks, v_turn_keys) as h(task_id, key)) d
+             where (select true from conductor.turns t where t.task_id = d.task_id and t.key = d.key limit 1) is null
+            offset 0) f
+     where pg_try_advisory_xact_lock(hashtext('conductor.turns'), hashtext(f.task_id || ' ' || f.key) & 511);
+    if v_free_keys is not null then
+        -- To the first there is, locked, so that it does not end meanwhile nor get another key.
+        with first as materialized (
+            select g.task_id, g.key, f.id
+              from unnest(v_free_tasks, v_free_keys) as g(task_id, key)
+             cross join lateral (
+                   select l.id from conductor.live_executions l
+                    where l.task_id = g.task_id and l.order_key = g.key
+                    order by l.created_at, l.id limit 1) f
+        ), held as materialized (
+            select l.id, l.queue_id, l.order_key from conductor.live_executions l
+             where l.id = any (array(select f.id from first f)) for no key update skip locked
+        ), given as (
+            insert into conductor.turns as t (task_id, key, execution_id)
+            select f.task_id, f.key, f.id from first f join held h on h.id = f.id and h.order_key = f.key
+                on conflict do nothing
+            returning t.task_id, t.key, t.execution_id
+        ), back as (
+            update conductor.live_executions l
+               set queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id)
+             where l.id = any (array(select h.id from held h where h.queue_id = 0))
+            returning l.queue_id
+        )
+        select array_agg(g.task_id), array_agg(g.key), array_agg(g.execution_id),
+               (select array_agg(distinct b.queue_id) from back b)
+          into v_new_tasks, v_new_keys, v_new, v_queues
+          from given g;
+        v_turn_tasks := v_turn_tasks || v_new_tasks;
+        v_turn_keys := v_turn_keys || v_new_keys;
+        v_turns := v_turns || v_new;
+        if v_queues is not null then
+            perform conductor.wake(v_queues, false);
+        end if;
     end if;
 
-    select coalesce(array_agg(o.id order by o.n) filter (where o.turn), '{}'),
-           array_agg(o.of order by o.n) filter (where o.turn), array_agg(o.key order by o.n) filter (where o.turn),
-           array_agg(o.id) filter (where not o.turn and o.locked), coalesce(bool_or(not o.turn and not o.locked), false)
-      into ids, "of", keys, v_later, busy
-      from (select g.n, g.id, g.of, g.key, l.order_key is null or coalesce(t.execution_id = g.id, false) as turn,
-                   t.execution_id is not null
-                       and exists (select from unnest(v_tasks, v_keys) as k(task_id, key)
-                                    where k.task_id = l.task_id and k.key = l.order_key) as locked
+    select coalesce(array_agg(o.id order by o.n) filter (where o.goes), '{}'),
+           array_agg(o.of order by o.n) filter (where o.goes), array_agg(o.key order by o.n) filter (where o.goes),
+           array_agg(o.id) filter (where not o.goes and o.turn is not null),
+           array_agg(o.id) filter (where not o.goes and o.turn is null)
+      into ids, "of", keys, v_aside, v_busy
+      from (select g.n, g.id, g.of, g.key, t.turn, k.id is null or coalesce(t.turn = g.id, false) as goes
               from unnest(p_ids, p_of, p_keys) with ordinality as g(id, of, key, n)
-              join conductor.live_executions l on l.id = g.id and l.id = any (p_ids)
-              left join lateral (
-                   select o.execution_id from conductor.turns o
-                    where o.task_id = l.task_id and o.key = l.order_key limit 1) t on true) o;
+              left join unnest(v_ids, v_tasks, v_keys) as k(id, task_id, key) on k.id = g.id
+              left join unnest(v_turn_tasks, v_turn_keys, v_turns) as t(task_id, key, turn)
+                on t.task_id = k.task_id and t.key = k.key) o;
+    busy := coalesce(cardinality(v_busy), 0);
+    if p_all and busy > 0 then
+        insert into conductor.deferred (execution_id, what)
+        select id, 'turn' from unnest(v_busy) as id on conflict do nothing;
+        v_aside := v_aside || v_busy;
+    end if;
     moved := 0;
-    if v_later is not null then
-        update conductor.live_executions l set queue_id = 0 where l.id = any (v_later) and l.queue_id <> 0;
+    if v_aside is not null then
+        update conductor.live_executions l set queue_id = 0 where l.id = any (v_aside) and l.queue_id <> 0;
         get diagnostics moved = row_count;
     end if;
 end
@@ -703,8 +736,8 @@ $$;
 
 -- Ends the turns of these executions, which have ended or have another key now than this one: the next of their keys comes
 -- back into the queue of its task, as it does where the turn was free and one of these would have been the next to have
--- it. Waits for the locks of keys, which claims have for a moment, and for nothing else.
-create function conductor.pass_turns(p_ids uuid[], p_tasks integer[], p_keys text[]) returns void
+-- it. Waits for the locks of turns, which claims have for a moment, and for nothing else. Returns the queues to wake.
+create function conductor.pass_turns(p_ids uuid[], p_tasks integer[], p_keys text[]) returns integer[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 set enable_hashjoin = off set enable_nestloop = on set enable_mergejoin = off set jit = off
@@ -717,17 +750,13 @@ declare
     v_queues integer[];
 begin
     for v_key in
-        select o.task_id, o.key, conductor.turn_lock(o.task_id, o.key) as lock
-          from (select distinct g.task_id, g.key from unnest(p_tasks, p_keys) as g(task_id, key)) o
-         order by 3
+        select distinct g.task_id, g.key from unnest(p_tasks, p_keys) as g(task_id, key) order by g.task_id, g.key
     loop
         select t.execution_id into v_holder from conductor.turns t
          where t.task_id = v_key.task_id and t.key = v_key.key;
         if found then
             continue when v_holder <> all (p_ids)
-                       or exists (select from conductor.live_executions l
-                                   where l.id = v_holder and l.order_key = v_key.key);
-            perform pg_advisory_xact_lock(v_key.lock);
+                       or (select l.order_key from conductor.live_executions l where l.id = v_holder) = v_key.key;
             delete from conductor.turns t
              where t.task_id = v_key.task_id and t.key = v_key.key and t.execution_id = v_holder;
         end if;
@@ -751,9 +780,49 @@ begin
         returning l.queue_id into v_queue;
         v_queues := v_queues || v_queue;
     end loop;
-    if v_queues is not null then
-        perform conductor.wake(v_queues, false);
-    end if;
+    return v_queues;
+end
+$$;
+
+-- Whether one of these executions has a turn that somebody has locked, so that its end would wait.
+create function conductor.is_turn_locked(p_ids uuid[]) returns boolean
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+begin
+    return cardinality(array(
+               select t.execution_id from conductor.turns t where t.execution_id = any (p_ids) for update skip locked))
+         < (select count(*) from conductor.turns t where t.execution_id = any (p_ids));
+end
+$$;
+
+-- Where nobody has the turn of a key for which some were set aside, or one that has ended, the first comes back: no way
+-- leads there but a transaction at the levels repeatable read and serializable, which does not see what claims do beside
+-- it. How many.
+create function conductor.revive_turns() returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+    v_task integer;
+    v_key text collate "C";
+    v_holder uuid;
+    v_count integer := 0;
+begin
+    loop
+        select l.task_id, l.order_key into v_task, v_key from conductor.live_executions l
+         where l.queue_id = 0 and (l.task_id, l.order_key) > (coalesce(v_task, -2147483648), coalesce(v_key, ''))
+         order by l.task_id, l.order_key limit 1;
+        exit when not found;
+        select t.execution_id into v_holder from conductor.turns t where t.task_id = v_task and t.key = v_key;
+        if not found
+           or (select l.order_key from conductor.live_executions l where l.id = v_holder) is distinct from v_key then
+            delete from conductor.turns t where t.task_id = v_task and t.key = v_key and t.execution_id = v_holder;
+            perform conductor.wake(conductor.pass_turns('{}', array[v_task], array[v_key]), false);
+            v_count := v_count + 1;
+        end if;
+    end loop;
+    return v_count;
 end
 $$;
 

@@ -366,7 +366,8 @@ begin
     end if;
     v_found := conductor.why_limited(l.id, v_now);
     if v_found is null then
-        v_before := conductor.count_before(l.queue_id, l.priority, l.run_at, l.id, v_now, 1000);
+        v_before := case when l.queue_id = 0 then 0
+                         else conductor.count_before(l.queue_id, l.priority, l.run_at, l.id, v_now, 1000) end;
         v_found := jsonb_build_object(
             'reason', 'soon', 'before', v_before,
             'text', 'is due and should start soon; '
@@ -410,21 +411,23 @@ begin
                      limit 2 * p_most)
                    union all
                    (select a.id, d.state
-                      from conductor.tasks t
-                      join conductor.limits m on m.task_id = t.id
-                      join conductor.lanes a on a.limit_id = coalesce(m.shared_id, m.id)
+                      from (select c.id from conductor.tasks t
+                              join conductor.limits c on c.task_id = t.id and c.shared_id is null
+                             where t.queue_id = q.id
+                            union all
+                            select c.id from conductor.limits c where c.task_id is null and c.queue_id = q.id) m
+                      join conductor.lanes a on a.limit_id = m.id
                      cross join lateral (
                            select l.state from conductor.live_executions l
-                            where l.queue_id = -a.id and (m.shared_id is null or l.task_id = t.id) limit 2 * p_most) d
-                     where t.queue_id = q.id
+                            where l.queue_id = -a.id limit 2 * p_most) d
                      limit 2 * p_most)
                    union all
                    (select 0, d.state
                       from conductor.tasks t
-                      join conductor.turns u on u.task_id = t.id
                      cross join lateral (
                            select l.state from conductor.live_executions l
-                            where l.task_id = u.task_id and l.order_key = u.key and l.queue_id = 0 limit 2 * p_most) d
+                            where l.task_id = t.id and l.queue_id = 0
+                            order by l.task_id, l.order_key, l.created_at, l.id limit 2 * p_most) d
                      where t.queue_id = q.id
                      limit 2 * p_most)) k) c
      order by q.name;

@@ -318,6 +318,126 @@ async fn one_that_is_locked_when_its_turn_comes_runs_when_it_is_free(
     Ok(())
 }
 
+/// However many wait for the key of a user's open transaction, others go past them.
+#[conductor::test]
+async fn a_key_that_a_transaction_has_locked_keeps_no_other(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let gate = Gate::new();
+    let test = test.state(Arc::clone(&gate));
+    let first = test.invoke::<Gated>(gated_of(1, "sleeps")).await?;
+    test.drain().await?;
+    let mut other = session(&test).await?;
+    let mut tx = other.begin().await?;
+    sqlx::query("select conductor.cancel($1)")
+        .bind(first.id())
+        .execute(&mut *tx)
+        .await?;
+    let many = (0..600).map(|_| gated_of(1, "gate"));
+    let ids = test.invoke_batch::<Gated>(many.collect::<Vec<_>>()).await?;
+    let beside = test.invoke::<Gated>(gated_of(2, "gate")).await?;
+    let worker = start_with(&test, 2, Arc::clone(&gate)).await?;
+    gate.open(1);
+    soon("its end", beside.result()).await?;
+    gate.entered(1).await;
+    assert_eq!(gate.unseen(), 0);
+    tx.commit().await?;
+    gate.open(ids.len());
+    eventually("the end of all", || async {
+        number(&test, LIVE).await == 0
+    })
+    .await;
+    eventually("nothing is left", || async {
+        number(&test, LEFT).await == 0
+    })
+    .await;
+    worker.stop().await?;
+    Ok(())
+}
+
+/// Whoever comes back is older than what a worker has looked at last.
+#[conductor::test]
+async fn the_next_one_starts_at_once_however_long_it_has_waited(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let test = test.state(Gate::new());
+    let calls = (0..40).map(|_| gated_of(1, "gate"));
+    let ids = test
+        .invoke_batch::<Gated>(calls.collect::<Vec<_>>())
+        .await?;
+    run_sql(
+        &test,
+        "update conductor.live_executions set run_at = run_at - interval '1 minute'",
+    )
+    .await?;
+    let gate = Gate::new();
+    let worker = start_with(&test, 2, Arc::clone(&gate)).await?;
+    gate.entered(1).await;
+    let aside = "select count(*) from conductor.live_executions where queue_id = 0";
+    eventually("the others wait", || async {
+        number(&test, aside).await == 39
+    })
+    .await;
+    // More than a second, behind which a look begins.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    gate.open(ids.len());
+    let began = std::time::Instant::now();
+    eventually("the end of all", || async {
+        number(&test, LIVE).await == 0
+    })
+    .await;
+    // A look at all that is due comes once a second.
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+    worker.stop().await?;
+    Ok(())
+}
+
+/// At this level an end does not see what claims do beside it.
+#[conductor::test]
+async fn what_a_repeatable_read_does_not_see_is_found(test: TestConductor) -> anyhow::Result<()> {
+    let test = test.state(Gate::new());
+    let first = test.invoke::<Gated>(gated_of(1, "sleeps")).await?;
+    test.drain().await?;
+    let next = test.invoke::<Gated>(gated_of(1, "sleeps")).await?;
+    let mut other = session(&test).await?;
+    let mut tx = other.begin().await?;
+    sqlx::raw_sql("set transaction isolation level repeatable read; select 1")
+        .execute(&mut *tx)
+        .await?;
+    test.drain().await?;
+    sqlx::query("select conductor.cancel($1)")
+        .bind(first.id())
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    run_sql(&test, "select conductor.revive_turns()").await?;
+    test.drain().await?;
+    assert_eq!(info(&test, next.id()).await?.state, Status::Suspended);
+    // And a turn whose execution is gone.
+    run_sql(
+        &test,
+        "update conductor.turns set execution_id = gen_random_uuid()",
+    )
+    .await?;
+    let last = test.invoke::<Gated>(gated_of(1, "fails")).await?;
+    test.drain().await?;
+    assert_eq!(info(&test, last.id()).await?.state, Status::Pending);
+    assert_eq!(info(&test, last.id()).await?.failures, 0);
+    run_sql(&test, "select conductor.revive_turns()").await?;
+    // It goes to the first there is.
+    let holders = "select count(*) from conductor.turns";
+    assert_eq!(number(&test, holders).await, 0);
+    test.drain().await?;
+    let holder = "select count(*) from conductor.turns t join conductor.live_executions l
+                    on l.id = t.execution_id and l.state = 'suspended'";
+    assert_eq!(number(&test, holder).await, 1);
+    Ok(())
+}
+
 /// A call that replaces the payload may name another key.
 #[conductor::test]
 async fn one_whose_payload_is_replaced_is_of_the_new_key(

@@ -83,9 +83,8 @@ pub(super) const STORY: &[(&str, &str)] = &[
                                        '{}', '{}', '{}', '{}')).ids = array[{a}]"),
     ("roomy_lanes", "select conductor.roomy_lanes(array[{task}], array[{n}], array[{task}], array[1], array[7, 8], array[2, 1],
                                                   array[{n}, {n}]) = array[8]"),
-    ("turn_lock", "select conductor.turn_lock({task}, {n}) = conductor.turn_lock({task}, {n})"),
     ("take_turns", "select (conductor.take_turns(array[{a}], array[{task}], array[{n}])).keys = array[{n}]"),
-    ("pass_turns", "select conductor.pass_turns(array[{a}], array[{task}], array[{n}])::text = ''"),
+    ("pass_turns", "select conductor.pass_turns(array[{a}], array[{task}], array[{n}]) is null"),
     ("finish_and_claim", "select array_agg(r.id order by r.id) filter (where r.id is not null)
               = (select array_agg(k order by k) from unnest(array[{a}, {b}, {c}, {d}]) k)
               and count(r.id) = count(*) filter (where r.payload = {payload}) from conductor.finish_and_claim(

@@ -68,8 +68,12 @@ pub(super) async fn catch_up(conductor: &Conductor) {
 /// Lanes of keys that nothing uses any more go; one whose parked executions were lost sight of is
 /// found.
 async fn lanes(conductor: &Conductor, began: Instant) -> Result<(), sqlx::Error> {
-    let revive = sqlx::query("select conductor.revive_lanes()");
-    conductor.database().run(revive).await?;
+    for revive in [
+        "select conductor.revive_lanes()",
+        "select conductor.revive_turns()",
+    ] {
+        conductor.database().run(sqlx::query(revive)).await?;
+    }
     // A key for each execution leaves as many lanes as there were executions.
     loop {
         let sent = Instant::now();
