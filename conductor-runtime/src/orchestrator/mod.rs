@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 pub use crate::worker::{DEFAULT_CONCURRENCY, Worker};
 pub use builder::Builder;
@@ -93,7 +93,7 @@ impl Orchestrator {
     /// As [`start`](Self::start) and [`Handle::stop`].
     pub async fn run(self) -> Result<()> {
         let signals = signal::Shutdown::listen()?;
-        let handle = self.launch(Some(signals)).await?;
+        let handle = self.launch(Some(signals), None).await?;
         tokio::select! {
             () = core::over(handle.end.clone()) => {}
             version = handle.retired() => {
@@ -112,9 +112,11 @@ impl Orchestrator {
         self.conductor
             .migrate_within(self.migration_deadline)
             .await?;
-        // Before the work, so that what it does can be looked at, however short it is kept.
-        maintenance::catch_up(&self.conductor).await;
-        let handle = self.start().await?;
+        let conductor = self.conductor.clone();
+        let pruning = tokio::spawn(async move { maintenance::catch_up(&conductor).await });
+        let abort = pruning.abort_handle();
+        let handle = self.launch(None, Some(pruning)).await;
+        let handle = handle.inspect_err(|_| abort.abort())?;
         let drained = tokio::select! {
             drained = handle.drained() => drained,
             version = handle.retired() => Err(too_new(version)),
@@ -134,10 +136,15 @@ impl Orchestrator {
     /// [`Error::Locked`] where a table is in use for so long that its trigger cannot be made; what
     /// [`Conductor::connect`] may return.
     pub async fn start(self) -> Result<Handle> {
-        self.launch(None).await
+        self.launch(None, None).await
     }
 
-    async fn launch(self, told_to_end: Option<signal::Shutdown>) -> Result<Handle> {
+    /// With `before` comes what must be over before the workers begin.
+    async fn launch(
+        self,
+        told_to_end: Option<signal::Shutdown>,
+        before: Option<JoinHandle<()>>,
+    ) -> Result<Handle> {
         let Self {
             conductor,
             workers,
@@ -197,6 +204,10 @@ impl Orchestrator {
         rows::declare(&conductor, &all_tasks, &rules, ddl).await?;
         let inner = inner.await?;
         dispatcher::catch_up(&conductor).await;
+        if let Some(before) = before {
+            // Pruning, so that what the work does can be looked at, however short it is kept. A panic in it was told.
+            before.await.ok();
+        }
         let clock = Clock::new(inner.notifier().clock_shift_ms());
         let (now, shift_ms) = conductor.clock().await?;
         clock.set(now, shift_ms);
