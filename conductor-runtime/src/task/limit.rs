@@ -104,6 +104,8 @@ pub(crate) struct KeyPlace {
     /// What of the task has it, in words and by its name.
     pub of: &'static str,
     pub what: &'static str,
+    /// How to do without.
+    pub without: &'static str,
 }
 
 impl KeyPlace {
@@ -113,11 +115,13 @@ impl KeyPlace {
             path: limit.path,
             of: "a limit",
             what: "limit",
+            without: "Limit the task without a key",
         });
         limits.chain([Self {
             path: task.ordered_by,
             of: "`ordered_by`",
             what: "ordered_by",
+            without: "Do without the order",
         }])
     }
 
@@ -135,11 +139,13 @@ impl KeyPlace {
             None => Ok(()),
             Some(what) => Err(format!(
                 "the key `payload.{}` of {} cannot be found in executions that {what} starts: \
-                 they count before the payload is made with `From`. Do without a key, \
-                 give the task the event itself as its payload, or start by the event a task without \
-                 keys that invokes this one",
+                 they count before the payload is made with `From`. {}, \
+                 give it the event itself as its payload, or start by the event a task without \
+                 a {} that invokes this one",
                 self.path.join("."),
-                self.of
+                self.of,
+                self.without,
+                self.what,
             )),
         }
     }
@@ -182,8 +188,14 @@ mod tests {
     fn a_key_that_serde_renames_is_found_out() {
         let schema = schemars::schema_for!(Order).to_value();
         let check = |path| {
-            let (of, what) = ("a limit", "limit");
-            KeyPlace { path, of, what }.check(&schema)
+            let (of, what, without) = ("a limit", "limit", "");
+            KeyPlace {
+                path,
+                of,
+                what,
+                without,
+            }
+            .check(&schema)
         };
         assert_eq!(check(&["tenant_id"]), Ok(()));
         assert_eq!(check(&["address", "city"]), Ok(()));
