@@ -113,6 +113,7 @@ set enable_nestloop = off set enable_mergejoin = off set jit = off
 as $$
 declare
     v_now timestamptz;
+    v_drains boolean;
     v_priority integer;
     v_lower integer;
     -- How far the walk has come in p_seen, and the next priority there. It counts as in use without a look, so that
@@ -188,11 +189,12 @@ declare
     v_from timestamptz[];
 begin
     -- A dead orchestrator must not claim: nobody would give its executions back.
-    perform from conductor.orchestrators o where o.id = p_orchestrator for key share;
+    select o.drain_for is not null into v_drains from conductor.orchestrators o where o.id = p_orchestrator for key share;
     if not found then
         raise exception 'orchestrator % has lost its lease', p_orchestrator using errcode = 'CD003';
     end if;
-    if exists (select from conductor.queues q where q.id = p_queue and q.paused) then
+    -- One that is to end may not have heard of it yet.
+    if v_drains or exists (select from conductor.queues q where q.id = p_queue and q.paused) then
         v_left := 0;
     end if;
     select coalesce(array_agg(k.task_id), '{}'), array_agg(k.task_id) filter (where k.plain),
