@@ -61,7 +61,7 @@ async fn line(conductor: &Conductor, account: &Account, n: i64, what: &str) -> a
 #[task(
     name = "turns.gated",
     ordered_by = payload.account,
-    retry(max_attempts = 2, backoff = "1h..1h"),
+    retry(max_attempts = 2, backoff = "1h..1h", jitter = 0),
 )]
 async fn gated(ctx: &TaskContext, account: i64, way: String) -> anyhow::Result<()> {
     anyhow::ensure!(account > 0, "no such account");
