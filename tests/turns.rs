@@ -282,7 +282,7 @@ async fn one_that_commits_late_waits_until_the_turn_is_free(
     Ok(())
 }
 
-/// Nobody waits for a user's open transaction, and nothing is forgotten when it ends.
+/// A worker does not wait for a user's open transaction, and the next one runs when that ends.
 #[conductor::test]
 async fn one_that_is_locked_when_its_turn_comes_runs_when_it_is_free(
     test: TestConductor,
