@@ -4,7 +4,7 @@
 //!
 //!     cargo run --example 01_basic
 //!
-//! In another one:
+//! In another one, the command
 //!
 //!     cargo run --example 01_basic -- invoke greet name=Alice
 //!
@@ -16,9 +16,9 @@
 //!     cargo run --example 01_basic -- list
 //!     cargo run --example 01_basic -- --help
 //!
-//! The results are printed as JSON. The kitchen is busy at the first attempt of each order, which
-//! the worker's log shows; `show ID` tells of both attempts. There is no soup, so that order fails
-//! at once and the command ends with code 1.
+//! The results are printed as JSON. The first attempt of each order fails because the kitchen is busy.
+//! The worker's log shows this, and `show ID` lists the attempts. There is no soup on the menu, so that
+//! order fails at once, and its command exits with code 1.
 
 use std::collections::HashMap;
 
@@ -34,7 +34,7 @@ async fn greet(_ctx: &TaskContext, name: String) -> anyhow::Result<String> {
     Ok(greeting)
 }
 
-/// Given to the handlers by `setup`.
+/// A value that `setup` passes to the handlers.
 struct Menu {
     prices_in_cents: HashMap<&'static str, u32>,
 }
@@ -59,7 +59,7 @@ struct Receipt {
     served_at_attempt: u32,
 }
 
-/// Takes an order; a busy kitchen is asked again after half a second.
+/// Takes an order. If the kitchen is busy, it retries after half a second.
 #[task(retry(max_attempts = 5, backoff = "500ms..10s"))]
 async fn order(
     ctx: &TaskContext,
@@ -68,7 +68,7 @@ async fn order(
     size: Option<Size>,
     menu: State<Menu>,
 ) -> anyhow::Result<Receipt> {
-    // No further attempt would make it exist.
+    // Permanent, as a retry would not help.
     let unknown = || anyhow::anyhow!("there is no {item} on the menu");
     let prices = &menu.prices_in_cents;
     let price = prices.get(item.as_str()).ok_or_else(unknown).permanent()?;

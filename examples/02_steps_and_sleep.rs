@@ -1,20 +1,21 @@
-//! Steps that run once, and a sleep that costs nothing.
+//! Steps that run once, and a sleep that occupies no worker.
 //!
 //! In one terminal, the worker:
 //!
 //!     cargo run --example 02_steps_and_sleep
 //!
-//! In another one:
+//! In another one, the command
 //!
 //!     cargo run --example 02_steps_and_sleep -- invoke process items:='["apple","banana","cherry"]' --wait
 //!
 //! prints `["APPLE","BANANA","CHERRY"]` after a second. The worker prints `run of the handler`
-//! twice, as the handler starts again from the top when the sleep is over, but `validating`,
-//! `transforming` and `saving` once each: what a step gave is recorded, and a replay takes it from
-//! there. An empty list, `items:='[]'`, fails at once, without another attempt.
+//! twice, because the handler starts again from the top after the sleep. It prints `validating`,
+//! `transforming` and `saving` once each: the result of a step is recorded, and a replay returns the
+//! recorded result. An empty list, `items:='[]'`, fails at once, without another attempt.
 //!
-//! Then invoke it with `delay_seconds=20`, kill the worker meanwhile (Ctrl-C, or `kill -9`), start
-//! it again: it goes on after `transforming`, when the 20 seconds are over and not later.
+//! Then invoke it with `delay_seconds=20`, kill the worker during the sleep (Ctrl-C, or `kill -9`)
+//! and start it again. The execution continues after `transforming`, as soon as the 20 seconds are
+//! over.
 
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ async fn process(
     items: Vec<String>,
     delay_seconds: Option<u64>,
 ) -> anyhow::Result<Vec<String>> {
-    // Not in a step, so it happens again at each replay.
+    // Code outside of steps runs again in each replay.
     println!("run of the handler");
 
     let valid = ctx
@@ -52,7 +53,7 @@ async fn process(
         })
         .await?;
 
-    // The worker's slot is free meanwhile, and the process may end.
+    // During the sleep, the worker can run other executions, and the process can end.
     let pause = Duration::from_secs(delay_seconds.unwrap_or(1));
     ctx.sleep("pause", pause).await?;
 

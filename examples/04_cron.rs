@@ -1,20 +1,20 @@
-//! A task that runs by itself, every three seconds, and by hand at the same time.
+//! A task that runs every three seconds, and on request.
 //!
 //! In one terminal, the worker:
 //!
 //!     cargo run --example 04_cron
 //!
-//! prints a line at every third second. In another one:
+//! prints a line every three seconds. In another one, the command
 //!
 //!     cargo run --example 04_cron -- invoke report
 //!
-//! makes it print a line that says so. Stop the worker for ten seconds and start it again: one
-//! report makes up for those that were missed, as `missed = "once"` is the default.
+//! makes the worker print `report by hand`. Stop the worker for ten seconds and start it again: one
+//! report replaces all that were missed, as `missed = "once"` is the default.
 
 use conductor::Trigger;
 use conductor::prelude::*;
 
-/// Says who asked for it.
+/// Prints what started it.
 #[task(cron = "*/3 * * * * *")]
 async fn report(ctx: &TaskContext) -> anyhow::Result<()> {
     match ctx.trigger() {

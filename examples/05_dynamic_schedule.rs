@@ -1,4 +1,4 @@
-//! A schedule that a task makes at run time, and another one removes.
+//! A schedule that one task creates at run time, and another one removes.
 //!
 //! In one terminal, the worker:
 //!
@@ -8,12 +8,12 @@
 //!
 //!     cargo run --example 05_dynamic_schedule -- invoke start_schedule word=hello
 //!
-//! From then on the worker prints "hello" at every third second, also after it was stopped and
-//! started again: the schedule is in the database, and no deploy removes it. Until
+//! From then on, the worker prints "hello" every three seconds, also after a restart: the schedule is
+//! stored in the database, and a deploy does not remove it. This command removes it:
 //!
 //!     cargo run --example 05_dynamic_schedule -- invoke stop_schedule
 //!
-//! The command line does the same without a task:
+//! The command line can do the same without a task:
 //!
 //!     cargo run --example 05_dynamic_schedule -- schedule dynamic by-hand '*/3 * * * * *' word=hi
 //!     cargo run --example 05_dynamic_schedule -- schedules
@@ -21,21 +21,21 @@
 
 use conductor::prelude::*;
 
-/// What the schedule invokes.
+/// The task that the schedule invokes.
 #[task]
 async fn dynamic(ctx: &TaskContext, word: String) -> anyhow::Result<()> {
     println!("{word}, by {:?}", ctx.trigger());
     Ok(())
 }
 
-/// Makes the schedule, or replaces it.
+/// Creates or replaces the schedule.
 #[task]
 async fn start_schedule(ctx: &TaskContext, word: String) -> anyhow::Result<()> {
     ctx.schedule::<Dynamic>("every-three-seconds", "*/3 * * * * *", Dynamic { word })
         .await
 }
 
-/// Removes it; false where there is none.
+/// Removes the schedule; returns false if there is none.
 #[task]
 async fn stop_schedule(ctx: &TaskContext) -> anyhow::Result<bool> {
     ctx.unschedule::<Dynamic>("every-three-seconds").await

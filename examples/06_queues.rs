@@ -1,11 +1,11 @@
-//! Four queues, each with a worker of its own, in one process: slow work keeps no quick work waiting.
+//! Four queues with a worker each, in one process: slow jobs do not delay quick ones.
 //!
-//! In one terminal, the workers, which draw what their handlers do (or print a line a job, where the
-//! output is no terminal):
+//! In one terminal, the workers. They draw the progress of their handlers, or print one line per job
+//! if the output is not a terminal:
 //!
 //!     cargo run --example 06_queues
 //!
-//! In another one, ten jobs for each queue at once:
+//! In another one, invoke ten jobs for each queue:
 //!
 //!     cargo run --example 06_queues -- invoke flood n=10
 //!
@@ -16,7 +16,7 @@
 //! | normal | 3 | 500 ms | 2 s |
 //! | slow | 1 | 2 s | 20 s |
 //!
-//! While the slow ones are at it:
+//! While the slow jobs run:
 //!
 //!     cargo run --example 06_queues -- queues
 //!     cargo run --example 06_queues -- queues pause slow
@@ -24,8 +24,8 @@
 //!     cargo run --example 06_queues -- why ID
 //!     cargo run --example 06_queues -- queues resume slow
 //!
-//! The job that runs goes on, and the others wait: `the queue "slow" is paused`. More slow handlers,
-//! in a process of their own, take their part of the jobs:
+//! In a paused queue, the running job continues, and the others wait: `the queue "slow" is paused`. A
+//! second process with more handlers takes its share of the slow jobs:
 //!
 //!     cargo run --example 06_queues -- worker --queue slow:4
 
@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 
 use conductor::prelude::*;
 
-/// A job of the queue that tasks have where they name none.
+/// A job in the queue of tasks without `queue`.
 #[task(name = "job-default")]
 async fn job_default(_ctx: &TaskContext, n: u32, board: State<Board>) -> anyhow::Result<()> {
     board.work("default", n, Duration::from_millis(300)).await;
@@ -50,24 +50,24 @@ async fn job_fast(_ctx: &TaskContext, n: u32, board: State<Board>) -> anyhow::Re
     Ok(())
 }
 
-/// A job that takes its time.
+/// A slow job.
 #[task(name = "job-slow", queue = "slow")]
 async fn job_slow(_ctx: &TaskContext, n: u32, board: State<Board>) -> anyhow::Result<()> {
     board.work("slow", n, Duration::from_secs(2)).await;
     Ok(())
 }
 
-/// A job as others are.
+/// A normal job.
 #[task(name = "job-normal", queue = "normal")]
 async fn job_normal(_ctx: &TaskContext, n: u32, board: State<Board>) -> anyhow::Result<()> {
     board.work("normal", n, Duration::from_millis(500)).await;
     Ok(())
 }
 
-/// Invokes so many jobs for each queue, and does not wait for them.
+/// Invokes `n` jobs for each queue and does not wait for them.
 #[task]
 async fn flood(ctx: &TaskContext, n: u32, conductor: State<Conductor>) -> anyhow::Result<u32> {
-    // All or none, and once, though this handler may run twice. `ctx.invoke` would wait for results.
+    // Invokes all or none, exactly once, although this handler can run twice. `ctx.invoke` would wait for results.
     ctx.transaction("flood", async |tx| {
         for n in 1..=n {
             conductor
@@ -93,11 +93,11 @@ async fn flood(ctx: &TaskContext, n: u32, conductor: State<Conductor>) -> anyhow
     Ok(n * 4)
 }
 
-/// What the handlers of this process do.
+/// The state of the handlers in this process.
 #[derive(Clone)]
 struct Board(Arc<Mutex<Vec<Lane>>>);
 
-/// One queue: a place for each handler.
+/// One queue, with a place for each handler.
 struct Lane {
     queue: &'static str,
     jobs: Vec<Option<Job>>,
@@ -111,7 +111,7 @@ struct Job {
     takes: Duration,
 }
 
-/// Columns of a bar.
+/// The columns of a progress bar.
 const BAR: usize = 8;
 
 impl Board {
@@ -132,13 +132,13 @@ impl Board {
             .map(change)
     }
 
-    /// Stands for work, and shows it.
+    /// Simulates work and shows its progress.
     async fn work(&self, queue: &'static str, n: u32, takes: Duration) {
         let began = Instant::now();
         let place = self.with_lane(queue, |lane| {
             let free = lane.jobs.iter().position(Option::is_none);
             let job = Job { n, began, takes };
-            // `--queue slow:4` brings more handlers than were thought of.
+            // With `--queue slow:4` there are more handlers than places.
             let place = free.unwrap_or_else(|| {
                 lane.jobs.push(None);
                 lane.jobs.len() - 1
@@ -158,7 +158,7 @@ impl Board {
         }
     }
 
-    /// A line a queue, with a bar for each handler.
+    /// Returns one line per queue, with a bar for each handler.
     fn picture(&self) -> String {
         let lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut picture = String::new();
@@ -178,13 +178,13 @@ impl Board {
                     "·".repeat(BAR - full)
                 );
             }
-            // The rest of the line is what was there before.
+            // Clears the rest of the previous line.
             picture.push_str("\x1b[K\n");
         }
         picture
     }
 
-    /// Draws the picture over the one before, ten times a second, where something has changed.
+    /// Redraws the picture if it has changed, at most ten times a second.
     async fn draw(self) {
         let mut before = String::new();
         loop {
@@ -197,7 +197,7 @@ impl Board {
                     String::new()
                 };
                 let mut out = std::io::stdout();
-                // Nobody may be looking any more.
+                // Ignores errors, for example if the terminal is closed.
                 let _ = write!(out, "{over}\r{picture}").and_then(|()| out.flush());
                 before = picture;
             }

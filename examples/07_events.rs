@@ -1,20 +1,20 @@
-//! A task that waits for an event, and one that events start.
+//! A task that waits for an event, and a task that events start.
 //!
 //! In one terminal, the worker:
 //!
 //!     cargo run --example 07_events
 //!
-//! In another one, start to listen, for a minute at most:
+//! In another one, start a task that waits for an event, for at most a minute:
 //!
 //!     cargo run --example 07_events -- invoke listen --wait
 //!
-//! And in a third one, say something:
+//! In a third one, emit an event:
 //!
 //!     cargo run --example 07_events -- emit announcement message="Hello World"
 //!
-//! The one that listens prints "Hello World", and the worker `noted: Hello World`: each announcement
-//! starts an execution of the task `note`. While it waits it holds nothing: stop the worker, emit, start
-//! it again, and the event is found all the same. From psql:
+//! The second terminal prints "Hello World". The worker prints `noted: Hello World`, as each announcement
+//! starts an execution of the task `note`. No event is lost while the worker is down: stop it, emit an
+//! event, start it again, and the waiting task receives the event. From psql:
 //!
 //!     select conductor.emit('announcement', '{"message": "Hello from SQL"}');
 
@@ -22,20 +22,20 @@ use std::time::Duration;
 
 use conductor::prelude::*;
 
-/// Somebody has something to say.
+/// An announcement.
 #[event]
 struct Announcement {
     message: String,
 }
 
-/// Is started by each announcement that is not empty.
+/// Runs for each announcement that is not empty.
 #[task(event(Announcement, when = message != ""))]
 async fn note(_ctx: &TaskContext, payload: Announcement) -> anyhow::Result<()> {
     println!("noted: {}", payload.message);
     Ok(())
 }
 
-/// Waits up to a minute for an announcement and returns its message.
+/// Waits for an announcement for at most a minute and returns its message.
 #[task]
 async fn listen(ctx: &TaskContext) -> anyhow::Result<String> {
     let heard = ctx

@@ -1,11 +1,11 @@
-//! Cancelling: what a running handler sees, and what becomes of its children.
+//! Cancellation: how a handler notices it, and how it affects children.
 //!
 //! In one terminal, the worker:
 //!
 //!     cargo run --example 08_cancellation
 //!
-//! In another one, an album, whose tracks take a minute each. Wait for it, or note the id that is
-//! printed without `--wait` (`list` shows it, too):
+//! In another one, invoke an album, whose tracks take a minute each. `list` shows its id. Without
+//! `--wait`, the command prints the id:
 //!
 //!     cargo run --example 08_cancellation -- invoke album title=Abbey tracks:='["intro","theme"]' --wait
 //!
@@ -13,21 +13,21 @@
 //!
 //!     cargo run --example 08_cancellation -- cancel ID --reason "wrong master tape"
 //!
-//! The album waits for its tracks, so it is cancelled at once, and the command that waits ends with
-//! code 1 and `was cancelled: wrong master tape`. Its tracks are running: both print `cleaning up`
-//! within a second, remove their files, and end as `cancelled`, for the same reason.
-//! The invoice was started with `.detach()`: ten seconds later it is `printed`.
+//! The album waits for its tracks, so it is cancelled at once. The waiting command prints
+//! `was cancelled: wrong master tape` and exits with code 1. The tracks are running: both print
+//! `cleaning up` within a second, remove their files and end as `cancelled`, for the same reason. The
+//! invoice was invoked with `.detach()`, so it is printed after ten seconds.
 //!
-//! A second `cancel ID` says that it has ended already, and a wrong id that there is none. Cancel
-//! one track instead of the album (`list --state running` has their ids): when the other one is
-//! done, the album ends as completed and is `incomplete`, as it handles that error.
+//! A second `cancel ID` fails, as the execution has ended already; so does an unknown id. Cancel one
+//! track instead of the album (`list --state running` shows the ids). When the other track is done,
+//! the album completes with `incomplete`, as it handles that error.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use conductor::prelude::*;
 
-/// Encodes a track into a file, half a second of music at a time.
+/// Encodes a track into a file, in parts of half a second.
 #[task]
 async fn encode(ctx: &TaskContext, track: String) -> anyhow::Result<u32> {
     let name = format!("{}.track", ctx.execution_id());
@@ -40,13 +40,13 @@ async fn encode(ctx: &TaskContext, track: String) -> anyhow::Result<u32> {
         .await?;
 
     for part in 1..=120 {
-        // A checkpoint costs nothing. A step would give the same error after a cancel.
+        // A checkpoint costs nothing. After a cancel, a step would return the same error.
         if let Err(cancelled) = ctx.checkpoint().await {
             println!("{track}: cancelled at part {part}, cleaning up");
             remove(&file).await?;
             return Err(cancelled.into());
         }
-        // Where a single wait is long, let the cancel cut it short.
+        // A cancel interrupts a long wait.
         tokio::select! {
             () = encode_part(part) => {}
             () = ctx.until_cancelled() => {}
@@ -57,12 +57,12 @@ async fn encode(ctx: &TaskContext, track: String) -> anyhow::Result<u32> {
     Ok(120)
 }
 
-/// Stands for half a second of work.
+/// Simulates half a second of work.
 async fn encode_part(_part: u32) {
     tokio::time::sleep(Duration::from_millis(500)).await;
 }
 
-/// Not in a step: once an execution is cancelled, no step runs any more. So it must bear to be done
+/// Removes the file. Not a step, as no step runs in a cancelled execution; so it must tolerate running
 /// twice.
 async fn remove(file: &Path) -> std::io::Result<()> {
     match tokio::fs::remove_file(file).await {
@@ -71,7 +71,7 @@ async fn remove(file: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Prints the invoice of an album, which is due whatever becomes of the music.
+/// Prints the invoice of an album, also if the album is cancelled.
 #[task]
 async fn invoice(ctx: &TaskContext, title: String) -> anyhow::Result<()> {
     ctx.sleep("until it is due", Duration::from_secs(10))
@@ -83,7 +83,7 @@ async fn invoice(ctx: &TaskContext, title: String) -> anyhow::Result<()> {
     .await
 }
 
-/// Encodes the tracks side by side.
+/// Encodes the tracks concurrently.
 #[task]
 async fn album(ctx: &TaskContext, title: String, tracks: Vec<String>) -> anyhow::Result<String> {
     ctx.step("open", || async {
@@ -92,8 +92,8 @@ async fn album(ctx: &TaskContext, title: String, tracks: Vec<String>) -> anyhow:
     })
     .await?;
 
-    // In one `join!`, so all start together. A cancel of the album reaches the tracks, and leaves
-    // the invoice alone.
+    // One `join!`, so that all start at once. A cancel of the album also cancels the tracks, but not
+    // the invoice.
     let invoice = Invoice {
         title: title.clone(),
     };
@@ -105,7 +105,7 @@ async fn album(ctx: &TaskContext, title: String, tracks: Vec<String>) -> anyhow:
     invoiced?;
     match encoded {
         Ok(parts) => Ok(format!("{title}: {} parts", parts.iter().sum::<u32>())),
-        // Somebody has cancelled one track, and not the album.
+        // A track was cancelled, but not the album.
         Err(conductor::Error::Cancelled { .. }) => Ok(format!("{title}: incomplete")),
         Err(error) => Err(error.into()),
     }

@@ -1,28 +1,28 @@
-//! A bank that loses no cent and books nothing twice, whatever is killed.
+//! A bank that loses no money and books nothing twice, even if workers are killed.
 //!
 //! In one terminal, the worker:
 //!
 //!     cargo run --example 09_exactly_once
 //!
-//! In another one:
+//! In another one, the command
 //!
 //!     cargo run --example 09_exactly_once -- invoke trade transfers=5000 --wait
 //!
-//! makes 5000 transfers between ten accounts, and prints what the books say afterwards:
+//! makes 5000 transfers between ten accounts and then prints a summary of the books:
 //!
 //!     {"transfers":5000,"booked":4631,"declined":369,"booked_twice":0,"cents":10000000}
 //!
-//! Kill the worker while they run, as often as you like, and start it again (the pattern spares the
-//! command that waits):
+//! Kill the worker during the transfers, as often as you like, and start it again (the pattern does not
+//! match the waiting command):
 //!
 //!     pkill -9 -f 'exactly_once$'
 //!     cargo run --example 09_exactly_once
 //!
-//! What the dead worker had claimed is run again once its lease is over, which is after 15 seconds.
-//! How many are declined, for want of money, depends on their order. The rest never changes: the
-//! accounts hold 10000000 cents together, `booked` and `declined` make up all transfers, and none is
-//! booked twice. The tables would not forbid that: it is `ctx.transaction` that commits the bookings
-//! together with the record that they are done.
+//! The transfers that the dead worker had claimed run again after its lease expires, which takes 15
+//! seconds. The number of transfers declined for lack of money depends on their order. Everything else
+//! stays the same: the accounts contain 10000000 cents in total, `booked` plus `declined` is the number
+//! of transfers, and no transfer is booked twice. The tables have no constraint against double bookings:
+//! `ctx.transaction` prevents them, as it commits the bookings and the record of the step together.
 
 use conductor::prelude::*;
 use schemars::JsonSchema;
@@ -30,12 +30,12 @@ use serde::{Deserialize, Serialize};
 
 const ACCOUNTS: u32 = 10;
 
-/// Moves money from one account to another; false where there is not enough.
+/// Moves money from one account to another; returns false if there is not enough.
 #[task]
 async fn transfer(ctx: &TaskContext, from: u32, to: u32, cents: u32) -> anyhow::Result<bool> {
     let (from, to, cents) = (i64::from(from), i64::from(to), i64::from(cents));
     ctx.transaction("book", async |tx| {
-        // Locked in the order of their ids: two transfers never wait for one another.
+        // Locks the accounts in the order of their ids, so that transfers do not deadlock.
         sqlx::query("select from bank.accounts where id in ($1, $2) order by id for update")
             .bind(from)
             .bind(to)
@@ -65,18 +65,18 @@ async fn transfer(ctx: &TaskContext, from: u32, to: u32, cents: u32) -> anyhow::
     .await
 }
 
-/// What the books say about the transfers of one [`trade`].
+/// The summary of the transfers of one [`trade`].
 #[derive(Serialize, Deserialize, JsonSchema)]
 struct Books {
     transfers: usize,
     booked: i64,
     declined: usize,
     booked_twice: i64,
-    /// On all accounts together.
+    /// The total of all accounts.
     cents: i64,
 }
 
-/// Makes many transfers at once, then looks at the books.
+/// Makes many transfers at once and then summarizes the books.
 #[task]
 async fn trade(ctx: &TaskContext, transfers: u32) -> anyhow::Result<Books> {
     let orders = (0..transfers).map(|n| Transfer {
@@ -110,7 +110,7 @@ async fn trade(ctx: &TaskContext, transfers: u32) -> anyhow::Result<Books> {
     })
 }
 
-/// The tables, where they do not exist yet.
+/// Creates the tables if they do not exist.
 async fn open_bank(conductor: &Conductor) -> anyhow::Result<()> {
     sqlx::raw_sql(
         "select pg_advisory_xact_lock(9);

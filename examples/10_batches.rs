@@ -1,27 +1,27 @@
-//! Many at once: a batch of invokes, and a handler that runs executions in batches.
+//! Batches: many invokes in one call, and a handler that runs many executions in one call.
 //!
 //! In one terminal, the worker:
 //!
 //!     cargo run --example 10_batches
 //!
-//! In another one:
+//! In another one, the command
 //!
 //!     cargo run --example 10_batches -- invoke import readings=2000 --wait
 //!
-//! prints `2000`: so many readings were invoked, in one call. The worker stores them with a few
-//! inserts, and prints `stored 500 readings` for each. Every reading is an execution of its own
-//! (`list --task record` shows the last ones), with its own retries and its own result.
+//! prints `2000`, the number of readings invoked in one call. The worker stores them with a few
+//! inserts and prints `stored 500 readings` for each. Every reading is an execution of its own, with
+//! its own retries and result; `list --task record` shows the latest ones.
 //!
-//! One alone waits for others, here for a second, and is then stored by itself:
+//! A single reading waits for others, here for a second, and is then stored alone:
 //!
 //!     cargo run --example 10_batches -- invoke record sensor=roof minute=1 celsius=21.5 --wait
 //!
-//! A reading that is refused fails alone, and the command ends with code 1; what was in the same
-//! batch is stored:
+//! An invalid reading fails alone, and its command exits with code 1. Other readings in the same batch
+//! are stored:
 //!
 //!     cargo run --example 10_batches -- invoke record sensor=roof minute=2 celsius=-300 --wait
 //!
-//! The command line invokes in batches, too; all of these are the same reading, which is stored once:
+//! The command line also invokes in batches. All of these are the same reading, which is stored once:
 //!
 //!     cargo run --example 10_batches -- invoke record sensor=roof minute=3 celsius=20 --batch 1000
 
@@ -29,7 +29,7 @@ use conductor::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What a sensor has measured.
+/// A measurement of a sensor.
 #[derive(Serialize, Deserialize, JsonSchema)]
 struct Reading {
     sensor: String,
@@ -48,7 +48,7 @@ async fn record(
     let mut results = Vec::new();
     for reading in items {
         if reading.celsius < -273.15 {
-            // Permanent: another attempt would not make it warmer.
+            // Permanent, as a retry would not help.
             let refused = anyhow::anyhow!("{}°C is colder than cold can be", reading.celsius);
             results.push(Err(refused).permanent());
             continue;
@@ -58,8 +58,8 @@ async fn record(
         celsius.push(reading.celsius);
         results.push(Ok(()));
     }
-    // If this fails, all items fail, each by its own retry policy. After a crash they come again, in
-    // other batches maybe: the table's key makes that harmless.
+    // If this fails, all items fail, and each is retried by its own policy. After a crash they run again,
+    // possibly in other batches. The primary key of the table makes that harmless.
     sqlx::query(
         "insert into readings (sensor, minute, celsius)
          select * from unnest($1::text[], $2::bigint[], $3::float8[])
@@ -74,7 +74,7 @@ async fn record(
     Ok(results)
 }
 
-/// Invokes [`record`] many times with one call, all or none.
+/// Invokes [`record`] many times in one call, all or none.
 #[task]
 async fn import(
     ctx: &TaskContext,

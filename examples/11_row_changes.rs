@@ -1,27 +1,27 @@
-//! Tasks that changes of a table start, and one that waits for a change.
+//! Tasks that row changes start, and a task that waits for a row change.
 //!
-//! In one terminal, the worker. It makes the table `public.users` where there is none, and the triggers on
+//! In one terminal, the worker. It creates the table `public.users`, if it does not exist, and the triggers on
 //! it:
 //!
 //!     cargo run --example 11_row_changes
 //!
-//! In another one, wait for Ada for two minutes at most:
+//! In another one, wait for Ada to sign up, for at most two minutes:
 //!
 //!     cargo run --example 11_row_changes -- invoke greet name=Ada --wait
 //!
-//! And in a third one, let her sign up; the one that waits prints her address, and the worker what it has
-//! noted:
+//! In a third one, let her sign up. The waiting command prints her address, and the worker prints `Ada has
+//! come`:
 //!
 //!     cargo run --example 11_row_changes -- invoke sign_up name=Ada
 //!
-//! Any client will do, as it is the table that tells. `cargo run --example 11_row_changes -- db` opens psql:
+//! The triggers detect changes by any client. `cargo run --example 11_row_changes -- db` opens psql:
 //!
 //!     insert into users (name, email) select 'guest ' || n, n || '@example.com' from generate_series(1, 5) n;
 //!     update users set plan = 'pro' where name = 'Ada';
 //!     begin; delete from users; rollback;
 //!
-//! The second one is also told to `celebrate`, and of the third nothing is heard. What the tables have to
-//! tell, and what went wrong in doing so, is listed by
+//! The update also starts `celebrate`. The delete is rolled back, so it starts nothing. This command lists the
+//! triggers and their errors:
 //!
 //!     cargo run --example 11_row_changes -- triggers
 
@@ -33,7 +33,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 
-/// The columns that are wanted; the others never leave the table.
+/// The columns that the tasks read. Other columns are not copied from the table.
 #[derive(Serialize, Deserialize, JsonSchema)]
 struct User {
     id: i64,
@@ -44,7 +44,7 @@ struct User {
 
 const NAME: Field<User, String> = Field::new(&["name"]);
 
-/// Notes who comes, who goes, and who has another address.
+/// Prints users that are added or deleted, and users whose address changes.
 #[task(
     on_insert("public.users"),
     on_update("public.users", columns = [email]),
@@ -60,7 +60,7 @@ async fn audit(_ctx: &TaskContext, payload: RowChange<User>) -> anyhow::Result<(
     Ok(())
 }
 
-/// Runs when somebody begins to pay.
+/// Runs if a user starts to pay.
 #[task(on_update("public.users", when = new.plan == "pro" && old.plan != new.plan))]
 async fn celebrate(_ctx: &TaskContext, payload: RowChange<User>) -> anyhow::Result<()> {
     if let Some(user) = payload.new {
@@ -69,7 +69,7 @@ async fn celebrate(_ctx: &TaskContext, payload: RowChange<User>) -> anyhow::Resu
     Ok(())
 }
 
-/// Waits until somebody of this name has signed up, and returns the address.
+/// Waits until a user with this name signs up, and returns the address.
 #[task]
 async fn greet(ctx: &TaskContext, name: String) -> anyhow::Result<String> {
     let joined = ctx
@@ -82,7 +82,7 @@ async fn greet(ctx: &TaskContext, name: String) -> anyhow::Result<String> {
         .map_or_else(String::new, |user| user.email))
 }
 
-/// Adds a user; what hears of it knows nothing of this task.
+/// Adds a user. The tasks above start by the table, without a reference to this task.
 #[task]
 async fn sign_up(ctx: &TaskContext, name: String) -> anyhow::Result<i64> {
     ctx.transaction("insert", async |tx| {

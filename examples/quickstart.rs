@@ -1,12 +1,12 @@
-//! One process that does it all: invokes a task, runs it, prints its typed result, ends.
+//! A program that does everything in one process: it invokes a task, runs it and prints its typed result.
 //!
 //!     cargo run --example quickstart
 //!
-//! prints `Hello, Alice! Hello, Alice!`. With DATABASE_URL unset it runs on a private Postgres.
+//! prints `Hello, Alice! Hello, Alice!`. If DATABASE_URL is unset, it starts a private Postgres.
 
 use conductor::prelude::*;
 
-/// Greets somebody, so many times.
+/// Greets a person several times.
 #[task]
 async fn greet(_ctx: &TaskContext, name: String, times: usize) -> anyhow::Result<String> {
     Ok(vec![format!("Hello, {name}!"); times].join(" "))

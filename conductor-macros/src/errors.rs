@@ -1,11 +1,11 @@
-//! The mistakes found so far, which are reported together.
+//! Collects errors, so that all of them are reported at once.
 
 use std::fmt::Display;
 
 use proc_macro2::TokenStream;
 use quote::ToTokens;
 
-/// Collects mistakes, so that a user sees all of them at once.
+/// The errors found so far.
 #[derive(Default)]
 pub(crate) struct Errors {
     all: Option<syn::Error>,
@@ -21,12 +21,12 @@ impl Errors {
         }
     }
 
-    /// Adds a mistake under the given tokens.
+    /// Adds an error at the given tokens.
     pub(crate) fn at(&mut self, tokens: impl ToTokens, message: impl Display) {
         self.add(syn::Error::new_spanned(tokens, message));
     }
 
-    /// The value, or nothing and one more mistake.
+    /// Returns the value, or adds the error and returns `None`.
     pub(crate) fn keep<T>(&mut self, result: syn::Result<T>) -> Option<T> {
         result.map_err(|error| self.add(error)).ok()
     }
@@ -35,7 +35,7 @@ impl Errors {
         self.count
     }
 
-    /// One `compile_error!` a mistake; nothing where there is none.
+    /// Returns one `compile_error!` per error; empty if there are none.
     pub(crate) fn into_compile_errors(self) -> TokenStream {
         self.all
             .map(|error| error.to_compile_error())

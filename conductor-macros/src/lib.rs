@@ -1,4 +1,4 @@
-//! The attribute macros of the crate `conductor`, which is the one to depend on.
+//! The macros of the crate `conductor`. Depend on that crate instead.
 
 mod errors;
 mod event;
@@ -8,15 +8,15 @@ mod test;
 
 use proc_macro::TokenStream;
 
-/// Makes a durable task of an `async fn`.
+/// Turns an `async fn` into a durable task.
 ///
-/// The function stays as it is written and can be called in a unit test. Beside it stands a type
-/// in UpperCamelCase that implements `Task`: the key by which the task is invoked.
+/// The function stays as it is written and can be called in a unit test. In addition, the macro
+/// generates a type in UpperCamelCase that implements `Task`. Invokes name the task by this type.
 ///
 /// ```
 /// use conductor::prelude::*;
 ///
-/// /// Doc comments travel with the task, to the command line and the stored schema.
+/// /// Doc comments appear in the command line and in the stored schema.
 /// #[task]
 /// async fn greet(ctx: &TaskContext, name: String, times: u32) -> anyhow::Result<String> {
 ///     Ok(format!("Hello, {name}! ").repeat(times as usize))
@@ -30,16 +30,17 @@ use proc_macro::TokenStream;
 /// # The function
 ///
 /// The first argument is the context, `ctx: &TaskContext`. The result is an `anyhow::Result<T>`,
-/// or a `Result<T, E>` whose `E` turns into `anyhow::Error`. `T` and the payload are stored as
-/// JSON: they derive `Serialize`, `Deserialize` and `JsonSchema`, and own their data. The function
-/// is neither generic nor a method, and its future is `Send`.
+/// or a `Result<T, E>` whose `E` converts into `anyhow::Error`. `T` and the payload are stored as
+/// JSON: they implement `Serialize`, `Deserialize` and `JsonSchema`, and own their data. The
+/// function is neither generic nor a method, and its future is `Send`.
 ///
 /// # The payload
 ///
 /// **Arguments as fields.** Each argument after the context becomes a field of the generated type,
-/// which is the payload too. Attributes and doc comments of an argument move to its field; levels
-/// of lints stay. A payload with an unknown field is refused. Without arguments the payload
-/// is `()`.
+/// which is also the payload. Attributes and doc comments of an argument move to its field; lint
+/// levels such as `#[allow(…)]` stay. Without arguments, the payload is `()`. An invoke by the
+/// command line or by `invoke_json` fails if its payload has an unknown field; unknown fields in
+/// stored payloads, which newer builds may have added, are ignored.
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -47,7 +48,7 @@ use proc_macro::TokenStream;
 /// #[task]
 /// async fn send_report(
 ///     ctx: &TaskContext,
-///     /// Who gets it.
+///     /// The recipient.
 ///     to: String,
 ///     #[serde(default)] copies: u8,
 /// ) -> anyhow::Result<()> {
@@ -57,8 +58,9 @@ use proc_macro::TokenStream;
 /// let _ = SendReport { to: "ada@example.com".into(), copies: 1 };
 /// ```
 ///
-/// **One argument as the whole.** An argument named `payload` (or `_payload`) is all of it. Where
-/// its type bears the task's own name, that type becomes the task and none is generated.
+/// **One argument as the payload.** An argument named `payload` (or `_payload`) is the whole
+/// payload. If its type has the name of the task's type, that type implements `Task` and no other
+/// one is generated.
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -77,8 +79,8 @@ use proc_macro::TokenStream;
 /// }
 /// ```
 ///
-/// **Injected values.** Arguments of a type `State<T>` are taken from the orchestrator and are no
-/// part of the payload. They may stand anywhere after the context.
+/// **Injected values.** Arguments of a type `State<T>` come from the orchestrator and are not part
+/// of the payload. They may appear anywhere after the context.
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -98,25 +100,27 @@ use proc_macro::TokenStream;
 ///
 /// | key | meaning | default |
 /// | --- | --- | --- |
-/// | `name = "resize-image"` | The name in the database: 1 to 100 bytes without control characters. Executions refer to it, so keep it when the function is renamed. | the function's name |
-/// | `queue = "fast"` | The queue that executions go to, named like a task. | `"default"` |
-/// | `retry(max_attempts = 5)` | How many attempts may fail, from 1 to 1000. | 3 |
-/// | `retry(backoff = "15s..2h")` | The delay after the first failure, which doubles up to the longest. `"30s"` is constant. | `"15s..2h"` |
-/// | `retry(jitter = 0.2)` | The share, from 0 to 1, by which delays vary at random. | 0.1 |
-/// | `timeout = "5m"` | How long one attempt may take. One that blocks its thread for longer has timed out when it yields; code that blocks belongs into `tokio::task::spawn_blocking`, awaited in a step. | none |
-/// | `priority = 10` | Higher is claimed first; may be negative. | 0 |
-/// | `keep(completed = "7d")` | How long completed executions are kept; `"0s"` is not at all. | 7 days |
+/// | `name = "resize-image"` | The name in the database: 1 to 100 bytes without control characters. Stored executions refer to it, so keep it when you rename the function. | the function's name |
+/// | `queue = "fast"` | The queue of its executions. Names of queues follow the rules for names of tasks. | `"default"` |
+/// | `retry(max_attempts = 5)` | The number of attempts that may fail, from 1 to 1000. | 3 |
+/// | `retry(backoff = "15s..2h")` | The delay after the first failure, and the longest delay. The delay doubles after each failure. `"30s"` is a constant delay. | `"15s..2h"` |
+/// | `retry(jitter = 0.2)` | The fraction, from 0 to 1, by which delays vary at random. | 0.1 |
+/// | `timeout = "5m"` | The time limit of one attempt. An attempt that blocks its thread for longer times out when it yields, so run blocking code in `tokio::task::spawn_blocking`, awaited in a step. | none |
+/// | `priority = 10` | Executions with a higher priority are claimed first. May be negative. | 0 |
+/// | `keep(completed = "7d")` | How long completed executions are kept; with `"0s"` they are not. | 7 days |
 /// | `keep(failed = "30d")` | The same for failed and cancelled ones. | 30 days |
-/// | `concurrency = 5` | How many executions run at once, in all workers, see below. May be given several times. | any |
-/// | `rate_limit = "100/1m"` | How many start in an interval, in all workers, see below. May be given several times. | any |
-/// | `batch(max_size = 100, max_wait = "500ms")` | Executions run together, see below; 1 to 10000 of them, and at most `"1h"`. | each runs for itself |
-/// | `cron = "0 9 * * Mon-Fri"` | Runs the task by a schedule, see below. May be given several times. | none |
-/// | `event(UserSignedUp)` | Runs the task for an event, see below. May be given several times. | none |
-/// | `window = "22:00-06:00"` | The hours in which the task may run, see below. | any |
-/// | `marker = Other` | The name of the generated type, where it would clash with another. | the function's name in UpperCamelCase |
+/// | `concurrency = 5` | The maximum number of executions that run at once, across all workers. See [Limits](#limits). May be given several times. | no limit |
+/// | `rate_limit = "100/1m"` | The maximum number of executions that start in an interval, across all workers. See [Limits](#limits). May be given several times. | no limit |
+/// | `ordered_by = payload.account` | Runs executions with the same value of this field one after another. See [Order](#order). | any order |
+/// | `batch(max_size = 100, max_wait = "500ms")` | Runs several executions in one call of the function: 1 to 10000 of them, gathered for at most `"1h"`. See [Batches](#batches). | one execution per call |
+/// | `cron = "0 9 * * Mon-Fri"` | Runs the task by a schedule. See [Schedules](#schedules). May be given several times. | none |
+/// | `event(UserSignedUp)` | Runs the task for each event of this type. See [Events](#events). May be given several times. | none |
+/// | `on_insert("public.users")` | Runs the task for each inserted row of a table; likewise `on_update` and `on_delete`. The guide's page on row changes describes their options. May be given several times. | none |
+/// | `window = "22:00-06:00"` | The hours in which the task may run. See [Windows](#windows). | always |
+/// | `marker = Other` | The name of the generated type. Use it if the default clashes with another type. | the function's name in UpperCamelCase |
 /// | `crate = "::my_crate::conductor"` | The path to this crate, for macros that re-export it. | `::conductor` |
 ///
-/// Durations are numbers with units, such as `"500ms"`, `"2h 30m"` or `"7d"`, and at most 100 years.
+/// Durations are numbers with units, such as `"500ms"`, `"2h 30m"` or `"7d"`, of at most 100 years.
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -139,30 +143,33 @@ use proc_macro::TokenStream;
 ///
 /// # Schedules
 ///
-/// A cron rule has 5 fields (minute, hour, day of month, month, weekday), 6 (seconds first) or 7 (a
-/// year last), or is one of `@hourly`, `@daily`, `@weekly`, `@monthly` and `@yearly`. Weekdays are
-/// written by their names. Both day fields must fit: `0 9 1-7 * Mon` is the first Monday of a month.
-/// `L` is the last day of a month: `0 6 L * *`.
-/// A rule that names a date which never comes does not compile.
+/// A cron expression has 5 fields (minute, hour, day of month, month, weekday), 6 (seconds first) or 7
+/// (a year last), or is one of `@hourly`, `@daily`, `@weekly`, `@monthly` and `@yearly`. Weekdays are
+/// written by name. Both day fields must match: `0 9 1-7 * Mon` is the first Monday of a month.
+/// `L` is the last day of a month: `0 6 L * *`. An expression for a date that does not exist is a
+/// compile error.
 ///
 /// `cron("0 9 * * Mon-Fri", …)` takes options:
 ///
 /// | option | meaning | default |
 /// | --- | --- | --- |
-/// | `name = "morning"` | Tells the schedules of a task apart. | `"default"` |
-/// | `tz = "Europe/Berlin"` | The zone whose clock counts. | `"UTC"` |
-/// | `missed = "skip"` | What becomes of ticks that came while nothing ran: `"skip"` leaves them out, `"once"` runs the latest, `"all"` runs each. | `"once"` |
-/// | `overlap = "skip"` | What a tick does while the execution before has not ended: `"allow"` starts one more, `"skip"` none. With `missed = "all"`, missed ticks run one behind the other. | `"allow"` |
-/// | `payload = EXPR` | The payload, evaluated at each tick. | made of the tick |
+/// | `name = "morning"` | The name of the schedule, unique within the task. | `"default"` |
+/// | `tz = "Europe/Berlin"` | The time zone of the expression. | `"UTC"` |
+/// | `missed = "skip"` | How to handle ticks that were missed because no worker was running: `"skip"` runs none of them, `"once"` runs the latest, `"all"` runs each. | `"once"` |
+/// | `overlap = "skip"` | How to handle a tick while the execution of the previous tick has not ended: `"allow"` starts another one, `"skip"` does not. With `missed = "all"` and `"skip"`, missed ticks run one after another. | `"allow"` |
+/// | `payload = EXPR` | The payload, evaluated at each tick. | `From<CronTick>` |
 ///
-/// Without `payload`, the payload is made of the tick by its `From<CronTick>`; `()` needs none.
+/// Without `payload`, the payload type implements `From<CronTick>`; `()` needs no implementation.
 ///
-/// When the clock is put forward, a time that is left out comes at the end of the gap, once. When it
-/// is put back, a time that comes twice counts at the first. Rules whose hour is `*` keep their beat
-/// in real time instead.
+/// If daylight saving time skips a local time, its tick comes at the end of the gap, once. If a local
+/// time occurs twice, the tick comes at the first occurrence. Expressions whose hour is `*` tick at
+/// regular intervals of real time instead.
 ///
-/// A window such as `window("22:00-06:00", tz = "Europe/Berlin", days = "Mon-Fri")` may reach into
-/// the next day, which belongs to the day on which it opened. `24:00` is the end of a day.
+/// # Windows
+///
+/// Outside its window, a task is not claimed, and a running execution suspends at its next step or
+/// checkpoint. A window such as `window("22:00-06:00", tz = "Europe/Berlin", days = "Mon-Fri")` can
+/// extend into the next day; `days` are the days on which it opens. `24:00` is the end of a day.
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -179,12 +186,15 @@ use proc_macro::TokenStream;
 ///
 /// # Limits
 ///
-/// `concurrency = 5` and `rate_limit = "100/1m"` are limits of the whole task.
+/// `concurrency = 5` and `rate_limit = "100/1m"` limit the whole task.
 /// `concurrency(limit = 2, key = payload.tenant_id)` and `rate_limit("10/s", key = payload.tenant_id)`
-/// count for each value of a field of the payload, or of a field of a field. Several hold together; two of
-/// one kind and key are refused. Whatever waits or sleeps does not count as running. A rate lets
-/// executions start one by one at even distances, and saves nothing up. `rate_limit("100/1m", burst = 20)` lets up
-/// to 20 start at once after a rest, and so at most 100 + 20 - 1 in any minute; a burst is at most the amount.
+/// count separately for each value of a field of the payload, or of a nested field. If a task has several
+/// limits, all of them apply; two of the same kind and key are a compile error. An execution that waits or
+/// sleeps does not count as running.
+///
+/// A rate limit spaces starts evenly, and unused starts do not accumulate. With
+/// `rate_limit("100/1m", burst = 20)`, up to 20 executions start at once after a pause, so at most
+/// 100 + 20 - 1 start in any minute. A burst is at most the amount.
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -195,14 +205,16 @@ use proc_macro::TokenStream;
 /// }
 /// ```
 ///
-/// With a `name`, the tasks of a queue that have a limit of this name and kind share it:
-/// `concurrency(limit = 5, name = "stripe", key = payload.account)`; each says where the key stands in its own payload.
+/// With a `name`, the tasks of a queue that have a limit of this name and kind share it, as in
+/// `concurrency(limit = 5, name = "stripe", key = payload.account)`. Each task gives the path to the key in its
+/// own payload.
 ///
 /// # Order
 ///
-/// `ordered_by = payload.account` runs executions with one value of this field one behind the other, in the order in which
-/// they were invoked. Each keeps its turn until it has ended: while it sleeps or waits for its next attempt, and over
-/// crashes. It cannot be combined with `batch`.
+/// `ordered_by = payload.account` runs executions with the same value of this field one after another, in the
+/// order in which they were invoked. The next one starts only after the previous one has ended. An execution keeps
+/// its turn while it sleeps, while it waits for its next attempt, and after a crash. `ordered_by` cannot be
+/// combined with `batch`.
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -213,27 +225,27 @@ use proc_macro::TokenStream;
 /// }
 /// ```
 ///
-/// # Keys
+/// # Fields of limits and order
 ///
-/// The key must be a field of the payload type, which the compiler checks, and stand under the same name
-/// in its JSON, which is checked at start. A `?` leads through an `Option`: `payload.new?.account`.
+/// The field after `key` or `ordered_by` must be a field of the payload type, which the compiler checks.
+/// It must have the same name in the payload's JSON, which is checked at start. Write a `?` after a field
+/// that is an `Option`: `payload.new?.account`.
 ///
 /// # Batches
 ///
-/// With `batch`, executions that are due run together: a worker calls the function when `max_size`
-/// of them have come to it, or when the first one has waited there for `max_wait`. The arguments
-/// are a `&BatchContext`, the payloads as `items: Vec<P>`, and `State<T>`s. Each item is an execution
-/// of its own, with its own retries, cancel and result. The type that is written chooses what the
-/// function gives:
+/// With `batch`, due executions run together: a worker calls the function when it has claimed
+/// `max_size` of them, or when the first one has waited for `max_wait`. The arguments are a
+/// `&BatchContext`, the payloads as `items: Vec<P>`, and `State<T>`s. Each item is an execution of its
+/// own, with its own retries, cancellation and result. The function has one of these result types:
 ///
 /// | result | meaning |
 /// | --- | --- |
-/// | `anyhow::Result<Vec<anyhow::Result<T>>>` | a result of each item, in their order |
-/// | `anyhow::Result<Vec<T>>` | all completed, with an output of each |
+/// | `anyhow::Result<Vec<anyhow::Result<T>>>` | a result for each item, in order |
+/// | `anyhow::Result<Vec<T>>` | all completed, with an output for each item, in order |
 /// | `anyhow::Result<()>` | all completed |
 ///
-/// An error, a panic and a timeout of the whole are one of each item. Limits cannot be combined with
-/// `batch`; how many batches run at once is the concurrency of the queue's worker.
+/// If the call fails, panics or times out, every item fails. Limits cannot be combined with `batch`;
+/// the concurrency of the queue's worker limits the number of batches that run at once.
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -254,14 +266,14 @@ use proc_macro::TokenStream;
 /// # Events
 ///
 /// `event(UserSignedUp)` starts one execution for each event of this type, and
-/// `event(UserSignedUp, when = …)` only for those that fulfil a condition. The payload is the event
-/// itself or made of it by its `From`; `()` needs none.
+/// `event(UserSignedUp, when = …)` for each event that fulfils a condition. The payload is the event
+/// itself, or a type that implements `From` for it; `()` needs no implementation.
 ///
 /// A condition is written in Rust, checked by the compiler and evaluated by the database. It compares
 /// fields, by their bare names, with literals or constants: `==`, `!=`, `<`, `<=`, `>`, `>=`, joined by
-/// `&&`, `||` and `!`. There are also `field.is_some()`, `field.is_none()` and
-/// `["a", "b"].contains(&field)`. `address.city` is a field of a nested struct, under its name in
-/// Rust, whatever serde makes of it.
+/// `&&`, `||` and `!`. It can also contain `field.is_some()`, `field.is_none()` and
+/// `["a", "b"].contains(&field)`. `address.city` is a field of a nested struct, by its name in Rust,
+/// even if serde renames it.
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -299,15 +311,18 @@ use proc_macro::TokenStream;
 /// # What is generated
 ///
 /// The type, with the function's visibility, docs, `#[cfg]`s and `#[allow]`s; its impl of `Task`;
-/// the code that takes the payload apart and calls the function; and the registration by which
-/// every binary that links the task finds it. Mistakes are reported together, each at its place.
+/// the code that destructures the payload and calls the function; and a registration, by which every
+/// binary that links the task finds it. All mistakes are reported at once, each at its place in the
+/// source.
 #[proc_macro_attribute]
 pub fn task(args: TokenStream, item: TokenStream) -> TokenStream {
     task::expand(args.into(), item.into()).into()
 }
 
-/// A test with a database of its own: an `async fn` that takes a `TestConductor`, a `Conductor`
-/// or nothing. The database is made from a template in some milliseconds and dropped afterwards.
+/// Turns an `async fn` into a test with a database of its own.
+///
+/// The function takes a `TestConductor`, a `Conductor` or nothing. The database is created from a
+/// template within milliseconds and dropped afterwards.
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -331,12 +346,12 @@ pub fn test(args: TokenStream, item: TokenStream) -> TokenStream {
     test::expand(args.into(), item.into()).into()
 }
 
-/// Makes a typed event of a struct.
+/// Turns a struct into a typed event.
 ///
 /// ```
 /// use conductor::prelude::*;
 ///
-/// /// Somebody has an account now.
+/// /// A user has created an account.
 /// #[event]
 /// struct UserSignedUp { user_id: i64, email: String, plan: String }
 ///
@@ -346,17 +361,17 @@ pub fn test(args: TokenStream, item: TokenStream) -> TokenStream {
 /// # assert_eq!(paying.to_json()["op"], "and");
 /// ```
 ///
-/// The struct has named fields or none, owns its data and is not generic. It stays as it is written,
-/// and gets those of the derives `Serialize`, `Deserialize`, `JsonSchema`, `Debug` and `Clone` that it
-/// lacks. `#[event]` stands above other `#[derive]`s, as it does not see those before it.
+/// The struct has named fields or no fields, owns its data and is not generic. It stays as it is
+/// written. The macro adds the derives `Serialize`, `Deserialize`, `JsonSchema`, `Debug` and `Clone` if
+/// they are missing. Write `#[event]` above all `#[derive]`s, as it sees only those below.
 ///
 /// # Keys
 ///
 /// | key | meaning | default |
 /// | --- | --- | --- |
-/// | `name = "user.signed_up"` | The name in the database: 1 to 100 bytes without control characters. Keep it when the struct is renamed. | the struct's name in snake_case |
-/// | `version = 2` | Grows with changes that old readers would not understand. | 1 |
-/// | `keep = "30d"` | How long its events are kept, once a worker that has them in its code was started. Executions that come to their wait later do not see them. | 7 days |
+/// | `name = "user.signed_up"` | The name in the database: 1 to 100 bytes without control characters. Keep it when you rename the struct. | the struct's name in snake_case |
+/// | `version = 2` | The version. Increase it with changes that older builds cannot read. | 1 |
+/// | `keep = "30d"` | How long its events are kept. Takes effect when a worker with this value starts. A wait that begins later does not see removed events. | 7 days |
 /// | `crate = "::my_crate::conductor"` | The path to this crate, for macros that re-export it. | `::conductor` |
 ///
 /// ```
@@ -378,27 +393,28 @@ pub fn test(args: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// # Handles
 ///
-/// Each field becomes an associated constant of its name and visibility, by which filters name it.
-/// Where serde does not store the field's own value under a name of its own (`flatten`, `skip`,
-/// `skip_serializing`, `with`, `serialize_with`), there is none. A method of the struct cannot have
-/// a field's name. For fields of fields, the struct that has them derives [`macro@EventFields`].
+/// Each field becomes an associated constant with its name and visibility, which filters use. A field
+/// has no handle if serde does not store its own value under a name of its own (`flatten`, `skip`,
+/// `skip_serializing`, `with`, `serialize_with`). A method of the struct cannot have the name of a
+/// field. For nested fields, derive [`macro@EventFields`] on the nested struct.
 ///
 /// # What is generated
 ///
-/// The derives, the impl of `Event`, the handles, the registration by which the command line knows
-/// the event, and a `From` for `()`, so that tasks without a payload can be started by it. Mistakes
-/// are reported together, each at its place.
+/// The derives, the impl of `Event`, the handles, a registration, by which the command line finds the
+/// event, and a `From` for `()`, so that it can start tasks without a payload. All mistakes are
+/// reported at once, each at its place in the source.
 #[proc_macro_attribute]
 pub fn event(args: TokenStream, item: TokenStream) -> TokenStream {
     event::expand(args.into(), item.into()).into()
 }
 
-/// Lets filters name the fields of a struct that an event holds: `Moved::to.then(Address::city)`, and
-/// `when = to.city == "Berlin"` by the names under which serde stores them. The trait of the same name
-/// has an example.
+/// Generates handles for the fields of a struct that is nested in an event.
 ///
-/// The struct has named fields. Those that serde stores otherwise have no handle, as with
-/// [`macro@event`].
+/// Filters use them in `Moved::to.then(Address::city)` and in `when = to.city == "Berlin"`. They contain
+/// the names under which serde stores the fields. The trait of the same name has an example.
+///
+/// The struct has named fields. As with [`macro@event`], a field has no handle if serde does not store
+/// its own value under a name of its own.
 #[proc_macro_derive(EventFields)]
 pub fn event_fields(item: TokenStream) -> TokenStream {
     match syn::parse(item) {

@@ -40,7 +40,7 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> TokenStream {
     if inputs.is_empty() {
         inputs.push(syn::parse_quote!(_: ::conductor::testing::TestConductor));
     }
-    // A wrong argument type is reported where it stands.
+    // The span makes the compiler report a wrong argument type at the argument.
     let run = quote_spanned!(inputs.span()=> ::conductor::testing::run(body));
     quote! {
         #[::core::prelude::v1::test]

@@ -1,4 +1,4 @@
-//! JSON in and out of the database.
+//! Encodes and decodes the JSON in the database.
 
 mod fields;
 
@@ -12,22 +12,23 @@ pub(crate) use crate::storable::check_storable;
 use crate::task::Task;
 use crate::unreadable::{Refusal, Unreadable, read, write};
 
-/// The largest payload, output or step value, in bytes of JSON.
+/// The largest payload, output or step value, in bytes of JSON: 16 MiB.
 pub const MAX_JSON_BYTES: usize = 16 * 1024 * 1024;
 
-/// The most that all records of one execution may have together, in bytes of JSON: they are loaded at once
-/// whenever it goes on. `conductor.most_records` says the same.
+/// The largest size of all records of one execution together, in bytes of JSON: 256 MiB.
+///
+/// They are loaded at once whenever the execution continues. `conductor.most_records` returns the same.
 pub const MAX_RECORDS_BYTES: usize = 256 * 1024 * 1024;
 
-/// The deepest nesting of arrays and objects; serde_json reads back no more than 127.
+/// The deepest nesting of arrays and objects; serde_json can read at most 127.
 pub const MAX_JSON_DEPTH: usize = 120;
 
 pub(crate) fn schema_of<T: JsonSchema>() -> schemars::Schema {
     schemars::schema_for!(T)
 }
 
-/// The first name of a path that JSON of this schema does not have. A schema that says nothing of
-/// its fields has them all.
+/// Returns the first name of a path that JSON of this schema cannot have. A schema that does not list its fields
+/// allows all names.
 pub(crate) fn unknown_field<'p>(
     schema: &Value,
     path: impl IntoIterator<Item = &'p str>,
@@ -48,7 +49,7 @@ pub(crate) fn unknown_field<'p>(
     None
 }
 
-/// The schema behind a reference, or behind the one of an `Option`.
+/// Resolves a reference, or the reference inside the schema of an `Option`.
 fn resolved<'s>(root: &'s Value, schema: &'s Value) -> &'s Value {
     let inner = ["anyOf", "allOf", "oneOf"].iter().find_map(|of| {
         let schemas = schema.get(of)?.as_array()?;
@@ -60,7 +61,7 @@ fn resolved<'s>(root: &'s Value, schema: &'s Value) -> &'s Value {
         .unwrap_or(schema)
 }
 
-/// Reads a payload, or says why not. A task without payload accepts `null` and `{}`, as `()` does.
+/// Parses a payload, or returns why it cannot. A task without payload accepts `null` and `{}`.
 pub(crate) fn decode<T: DeserializeOwned + 'static>(json: &str) -> std::result::Result<T, Refusal> {
     let unit = std::any::TypeId::of::<T>() == std::any::TypeId::of::<()>();
     read(if unit && json.trim() == "{}" {
@@ -70,14 +71,14 @@ pub(crate) fn decode<T: DeserializeOwned + 'static>(json: &str) -> std::result::
     })
 }
 
-/// Why JSON that somebody gives now is refused, although a worker would read it: a name that a generated
-/// struct does not have is a mistake there, and in what is stored it comes from another build.
+/// Returns an error if new JSON has a name that a generated struct does not have. In new JSON that is a mistake; in
+/// stored JSON, which a worker accepts, it comes from another build.
 pub(crate) fn unknown_name<T: DeserializeOwned + JsonSchema>(json: &str) -> Option<String> {
     let given: std::collections::BTreeMap<String, serde::de::IgnoredAny> =
         serde_json::from_str(json).ok()?;
     let known = fields::fields_of::<T>()?;
     let name = given.keys().find(|name| !known.contains(&name.as_str()))?;
-    // The type says whether it takes names that it does not know.
+    // The schema tells whether the type accepts unknown names.
     let schema = schema_of::<T>();
     if schema.get("additionalProperties") != Some(&Value::Bool(false)) {
         return None;
@@ -90,7 +91,7 @@ pub(crate) fn unknown_name<T: DeserializeOwned + JsonSchema>(json: &str) -> Opti
     Some(format!("unknown field `{name}`; {hint}"))
 }
 
-/// Reads what is stored.
+/// Parses a stored payload.
 pub(crate) fn decode_payload<T: Task>(json: &str) -> std::result::Result<T::Payload, Unreadable> {
     decode(json).map_err(|reason| Unreadable::new("its payload", reason))
 }
@@ -116,8 +117,9 @@ pub(crate) fn encode_payload<T: Task>(payload: &T::Payload) -> Result<String> {
     }
 }
 
-/// Encodes a value and reads it again, or says why it cannot be stored. Whoever goes on with the value goes on with the
-/// one that was read, as every later run does. What cannot be read again would wait for another build, and none could.
+/// Encodes a value and parses it again, or returns why it cannot be stored. Callers continue with the parsed value,
+/// as every replay does. Without this check, a value that its own type cannot parse would wait for another build, and
+/// none could help.
 pub(crate) fn encode_readable<T: Serialize + DeserializeOwned>(
     value: &T,
 ) -> std::result::Result<(String, T), String> {
@@ -131,7 +133,7 @@ pub(crate) fn encode_readable<T: Serialize + DeserializeOwned>(
     }
 }
 
-/// Encodes a value, or says why it cannot be stored.
+/// Encodes a value, or returns why it cannot be stored.
 pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> std::result::Result<String, String> {
     let json = write(value)?;
     check_storable(&json)?;
@@ -165,7 +167,7 @@ mod tests {
             let text = encode_readable(&offer(bad, None)).unwrap_err();
             assert!(text.contains("prices[1]: invalid type: null"), "{text}");
         }
-        // An option reads it, and a null that is meant so.
+        // An option reads null, whether it comes from NaN or from `None`.
         for good in [offer(1.0, Some(f64::NAN)), offer(1.0, None)] {
             let (_, read) = encode_readable(&good).unwrap();
             assert_eq!(read.note, None);

@@ -1,4 +1,4 @@
-//! What the library returns.
+//! The error type of the library.
 
 use std::time::Duration;
 
@@ -6,36 +6,36 @@ use uuid::Uuid;
 
 use crate::registry::Registry;
 
-/// The library's own result.
+/// A result with the library's error type.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, written for the person who reads it.
+/// Why a call failed. `Display` tells what failed and why, for people.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The database refused a statement or could not be reached.
     #[error("database: {0}")]
     Database(#[source] sqlx::Error),
-    /// The database was away, or refused for a passing reason, for as long as the call was tried again:
-    /// about 30 s.
+    /// The database was unavailable, or refused for a temporary reason, while the call was retried
+    /// for about 30 s. Whether the call took effect is unknown.
     #[error(
         "the database has not answered for {}: {reason}\n  It is not known whether the call took effect. Try it again when the database is back; with a dedupe_key nothing is made twice, unless the first one has ended by then.",
         humantime::format_duration(Duration::from_secs(waited.as_secs()))
     )]
     Unavailable {
-        /// How long it was tried.
+        /// How long the call was retried.
         waited: Duration,
-        /// What the driver said last.
+        /// The driver's last error.
         reason: String,
     },
-    /// `DATABASE_URL` is malformed, or the server behind it does not answer.
+    /// `DATABASE_URL` is malformed, or the server does not answer.
     #[error(
         "cannot connect to {url}: {reason}\n  Set DATABASE_URL to a reachable Postgres 14 or later, or unset it to use the embedded one."
     )]
     Connect {
         /// The address, without its password.
         url: String,
-        /// What the driver said.
+        /// The driver's error.
         reason: String,
     },
     /// The schema `conductor` cannot be brought to this binary's version.
@@ -44,15 +44,15 @@ pub enum Error {
     /// No embedded Postgres could be started.
     #[error("embedded Postgres: {0}")]
     Embedded(String),
-    /// A name that the database does not know.
+    /// The database does not know a task of this name.
     #[error("unknown task {name:?}{hint}")]
     UnknownTask {
         /// The name as it was given.
         name: String,
-        /// A sentence with the nearest names, or nothing.
+        /// A sentence with the most similar names, or empty.
         hint: String,
     },
-    /// A payload that does not fit its task, or that cannot be stored.
+    /// A payload cannot be stored, or does not fit its task.
     #[error("payload of task {task:?}: {reason}")]
     Payload {
         /// The task's name.
@@ -60,7 +60,7 @@ pub enum Error {
         /// Why it was refused.
         reason: String,
     },
-    /// An output that cannot be stored, or that the caller's type cannot read.
+    /// An output cannot be stored, or does not fit the caller's type.
     #[error("output of task {task:?}: {reason}")]
     Output {
         /// The task's name.
@@ -85,10 +85,10 @@ pub enum Error {
         id: Uuid,
         /// The task's name.
         task: String,
-        /// What the canceller gave as reason.
+        /// The reason of the cancel, if one was given.
         reason: Option<String>,
     },
-    /// An event whose JSON is not what its struct wants, or that cannot be stored.
+    /// An event cannot be stored, or its JSON does not fit its struct.
     #[error("event {name:?}: {reason}")]
     Event {
         /// The event's name.
@@ -96,7 +96,7 @@ pub enum Error {
         /// Why it was refused.
         reason: String,
     },
-    /// No event came within the wait's timeout.
+    /// No event came before the wait's timeout.
     #[error("no event {event:?} came in time for the wait {key:?}")]
     NoEvent {
         /// The event's name.
@@ -104,28 +104,28 @@ pub enum Error {
         /// The wait's key.
         key: String,
     },
-    /// No change of a row came within the wait's timeout.
+    /// No row change came before the wait's timeout.
     #[error("no {op} of a row of {table} came in time for the wait {key:?}")]
     NoRow {
         /// The table, as the wait names it.
         table: String,
-        /// What was to happen to a row.
+        /// The operation that the wait was for.
         op: crate::row::RowOp,
         /// The wait's key.
         key: String,
     },
-    /// A table or a column that is not there, or whose changes cannot be heard. Permanent.
+    /// A table or a column does not exist, or its changes cannot be listened to. Permanent.
     #[error("{0}")]
     Table(String),
-    /// The lock that a trigger on a table needs was not to be had.
+    /// The lock that creating a table's trigger needs could not be obtained in time.
     #[error("the table {table} is in use, so its trigger could not be made in time{holders}")]
     Locked {
         /// The table.
         table: String,
-        /// Who holds it, where that is known: `"; it is held by …"`.
+        /// The sessions that hold it, if known: `"; it is held by …"`.
         holders: String,
     },
-    /// A child did not end within the wait's timeout.
+    /// A child did not end before the wait's timeout.
     #[error("execution {id} of task {task:?} did not end in time")]
     TimedOut {
         /// The child.
@@ -140,36 +140,36 @@ pub enum Error {
     KeyUsedTwice {
         /// The key.
         key: String,
-        /// What used it first.
+        /// The kind of the first use.
         first: &'static str,
-        /// What used it again.
+        /// The kind of the second use.
         second: &'static str,
     },
-    /// A replay met a key with another kind than the one that was recorded. Permanent.
+    /// A replay used a key for another kind than the recorded one. Permanent.
     #[error(
         "the key {key:?} was recorded by a {recorded} and is now used by a {now}; give the new one another key"
     )]
     KeyChanged {
         /// The key.
         key: String,
-        /// What recorded it.
+        /// The recorded kind.
         recorded: String,
-        /// What met it now.
+        /// The kind of this use.
         now: &'static str,
     },
-    /// A wait, or a transaction, in a place where it could not end. Permanent.
+    /// A wait or a transaction is inside a body, where it could not end. Permanent.
     #[error(
         "the {kind} {key:?} is inside the body of a {within}, where it could not end; say it before or after the {within}"
     )]
     Nested {
         /// The key.
         key: String,
-        /// What is inside.
+        /// The kind of the inner call.
         kind: &'static str,
-        /// What has the body.
+        /// The kind of the body that contains it.
         within: &'static str,
     },
-    /// A text that cannot be the key of a step. Permanent.
+    /// A text cannot be the key of a step. Permanent.
     #[error("the key {key:?} cannot be used: {reason}")]
     Key {
         /// The key, or its beginning.
@@ -177,7 +177,7 @@ pub enum Error {
         /// Why it was refused.
         reason: String,
     },
-    /// The value of a step that cannot be stored, or that this build cannot read.
+    /// The value of a step cannot be stored, or this build cannot read it.
     #[error("step {key:?}: {reason}")]
     Step {
         /// The key.
@@ -188,14 +188,14 @@ pub enum Error {
     /// No execution has this id, or it was removed after its retention.
     #[error("no execution has the id {0}; finished ones are removed after the task's `keep`")]
     NotFound(Uuid),
-    /// The orchestrator cannot start with these tasks, workers and states.
+    /// The orchestrator cannot start with these tasks, workers and states; one text for each fault.
     #[error("cannot start:\n{}", .0.iter().map(|p| format!("  - {p}")).collect::<Vec<_>>().join("\n"))]
     Refused(Vec<String>),
-    /// A part of a running orchestrator has ended, by a fault of the library's, or the application has closed the
-    /// pool that it works with.
+    /// A part of a running orchestrator has ended because of a bug in the library, or the
+    /// application has closed the pool that it uses.
     #[error("the orchestrator has stopped: {0}")]
     Broken(String),
-    /// An option has a value that cannot be used.
+    /// An option or an argument has an invalid value.
     #[error("{0}")]
     Invalid(String),
 }
@@ -209,7 +209,7 @@ impl Error {
     }
 }
 
-/// The error for a duration that the database's clock could not follow.
+/// Returns the error for a duration longer than 1000 years, which the database's times cannot hold.
 pub(crate) fn too_long(duration: Duration) -> Option<Error> {
     const LONGEST: Duration = Duration::from_secs(1000 * 365 * 24 * 60 * 60);
     (duration > LONGEST).then(|| {
@@ -233,7 +233,7 @@ impl From<sqlx::Error> for Error {
         if let sqlx::Error::Database(db) = &error {
             match db.code().as_deref() {
                 Some("CD001") => {
-                    // The name may hold quotes of its own.
+                    // The name may contain quotes.
                     let quoted = db.message().split_once('"').map_or("", |(_, rest)| rest);
                     let name = quoted.strip_suffix('"').unwrap_or(quoted);
                     return Registry::global().unknown(name);

@@ -1,7 +1,7 @@
-//! An application's error as it is recorded and travels: texts, a code, and details as JSON.
+//! An application's error as it is recorded: texts, a code, and details as JSON.
 //!
-//! A step's error is a `Failure` in the first run already, as a replay has nothing else. What ends an execution has
-//! its failure stored beside its text, for the parent and for callers that wait for the result.
+//! The error of a step is a `Failure` in the first run already, because a replay has nothing else. If an execution
+//! fails, its failure is stored beside its text, for the parent and for callers that wait for the result.
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -17,17 +17,17 @@ use crate::error::Error;
 use crate::unreadable::{Refusal, read};
 use crate::verdict::{Verdict, find, verdict};
 
-/// Longest text of one cause, in bytes, and most causes that are kept.
+/// The longest text of one cause, in bytes, and the most causes that are kept.
 const MAX_TEXT_BYTES: usize = 4 * 1024;
 const MAX_CAUSES: usize = 16;
-/// Longest JSON of details, in bytes.
+/// The longest JSON of details, in bytes.
 const MAX_DETAILS_BYTES: usize = 64 * 1024;
 
-/// An error with a code and details, which a handler can tell from others in the first run and in each replay.
+/// An error with a code and details, recognizable in the first run and in each replay.
 ///
-/// The body of a step, the handler of a child, or a branch of a race returns one, or any error type that is named in
-/// [`failures!`](https://docs.rs/conductor/latest/conductor/macro.failures.html).
-/// [`TaskContext::failure`](crate::context::TaskContext::failure) gives it back.
+/// Return one from the body of a step, the handler of a child or a branch of a race, or return an error type that is
+/// listed in [`failures!`](https://docs.rs/conductor/latest/conductor/macro.failures.html).
+/// [`TaskContext::failure`](crate::context::TaskContext::failure) retrieves it.
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -58,22 +58,22 @@ pub struct Failure {
     code: Option<String>,
     details: Option<Box<RawValue>>,
     verdict: Verdict,
-    /// Of the step that gave it.
+    /// The key of the step that returned it.
     key: Option<String>,
-    /// The keys of the errors that were recorded inside of its body.
+    /// The keys of the errors that were recorded inside its body.
     inner: Vec<String>,
-    /// Tells a note of its text that it lives.
+    /// Lets a note of its text detect whether it still exists.
     alive: Arc<()>,
 }
 
-/// The text of a cause, and what caused it.
+/// The text of a cause, and the cause of that.
 #[derive(Debug)]
 struct Cause {
     text: String,
     cause: Option<Arc<Cause>>,
 }
 
-/// As a step's record has it.
+/// The form in a step's record.
 #[derive(Serialize, Deserialize)]
 struct Record {
     error: Vec<String>,
@@ -81,17 +81,17 @@ struct Record {
     code: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     details: Option<Box<RawValue>>,
-    /// What it says of the next attempt, where that is not the policy's to say.
+    /// Its verdict on the next attempt, if it is not left to the policy.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     permanent: bool,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     after_ms: Option<u64>,
-    /// The keys of the errors that were recorded inside of the body.
+    /// The keys of the errors that were recorded inside the body.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     inner: Vec<String>,
 }
 
-/// As it is stored beside the text of an execution's error.
+/// The form in which it is stored beside the text of an execution's error.
 #[derive(Serialize, Deserialize, Default)]
 struct End {
     code: Option<String>,
@@ -100,13 +100,15 @@ struct End {
 }
 
 impl Failure {
-    /// An error with a code, which programs match, and a text for people.
+    /// Creates an error with a code for programs and a text for people.
     pub fn new(code: impl Into<String>, text: impl fmt::Display) -> Self {
         let code: String = code.into();
         Self::of_texts(vec![kept(text.to_string())], Some(kept(code)), None)
     }
 
-    /// Adds details. What cannot be stored as JSON, or has more than 64 KiB of it, is left out, and a cause says so.
+    /// Adds details, as JSON of at most 64 KiB.
+    ///
+    /// If they cannot be stored or are larger, they are left out, and a cause tells why.
     pub fn with_details(mut self, details: &(impl Serialize + ?Sized)) -> Self {
         match stored(details) {
             Ok(details) => self.details = Some(details),
@@ -119,18 +121,19 @@ impl Failure {
         self
     }
 
-    /// The code. That of a type named in `failures!` is the type's name.
+    /// Returns the code. For a type listed in `failures!`, it is the type's name.
     pub fn code(&self) -> Option<&str> {
         self.code.as_deref()
     }
 
-    /// The details, read as this type; none where there are none, or they are not of this type. Of a type named in
-    /// `failures!` the details are the value itself.
+    /// Returns the details as this type, or `None` if there are none or they do not fit.
+    ///
+    /// For a type listed in `failures!`, the details are the value itself.
     pub fn details<D: DeserializeOwned>(&self) -> Option<D> {
         read(self.details.as_ref()?.get()).ok()
     }
 
-    /// What is to be recorded of an error that a body gave.
+    /// Returns what to record for an error that a body returned.
     pub(crate) fn of(error: &anyhow::Error) -> Self {
         let texts = error.chain().take(MAX_CAUSES);
         let texts = texts.map(|cause| kept(cause.to_string())).collect();
@@ -157,19 +160,19 @@ impl Failure {
         }
     }
 
-    /// One that a step gives, under this key, with those of the errors inside of its body.
+    /// Sets the key of the step that returns it, and the keys of the errors inside its body.
     pub(crate) fn of_step(mut self, key: &str, inner: Vec<String>) -> Self {
         self.key = Some(key.to_owned());
         self.inner.extend(inner);
         self
     }
 
-    /// The key of the step that gave what an error's chain contains.
+    /// Returns the key of the step whose error is in this chain.
     pub(crate) fn key_in(error: &anyhow::Error) -> Option<String> {
         find(error, &|cause| cause.downcast_ref::<Self>()?.key.clone())
     }
 
-    /// The keys of the errors inside of the body of that step.
+    /// Returns the keys of the errors inside the body of that step.
     pub(crate) fn inner_in(error: &anyhow::Error) -> Vec<String> {
         let inner = |cause: &(dyn std::error::Error + 'static)| {
             Some(cause.downcast_ref::<Self>()?.inner.clone())
@@ -177,7 +180,7 @@ impl Failure {
         find(error, &inner).unwrap_or_default()
     }
 
-    /// Tells whether what an error's chain contains lives.
+    /// Returns a reference that tells whether the failure in this chain still exists.
     pub(crate) fn alive_in(error: &anyhow::Error) -> Weak<()> {
         let alive = |cause: &(dyn std::error::Error + 'static)| {
             let failure = cause.downcast_ref::<Self>()?;
@@ -192,12 +195,12 @@ impl Failure {
         std::iter::once(self.text.as_str()).chain(causes).collect()
     }
 
-    /// What it says of the next attempt, and whether it lives.
+    /// Returns its verdict on the next attempt, and a reference that tells whether it still exists.
     pub(crate) fn verdict(&self) -> (Verdict, Weak<()>) {
         (self.verdict, Arc::downgrade(&self.alive))
     }
 
-    /// As it is recorded for a step.
+    /// Returns the form in which a step records it.
     pub(crate) fn to_record(&self) -> String {
         let record = Record {
             error: self.texts().into_iter().map(str::to_owned).collect(),
@@ -210,11 +213,11 @@ impl Failure {
             },
             inner: self.inner.clone(),
         };
-        // Texts and JSON always can be written.
+        // Texts and JSON can always be serialized.
         serde_json::to_string(&record).unwrap_or_else(|_| r#"{"error":[]}"#.to_owned())
     }
 
-    /// As [`to_record`](Self::to_record) wrote it.
+    /// Parses what [`to_record`](Self::to_record) wrote.
     pub(crate) fn from_record(json: &str) -> Result<Self, Refusal> {
         let record: Record = read(json)?;
         let verdict = match record.after_ms {
@@ -229,7 +232,7 @@ impl Failure {
         })
     }
 
-    /// What is stored beside the text of an execution's error; none where the text is all.
+    /// Returns what to store beside the text of an execution's error; `None` if the text is all.
     pub(crate) fn to_end(&self) -> Option<String> {
         let end = End {
             code: Some(self.code.clone()?),
@@ -238,7 +241,7 @@ impl Failure {
         serde_json::to_string(&end).ok()
     }
 
-    /// Of an execution that has failed, by its text and what [`to_end`](Self::to_end) has stored.
+    /// Returns the failure of an execution, from its text and what [`to_end`](Self::to_end) stored.
     pub(crate) fn from_end(text: &str, end: Option<&str>) -> Self {
         let end = end.and_then(|end| serde_json::from_str(end).ok());
         let End { code, details } = end.unwrap_or_default();
@@ -270,7 +273,7 @@ impl std::error::Error for Cause {
     }
 }
 
-/// An error in which a failure may be found: that of a step, a transaction or a race, or that of a child.
+/// An error that may contain a failure: that of a step, a transaction, a race or a child.
 pub trait MayFail: sealed::Sealed {
     #[doc(hidden)]
     #[allow(private_interfaces)]
@@ -305,7 +308,7 @@ impl MayFail for Error {
 
 type Matched = (Option<String>, Option<Box<RawValue>>);
 
-/// The code and the details that one error of a chain has.
+/// Returns the code and the details of one error of a chain.
 fn in_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Matched> {
     if let Some(failure) = cause.downcast_ref::<Failure>() {
         return Some((failure.code.clone(), failure.details.clone()));
@@ -313,7 +316,7 @@ fn in_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Matched> {
     inventory::iter::<FailureOf>().find_map(|of| (of.0)(cause))
 }
 
-/// How a type says its code and its details; made by `conductor::failures!`.
+/// Extracts the code and details of a type; created by `conductor::failures!`.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct FailureOf(pub fn(&(dyn std::error::Error + 'static)) -> Option<Matched>);
@@ -321,7 +324,7 @@ pub struct FailureOf(pub fn(&(dyn std::error::Error + 'static)) -> Option<Matche
 inventory::collect!(FailureOf);
 
 impl FailureOf {
-    /// Of one type.
+    /// Returns the extractor for one type.
     pub const fn of<E: std::error::Error + Serialize + DeserializeOwned + 'static>() -> Self {
         Self(|cause| {
             let error = cause.downcast_ref::<E>()?;
@@ -330,7 +333,7 @@ impl FailureOf {
     }
 }
 
-/// Without its path, which is not for others to know.
+/// Returns the type's name without its path.
 fn name_of<E>() -> String {
     let name = std::any::type_name::<E>();
     let name = name.split('<').next().unwrap_or(name);
@@ -348,7 +351,7 @@ fn stored(details: &(impl Serialize + ?Sized)) -> Result<Box<RawValue>, String> 
     RawValue::from_string(json).map_err(|error| error.to_string())
 }
 
-/// A text that Postgres takes, and of bounded length.
+/// Returns a text that Postgres can store, of limited length.
 fn kept(mut text: String) -> String {
     if text.contains('\0') {
         text = text.replace('\0', "\u{fffd}");

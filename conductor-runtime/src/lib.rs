@@ -1,8 +1,8 @@
-//! The runtime behind the crate `conductor`, which is the one to depend on.
+//! The runtime of the crate `conductor`. Depend on `conductor`, not on this crate.
 //!
-//! The modules stand in the order of the data's way: a task is registered, a client invokes it,
-//! an orchestrator's worker runs it, a context is what its handler sees. Below them lies what all
-//! of them use.
+//! The modules are in the order in which data passes through them: a task is registered, a client
+//! invokes it, a worker of an orchestrator runs it, and its handler receives a context. Below them
+//! are the modules that all of them use.
 
 pub mod task;
 pub mod event;

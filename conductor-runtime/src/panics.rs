@@ -1,4 +1,4 @@
-//! Panics of the user's code: their text and their place in the code, which become the error of the attempt.
+//! Panics of the application's code: their text and place, which become the error of the attempt.
 
 use std::any::{Any, TypeId};
 use std::cell::RefCell;
@@ -7,31 +7,31 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::{Mutex, Once, PoisonError};
 
-/// How many panics a thread remembers: while one unwinds, drops may have others, which end within them.
+/// How many panics a thread remembers: while one unwinds, destructors may cause and catch others.
 const REMEMBERED: usize = 8;
 
 thread_local! {
-    /// The last panics of this thread, each by its mark, with its place.
+    /// The last panics of this thread: a mark of the payload, and the place.
     static PLACES: RefCell<VecDeque<(u64, String)>> = const { RefCell::new(VecDeque::new()) };
 }
 
-/// The texts of panics that every further attempt would meet again; there are at most as many as types in the program.
+/// The texts of panics that every attempt would repeat; at most as many as there are types in the program.
 static FOR_GOOD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// A panic that was caught.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Panicked {
-    /// `panicked at src/orders.rs:12:5: out of stock`, or as much as is known of it.
+    /// The text, such as `panicked at src/orders.rs:12:5: out of stock`, as far as it is known.
     pub(crate) text: String,
-    /// Whether another attempt would meet it again.
+    /// Whether another attempt would repeat it.
     pub(crate) permanent: bool,
 }
 
-/// Sets a hook that notes the place of each panic, which its payload does not have, and then calls the hook that was set
-/// before. If the application sets another hook later, the texts of panics lack their place.
+/// Installs a hook that notes the place of each panic, which the payload does not contain, and then calls the
+/// previous hook. If the application installs another hook later, the texts of panics lack their place.
 pub(crate) fn note_places() {
     static ONCE: Once = Once::new();
-    // A hook cannot be set while its thread panics.
+    // A hook cannot be installed while the thread panics.
     if std::thread::panicking() {
         return;
     }
@@ -44,7 +44,7 @@ pub(crate) fn note_places() {
     });
 }
 
-/// Nothing here may panic: it would abort the process.
+/// Notes a panic. Nothing here may panic: that would abort the process.
 fn note(info: &PanicHookInfo<'_>) {
     let Some(place) = info.location() else {
         return;
@@ -60,7 +60,7 @@ fn note(info: &PanicHookInfo<'_>) {
     });
 }
 
-/// Panics with these words, and no attempt follows.
+/// Panics with this text, and no further attempt follows.
 #[track_caller]
 pub(crate) fn panic_for_good(words: String) -> ! {
     for_good(|texts| texts.insert(words.clone()));
@@ -72,7 +72,7 @@ fn for_good<T>(look: impl FnOnce(&mut BTreeSet<String>) -> T) -> T {
 }
 
 impl Panicked {
-    /// Of what `catch_unwind` has given, on the thread that panicked.
+    /// Describes a payload from `catch_unwind`, on the thread that panicked.
     pub(crate) fn of(payload: Box<dyn Any + Send>) -> Self {
         let place = take_place(mark(&*payload)).map(|place| format!(" at {place}"));
         let words = words(&*payload);
@@ -82,7 +82,7 @@ impl Panicked {
             place.unwrap_or_default(),
             words.map(|words| format!(": {words}")).unwrap_or_default()
         );
-        // It is the user's own, and may panic when it is dropped.
+        // The payload is the application's, and its destructor may panic.
         if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
             std::mem::forget(another);
         }
@@ -90,8 +90,8 @@ impl Panicked {
     }
 }
 
-/// The place of the last panic with this mark; none where the panic came from another thread or by `resume_unwind`.
-/// What was noted after it went on inside it.
+/// Returns the place of the last panic with this mark; `None` if it came from another thread or from `resume_unwind`.
+/// Panics noted after it happened inside it and are dropped.
 fn take_place(mark: u64) -> Option<String> {
     PLACES
         .try_with(|places| {
@@ -104,7 +104,7 @@ fn take_place(mark: u64) -> Option<String> {
         .map(|(_, place)| place)
 }
 
-/// Tells a payload apart from those of other panics: places of panics that somebody has caught before stay noted.
+/// Returns a mark that distinguishes payloads, because the places of caught panics stay noted.
 fn mark(payload: &(dyn Any + Send)) -> u64 {
     let mut hasher = DefaultHasher::new();
     let of: TypeId = payload.type_id();

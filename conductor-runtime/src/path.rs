@@ -1,18 +1,17 @@
-//! Where in a JSON text something is, for people.
+//! Paths within a JSON text, for error messages.
 
 /// The most characters of a field's name that are shown.
 const SHOWN: usize = 100;
 
-/// An object or an array that has begun and not ended.
+/// An object or an array that is open at a position.
 enum Open<'j> {
-    /// With the name that was written last, as long as its value is being written.
+    /// With the last name, while its value is open.
     Object(Option<&'j str>),
-    /// With the index of the element that is being written.
+    /// With the index of the current element.
     Array(usize),
 }
 
-/// The words behind the path of the value that stands, or would stand, at the end of the beginning of a JSON text:
-/// `order.items[2].note: …`.
+/// Prefixes `words` with the path of the value at the end of a partial JSON text: `order.items[2].note: …`.
 pub(crate) fn told_at_end(json: &str, words: &str) -> String {
     let mut path = String::new();
     for open in open_at_end(json) {
@@ -64,7 +63,7 @@ fn open_at_end(json: &str) -> Vec<Open<'_>> {
     open
 }
 
-/// How many bytes the string has of which the opening quote has been read; none where it does not end.
+/// Returns the length of a string after its opening quote; `None` if it does not end.
 fn string(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {

@@ -1,18 +1,19 @@
-//! JSON that Postgres can hold and read back; what it would refuse is found before it is sent.
+//! Checks that Postgres can store JSON and return it, before it is sent.
 
 use crate::codec::{MAX_JSON_BYTES, MAX_JSON_DEPTH};
 use crate::path::told_at_end;
 
-/// The most characters of a number, and its largest exponent: Postgres' `numeric` ends soon after.
+/// The most characters of a number, and its largest exponent; the limits of Postgres' `numeric` are
+/// only slightly higher.
 const MAX_NUMBER: usize = 8000;
 
-/// How much of the JSON before a fault is shown.
+/// How many bytes of the JSON before a fault are shown.
 const SHOWN: usize = 40;
 
-/// Refuses JSON that Postgres would refuse, now or when it looks into it, or that could not be read
-/// back.
+/// Returns an error if Postgres would refuse this JSON, now or when it evaluates it, or if it could
+/// not be read back.
 ///
-/// The text must be valid JSON; only size, depth, numbers and `\u` escapes are looked at.
+/// The text must be valid JSON; only size, depth, numbers and `\u` escapes are checked.
 pub(crate) fn check_storable(json: &str) -> Result<(), String> {
     if json.len() > MAX_JSON_BYTES {
         return Err(format!(
@@ -56,7 +57,7 @@ pub(crate) fn check_storable(json: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The length of the escape that begins here, or why Postgres cannot read it.
+/// Returns the length of the escape at this position, or why Postgres cannot read it.
 fn escape(bytes: &[u8], at: usize) -> Result<usize, String> {
     match unit(bytes, at) {
         None => Ok(2),
@@ -72,11 +73,11 @@ fn escape(bytes: &[u8], at: usize) -> Result<usize, String> {
     }
 }
 
-/// Whether valid JSON has half of a surrogate pair in a string, for which readers give no character.
+/// Returns whether valid JSON has half of a surrogate pair in a string; parsers refuse that.
 pub(crate) fn holds_half_a_pair(json: &str) -> bool {
     let bytes = json.as_bytes();
     let mut at = 0;
-    // Outside of strings there are no backslashes.
+    // Backslashes occur only in strings.
     while let Some(next) = bytes[at..].iter().position(|&byte| byte == b'\\') {
         at += next;
         match escape(bytes, at) {
@@ -88,19 +89,19 @@ pub(crate) fn holds_half_a_pair(json: &str) -> bool {
     false
 }
 
-/// The UTF-16 unit that a `\u` escape stands for, where there is one.
+/// Returns the UTF-16 unit of a `\u` escape at this position, if there is one.
 fn unit(bytes: &[u8], at: usize) -> Option<u16> {
     let digits = bytes.get(at..at + 6)?.strip_prefix(br"\u")?;
     u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// How many bytes the number has with which these begin.
+/// Returns the length of the number at the beginning, in bytes.
 fn number(bytes: &[u8]) -> usize {
     let belongs = |byte: &u8| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-');
     bytes.iter().take_while(|byte| belongs(byte)).count()
 }
 
-/// Whether Postgres can hold the number as `numeric`, in each place where it may look at it.
+/// Returns whether Postgres can hold the number as `numeric`, wherever it evaluates it.
 fn fits(number: &str) -> bool {
     let exponent = number.split_once(['e', 'E']).map(|(_, exponent)| exponent);
     number.len() <= MAX_NUMBER
@@ -112,12 +113,12 @@ fn fits(number: &str) -> bool {
         })
 }
 
-/// A fault behind its field, with its place in the JSON.
+/// Returns the text of a fault, with its field and its place in the JSON.
 fn told_at(json: &str, at: usize, fault: &str) -> String {
     told_at_end(&json[..at], &format!("{fault} ({})", place(json, at)))
 }
 
-/// Where in the JSON a fault is, for people.
+/// Returns the place of a fault in the JSON, for people.
 fn place(json: &str, at: usize) -> String {
     let from = json
         .char_indices()

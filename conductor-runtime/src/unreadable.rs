@@ -1,4 +1,4 @@
-//! What this build cannot read of what is stored: it stops the attempt, and fails nothing.
+//! Stored values that this build cannot read. They stop the attempt without a failure.
 
 use std::fmt;
 
@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::path::told_at_end;
 use crate::storable::holds_half_a_pair;
 
-/// What is stored and cannot be read: it is left for another build, or, where none ever can, ends the execution.
-/// Its text is for people.
+/// A stored value that cannot be read. It is left for another build, or, if no build can ever read
+/// it, ends the execution. `Display` is for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unreadable {
     what: String,
@@ -23,7 +23,7 @@ impl Unreadable {
         }
     }
 
-    /// Whether no build can read it.
+    /// Returns whether no build can read it.
     pub(crate) fn is_for_good(&self) -> bool {
         self.refusal.is_no_json
     }
@@ -45,11 +45,11 @@ impl fmt::Display for Unreadable {
 
 impl std::error::Error for Unreadable {}
 
-/// Why JSON is refused.
+/// Why JSON cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
     reason: String,
-    /// It is a fault of the text, whatever type is to be made of it.
+    /// Whether the text is at fault, whatever the type.
     is_no_json: bool,
 }
 
@@ -80,10 +80,10 @@ impl From<Refusal> for String {
     }
 }
 
-/// Reads JSON, or says why not: serde's words behind the field that they are about.
+/// Parses JSON, or returns serde's error with the field that it is about.
 pub(crate) fn read<'j, T: Deserialize<'j>>(json: &'j str) -> Result<T, Refusal> {
     serde_json::from_str(json).map_err(|error| {
-        // To keep track of the field costs time, so only what is refused is read again with it.
+        // Tracking the field is slow, so only JSON that failed is parsed a second time with it.
         let mut again = serde_json::Deserializer::from_str(json);
         let path = match serde_path_to_error::deserialize::<_, T>(&mut again) {
             Err(refused) => refused.path().to_string(),
@@ -93,17 +93,18 @@ pub(crate) fn read<'j, T: Deserialize<'j>>(json: &'j str) -> Result<T, Refusal> 
             "." => error.to_string(),
             path => format!("{path}: {error}"),
         };
-        // Too large numbers and too deep nesting are faults of syntax to serde as well, and another type may
-        // take them; a type that ignores the string takes it too, and meets no error here.
+        // serde also reports numbers that are too large and nesting that is too deep as syntax
+        // errors, but another type may accept those. A type that ignores the string accepts it and
+        // meets no error here.
         let is_no_json = !error.is_data() && holds_half_a_pair(json);
         Refusal { reason, is_no_json }
     })
 }
 
-/// Writes JSON, or says why not: serde's words behind the field that they are about.
+/// Writes JSON, or returns serde's error with the field that it is about.
 pub(crate) fn write<T: Serialize + ?Sized>(value: &T) -> Result<String, String> {
     serde_json::to_string(value).map_err(|error| {
-        // What has been written by then ends where it could not go on.
+        // What was written before the error ends at the field.
         let mut written = Vec::new();
         let _ = serde_json::to_writer(&mut written, value);
         told_at_end(&String::from_utf8_lossy(&written), &error.to_string())
@@ -200,7 +201,7 @@ mod tests {
             (r#"{"n":1,"note":"\ud83d and on"}"#, true),
             (r#"{"n":1,"note":"\ude00\ud83d"}"#, true),
             (r#"{"n":1,"no\ud83dte":""}"#, true),
-            // Of this type, and of no other.
+            // Another type could read these.
             (r#"{"n":"text","note":"\ud83d"}"#, false),
             (r#"{"n":1e999,"note":"text"}"#, false),
             (r#"{"n":"\ud83d\ude00"}"#, false),

@@ -1,9 +1,9 @@
-//! What a handler's error says about its retries, however it is wrapped.
+//! Whether and when a failed attempt is retried, according to its error, however that is wrapped.
 //!
-//! An error that was given a verdict is found in the chain of sources, by its type. Behind
-//! `#[error(transparent)]` it is not: such a variant shows the error's text and passes on the error's source, so that the
-//! error itself is in no chain. So an attempt also keeps the texts of the errors that were judged in it, and an
-//! error that reads like one of them, while that lives, has its verdict.
+//! An error with a verdict is found in the chain of sources by its type. `#[error(transparent)]` hides it: such a
+//! variant shows the error's text and passes on the error's source, so the error itself is in no chain. Therefore an
+//! attempt also keeps the texts of its errors with verdicts, and an error that contains such a text has the same
+//! verdict, while the original error exists.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -14,20 +14,22 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::failure::Failure;
 
-/// What an error says about the next attempt.
+/// An error's decision on the next attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// As the task's retry policy has it.
+    /// The task's retry policy decides.
     Policy,
-    /// No further attempt.
+    /// No further attempt; the execution ends as `failed`.
     Permanent,
-    /// The next attempt after this delay, if attempts are left.
+    /// The next attempt starts after this delay, if attempts are left.
     After(Duration),
 }
 
-/// Implemented by error types that know what the next attempt should be, and named once by
-/// `conductor::retry_verdicts!`, so that it is found in whatever wraps a value of the type.
+/// An error type that decides on the next attempt.
+///
+/// Register the type once with `conductor::retry_verdicts!`, so that its values are found in any error that wraps
+/// them.
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -57,11 +59,11 @@ pub enum Verdict {
 /// }
 /// ```
 pub trait RetryVerdict: std::error::Error + 'static {
-    /// [`Verdict::Policy`] leaves it to the errors that this one wraps.
+    /// Returns the verdict. [`Verdict::Policy`] leaves it to the errors that this one wraps.
     fn verdict(&self) -> Verdict;
 }
 
-/// How a type says its verdict; made by `conductor::retry_verdicts!`.
+/// Extracts the verdict of a type; created by `conductor::retry_verdicts!`.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct VerdictOf(pub fn(&(dyn std::error::Error + 'static)) -> Option<Verdict>);
@@ -69,18 +71,18 @@ pub struct VerdictOf(pub fn(&(dyn std::error::Error + 'static)) -> Option<Verdic
 inventory::collect!(VerdictOf);
 
 impl VerdictOf {
-    /// Of one type.
+    /// Returns the extractor for one type.
     pub const fn of<E: RetryVerdict>() -> Self {
         Self(|error| error.downcast_ref::<E>().map(RetryVerdict::verdict))
     }
 }
 
-/// An error that carries a verdict; it reads like the error it wraps.
+/// An error with a verdict; it displays as the error that it wraps.
 #[derive(Debug)]
 struct Judged {
     verdict: Verdict,
     error: anyhow::Error,
-    /// Tells its note that it lives.
+    /// Lets its note detect whether it still exists.
     alive: Arc<()>,
 }
 
@@ -96,11 +98,12 @@ impl std::error::Error for Judged {
     }
 }
 
-/// Most errors that an attempt keeps the texts of, and most bytes of one; what is longer is found by its type alone.
+/// The most errors whose texts an attempt keeps, and the longest text in bytes. A longer one is found by its type
+/// only.
 const MAX_NOTES: usize = 32;
 const MAX_NOTE_BYTES: usize = 4096;
 
-/// An error that was judged in an attempt: its text, that of its whole chain, and whether it lives.
+/// An error with a verdict: its text, the text of its whole chain, and whether it still exists.
 #[derive(Debug)]
 struct Note {
     head: String,
@@ -110,8 +113,8 @@ struct Note {
 }
 
 impl Note {
-    /// Whether an error that reads like this wraps it. One that was dropped may have been dealt with, so that a part of a
-    /// text says nothing.
+    /// Returns whether an error with these texts wraps it. An error that was dropped may have been handled, so then
+    /// only the whole text counts.
     fn is_in(&self, causes: &[String], all: &str) -> bool {
         let ends = |note: &str| {
             let before = all.strip_suffix(note);
@@ -125,16 +128,16 @@ impl Note {
 }
 
 tokio::task_local! {
-    /// The errors that were judged in this attempt, the last one at the end.
+    /// The errors with verdicts in this attempt, the latest last.
     static NOTES: RefCell<Vec<Note>>;
 }
 
-/// Awaits an attempt, which keeps what was judged in it.
+/// Runs an attempt that keeps the verdicts of its errors.
 pub(crate) async fn noting<F: Future>(attempt: F) -> F::Output {
     NOTES.scope(RefCell::default(), attempt).await
 }
 
-/// Keeps the verdict of an error, where an attempt is polled.
+/// Keeps the verdict of an error, if this runs within an attempt.
 fn note(head: String, all: String, verdict: Verdict, alive: Weak<()>) {
     if head.is_empty() || all.len() > MAX_NOTE_BYTES {
         return;
@@ -153,12 +156,12 @@ fn note(head: String, all: String, verdict: Verdict, alive: Weak<()>) {
     });
 }
 
-/// The verdict of the last error that was judged in this attempt and that this one wraps, by its text.
+/// Returns the verdict of the latest error of this attempt that this one wraps, according to its text.
 fn noted(error: &anyhow::Error) -> Option<Verdict> {
     if !NOTES.try_with(|notes| !notes.borrow().is_empty()).ok()? {
         return None;
     }
-    // Before anything is borrowed: they are the user's code.
+    // Formatted before the borrow, because `Display` is the application's code.
     let causes: Vec<_> = error.chain().map(ToString::to_string).collect();
     let all = format!("{error:#}");
     let found = NOTES.try_with(|notes| {
@@ -188,7 +191,7 @@ pub(crate) fn permanent(error: anyhow::Error) -> anyhow::Error {
     judge(Verdict::Permanent, error)
 }
 
-/// Looks through an error's chain, and into the errors that were given a verdict, which stand before what they wrap.
+/// Searches an error's chain, and inside the errors with verdicts, which stand before what they wrap.
 pub(crate) fn find<T>(
     error: &anyhow::Error,
     look: &impl Fn(&(dyn std::error::Error + 'static)) -> Option<T>,
@@ -201,7 +204,7 @@ pub(crate) fn find<T>(
         })
 }
 
-/// The outermost verdict in the error's chain, or that of what it wraps where no chain has it.
+/// Returns the outermost verdict in the error's chain, or else the one that its text indicates.
 pub(crate) fn verdict(error: &anyhow::Error) -> Verdict {
     let found = error.chain().find_map(by_type).or_else(|| noted(error));
     found.unwrap_or(Verdict::Policy)
@@ -221,7 +224,7 @@ fn by_type(cause: &(dyn std::error::Error + 'static)) -> Option<Verdict> {
     said.filter(|said| *said != Verdict::Policy)
 }
 
-/// Keeps the verdict of an error that a body gave, as what the handler wraps it in may hide it.
+/// Keeps the verdict of an error that a body returned, because the handler's wrapper may hide it.
 pub(crate) fn heard(error: &anyhow::Error) -> Verdict {
     let verdict = verdict(error);
     if verdict != Verdict::Policy {
@@ -236,17 +239,18 @@ pub(crate) fn heard(error: &anyhow::Error) -> Verdict {
     verdict
 }
 
-/// The same of an error of the library's.
+/// Does the same for an error of the library.
 pub(crate) fn heard_own(error: &Error) {
     if let Some(verdict) = by_type(error) {
         note(error.to_string(), error.to_string(), verdict, Weak::new());
     }
 }
 
-/// Says on a handler's error what the next attempt should be. Both survive `.context(…)`, `#[from]`, `Box`, `Arc`
-/// and `#[error(transparent)]`: whatever has the error among its sources, or holds it and shows its text alone or
-/// behind a colon, or has its text and nothing else. In a spawned task the text is not kept, and only sources are
-/// looked at.
+/// Sets the verdict of a handler's error on the next attempt.
+///
+/// The verdict survives `.context(…)`, `#[from]`, `Box`, `Arc` and `#[error(transparent)]`. It applies to any error
+/// that has the original among its sources, or that holds it and displays its text alone or after a colon, or that
+/// has exactly its text. In a spawned task texts are not kept, so only sources count.
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -260,9 +264,9 @@ pub(crate) fn heard_own(error: &Error) {
 /// # fn ping() -> anyhow::Result<()> { Ok(()) }
 /// ```
 pub trait RetryExt<T> {
-    /// No further attempt: the execution ends as `failed`.
+    /// Allows no further attempt: the execution ends as `failed`.
     fn permanent(self) -> anyhow::Result<T>;
-    /// The next attempt, if any is left, starts after `delay` instead of the policy's backoff.
+    /// Starts the next attempt, if any is left, after `delay` instead of the policy's backoff.
     fn retry_after(self, delay: Duration) -> anyhow::Result<T>;
 }
 
@@ -300,7 +304,7 @@ mod tests {
         permanent(anyhow!("declined").context("card 7"))
     }
 
-    /// In an attempt, as what wraps an error is looked at there.
+    /// Runs within an attempt, because texts are kept only there.
     async fn found(wrapped: impl FnOnce() -> anyhow::Error) -> Verdict {
         noting(async { verdict(&wrapped()) }).await
     }
@@ -338,7 +342,7 @@ mod tests {
             anyhow!("the bank is away")
         };
         assert_eq!(found(other).await, Verdict::Policy);
-        // Another bank says the same of itself, behind the first one's refusal, which was dealt with.
+        // Another bank's error has the same text, after the first one was handled.
         let same = || {
             drop(declined());
             anyhow!("declined")

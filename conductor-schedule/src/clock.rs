@@ -1,15 +1,15 @@
-//! What the clock on a zone's walls shows, and when.
+//! Conversions between instants and the local time of a zone.
 
 use chrono::{DateTime, MappedLocalTime, NaiveDateTime, TimeDelta, TimeZone, Utc};
 use chrono_tz::{GapInfo, Tz};
 
-/// What the clock shows at an instant.
+/// Returns the local time at an instant.
 pub(crate) fn shown(at: DateTime<Utc>, zone: Tz) -> NaiveDateTime {
     at.with_timezone(&zone).naive_local()
 }
 
-/// The first instant at which the clock shows this time or a later one: where a time comes twice
-/// the first, where it does not come at all the end of the gap.
+/// Returns the first instant at which the clock shows this local time or a later one: the first
+/// occurrence of a time that occurs twice, the end of the gap for a time that is skipped.
 pub(crate) fn reached(local: NaiveDateTime, zone: Tz) -> Option<DateTime<Utc>> {
     match zone.from_local_datetime(&local) {
         MappedLocalTime::Single(at) | MappedLocalTime::Ambiguous(at, _) => Some(at.to_utc()),
@@ -17,18 +17,18 @@ pub(crate) fn reached(local: NaiveDateTime, zone: Tz) -> Option<DateTime<Utc>> {
     }
 }
 
-/// A stretch of local time that comes twice, since the clock was put back.
+/// A range of local time that occurs twice because the clock is set back.
 pub(crate) struct Fold {
-    /// When the clock was put back.
+    /// The instant at which the clock is set back.
     pub(crate) turn: DateTime<Utc>,
-    /// What it was put back to: the first time that comes twice.
+    /// The local time to which it is set back: the first one that occurs twice.
     pub(crate) start: NaiveDateTime,
-    /// What it was put back from: the first time after those that come twice.
+    /// The local time from which it is set back: the first one after those that occur twice.
     pub(crate) end: NaiveDateTime,
 }
 
 impl Fold {
-    /// The fold in which the clock stands at an instant, in its first or its second pass.
+    /// Returns the fold that contains an instant, in its first or its second pass.
     pub(crate) fn around(at: DateTime<Utc>, zone: Tz) -> Option<Self> {
         let local = shown(at, zone);
         let MappedLocalTime::Ambiguous(first, second) = zone.from_local_datetime(&local) else {

@@ -7,7 +7,7 @@ use cron::{Schedule, TimeUnitSpec};
 
 use crate::field::FIELDS;
 
-/// Longer texts are taken for a mistake.
+/// The maximum length of a rule; a longer text is probably a mistake.
 const MAX_BYTES: usize = 200;
 
 const NICKNAMES: [(&str, &str); 7] = [
@@ -20,52 +20,52 @@ const NICKNAMES: [(&str, &str); 7] = [
     ("@annually", "0 0 0 1 1 *"),
 ];
 
-/// A cron rule: which times of the wall clock are ticks.
+/// A cron rule, which defines ticks in local time.
 ///
 /// It has 5 fields (minute, hour, day of month, month, weekday), 6 (seconds first) or 7 (a year
 /// last), or is one of `@hourly`, `@daily`, `@midnight`, `@weekly`, `@monthly`, `@yearly` and
-/// `@annually`. A field holds `*`, numbers, ranges `1-5`, steps `*/5` and lists of these; months and
-/// weekdays have names. Weekdays have only names: their numbers mean different days in different
-/// systems. Among the days of a month, `L` is the last one: `L`, `15,L`.
+/// `@annually`. A field contains `*`, numbers, ranges `1-5`, steps `*/5` and lists of these. Months can
+/// be written by name. Weekdays must be, as their numbers mean different days in different systems.
+/// In the day of month, `L` is the last day: `L`, `15,L`.
 ///
-/// **Both day fields must fit**, so `0 9 1-7 * Mon` is the first Monday of a month. (In crontab,
-/// where both are restricted, either one is enough.)
+/// **Both day fields must match**, so `0 9 1-7 * Mon` is the first Monday of a month. (In crontab,
+/// if both are restricted, either one is enough.)
 ///
 /// # Daylight saving
 ///
-/// A tick comes when the clock on the wall first shows its time or a later one. So a time that does
-/// not exist comes at the end of the gap, once even if several ticks lie in it, and a time that
-/// comes twice counts at the first.
+/// A tick comes when the local clock first shows its time or a later one. So a time that is skipped
+/// ticks at the end of the gap, once even if several ticks are in it, and a time that occurs twice
+/// ticks at the first occurrence.
 ///
-/// A rule whose hour field holds all 24 hours (`*/5 * * * *`, `@hourly`) beats instead: it ticks at
-/// each instant at which the clock shows one of its times. That is twice in an hour that comes twice,
-/// and never in an hour that does not come, so the beat is even in real time.
+/// A rule whose hour field contains all 24 hours (`*/5 * * * *`, `@hourly`) ticks at regular intervals
+/// instead: at each instant at which the clock shows one of its times. It ticks in both passes of an
+/// hour that occurs twice, and not in an hour that is skipped.
 #[derive(Debug, Clone)]
 pub struct Cron {
     text: String,
     pub(crate) schedule: Schedule,
-    /// Where `L` is among the days of a month: the other ones, a bit each. For `L` the schedule has 28 to 31.
+    /// If `L` is among the days of the month: the other days, as bits. `schedule` has 28 to 31 for `L`.
     last: Option<u32>,
 }
 
-/// What is wrong with a cron rule, in which field, and how to write it.
+/// The error in a cron rule: what is wrong, in which field, and how to fix it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct CronError(String);
 
 impl Cron {
-    /// Reads a rule. One that names a date which never comes is refused.
+    /// Parses a rule. A rule for a date that does not exist is an error.
     pub fn parse(text: &str) -> Result<Self, CronError> {
         read(text).map_err(CronError)
     }
 
-    /// The rule as it was written.
+    /// Returns the rule as it was written.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Refuses a rule whose years are over. Apart from [`Cron::parse`], since a rule that was stored
-    /// while it had ticks to come must stay readable.
+    /// Returns an error if the rule has no further tick. [`Cron::parse`] does not check this, since a
+    /// stored rule must stay readable after its last tick.
     pub fn refuse_past(&self, now: DateTime<Utc>, zone: Tz) -> Result<(), CronError> {
         if self.next_after(now, zone).is_some() {
             return Ok(());
@@ -76,19 +76,19 @@ impl Cron {
         )))
     }
 
-    /// Whether the rule names years, so that it has a last tick.
+    /// Whether the rule contains years and so has a last tick.
     pub fn has_years(&self) -> bool {
         self.text.split_whitespace().count() == 7
     }
 
-    /// Whether the rule has this day, of those that its schedule has.
+    /// Whether the rule includes a day that its schedule includes.
     pub(crate) fn has_day(&self, date: NaiveDate) -> bool {
         self.last.is_none_or(|named| {
             named >> date.day() & 1 == 1 || date.succ_opt().is_none_or(|next| next.day() == 1)
         })
     }
 
-    /// Whether the rule goes on through every hour, and so keeps its beat in real time.
+    /// Whether the rule includes every hour, and so ticks at regular intervals.
     pub(crate) fn beats(&self) -> bool {
         self.schedule.hours().is_all()
     }
@@ -139,7 +139,7 @@ fn read(whole: &str) -> Result<Cron, String> {
     Ok(cron)
 }
 
-/// The days of a month that are named beside `L`, a bit each; none where `L` is not.
+/// Returns the days of the month besides `L`, as bits; `None` if `L` is not among them.
 fn beside_last(days: &str) -> Result<Option<u32>, String> {
     let field = &FIELDS[3];
     let (last, named): (Vec<&str>, Vec<&str>) =
@@ -198,7 +198,7 @@ fn wrong_count(count: usize) -> String {
     )
 }
 
-/// Refuses dates that no year has. `given` starts at the day of month.
+/// Returns an error for dates that no year has. `given` starts at the day of month.
 fn refuse_never(cron: &Cron, given: &[&str]) -> Result<(), String> {
     let schedule = &cron.schedule;
     let longest = |month| match month {

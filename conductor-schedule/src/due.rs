@@ -3,28 +3,28 @@ use chrono_tz::Tz;
 
 use crate::{Cron, Missed};
 
-/// How far skipped ticks are counted.
+/// The maximum count of skipped ticks.
 pub const MOST_COUNTED: u64 = 1000;
 
-/// How late a tick may be under [`Missed::Skip`], if the next one is not near.
+/// The maximum delay of a tick under [`Missed::Skip`], unless the next tick is near.
 const GRACE: TimeDelta = TimeDelta::seconds(5);
 
-/// What is to be done about a schedule now.
+/// The ticks of a schedule that are due.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Due {
-    /// The ticks that make an execution each, in their order.
+    /// The ticks that create one execution each, in order.
     pub run: Vec<DateTime<Utc>>,
-    /// The tick to look at next; not later than now where `limit` ended the list.
+    /// The next tick; it is due already if `limit` ended the list.
     pub next: Option<DateTime<Utc>>,
-    /// Ticks that make no execution, counted up to [`MOST_COUNTED`].
+    /// The number of ticks that create no execution, counted up to [`MOST_COUNTED`].
     pub skipped: u64,
 }
 
 impl Due {
-    /// Decides about the ticks from `next_at` up to `now`. `limit` bounds the list under
-    /// [`Missed::All`]; the rest comes with the next call.
+    /// Returns the ticks from `next_at` up to `now`, by the rule for missed ones. `limit` bounds the
+    /// list under [`Missed::All`]; the next call returns the rest.
     ///
-    /// The work does not grow with the time that was missed.
+    /// The cost does not grow with the number of missed ticks.
     pub fn of(
         cron: &Cron,
         zone: Tz,
@@ -70,7 +70,7 @@ impl Due {
     }
 }
 
-/// The latest tick up to `now`, found by halving the time in which it lies.
+/// Returns the latest tick up to `now`, by bisection.
 fn latest(cron: &Cron, zone: Tz, first: DateTime<Utc>, now: DateTime<Utc>) -> DateTime<Utc> {
     let (mut tick, mut end) = (first, now);
     while end - tick >= TimeDelta::seconds(1) {

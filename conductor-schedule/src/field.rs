@@ -1,8 +1,8 @@
-//! The fields of a cron rule: what each may hold, and what is wrong with it.
+//! The fields of a cron rule: their valid values and their errors.
 
 use crate::weekdays::Weekdays;
 
-/// One field, by the words that people use for it.
+/// One field, with its names for error messages.
 pub(crate) struct Field {
     pub(crate) name: &'static str,
     plural: &'static str,
@@ -36,7 +36,7 @@ const fn numbers(name: &'static str, plural: &'static str, min: u32, max: u32) -
     }
 }
 
-/// All seven in their order.
+/// All seven fields in order.
 pub(crate) static FIELDS: [Field; 7] = [
     numbers("second", "seconds", 0, 59),
     numbers("minute", "minutes", 0, 59),
@@ -54,7 +54,7 @@ pub(crate) static FIELDS: [Field; 7] = [
 ];
 
 impl Field {
-    /// The field in numbers, as the crate `cron` reads it. The error names the field and the fix.
+    /// Returns the field as the crate `cron` parses it. The error names the field and the fix.
     pub(crate) fn read(&self, text: &str) -> Result<String, String> {
         let read = match self.name {
             "weekday" => unsupported(text)
@@ -83,7 +83,7 @@ impl Field {
             Some((range, step)) => (range, Some(self.step(step)?)),
         };
         let range = match range.split_once('-') {
-            // The days among which it is; which one decides `Cron::has_day`.
+            // The possible last days of a month; `Cron::has_day` selects the right one.
             _ if self.is_last(item) => "28-31".to_owned(),
             _ if range == "*" => "*".to_owned(),
             _ if range == "?" && self.name == "day of month" => "*".to_owned(),
@@ -145,7 +145,7 @@ impl Field {
             .ok_or_else(|| format!("{plural} go from {min} to {max}"))
     }
 
-    /// The number of a month's name, whole or by three letters.
+    /// Returns the number of a month, by its full name or its first three letters.
     fn month(&self, text: &str) -> Option<u32> {
         let lower = text.to_lowercase();
         let is = |name: &&'static str| lower == **name || name.get(..3) == Some(lower.as_str());
@@ -165,7 +165,7 @@ impl Field {
     }
 }
 
-/// What other systems know and this one does not.
+/// Returns an error for syntax of other systems that is not supported here.
 fn unsupported(text: &str) -> Option<String> {
     let bare = text
         .trim_start_matches(|c: char| c.is_ascii_digit())

@@ -1,7 +1,7 @@
-//! Cron rules and time windows of the crate `conductor`, which is the one to depend on.
+//! Cron rules and time windows of the crate `conductor`. Depend on that crate instead.
 //!
-//! The macros and the runtime both use this code, so what the compiler lets through the runtime
-//! understands. Nothing here reads a clock: every instant is an argument.
+//! The macros and the runtime share this code, so the runtime accepts every rule that compiles.
+//! Nothing here reads a clock: every instant is an argument.
 
 mod clock;
 mod weekdays;

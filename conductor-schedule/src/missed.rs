@@ -3,15 +3,16 @@ use std::str::FromStr;
 
 use crate::word::{self, UnknownWord};
 
-/// What becomes of ticks that came while nothing could run them.
+/// How to handle ticks that were missed because no worker was running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Missed {
-    /// They are left out. Only a tick that is next to punctual runs.
+    /// Runs none of them. A tick still runs if it is late by at most 5 s and at most half of the time to the next
+    /// tick.
     Skip,
-    /// The latest of them runs, for all.
+    /// Runs the latest one, in place of all.
     #[default]
     Once,
-    /// Each of them runs.
+    /// Runs each of them.
     All,
 }
 
@@ -22,7 +23,7 @@ const WORDS: [(&str, Missed); 3] = [
 ];
 
 impl Missed {
-    /// The word, as it is stored.
+    /// Returns the keyword as it is stored.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Skip => "skip",

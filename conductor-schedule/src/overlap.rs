@@ -3,21 +3,20 @@ use std::str::FromStr;
 
 use crate::word::{self, UnknownWord};
 
-/// What a tick does while the execution of the tick before has not ended.
+/// How to handle a tick while the execution of the previous tick has not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Overlap {
-    /// It starts one more.
+    /// Starts another execution.
     #[default]
     Allow,
-    /// It starts none. Ticks that were missed and are all to run ([`Missed::All`](crate::Missed::All)) run one behind
-    /// the other.
+    /// Starts no execution. Under [`Missed::All`](crate::Missed::All), missed ticks run one after another instead.
     Skip,
 }
 
 const WORDS: [(&str, Overlap); 2] = [("allow", Overlap::Allow), ("skip", Overlap::Skip)];
 
 impl Overlap {
-    /// The word, as it is stored.
+    /// Returns the keyword as it is stored.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Allow => "allow",

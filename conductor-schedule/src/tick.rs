@@ -1,4 +1,4 @@
-//! The times at which a rule ticks.
+//! Computes the ticks of a rule.
 
 use chrono::{DateTime, Datelike, NaiveDateTime, NaiveTime, TimeDelta, Utc};
 use chrono_tz::Tz;
@@ -12,18 +12,18 @@ const LAST_SECOND: NaiveTime = match NaiveTime::from_hms_opt(23, 59, 59) {
 };
 const SECOND: TimeDelta = TimeDelta::seconds(1);
 
-/// The years that rules speak of.
+/// The years that rules cover.
 const YEARS: std::ops::RangeInclusive<i32> = 1970..=2100;
 
 impl Cron {
-    /// The first tick after an instant; none where the rule's years are over.
+    /// Returns the first tick after an instant; `None` if the rule has no further one.
     pub fn next_after(&self, after: DateTime<Utc>, zone: Tz) -> Option<DateTime<Utc>> {
         if after.year() > *YEARS.end() {
             return None;
         }
-        // A day earlier, for zones that are behind.
+        // Starts before the epoch, for zones behind UTC.
         let after = after.max(DateTime::UNIX_EPOCH - TimeDelta::days(2));
-        // Ticks fall on whole seconds, so nothing comes between the second's start and `after`.
+        // Ticks are at whole seconds, so there is none between the start of the second and `after`.
         let after = DateTime::from_timestamp(after.timestamp(), 0)?;
         match self.beats() {
             true => self.next_beat(after, zone),
@@ -31,17 +31,17 @@ impl Cron {
         }
     }
 
-    /// The next instant at which the clock first shows a time of the rule, or a later one.
+    /// Returns the next instant at which the clock first shows a time of the rule, or passes it.
     fn next_reached(&self, after: DateTime<Utc>, zone: Tz) -> Option<DateTime<Utc>> {
         let reached = match Fold::around(after, zone) {
-            // The second pass: all times up to the fold's end were reached in the first.
+            // The second pass: the first pass has reached all times up to the end of the fold.
             Some(fold) if after >= fold.turn => fold.end - SECOND,
             _ => clock::shown(after, zone),
         };
         clock::reached(self.next_local(reached)?, zone)
     }
 
-    /// The next instant at which the clock shows a time of the rule.
+    /// Returns the next instant at which the clock shows a time of the rule.
     fn next_beat(&self, after: DateTime<Utc>, zone: Tz) -> Option<DateTime<Utc>> {
         let shown = clock::shown(after, zone);
         let Some(fold) = Fold::around(after, zone) else {
@@ -55,7 +55,7 @@ impl Cron {
         if after >= fold.turn {
             return self.first_shown(fold.end - SECOND, zone);
         }
-        // The clock is put back before the next time is shown.
+        // The clock is set back before it shows the next time.
         let next = self.next_local(fold.start - SECOND)?;
         if next >= fold.end {
             return self.first_shown(fold.end - SECOND, zone);
@@ -63,7 +63,7 @@ impl Cron {
         Some(fold.turn + (next - fold.start))
     }
 
-    /// When the clock shows the next time of the rule that it shows at all.
+    /// Returns the instant of the next time of the rule that the clock does not skip.
     fn first_shown(&self, mut local: NaiveDateTime, zone: Tz) -> Option<DateTime<Utc>> {
         loop {
             let next = self.next_local(local)?;
@@ -72,19 +72,19 @@ impl Cron {
             if shown == next {
                 return Some(at);
             }
-            // The time lies in a gap; the clock goes on at its end.
+            // The time is in a gap; the clock continues at its end.
             local = shown - SECOND;
         }
     }
 
-    /// The next time of the rule on a clock that is never put forward or back.
+    /// Returns the next time of the rule on a clock without daylight saving.
     pub(crate) fn next_local(&self, mut after: NaiveDateTime) -> Option<NaiveDateTime> {
         loop {
             let next = self.schedule.after(&after.and_utc()).next()?.naive_utc();
             if self.has_day(next.date()) {
                 return Some(next);
             }
-            // With all times of a day that is not the last one of its month.
+            // Skips all times of a day that the rule does not include.
             after = next.date().and_time(LAST_SECOND);
         }
     }
@@ -103,7 +103,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// The ticks after an instant, as the zone's clock shows them.
+    /// Returns the ticks after an instant, in local time.
     fn ticks(rule: &str, zone: Tz, after: &str, count: usize) -> Vec<String> {
         let cron = Cron::parse(rule).unwrap();
         let first = cron.next_after(utc(after), zone);
@@ -152,7 +152,7 @@ mod tests {
             ticks("30 1 * * *", America::New_York, "2026-10-31T12:00:00Z", 2),
             ["01 01:30:00-04:00", "02 01:30:00-05:00"]
         );
-        // Asked in the second pass.
+        // The instant is in the second pass.
         assert_eq!(
             ticks("*/30 1 * * *", America::New_York, "2026-11-01T06:10:00Z", 1),
             ["02 01:00:00-05:00"]
@@ -192,7 +192,7 @@ mod tests {
                 "25 03:00:00+01:00"
             ]
         );
-        // A fold in which the rule has no time at all, and one that its minute stands before.
+        // A fold that contains no time of the rule: the ticks are before and after it.
         assert_eq!(
             ticks(
                 "15 * * * *",
@@ -239,7 +239,7 @@ mod tests {
             days("0 6 L 2 *", "2027-01-01T00:00:00Z", 2),
             ["2027-02-28 06:00", "2028-02-29 06:00"]
         );
-        // No leap year.
+        // 2100 is not a leap year.
         assert_eq!(
             days("0 6 L 2 *", "2100-01-01T00:00:00Z", 2),
             ["2100-02-28 06:00"]
@@ -255,7 +255,7 @@ mod tests {
                 "2027-03-30 06:00"
             ]
         );
-        // Both day fields must fit.
+        // Both day fields must match.
         assert_eq!(
             days("0 6 L * Fri", "2027-01-01T00:00:00Z", 2),
             ["2027-04-30 06:00", "2027-12-31 06:00"]
@@ -280,7 +280,7 @@ mod tests {
                 "31 03:30:00+01:00"
             ]
         );
-        // In zones that are ahead and behind it is another day.
+        // In zones ahead of and behind UTC, the last day begins at another instant.
         assert_eq!(
             ticks("0 0 L * *", Pacific::Kiritimati, "2028-02-28T09:59:59Z", 1),
             ["29 00:00:00+14:00"]
@@ -349,7 +349,7 @@ mod tests {
                 let after = utc("2026-10-25T00:00:00Z") + TimeDelta::seconds(second);
                 assert!(cron.next_after(after, Europe::Berlin).is_some());
             }
-            // Milliseconds where optimised and alone; what walks through time takes minutes.
+            // This takes milliseconds in an optimised build; stepping through time would take minutes.
             assert!(
                 start.elapsed() < Duration::from_secs(10),
                 "{rule} {:?}",

@@ -1,4 +1,4 @@
-//! Sets of weekdays, written by their names.
+//! Sets of weekdays, written by name.
 
 use chrono::Weekday;
 
@@ -12,14 +12,14 @@ const ORDER: [(Weekday, &str, &[&str]); 7] = [
     (Weekday::Sat, "Sat", &["sat", "saturday"]),
 ];
 
-/// Some or all days of a week.
+/// A set of weekdays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Weekdays([bool; 7]);
 
 impl Weekdays {
     pub(crate) const ALL: Self = Self([true; 7]);
 
-    /// Reads names, ranges, lists and steps: `Mon-Fri`, `Sat,Sun`, `*/2`. Ranges may go over the
+    /// Parses names, ranges, lists and steps: `Mon-Fri`, `Sat,Sun`, `*/2`. Ranges can extend over the
     /// end of the week. The error completes "weekday `…`: ".
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut days = Self([false; 7]);
@@ -49,7 +49,7 @@ impl Weekdays {
         self.0[day.num_days_from_sunday() as usize]
     }
 
-    /// The names with commas, which the crate `cron` reads.
+    /// Returns the names separated by commas, which the crate `cron` parses.
     pub(crate) fn names(self) -> String {
         let chosen = ORDER.iter().zip(self.0).filter(|(_, chosen)| *chosen);
         let names: Vec<&str> = chosen.map(|((_, name, _), _)| *name).collect();
@@ -64,7 +64,7 @@ fn read_step(text: &str) -> Result<usize, String> {
         .ok_or_else(|| format!("the step `{text}` is no number from 1 to 6: write `*/2`"))
 }
 
-/// The place of a day in the week from Sunday.
+/// Returns the index of a day, with Sunday as 0.
 fn day(name: &str, whole: &str) -> Result<usize, String> {
     let lower = name.trim().to_lowercase();
     let known = |names: &&[&str]| names.contains(&lower.as_str());
@@ -96,7 +96,7 @@ fn day(name: &str, whole: &str) -> Result<usize, String> {
     })
 }
 
-/// Numbers as crontab reads them, by their names.
+/// Replaces crontab's numbers of weekdays by names.
 fn named(text: &str) -> Option<String> {
     let day = |part: &str| match part.parse::<usize>() {
         Ok(number) if number <= 7 => Some(ORDER[number % 7].1.to_owned()),

@@ -8,26 +8,26 @@ use crate::weekdays::Weekdays;
 
 const DAY: u32 = 24 * 60;
 
-/// How many days are looked at for the next opening: some weeks, as a gap may swallow one.
+/// The number of days searched for the next opening: several weeks, as a gap can skip an opening.
 const LOOKED_AT: usize = 32;
 
-/// How many days back an open one may have begun that is closed now: a zone may have skipped a day, so
-/// that the day before yesterday's is still open.
+/// The number of days before the instant from which openings are searched. A zone can skip a whole day, so the
+/// opening of the day before yesterday can still be open.
 const OPEN_FOR: u64 = 3;
 
-/// How many days back one may have begun: six whole days that touch, and some that a zone skips.
+/// The same, to find the start of adjacent openings: six whole days, and days that a zone skips.
 const OPEN_AT_MOST: u64 = 10;
 
-/// Hours of the day in which a task may run, such as `22:00-06:00`.
+/// A daily window in which a task may run, such as `22:00-06:00`.
 ///
-/// It opens at its first time and is closed from its second one on. Where the second is earlier
-/// than the first, it reaches into the next day; the day on which it opens is the one that the
-/// days name, so `Fri` with `22:00-06:00` ends on Saturday. Windows that touch are one: `Sat,Sun`
-/// with `00:00-24:00` opens once.
+/// It opens at the first time and closes at the second one. If the second one is earlier than the
+/// first, the window extends into the next day. The days are those on which the window opens, so
+/// `Fri` with `22:00-06:00` ends on Saturday. Adjacent windows are joined: `Sat,Sun` with
+/// `00:00-24:00` opens once.
 ///
-/// At a change of daylight saving it opens and closes when the clock on the wall first shows the
-/// time or a later one. A time that does not exist is so the end of the gap (and a window that lies
-/// in a gap does not open), and of a time that comes twice the first counts.
+/// At a change of daylight saving, it opens and closes when the local clock first shows the time or
+/// a later one. So a time that is skipped counts at the end of the gap, and a window within a gap does
+/// not open. A time that occurs twice counts at the first occurrence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
     text: String,
@@ -37,20 +37,20 @@ pub struct Window {
     zone: Tz,
 }
 
-/// What is wrong with a window, and how to write it.
+/// The error in a window: what is wrong, and how to fix it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WindowError {
-    /// In the times.
+    /// An error in the times.
     #[error("{0}")]
     Times(String),
-    /// In the days.
+    /// An error in the days.
     #[error("{0}")]
     Days(String),
 }
 
 impl Window {
-    /// Reads the times, such as `22:00-06:00` or `18:00-24:00`, and the days on which the window
-    /// opens, such as `Mon-Fri` or `Sat,Sun`; all days where none are given.
+    /// Parses the times, such as `22:00-06:00` or `18:00-24:00`, and the days on which the window
+    /// opens, such as `Mon-Fri` or `Sat,Sun`. Without days, it opens on every day.
     pub fn parse(text: &str, days: Option<&str>, zone: Tz) -> Result<Self, WindowError> {
         let (opens, closes) = read_times(text).map_err(WindowError::Times)?;
         let days = match days {
@@ -73,24 +73,24 @@ impl Window {
         })
     }
 
-    /// The times as they were written.
+    /// Returns the times as they were written.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The zone whose clock counts.
+    /// Returns the time zone.
     pub fn zone(&self) -> Tz {
         self.zone
     }
 
-    /// Whether it is open at an instant.
+    /// Whether the window is open at an instant.
     pub fn is_open(&self, at: DateTime<Utc>) -> bool {
         self.stretches(at, OPEN_FOR)
             .find(|(_, end)| *end > at)
             .is_some_and(|(start, _)| start <= at)
     }
 
-    /// Since when it has been open at an instant; none where it is closed.
+    /// Returns since when the window has been open at an instant; `None` if it is closed.
     pub fn open_since(&self, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let (start, _) = self
             .stretches(at, OPEN_AT_MOST)
@@ -98,26 +98,26 @@ impl Window {
         (start <= at).then_some(start)
     }
 
-    /// The next opening, at the instant or after it.
+    /// Returns the next opening at or after an instant.
     pub fn opens_after(&self, at: DateTime<Utc>) -> DateTime<Utc> {
         let mut starts = self.stretches(at, OPEN_FOR).map(|(start, _)| start);
         (starts.find(|start| *start >= at)).unwrap_or(DateTime::<Utc>::MAX_UTC)
     }
 
-    /// The next closing after the instant: of the time that is open, or else of the next one.
+    /// Returns the next closing after an instant.
     pub fn closes_after(&self, at: DateTime<Utc>) -> DateTime<Utc> {
         let mut ends = self.stretches(at, OPEN_FOR).map(|(_, end)| end);
         (ends.find(|end| *end > at)).unwrap_or(DateTime::<Utc>::MAX_UTC)
     }
 
-    /// The times of being open, in order, from so many days before the instant on. The first may have
-    /// begun earlier than is said.
+    /// Returns the periods in which the window is open, in order, beginning `back` days before the
+    /// instant. The first period may have begun earlier than its start says.
     fn stretches(
         &self,
         at: DateTime<Utc>,
         back: u64,
     ) -> impl Iterator<Item = (DateTime<Utc>, DateTime<Utc>)> {
-        // Within the years where a clock can be asked for its time.
+        // Limits the instant to years for which local times can be computed.
         let first = DateTime::UNIX_EPOCH - TimeDelta::days(100_000);
         let last = DateTime::UNIX_EPOCH + TimeDelta::days(1_000_000);
         let today = clock::shown(at.clamp(first, last), self.zone).date();
@@ -132,7 +132,7 @@ impl Window {
         })
     }
 
-    /// The time of being open that begins on a day.
+    /// Returns the period that begins on a day.
     fn opening(&self, day: NaiveDate) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
         if !self.days.contains(day.weekday()) {
             return None;
@@ -151,7 +151,7 @@ impl fmt::Display for Window {
     }
 }
 
-/// The minutes from midnight of opening and closing, the latter beyond a day where it is tomorrow.
+/// Returns the opening and the closing in minutes from midnight. A closing on the next day is beyond 24 hours.
 fn read_times(text: &str) -> Result<(u32, u32), String> {
     let text = text.trim();
     let about = |problem: String| format!("window `{text}`: {problem}");
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn it_reaches_into_the_next_day() {
         let window = berlin("22:00-06:00", Some("Fri"));
-        // The Friday is 2026-01-02.
+        // 2026-01-02 is a Friday.
         assert!(!window.is_open(utc("2026-01-02T20:59:59.999Z")));
         assert!(window.is_open(utc("2026-01-02T21:00:00Z")));
         assert!(window.is_open(utc("2026-01-03T04:59:59.999Z")));
@@ -295,10 +295,10 @@ mod tests {
         let before = utc("2026-03-29T00:00:00Z");
         assert_eq!(gap.opens_after(before), utc("2026-03-29T01:00:00Z"));
         assert_eq!(gap.closes_after(before), utc("2026-03-29T03:00:00Z"));
-        // Swallowed by the gap.
+        // The whole window is in the gap.
         let swallowed = berlin("02:00-02:30", None);
         assert_eq!(swallowed.opens_after(before), utc("2026-03-30T00:00:00Z"));
-        // Each end counts when it is first shown.
+        // Each time counts at its first occurrence.
         let fold = berlin("02:15-02:45", None);
         let before = utc("2026-10-25T00:00:00Z");
         assert_eq!(fold.opens_after(before), utc("2026-10-25T00:15:00Z"));

@@ -1,11 +1,11 @@
-//! A word out of a short list.
+//! Keywords.
 
-/// A word that is none of those known.
+/// The error for an unknown keyword.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct UnknownWord(String);
 
-/// The value of a word, or the error that names the nearest word and all of them.
+/// Returns the value of a keyword, or an error with the nearest keyword and all keywords.
 pub(crate) fn find<T: Copy>(
     given: &str,
     what: &str,

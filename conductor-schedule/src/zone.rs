@@ -1,13 +1,13 @@
-//! Time zones by their names.
+//! Time zones by name.
 
 use chrono_tz::{TZ_VARIANTS, Tz};
 
-/// A name that no time zone has.
+/// The error for an unknown time zone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct UnknownZone(String);
 
-/// The zone of a name such as `Europe/Berlin` or `UTC`, written exactly so.
+/// Returns the zone with a name such as `Europe/Berlin` or `UTC`. The name is case-sensitive.
 pub fn zone(name: &str) -> Result<Tz, UnknownZone> {
     name.parse().map_err(|_| {
         UnknownZone(match nearest(name) {
@@ -17,7 +17,7 @@ pub fn zone(name: &str) -> Result<Tz, UnknownZone> {
     })
 }
 
-/// The zone of the same letters, the zone of a city, or the one that looks most alike.
+/// Returns the zone with the same name in another case, the zone of a city, or the zone with the most similar name.
 fn nearest(name: &str) -> Option<Tz> {
     let given = name.trim().to_lowercase().replace(' ', "_");
     let known = |is: &dyn Fn(&str) -> bool| {

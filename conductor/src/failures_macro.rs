@@ -1,7 +1,10 @@
-/// Names error types that travel as they are: a value of the type is recorded as JSON, with the type's name as its code, and
-/// [`Failure::details`](crate::Failure::details) gives it back in each replay, to the parent, and to callers that wait for the
-/// result. The types implement `Serialize`, `DeserializeOwned` and `std::error::Error`. At the top of a module; in a program,
-/// each type once.
+/// Registers error types whose values are kept when they are recorded.
+///
+/// A value of such a type is recorded as JSON, with the name of the type as its code.
+/// [`Failure::details`](crate::Failure::details) returns the value again: in each replay, in the parent, and to callers
+/// that wait for the result. The types implement `Serialize`, `DeserializeOwned` and `std::error::Error`.
+///
+/// Call it at module level. A program registers each type once.
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -24,7 +27,7 @@
 ///     };
 ///     match ctx.failure(&error).and_then(|failure| failure.details()) {
 ///         Some(PayError::Declined { reason }) => Ok(format!("another card, please: {reason}")),
-///         Some(PayError::Away) | None => Err(error), // the next attempt charges again
+///         Some(PayError::Away) | None => Err(error), // the next attempt runs the step again
 ///     }
 /// }
 /// # async fn charge(_: u64) -> Result<String, PayError> { Err(PayError::Away) }

@@ -1,4 +1,4 @@
-//! The guide: how to write, invoke, run and test tasks.
+//! The guide: how to write, invoke, run and test tasks, one page per topic.
 
 #[doc = include_str!("../guide/tasks.md")]
 pub mod tasks {}

@@ -1,4 +1,129 @@
-//! Durable tasks for Rust on nothing but Postgres.
+//! Durable tasks on Postgres: background jobs, workflows, schedules and events.
+//!
+//! Annotate an `async fn` with [`#[task]`](macro@crate::task). Each invocation becomes an *execution*, a
+//! row in Postgres. Any number of worker processes run executions, retry them after failures and
+//! recover them after crashes. The compiler checks payloads, results, events and cron expressions.
+//! There is no broker and no workflow server to operate.
+//!
+//! # A worker
+//!
+//! ```no_run
+//! use conductor::prelude::*;
+//!
+//! /// Greets a person by name.
+//! #[task(queue = "fast", retry(max_attempts = 5), timeout = "30s")]
+//! async fn greet(ctx: &TaskContext, name: String) -> anyhow::Result<String> {
+//!     Ok(format!("Hello, {name}!"))
+//! }
+//!
+//! conductor::main!();
+//! ```
+//!
+//! [`main!`](crate::main) makes this program a worker and a command line at once:
+//!
+//! ```sh
+//! cargo run                                     # runs tasks until Ctrl-C
+//! cargo run -- invoke greet name=Alice --wait   # prints "Hello, Alice!"
+//! cargo run -- --help                           # lists all commands
+//! ```
+//!
+//! It connects to the PostgreSQL server (14 or later) at `DATABASE_URL`. If that variable is unset, it
+//! starts a private Postgres for the project; see [`embedded`]. A program with a `main` of its own
+//! builds an [`Orchestrator`].
+//!
+//! # A client
+//!
+//! A program that only invokes tasks needs no worker. It depends on the crate that defines the tasks,
+//! so payloads and results are typed:
+//!
+//! ```no_run
+//! use conductor::prelude::*;
+//!
+//! # #[task]
+//! # async fn greet(ctx: &TaskContext, name: String) -> anyhow::Result<String> { Ok(name) }
+//! #
+//! #[tokio::main]
+//! async fn main() -> anyhow::Result<()> {
+//!     let conductor = Conductor::connect().await?;
+//!
+//!     let run = conductor.invoke::<Greet>(Greet { name: "Alice".into() }).await?;
+//!     let greeting: String = run.result().await?;
+//!     println!("{greeting}");
+//!
+//!     // Committed or rolled back together with your own writes.
+//!     let mut tx = conductor.pool().begin().await?;
+//!     conductor.invoke::<Greet>(Greet { name: "Bob".into() }).in_transaction(&mut tx).await?;
+//!     tx.commit().await?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! A program without that crate calls [`Conductor::invoke_json`] with a task's name and a payload as
+//! JSON. Other languages, psql and triggers use SQL: `select conductor.invoke('greet', '{"name": "Alice"}')`.
+//!
+//! # Steps
+//!
+//! A handler can run more than once, for example if an attempt fails or its process dies. A completed
+//! step is recorded and does not run again. A handler that sleeps or waits occupies no worker:
+//!
+//! ```
+//! use conductor::prelude::*;
+//! use std::time::Duration;
+//!
+//! #[task]
+//! async fn trial(ctx: &TaskContext, user: i64) -> anyhow::Result<String> {
+//!     let account: String = ctx.step("open", || async { open_account(user).await }).await?;
+//!     ctx.sleep("two weeks", Duration::from_secs(14 * 24 * 60 * 60)).await?;
+//!     ctx.step("remind", || async { send_mail(&account).await }).await?;
+//!     Ok(account)
+//! }
+//! # async fn open_account(_: i64) -> anyhow::Result<String> { Ok(String::new()) }
+//! # async fn send_mail(_: &str) -> anyhow::Result<()> { Ok(()) }
+//! ```
+//!
+//! [`TaskContext::transaction`] commits your own writes and the record of the step together, so they
+//! take effect exactly once.
+//!
+//! # Guide
+//!
+//! | page | about |
+//! | --- | --- |
+//! | [`tasks`](crate::guide::tasks) | payloads, injected values, failures and retries, batches |
+//! | [`invoking`](crate::guide::invoking) | delays, deduplication, throttling, debouncing, transactions, SQL |
+//! | [`steps`](crate::guide::steps) | steps, sleeps, child tasks, races, exactly-once writes, cancellation |
+//! | [`scheduling`](crate::guide::scheduling) | cron expressions, schedules at run time, time windows |
+//! | [`flow_control`](crate::guide::flow_control) | queues, concurrency limits, rate limits, ordering |
+//! | [`events`](crate::guide::events) | emitting events, waiting for them, starting tasks by them |
+//! | [`row_changes`](crate::guide::row_changes) | starting tasks by inserts, updates and deletes |
+//! | [`running`](crate::guide::running) | workers, deploys, failures of the infrastructure, retention |
+//! | [`database`](crate::guide::database) | roles, poolers, TLS |
+//! | [`testing`](crate::guide::testing) | tests with a database and a clock of their own |
+//!
+//! # Main types
+//!
+//! | type | purpose |
+//! | --- | --- |
+//! | [`Conductor`] | client of one database: invokes, emits, cancels, schedules, lists |
+//! | [`Execution`] | handle to one execution: its ID, status and typed result |
+//! | [`TaskContext`] | first argument of a handler: steps, sleeps, child tasks, waits |
+//! | [`BatchContext`] | first argument of a batch handler: the executions that one call runs |
+//! | [`State`] | argument of a handler that the orchestrator injects, such as a client or a pool |
+//! | [`Task`], [`Event`] | traits that `#[task]` and `#[event]` implement |
+//! | [`Trigger`] | what started an execution: an invoke, a schedule, an event or a row change |
+//! | [`CronTick`], [`RowChange`] | what a task receives from a schedule or a row change |
+//! | [`Orchestrator`], [`Worker`], [`Handle`] | the workers of one process, one per queue |
+//! | [`Error`], [`Failure`], [`RetryExt`] | errors of the library, recorded errors, and `.permanent()` and `.retry_after(…)` |
+//! | [`ExecutionInfo`], [`Story`], [`Why`] | the state of an execution, its history, and why it is not running |
+//!
+//! # Features
+//!
+//! All features are enabled by default. A client that sets `DATABASE_URL` needs none of them.
+//!
+//! | feature | contents |
+//! | --- | --- |
+//! | `cli` | [`main!`](crate::main) and the command line, [`cli`] |
+//! | `embedded` | a private Postgres if `DATABASE_URL` is unset, [`embedded`] |
+//! | `testing` | [`#[conductor::test]`](macro@crate::test), which gives each test a database of its own, and [`testing`] |
 
 #[cfg(feature = "testing")]
 pub use conductor_macros::test;
@@ -51,7 +176,7 @@ mod failures_macro;
 mod verdicts_macro;
 pub mod guide;
 
-/// What generated code names; no part of the public surface.
+/// Items that generated code refers to; not part of the public API.
 #[doc(hidden)]
 pub mod __private {
     pub use conductor_runtime::event::{

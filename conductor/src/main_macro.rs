@@ -1,9 +1,9 @@
-/// Makes the program's `main`: a worker for its tasks and their command line.
+/// Generates the program's `main`: a worker for its tasks, and its command line.
 ///
 /// ```no_run
 /// use conductor::prelude::*;
 ///
-/// /// Greets somebody.
+/// /// Greets a person by name.
 /// #[task]
 /// async fn greet(ctx: &TaskContext, name: String) -> anyhow::Result<String> {
 ///     Ok(format!("Hello, {name}!"))
@@ -13,9 +13,10 @@
 /// ```
 ///
 /// `cargo run` then runs the tasks, and `cargo run -- invoke greet name=Alice --wait` prints
-/// `"Hello, Alice!"`. `cargo run -- --help` tells the rest; so does [`cli`](crate::cli).
+/// `"Hello, Alice!"`. `cargo run -- --help` lists all commands. A program with a `main` of its own
+/// calls [`cli::run`](crate::cli::run) instead.
 ///
-/// Fields say more. Each may be left out, and their order is free:
+/// Optional fields configure it, in any order:
 ///
 /// ```no_run
 /// use conductor::prelude::*;
@@ -40,18 +41,18 @@
 ///
 /// | field | meaning |
 /// | --- | --- |
-/// | `workers` | the queues to serve, as for [`Builder::workers`](crate::Builder::workers) |
-/// | `setup` | an async closure from the orchestrator's [`Builder`](crate::Builder) to an `anyhow::Result` of it; called only by the commands that run tasks |
-/// | `link` | crates whose tasks are to be part of the program though nothing else names them |
+/// | `workers` | the queues to serve, as in [`Builder::workers`](crate::Builder::workers) |
+/// | `setup` | an async closure that takes the orchestrator's [`Builder`](crate::Builder) and returns it in an `anyhow::Result`; only the commands that run tasks call it |
+/// | `link` | crates that contain tasks and that the program does not mention elsewhere; without it, their tasks would not be linked |
 ///
-/// A field that it does not know is a compile error:
+/// An unknown field is a compile error:
 ///
 /// ```compile_fail
 /// conductor::main! { worker: [] }
 /// ```
 #[macro_export]
 macro_rules! main {
-    // Field by field: what is known so far in brackets, then the fields that are left.
+    // Takes one field at a time: the values read so far are in brackets, the remaining fields follow.
     (@ [$($workers:tt)*] [$($setup:tt)*] [$($link:tt)*] $(,)?) => {
         $(use $link as _;)*
 
@@ -68,7 +69,7 @@ macro_rules! main {
     (@ $workers:tt $setup:tt [] link : [$($link:ident),* $(,)?], $($rest:tt)*) => {
         $crate::main! { @ $workers $setup [$($link)*] $($rest)* }
     };
-    // What is wrong; with a `main`, so that its lack is not reported too.
+    // The errors. They include a `main`, so that the compiler does not also report a missing one.
     (@ [$($given:tt)+] $setup:tt $link:tt workers : $($rest:tt)*) => {
         $crate::main! { @wrong "`workers` is given twice" }
     };

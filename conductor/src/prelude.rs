@@ -1,4 +1,4 @@
-//! The names that a file with tasks wants: `use conductor::prelude::*;`.
+//! The names that most files with tasks need: `use conductor::prelude::*;`.
 
 pub use crate::{
     BatchContext, Conductor, CronTick, Event, EventFields, Execution, Orchestrator, RetryExt,

@@ -1,5 +1,6 @@
-/// Names error types that implement [`RetryVerdict`](crate::RetryVerdict), at the top of a module. In a program, each type
-/// once.
+/// Registers error types that implement [`RetryVerdict`](crate::RetryVerdict).
+///
+/// Call it at module level. A program registers each type once.
 #[macro_export]
 macro_rules! retry_verdicts {
     ($($error:ty),+ $(,)?) => {

@@ -1,4 +1,4 @@
-//! What stands in the parentheses of `#[event(…)]`.
+//! The arguments of `#[event(…)]`.
 
 use proc_macro2::TokenStream;
 use syn::Path;
@@ -18,7 +18,7 @@ const EVENT: Keys = Keys {
     repeatable: &[],
 };
 
-/// The attribute's keys. What was refused is as if it had not been given.
+/// The keys of the attribute. A key with an error counts as not given.
 #[derive(Default)]
 pub(crate) struct Attr {
     pub(crate) name: Option<String>,
@@ -41,7 +41,7 @@ impl Attr {
         let value = entry.single()?;
         match entry.key.to_string().as_str() {
             "name" => self.name = Some(literal::name(value)?),
-            // The database keeps it in an `integer`.
+            // The database stores it as `integer`.
             "version" => {
                 self.version = Some(literal::integer(value, 1..=i32::MAX.unsigned_abs())?);
             }
@@ -56,12 +56,12 @@ impl Attr {
         self.version.unwrap_or(1)
     }
 
-    /// How long the events are kept, in milliseconds.
+    /// Returns how long the events are kept, in milliseconds.
     pub(crate) fn keep(&self) -> Option<u64> {
         self.keep
     }
 
-    /// The path by which generated code names the crate `conductor`.
+    /// Returns the path to the crate `conductor` in generated code.
     pub(crate) fn krate(&self) -> Path {
         self.krate
             .clone()

@@ -1,4 +1,4 @@
-//! The derives that an event needs, less those that it has.
+//! The derives that an event needs and does not have.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -7,12 +7,12 @@ use syn::{Attribute, Path, Token};
 
 use crate::task::expand::path_literal;
 
-/// The derives to add, and before which attribute.
+/// The derives to add, and the position among the attributes.
 pub(crate) struct Derives {
     has: Vec<String>,
     has_serde_crate: bool,
     has_schemars_crate: bool,
-    /// In front of the attributes that belong to derives, and behind macros that rewrite the struct.
+    /// The position: before helper attributes of derives, and after macros that rewrite the struct.
     pub(crate) index: usize,
 }
 
@@ -37,7 +37,7 @@ impl Derives {
         }
     }
 
-    /// The missing derives. What they generate finds its crates where the user depends on neither.
+    /// Returns the missing derives. Their code also compiles if the user's crate does not depend on serde or schemars.
     pub(crate) fn missing(&self, krate: &Path) -> TokenStream {
         let lacks = |name: &str| !self.has.iter().any(|has| has == name);
         let private = quote!(#krate::__private);
@@ -72,11 +72,11 @@ impl Derives {
     }
 }
 
-/// Whether a `crate = "…"` stands in the attributes of this derive.
+/// Whether the helper attributes of this derive contain `crate = "…"`.
 fn has_crate(attrs: &[Attribute], owner: &str) -> bool {
     let mut found = false;
     for attr in attrs.iter().filter(|attr| attr.path().is_ident(owner)) {
-        // Mistakes are the derive's to report.
+        // The derive reports errors.
         let _ = attr.parse_nested_meta(|meta| {
             found |= meta.path.is_ident("crate");
             super::serde::skip_value(&meta)

@@ -1,4 +1,4 @@
-//! The items of an event: the struct, its impls, its handles and its registration.
+//! The generated items of an event: the struct, its impls, its handles and its registration.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote};
@@ -9,7 +9,7 @@ use super::derives::Derives;
 use super::item::Item;
 use crate::task::function::docs;
 
-/// All that the items are made of.
+/// The input for the generated items.
 pub(crate) struct Expansion<'a> {
     pub(crate) input: &'a DeriveInput,
     pub(crate) attr: &'a Attr,
@@ -17,14 +17,14 @@ pub(crate) struct Expansion<'a> {
 }
 
 impl Expansion<'_> {
-    /// Everything, for a struct without mistakes.
+    /// Returns all items, for a struct without errors.
     pub(crate) fn items(&self) -> TokenStream {
         let stub = self.stub();
         let registration = self.registration(&self.attr.krate());
         quote!(#stub #registration)
     }
 
-    /// The struct and its `Event`, so that what names them elsewhere still compiles.
+    /// Returns the struct and its impl of `Event`, so that code that uses them still compiles.
     pub(crate) fn stub(&self) -> TokenStream {
         let krate = self.attr.krate();
         let declaration = self.declaration(&krate);
@@ -45,14 +45,14 @@ impl Expansion<'_> {
         quote!(#(#before)* #missing #(#after)* #bare)
     }
 
-    /// The `#[allow]`s, which also count for what is generated.
+    /// Returns the `#[allow]`s, which also apply to generated code.
     fn allowed(&self) -> impl Iterator<Item = &Attribute> {
         let attrs = self.input.attrs.iter();
         attrs.filter(|attr| attr.path().is_ident("allow"))
     }
 
     fn event_impl(&self, krate: &Path) -> TokenStream {
-        // At the struct's name, where a field that cannot be stored is to be reported, too.
+        // The compiler reports fields that cannot be stored at the struct's name, too.
         let mut subject = self.input.ident.clone();
         subject.set_span(subject.span().resolved_at(Span::call_site()));
         let allowed = self.allowed();
@@ -73,7 +73,7 @@ impl Expansion<'_> {
                 #keep
             }
 
-            // For the tasks that take nothing.
+            // For tasks without a payload.
             #(#also_allowed)*
             #[automatically_derived]
             impl ::core::convert::From<#subject> for () {

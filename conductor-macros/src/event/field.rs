@@ -1,4 +1,4 @@
-//! The handle of a field, by which filters name it.
+//! The handle of a field, which filters use.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -9,7 +9,7 @@ use super::serde::{Container, Stored};
 use crate::errors::Errors;
 use crate::task::ownership;
 
-/// A field that can be found in the stored event.
+/// A field with a name of its own in the stored event.
 pub(crate) struct Handle {
     pub(super) conditions: Vec<Attribute>,
     vis: Visibility,
@@ -20,7 +20,7 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// Reads a field; nothing where it has no name of its own in the JSON, or a mistake in it.
+    /// Reads a field; `None` if it has no name of its own in the JSON, or if it has errors.
     pub(crate) fn read(field: &Field, container: &Container, errors: &mut Errors) -> Option<Self> {
         let ident = field.ident.clone()?;
         let before = errors.count();
@@ -43,7 +43,7 @@ impl Handle {
         })
     }
 
-    /// The associated constant.
+    /// Returns the associated constant.
     pub(crate) fn constant(&self, krate: &Path) -> TokenStream {
         let Self {
             conditions,

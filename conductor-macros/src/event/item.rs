@@ -1,4 +1,4 @@
-//! The annotated struct: what of it can be an event, and what is wrong with the rest.
+//! The annotated struct: its valid parts, and its errors.
 
 use proc_macro2::TokenStream;
 use syn::ext::IdentExt;
@@ -10,14 +10,14 @@ use super::serde::Container;
 use crate::errors::Errors;
 use crate::literal;
 
-/// What was understood of a struct.
+/// The valid parts of a struct.
 pub(crate) struct Item {
-    /// The name that the struct's own gives; an attribute's goes before.
+    /// The default name of the event, from the name of the struct. The key `name` overrides it.
     pub(crate) name: String,
     pub(crate) handles: Vec<Handle>,
 }
 
-/// Reads the item, or says what it should be.
+/// Reads the item; the error says which items are accepted.
 pub(crate) fn parse(tokens: TokenStream) -> syn::Result<DeriveInput> {
     syn::parse2(tokens).map_err(|error| {
         let is_no_type = error.to_string().starts_with("expected one of");
@@ -72,7 +72,7 @@ impl Item {
     }
 }
 
-/// `UserSignedUp` as `user_signed_up`.
+/// Converts `UserSignedUp` into `user_signed_up`.
 fn snake_case(camel: &str) -> String {
     let chars: Vec<char> = camel.chars().collect();
     let mut snake = String::with_capacity(camel.len() + 4);

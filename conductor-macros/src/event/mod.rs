@@ -1,4 +1,4 @@
-//! The attribute `#[event]`: a struct is read, then printed with an impl, handles and a registration.
+//! The attribute `#[event]`: reads a struct, and generates an impl, handles and a registration.
 
 mod attr;
 mod derives;
@@ -16,7 +16,7 @@ use attr::Attr;
 use expand::Expansion;
 use item::Item;
 
-/// The struct with what `#[event]` adds to it, or with all the mistakes in it.
+/// Returns the struct and the generated code, or the struct and all its errors.
 pub(crate) fn expand(args: TokenStream, item: TokenStream) -> TokenStream {
     let mut errors = Errors::default();
     let attr = Attr::read(args, &mut errors);

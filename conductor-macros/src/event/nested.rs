@@ -1,4 +1,4 @@
-//! The derive `EventFields`: handles for the fields of a struct that events hold.
+//! The derive `EventFields`: handles for the fields of a struct that is nested in events.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -10,7 +10,7 @@ use super::field::Handle;
 use super::serde::Container;
 use crate::errors::Errors;
 
-/// The handles and the impl, or the mistakes.
+/// Returns the handles and the impl, or the errors.
 pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
     let mut errors = Errors::default();
     let mut handles = Vec::new();

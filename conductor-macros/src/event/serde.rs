@@ -1,4 +1,4 @@
-//! The `#[serde(…)]` attributes that say under which name a field is stored.
+//! The `#[serde(…)]` attributes that determine the stored name of a field.
 
 use proc_macro2::TokenStream;
 use syn::meta::ParseNestedMeta;
@@ -6,19 +6,19 @@ use syn::{Attribute, LitStr, Token, parenthesized, token};
 
 use crate::errors::Errors;
 
-/// What the struct's attributes say about all fields.
+/// The settings for all fields, from the attributes of the struct.
 pub(crate) struct Container {
     pub(crate) rename: Rename,
 }
 
-/// What a field's attributes say about it.
+/// The settings of a field, from its attributes.
 pub(crate) struct Stored {
     pub(crate) name: Option<String>,
-    /// Whether the JSON holds the field's own value under its own name.
+    /// Whether the JSON contains the field's own value under a name of its own.
     pub(crate) is_plain: bool,
 }
 
-/// serde's rules for the names of fields, which are in snake_case.
+/// serde's renaming rules for fields, whose names are in snake_case.
 #[derive(Clone, Copy)]
 pub(crate) enum Rename {
     None,
@@ -37,7 +37,7 @@ impl Container {
                 let Some(rule) = name(meta)? else {
                     return Ok(());
                 };
-                // What serde does not know, it reports itself.
+                // serde reports an unknown rule.
                 rename = Rename::parse(&rule.value()).unwrap_or(Rename::None);
                 return Ok(());
             }
@@ -92,7 +92,7 @@ fn holds_rename(attr: &Attribute) -> bool {
     tokens.is_ok_and(|tokens| tokens.contains("serde") && tokens.contains("rename"))
 }
 
-/// Reads every key of the `serde` attributes. What cannot be read at all is the derive's to report.
+/// Reads every key of the `serde` attributes. The derive reports attributes that cannot be parsed.
 fn each(
     attrs: &[Attribute],
     errors: &mut Errors,
@@ -104,15 +104,15 @@ fn each(
             errors.keep(known);
             Ok(())
         });
-        // After a mistake that was reported, the rest is not read.
+        // Discards the rest after an error that was reported.
         drop(all);
     }
 }
 
-/// Reads `= "name"`, or `(serialize = "name", deserialize = "name")` where both are the same.
+/// Reads `= "name"`, or `(serialize = "name", deserialize = "name")` if both are the same.
 fn name(meta: &ParseNestedMeta<'_>) -> syn::Result<Option<LitStr>> {
     if !meta.input.peek(token::Paren) {
-        // Not a literal: serde says so.
+        // serde reports a value that is not a literal.
         return Ok(meta.value().and_then(|value| value.parse()).ok());
     }
     let mut names: Vec<LitStr> = Vec::new();
@@ -128,7 +128,7 @@ fn name(meta: &ParseNestedMeta<'_>) -> syn::Result<Option<LitStr>> {
     }
 }
 
-/// Passes over the value of a key.
+/// Skips the value of a key.
 pub(crate) fn skip_value(meta: &ParseNestedMeta<'_>) -> syn::Result<()> {
     if meta.input.peek(Token![=]) {
         meta.value()?.parse::<syn::Expr>()?;
@@ -153,7 +153,7 @@ impl Rename {
         })
     }
 
-    /// The name of a field as serde makes it.
+    /// Returns the name that serde gives a field.
     pub(crate) fn apply(self, field: &str) -> String {
         match self {
             Self::None => field.to_owned(),

@@ -1,4 +1,4 @@
-//! Durations in words, such as `5m` or `2h 30m`, and ranges of two.
+//! Durations with units, such as `5m` or `2h 30m`, ranges of durations, and rates.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use syn::Expr;
 
 use super::string;
 
-/// Longer ones are taken for a mistake; it also keeps every sum of two far from overflow.
+/// The maximum. A longer duration is probably a mistake, and sums of two durations stay far from overflow.
 const MAX_YEARS: u64 = 100;
 const MAX: Duration = Duration::from_secs(MAX_YEARS * 31_557_600);
 
@@ -16,17 +16,17 @@ pub(crate) fn millis(expr: &Expr) -> syn::Result<u64> {
     read(expr, |text| parse(text).and_then(refuse_zero))
 }
 
-/// Reads a duration as milliseconds, where none at all has a meaning too.
+/// Reads a duration as milliseconds, and permits zero.
 pub(crate) fn millis_or_zero(expr: &Expr) -> syn::Result<u64> {
     read(expr, parse)
 }
 
-/// Reads the first and the longest delay, as milliseconds: `15s..2h`, or `30s` for both.
+/// Reads the first and the longest delay as milliseconds: `15s..2h`, or `30s` for both.
 pub(crate) fn backoff(expr: &Expr) -> syn::Result<(u64, u64)> {
     read(expr, parse_backoff)
 }
 
-/// Reads a rate, as a number and an interval in milliseconds: `100/1m`, or `10/s`.
+/// Reads a rate such as `100/1m` or `10/s`, as a number and an interval in milliseconds.
 pub(crate) fn rate(expr: &Expr) -> syn::Result<(u32, u64)> {
     let literal = string(expr, "a rate such as `\"100/1m\"`")?;
     parse_rate(&literal.value()).map_err(|problem| syn::Error::new(literal.span(), problem))
@@ -83,7 +83,7 @@ fn parse_backoff(text: &str) -> Result<(u64, u64), String> {
 
 fn parse(text: &str) -> Result<u64, String> {
     let text = text.trim();
-    // A bare zero needs no unit for humantime; ours does, like every other number.
+    // humantime accepts a bare zero without a unit; here every number needs one.
     let duration = humantime::parse_duration(text).map_err(|error| explain(text, &error))?;
     if text == "0" {
         return Err(unitless(text));

@@ -1,4 +1,4 @@
-//! The values of keys: each kind is read from an expression and refused under its own token.
+//! The values of keys: each kind is read from an expression, and errors point at that expression.
 
 mod duration;
 mod name;
@@ -14,7 +14,7 @@ pub(crate) use timing::{parsed, zone};
 
 use syn::Expr;
 
-/// The expression without the invisible groups that `macro_rules!` puts around its variables.
+/// Returns the expression without the invisible groups that `macro_rules!` puts around variables.
 pub(crate) fn peel(mut expr: &Expr) -> &Expr {
     loop {
         expr = match expr {

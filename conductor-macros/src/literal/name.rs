@@ -4,7 +4,7 @@ use syn::Expr;
 
 use super::string;
 
-/// As many bytes as the database's column checks.
+/// The maximum length in bytes, which the database also checks.
 const MAX_BYTES: usize = 100;
 
 /// Reads the name of a task or queue.
@@ -17,7 +17,7 @@ pub(crate) fn name(expr: &Expr) -> syn::Result<String> {
     }
 }
 
-/// Why a name is refused. Anything that can be read and typed again is allowed.
+/// Returns why a name is invalid. Every name that people can read and type is valid.
 pub(crate) fn problem(name: &str) -> Option<String> {
     if name.is_empty() {
         return Some("a name cannot be empty".to_owned());

@@ -1,4 +1,4 @@
-//! Whole numbers and shares.
+//! Integers and fractions.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -8,7 +8,7 @@ use syn::{Expr, ExprLit, Lit, UnOp};
 
 use super::peel;
 
-/// Reads a whole number of the range.
+/// Reads an integer within the range.
 pub(crate) fn integer<T>(expr: &Expr, range: RangeInclusive<T>) -> syn::Result<T>
 where
     T: FromStr + PartialOrd + Display,
@@ -22,7 +22,7 @@ where
         })
 }
 
-/// Reads a share: a number from 0 to 1.
+/// Reads a fraction: a number from 0 to 1.
 pub(crate) fn share(expr: &Expr) -> syn::Result<f64> {
     digits(expr)
         .and_then(|digits| digits.parse().ok())
@@ -30,7 +30,8 @@ pub(crate) fn share(expr: &Expr) -> syn::Result<f64> {
         .ok_or_else(|| syn::Error::new_spanned(expr, "expected a share from 0 to 1, such as `0.2`"))
 }
 
-/// The decimal text of a literal with an optional minus. A suffix of a type is refused with it.
+/// Returns the decimal digits of a literal with an optional minus; `None` for other expressions, also if they have a
+/// type suffix.
 fn digits(expr: &Expr) -> Option<String> {
     match peel(expr) {
         Expr::Unary(unary) if matches!(unary.op, UnOp::Neg(_)) => {

@@ -1,4 +1,4 @@
-//! Strings, and what is written as or instead of one.
+//! Strings, paths and type names.
 
 use syn::{Expr, ExprLit, Ident, Lit, LitStr, Path};
 
@@ -18,7 +18,7 @@ pub(crate) fn string<'a>(expr: &'a Expr, what: &str) -> syn::Result<&'a LitStr> 
     }
 }
 
-/// Reads a path in quotes, as serde's `crate` has it.
+/// Reads a path in quotes, as in serde's `crate`.
 pub(crate) fn path(expr: &Expr) -> syn::Result<Path> {
     let literal = string(expr, "a path")?;
     literal.parse_with(Path::parse_mod_style).map_err(|_| {
@@ -27,7 +27,7 @@ pub(crate) fn path(expr: &Expr) -> syn::Result<Path> {
     })
 }
 
-/// Reads the name of a type that is to be made.
+/// Reads the name of a type to generate.
 pub(crate) fn type_name(expr: &Expr) -> syn::Result<Ident> {
     if let Expr::Path(path) = peel(expr)
         && let Some(ident) = path.path.get_ident()

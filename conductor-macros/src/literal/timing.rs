@@ -1,4 +1,4 @@
-//! Texts that the crate `conductor-schedule` reads: its errors say the fix.
+//! Texts that the crate `conductor-schedule` parses. Its errors suggest a fix.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use syn::{Expr, LitStr};
 
 use super::string;
 
-/// Reads a word or a rule. `what` completes "expected … as a string literal".
+/// Reads a keyword or a rule. `what` completes "expected … as a string literal".
 pub(crate) fn parsed<T>(expr: &Expr, what: &str) -> syn::Result<T>
 where
     T: FromStr<Err: Display>,

@@ -1,4 +1,4 @@
-//! One argument of the function: what it is for, and what is wrong with it.
+//! One argument of the function: its role, and its errors.
 
 use syn::ext::IdentExt;
 use syn::{Attribute, Ident, Pat, PatType, Type};
@@ -7,7 +7,7 @@ use super::function::is_lint;
 use super::ownership::{self, last_segment, peel, show};
 use crate::errors::Errors;
 
-/// What an argument stands for.
+/// The role of an argument.
 pub(crate) enum Argument {
     /// `payload: P`, the whole payload.
     Payload { ident: Ident, ty: Type },
@@ -28,7 +28,7 @@ pub(crate) struct Field {
 }
 
 impl Argument {
-    /// Reads an argument after the context; nothing where a mistake leaves no meaning.
+    /// Reads an argument after the context; `None` if an error leaves its role unknown.
     pub(crate) fn read(argument: &PatType, errors: &mut Errors) -> Option<Self> {
         refuse_cfg(&argument.attrs, errors);
         if matches!(last_segment(&argument.ty), Some((name, true)) if name == "State") {
@@ -49,7 +49,7 @@ impl Argument {
             return None;
         };
         let ty = (*argument.ty).clone();
-        // The underscore says that the body does not look at it.
+        // With the underscore, the body does not use it.
         if ident == "payload" || ident == "_payload" {
             refuse_attrs(&argument.attrs, "the whole payload", errors);
             return Some(Self::Payload { ident, ty });
@@ -63,7 +63,7 @@ impl Argument {
     }
 }
 
-/// Reports attributes that have nowhere to go.
+/// Reports attributes on arguments that do not become fields.
 pub(crate) fn refuse_attrs(attrs: &[Attribute], what: &str, errors: &mut Errors) {
     for attr in attrs {
         if !is_lint(attr) && !attr.path().is_ident("cfg") {
@@ -75,7 +75,7 @@ pub(crate) fn refuse_attrs(attrs: &[Attribute], what: &str, errors: &mut Errors)
     }
 }
 
-/// Reports `#[cfg]`, which would make the payload differ between builds that share a database.
+/// Reports `#[cfg]`, as the payload would differ between builds that share a database.
 pub(crate) fn refuse_cfg(attrs: &[Attribute], errors: &mut Errors) {
     for attr in attrs.iter().filter(|attr| attr.path().is_ident("cfg")) {
         errors.at(

@@ -1,4 +1,4 @@
-//! What stands in the parentheses of `#[task(…)]`.
+//! The arguments of `#[task(…)]`.
 
 use proc_macro2::{Span, TokenStream};
 use quote::quote;
@@ -72,7 +72,7 @@ const KEEP: Keys = Keys {
     repeatable: &[],
 };
 
-/// The attribute's keys. What was refused is as if it had not been given.
+/// The keys of the attribute. A key with an error counts as not given.
 #[derive(Default)]
 pub(crate) struct Attr {
     pub(crate) name: Option<String>,
@@ -178,14 +178,14 @@ impl Attr {
         Ok(())
     }
 
-    /// The path by which generated code names the crate `conductor`.
+    /// Returns the path to the crate `conductor` in generated code.
     pub(crate) fn krate(&self) -> Path {
         self.krate
             .clone()
             .unwrap_or_else(|| syn::parse_quote!(::conductor))
     }
 
-    /// The calls on a `TaskDefinition` that the keys stand for, only for the keys given.
+    /// Returns the calls on a `TaskDefinition` for the given keys.
     pub(crate) fn definition_calls(&self) -> TokenStream {
         let queue = self.queue.iter();
         let priority = self.priority.iter();
@@ -211,7 +211,7 @@ impl Attr {
     }
 }
 
-/// What the parts of an attribute become, without spaces, and the mistakes in it.
+/// Returns the code generated for parts of an attribute, without spaces, and the errors in it.
 #[cfg(test)]
 pub(super) fn definitions(
     tokens: TokenStream,

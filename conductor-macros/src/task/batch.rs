@@ -1,4 +1,4 @@
-//! The key `batch`, and what it makes of a function's head.
+//! The key `batch`, and the signature of a function with it.
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
@@ -20,21 +20,21 @@ const BATCH: Keys = Keys {
 };
 
 const MOST_ITEMS: u32 = 10_000;
-/// Items that wait are claimed, so a longer wait is a schedule's work.
+/// Items are claimed while they wait, so a schedule fits longer waits better.
 const LONGEST_WAIT_MS: u64 = 60 * 60 * 1000;
 
 const FORMS: &str = "`anyhow::Result<Vec<anyhow::Result<T>>>` for a result of each item, \
                      `anyhow::Result<Vec<T>>` for an output of each, or `anyhow::Result<()>`";
 
-/// How many items run together, and how long one waits for others, in milliseconds.
+/// The maximum number of items in a batch, and how long an item waits for others, in milliseconds.
 pub(crate) struct Batch {
     pub(crate) max_size: u32,
     pub(crate) max_wait: u64,
 }
 
 impl Batch {
-    /// Reads `batch` or `batch(max_size = 100, max_wait = "500ms")`. It is a batch whatever is wrong
-    /// with its sizes.
+    /// Reads `batch` or `batch(max_size = 100, max_wait = "500ms")`. Errors in its options do not
+    /// make the task a single one.
     pub(crate) fn read(entry: &Entry, errors: &mut Errors) -> Self {
         let mut batch = Self {
             max_size: 100,
@@ -65,7 +65,7 @@ fn max_wait(value: &syn::Expr) -> syn::Result<u64> {
     Ok(millis)
 }
 
-/// Reads the arguments after the context: `items: Vec<P>`, and injected values.
+/// Reads the arguments after the context: `items: Vec<P>` and injected values.
 pub(crate) fn read_arguments(
     sig: &syn::Signature,
     arguments: &[&PatType],
@@ -118,7 +118,7 @@ pub(crate) fn read_arguments(
     read
 }
 
-/// What stands in `name<…>` first.
+/// Returns the first generic argument of `name<…>`.
 fn item_of<'t>(ty: &'t Type, name: &str) -> Option<&'t Type> {
     let Type::Path(path) = peel(ty) else {
         return None;
@@ -137,13 +137,13 @@ fn item_of<'t>(ty: &'t Type, name: &str) -> Option<&'t Type> {
     })
 }
 
-/// What a batch gives back, by the type that is written.
+/// The kind of result of a batch, by its return type.
 pub(crate) enum Results {
     /// A result for each item, of this type.
     Each(Type),
     /// An output of this type for each item.
     All(Type),
-    /// Nothing but that all are done.
+    /// No outputs: all items are completed.
     Done,
 }
 
@@ -166,7 +166,7 @@ impl Results {
         results
     }
 
-    /// The task's output.
+    /// Returns the output type of the task.
     pub(crate) fn output(&self, output: impl FnOnce(&Type) -> TokenStream) -> TokenStream {
         match self {
             Self::Each(result) => output(result),
@@ -175,7 +175,7 @@ impl Results {
         }
     }
 
-    /// The name of the function that makes one form of all.
+    /// Returns the name of the function that converts this kind into the common one.
     pub(crate) fn function(&self) -> proc_macro2::Ident {
         match self {
             Self::Each(_) => format_ident!("each"),

@@ -24,13 +24,13 @@ const CRON: Keys = Keys {
     repeatable: &[],
 };
 
-/// The name of a schedule that is given none.
+/// The name of a schedule without a `name`.
 const UNNAMED: &str = "default";
 
 /// One schedule.
 pub(crate) struct Cron {
     rule: conductor_schedule::Cron,
-    /// Where the rule stands.
+    /// The span of the rule.
     place: Span,
     name: Option<(String, Span)>,
     zone: Option<Tz>,
@@ -40,7 +40,7 @@ pub(crate) struct Cron {
 }
 
 impl Cron {
-    /// Reads one `cron`; nothing where a mistake in its list was reported.
+    /// Reads one `cron`; `None` if an error in its list was reported.
     pub(crate) fn read(entry: &Entry, errors: &mut Errors) -> syn::Result<Option<Self>> {
         let (rule, options) = entry.first()?;
         let before = errors.count();
@@ -90,12 +90,12 @@ impl Cron {
         self.name.as_ref().map_or(UNNAMED, |(name, _)| name)
     }
 
-    /// The `CronDefinition` of the task of type `subject`.
+    /// Returns the `CronDefinition` for the task of type `subject`.
     pub(crate) fn definition(&self, krate: &Path, subject: &TokenStream) -> TokenStream {
         let definition = quote!(#krate::__private::CronDefinition);
         let (name, rule) = (self.name(), self.rule.as_str());
         let made = match &self.payload {
-            // At the rule, where a payload that no tick makes is to be reported.
+            // The compiler reports a payload type without `From<CronTick>` at the rule.
             None => {
                 let of = place_at(quote!(#definition::of::<#subject>), self.place);
                 quote!(#of(#name, #rule))
@@ -129,7 +129,7 @@ impl Cron {
     }
 }
 
-/// Reports schedules that one could not tell apart.
+/// Reports schedules with the same name.
 pub(crate) fn refuse_same_names(crons: &[Cron], errors: &mut Errors) {
     for (index, cron) in crons.iter().enumerate() {
         let name = cron.name();

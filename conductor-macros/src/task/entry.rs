@@ -1,4 +1,4 @@
-//! One `key`, `key = value` or `key(…)` of an attribute, and the table of the keys it knows.
+//! One `key`, `key = value` or `key(…)` of an attribute, and the table of known keys.
 
 use proc_macro2::{TokenStream, TokenTree};
 use syn::ext::IdentExt;
@@ -9,16 +9,16 @@ use crate::errors::Errors;
 
 const NO_COMMA: &str = "expected a comma before the next key";
 
-/// The keys that an attribute or a list in it knows, each with an example of its form.
+/// The known keys of an attribute or of a list in it, each with an example.
 pub(crate) struct Keys {
-    /// Names the attribute or the list: `#[task]`, `retry(…)`.
+    /// The attribute or list, for error messages: `#[task]`, `retry(…)`.
     pub(crate) owner: &'static str,
     pub(crate) forms: &'static [(&'static str, &'static str)],
     /// Keys that may be given more than once.
     pub(crate) repeatable: &'static [&'static str],
 }
 
-/// A key with its value, not yet understood.
+/// A key with its uninterpreted value.
 pub(crate) struct Entry {
     pub(crate) key: Ident,
     value: Value,
@@ -32,7 +32,7 @@ enum Value {
 }
 
 impl Keys {
-    /// Splits an attribute's tokens. A mistake costs its own entry and no other.
+    /// Splits the tokens of an attribute into entries. An error affects only its own entry.
     pub(crate) fn read(&self, tokens: TokenStream, errors: &mut Errors) -> Vec<Entry> {
         let mut entries: Vec<Entry> = Vec::new();
         let parser = |input: ParseStream<'_>| {
@@ -89,7 +89,7 @@ impl Keys {
         Ok(Entry { key, value, form })
     }
 
-    /// The example of a key, or the error with the nearest key.
+    /// Returns the example for a key, or an error that suggests the nearest key.
     fn form(&self, key: &Ident) -> syn::Result<&'static str> {
         let given = key.to_string();
         let known = || self.forms.iter().map(|(name, _)| *name);
@@ -118,7 +118,7 @@ impl Keys {
 }
 
 impl Entry {
-    /// The value of `key = value`.
+    /// Returns the value of `key = value`.
     pub(crate) fn single(&self) -> syn::Result<&Expr> {
         match &self.value {
             Value::Single(expr) => Ok(expr),
@@ -126,7 +126,7 @@ impl Entry {
         }
     }
 
-    /// The value of `key = value`, or the first one in `key(value, …)` and the tokens after it.
+    /// Returns the value of `key = value`, or the first value of `key(value, …)` and the tokens after it.
     pub(crate) fn first(&self) -> syn::Result<(Expr, TokenStream)> {
         let parser = |input: ParseStream<'_>| {
             if input.is_empty() || (input.peek(Ident::peek_any) && input.peek2(Token![=])) {
@@ -152,7 +152,7 @@ impl Entry {
         }
     }
 
-    /// As [`list`](Self::list), where all may be left out.
+    /// Returns the same as [`list`](Self::list), but permits an empty list or none.
     pub(crate) fn options(&self, number: Option<&str>) -> syn::Result<TokenStream> {
         match &self.value {
             Value::Flag => Ok(TokenStream::new()),
@@ -161,7 +161,7 @@ impl Entry {
         }
     }
 
-    /// The tokens in `key(…)`. For `key = 5` the error shows where the number goes: under `number`.
+    /// Returns the tokens in `key(…)`. For `key = 5`, the error suggests `key(number = 5)`.
     pub(crate) fn list(&self, number: Option<&str>) -> syn::Result<TokenStream> {
         match (&self.value, number) {
             (Value::List(tokens), _) if !tokens.is_empty() => Ok(tokens.clone()),
@@ -184,7 +184,7 @@ fn wrong_form(key: &Ident, form: &str) -> syn::Error {
     syn::Error::new(key.span(), format!("`{key}` is written like `{form}`"))
 }
 
-/// Goes to the comma that ends a broken entry, so that the ones after it are still read.
+/// Skips to the comma after an invalid entry, so that the following entries are read.
 fn skip_to_comma(input: ParseStream<'_>) -> syn::Result<()> {
     while !input.is_empty() && !input.peek(Token![,]) {
         input.parse::<TokenTree>()?;

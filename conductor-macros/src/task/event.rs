@@ -21,15 +21,15 @@ const EVENT: Keys = Keys {
 
 const FORM: &str = "`event` is written like `event(UserSignedUp, when = plan == \"pro\")`";
 
-/// One event that starts the task.
+/// An event that starts the task.
 pub(crate) struct Subscription {
     event: Type,
-    /// The filter, without mistakes.
+    /// The condition, which has no errors.
     condition: Option<Expr>,
 }
 
 impl Subscription {
-    /// Reads one `event`; nothing where a mistake in its list was reported.
+    /// Reads one `event`; `None` if an error in its list was reported.
     pub(crate) fn read(entry: &Entry, errors: &mut Errors) -> syn::Result<Option<Self>> {
         let (event, options) = match entry.single() {
             Ok(value) => (type_of(value)?, TokenStream::new()),
@@ -42,7 +42,7 @@ impl Subscription {
         let mut condition = None;
         for entry in EVENT.read(without_batch(options, errors), errors) {
             let read = entry.single().map(|value| {
-                // For its mistakes; where the crate is, may stand behind it.
+                // Only collects errors. The path of the crate is not known yet, as `crate` may follow.
                 filter::read(value, &event, &syn::parse_quote!(::conductor), errors);
                 condition = Some(value.clone());
             });
@@ -51,11 +51,11 @@ impl Subscription {
         Ok((errors.count() == before).then_some(Self { event, condition }))
     }
 
-    /// The `SubscriptionDefinition` of the task of type `subject`.
+    /// Returns the `SubscriptionDefinition` for the task of type `subject`.
     pub(crate) fn definition(&self, krate: &Path, subject: &TokenStream) -> TokenStream {
         let event = &self.event;
         let definition = quote!(#krate::__private::SubscriptionDefinition);
-        // At the event, where a payload that it does not make is to be reported.
+        // The compiler reports a payload type without `From` for the event at the event.
         let made = place_at(quote!(#definition::of), event.span());
         let when = self.condition.iter().map(|condition| {
             let filter = filter::read(condition, event, krate, &mut Errors::default());
@@ -65,7 +65,7 @@ impl Subscription {
     }
 }
 
-/// The event's type and the tokens behind the comma.
+/// Returns the type of the event and the tokens after the comma.
 fn split(input: ParseStream<'_>) -> syn::Result<(Type, TokenStream)> {
     let ahead = input.fork();
     let begins_with_key = ahead.parse::<syn::Ident>().is_ok() && ahead.peek(Token![=]);
@@ -81,7 +81,7 @@ fn split(input: ParseStream<'_>) -> syn::Result<(Type, TokenStream)> {
     Ok((event, input.parse()?))
 }
 
-/// The type in `event = UserSignedUp`.
+/// Returns the type in `event = UserSignedUp`.
 fn type_of(value: &Expr) -> syn::Result<Type> {
     match literal::peel(value) {
         path @ Expr::Path(_) => syn::parse2(path.to_token_stream()),
@@ -89,7 +89,7 @@ fn type_of(value: &Expr) -> syn::Result<Type> {
     }
 }
 
-/// The options less `batch`, which others have and which is explained here.
+/// Removes the option `batch`, which other libraries have, and reports it with an explanation.
 fn without_batch(options: TokenStream, errors: &mut Errors) -> TokenStream {
     let parser = |input: ParseStream<'_>| {
         let mut kept = TokenStream::new();
@@ -122,7 +122,7 @@ fn without_batch(options: TokenStream, errors: &mut Errors) -> TokenStream {
     parser.parse2(options).unwrap_or_default()
 }
 
-/// A task runs once for an event, so a second filter on it has nothing to add.
+/// Reports a second subscription to the same event, as a task runs once per event.
 pub(crate) fn refuse_same(events: &[Subscription], errors: &mut Errors) {
     for (index, subscription) in events.iter().enumerate() {
         let event = show(&subscription.event);

@@ -1,4 +1,4 @@
-//! The items beside the function: the task's type, its impls and its registration.
+//! The generated items: the task's type, its impls and its registration.
 
 use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
@@ -11,7 +11,7 @@ use super::function::Function;
 use super::ownership::last_segment;
 use super::signature::Signature;
 
-/// All that the items are made of.
+/// The input for the generated items.
 pub(crate) struct Expansion<'a> {
     pub(crate) function: &'a Function,
     pub(crate) attr: &'a Attr,
@@ -19,7 +19,7 @@ pub(crate) struct Expansion<'a> {
     pub(crate) type_name: &'a Ident,
 }
 
-/// The payload that the arguments make.
+/// The payload, by the arguments.
 enum Payload<'a> {
     None,
     Whole(&'a Type),
@@ -27,7 +27,7 @@ enum Payload<'a> {
 }
 
 impl Expansion<'_> {
-    /// Everything, for a head without mistakes.
+    /// Returns all items, for a signature without errors.
     pub(crate) fn items(&self, result: &Type) -> TokenStream {
         let krate = self.attr.krate();
         let declaration = self.declaration(&krate);
@@ -41,7 +41,7 @@ impl Expansion<'_> {
         quote!(#declaration #task #handler #registration #limits)
     }
 
-    /// The type and its `Task`, so that what names the type elsewhere still compiles.
+    /// Returns the type and its impl of `Task`, so that code that uses the type still compiles.
     pub(crate) fn stub(&self, result: Option<&Type>) -> TokenStream {
         let krate = self.attr.krate();
         let declaration = self.declaration(&krate);
@@ -72,7 +72,7 @@ impl Expansion<'_> {
         }
     }
 
-    /// The payload's type, where it bears the task's name and so is the task.
+    /// Returns the type of the payload if it has the name of the task's type and so is the task.
     fn own_type(&self) -> Option<&Type> {
         match self.payload() {
             Payload::Whole(ty) => {
@@ -120,10 +120,10 @@ impl Expansion<'_> {
                 #private::serde::Deserialize,
                 #private::schemars::JsonSchema,
             )]
-            // Behind the derive, whose helper it may contain.
+            // After the derive, as it may contain helper attributes of that derive.
             #about
-            // Names that it does not know are those of a newer build, where they are stored; who invokes
-            // may have misspelt one, and learns it by the schema.
+            // Only the schema denies unknown fields. In a stored payload they come from a newer build;
+            // in a new invoke they are spelling errors, which the schema finds.
             #[serde(crate = #serde)]
             #[schemars(crate = #schemars, deny_unknown_fields)]
             #vis struct #name { #(#fields,)* }
@@ -139,12 +139,12 @@ impl Expansion<'_> {
         quote!(#about #(#attrs)* #vis #ident: #ty)
     }
 
-    /// Whether the lint `missing_docs` looks at the type.
+    /// Whether the lint `missing_docs` applies to the type.
     fn has_public_parts(&self) -> bool {
         !matches!(self.function.vis, Visibility::Inherited)
     }
 
-    /// The keys of limits, checked against the payload's fields.
+    /// Returns code that checks the keys of limits against the fields of the payload.
     fn limit_checks(&self) -> TokenStream {
         let conditions: Vec<_> = self.function.conditions().collect();
         let payload = match self.payload() {
@@ -208,10 +208,10 @@ impl Expansion<'_> {
             Payload::Fields(_) => quote!(Self { #(#fields),* }),
         };
         let function = &self.function.sig.ident;
-        // At the return type, where a type that is no result is to be reported.
+        // The compiler reports a return type that is not a `Result` at that type.
         let (first, last) = ends(result);
         let into_result = spread(quote!(#private::TaskResult::into_result), first, last);
-        // At the function's name, where a future that is not `Send` is to be reported.
+        // The compiler reports a future that is not `Send` at the function's name.
         let head = quote! {
             async fn call(
                 #ctx: &#krate::TaskContext,
@@ -253,7 +253,7 @@ impl Expansion<'_> {
         let (first, last) = ends(result);
         let form = results.function();
         let into_results = spread(quote!(#private::batch_results::#form), first, last);
-        // At the function's name, where a future that is not `Send` is to be reported.
+        // The compiler reports a future that is not `Send` at the function's name.
         let head = quote! {
             async fn call_batch(
                 #ctx: &#krate::BatchContext,
@@ -278,7 +278,7 @@ impl Expansion<'_> {
 
     fn registration(&self, krate: &Path) -> TokenStream {
         let private = quote!(#krate::__private);
-        // A lint's level on a macro's invocation is ignored, with a warning.
+        // Without `#[allow]`: the compiler ignores lint levels on macro calls, with a warning.
         let conditions = self.function.conditions();
         let subject = self.subject();
         let options = self.attr.definition_calls();
@@ -345,7 +345,7 @@ fn output(krate: &Path, result: &Type) -> TokenStream {
     quote!(#open #result #rest)
 }
 
-/// The places of a type's first and last token, for code that is to be reported there.
+/// Returns the spans of the first and the last token of a type, for errors to be reported there.
 fn ends(ty: &Type) -> (Span, Span) {
     let mut spans =
         (ty.to_token_stream().into_iter()).map(|token| token.span().resolved_at(Span::call_site()));
@@ -353,7 +353,7 @@ fn ends(ty: &Type) -> (Span, Span) {
     (first, spans.last().unwrap_or(first))
 }
 
-/// The same tokens over the place of a whole type.
+/// Returns the tokens with spans from `first` to `last`, so that errors point at a whole type.
 fn spread(tokens: TokenStream, first: Span, last: Span) -> TokenStream {
     let mut tokens = tokens.into_iter();
     let head = place_at(tokens.by_ref().take(1).collect(), first);
@@ -361,7 +361,7 @@ fn spread(tokens: TokenStream, first: Span, last: Span) -> TokenStream {
     quote!(#head #rest)
 }
 
-/// The same tokens for an error to point elsewhere; what they mean does not change.
+/// Returns the tokens with the location of `place` for errors. Name resolution does not change.
 pub(crate) fn place_at(tokens: TokenStream, place: Span) -> TokenStream {
     let moved = |token: TokenTree| match token {
         TokenTree::Group(group) => {
@@ -378,17 +378,17 @@ pub(crate) fn place_at(tokens: TokenStream, place: Span) -> TokenStream {
     tokens.into_iter().map(moved).collect()
 }
 
-/// A variable out of the way of the user's names; hygiene does not keep constants out.
+/// Returns a variable name that does not clash with user code; hygiene does not cover constants.
 pub(crate) fn local(name: &str) -> Ident {
     format_ident!("__conductor_{name}", span = Span::mixed_site())
 }
 
-/// Satisfies `missing_docs` without a description in the stored schema.
+/// Returns a doc comment that satisfies `missing_docs` and is not in the stored schema.
 fn stand_in_doc(text: &str) -> TokenStream {
     quote!(#[doc = #text] #[schemars(description = "")])
 }
 
-/// The path of a module of `__private`, as serde's `crate` wants it.
+/// Returns the path of a module of `__private` as a literal, for serde's `crate`.
 pub(crate) fn path_literal(krate: &Path, module: &str) -> LitStr {
     let mut path = String::new();
     for (index, segment) in krate.segments.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What is emitted beside the errors, so that one mistake does not draw a cascade after it.
+//! The code emitted with the errors, so that one error does not cause many others.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
@@ -10,11 +10,11 @@ use super::expand::Expansion;
 use super::function::Function;
 use super::signature::Signature;
 
-/// The function, and a stub of its type, for a head with mistakes.
+/// Returns the function and a stub of its type, for a signature with errors.
 pub(crate) fn items(mut function: Function, attr: &Attr, mut signature: Signature) -> TokenStream {
     let is_method = (function.sig.inputs.iter()).any(|input| matches!(input, FnArg::Receiver(_)));
     if !function.sig.generics.params.is_empty() {
-        // Fields and results may name parameters that the type does not have.
+        // Fields and results may mention generic parameters, which the type does not have.
         signature.arguments.clear();
         signature.result = None;
     }
@@ -22,7 +22,7 @@ pub(crate) fn items(mut function: Function, attr: &Attr, mut signature: Signatur
         signature.arguments.clear();
     }
     let stub = match &signature.type_name {
-        // An impl block, where the method stands, cannot hold a type.
+        // A method is in an impl block, which cannot contain a type.
         Some(type_name) if !is_method => Expansion {
             function: &function,
             attr,
@@ -37,7 +37,7 @@ pub(crate) fn items(mut function: Function, attr: &Attr, mut signature: Signatur
     quote!(#function #stub)
 }
 
-/// Drops what was reported and what the compiler would report once more.
+/// Removes qualifiers that were reported, so that the compiler does not report them again.
 fn silence_rustc(function: &mut Function) {
     if function.sig.asyncness.is_some() {
         function.sig.constness = None;

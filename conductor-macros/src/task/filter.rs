@@ -1,5 +1,5 @@
-//! The conditions of `event(…, when = …)` and of triggers on rows: a Rust expression, printed as calls on
-//! handles of fields, so that the compiler checks fields and types under their own tokens.
+//! The conditions of `event(…, when = …)` and of row triggers. A condition is a Rust expression. It becomes
+//! calls on the handles of fields, so that the compiler checks fields and types at their own tokens.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
@@ -18,10 +18,10 @@ const NO_CONDITION: &str = "a condition compares fields with values, \
                             as in `plan == \"pro\" && visits > 3`";
 const NO_FIELD: &str = "expected a field, by its bare name";
 
-/// The name of the type of a row's change, on which the filter of a trigger on rows is printed.
+/// The name of the row change type in the code of a row trigger's filter.
 pub(crate) const CHANGE: &str = "__ConductorChange";
 
-/// The filter's expression. Where mistakes were reported, it means nothing.
+/// Returns the expression of the filter. It is meaningless if errors were reported.
 pub(crate) fn read(
     condition: &Expr,
     event: &Type,
@@ -32,7 +32,7 @@ pub(crate) fn read(
     Reader { of, krate, errors }.condition(condition)
 }
 
-/// As [`read`], on the change of a row.
+/// Returns the same as [`read`], for the change of a row.
 pub(crate) fn read_row(condition: &Expr, op: Op, krate: &Path, errors: &mut Errors) -> TokenStream {
     let of = Of::Row(op);
     Reader { of, krate, errors }.condition(condition)
@@ -44,11 +44,11 @@ struct Reader<'a> {
     errors: &'a mut Errors,
 }
 
-/// Whose fields a condition names.
+/// The type whose fields a condition names.
 #[derive(Clone, Copy)]
 enum Of<'a> {
     Event(&'a Type),
-    /// `new.plan` and `old.plan`; without either, of the row that is there.
+    /// `new.plan` and `old.plan`. A bare name is a field of the new row, or of the old one for a delete.
     Row(Op),
 }
 
@@ -61,7 +61,7 @@ impl Reader<'_> {
                 quote_spanned!(unary.op.span()=> ::core::ops::Not::not(#inner))
             }
             Expr::MethodCall(call) => self.method(call),
-            // A field of type `bool`.
+            // A bare field has the type `bool`.
             field @ (Expr::Path(_) | Expr::Field(_)) => {
                 let place = field.span();
                 let field = self.field(field);
@@ -102,7 +102,7 @@ impl Reader<'_> {
             let method = Ident::new(method, place);
             return quote_spanned!(place=> #left.#method(#right));
         }
-        // `3 < visits` is `visits > 3`.
+        // `3 < visits` becomes `visits > 3`.
         let (field, value, method) = match is_literal(left) {
             true => (right, left, mirrored(method)),
             false => (left, right, method),
@@ -163,11 +163,11 @@ impl Reader<'_> {
         }
     }
 
-    /// The handle that an expression names: `plan`, or `address.city` of a nested struct.
+    /// Returns the handle that an expression names: `plan`, or `address.city` of a nested struct.
     fn field(&mut self, expr: &Expr) -> TokenStream {
         match peel(expr) {
             Expr::Path(path) => match (path.path.get_ident(), self.of) {
-                // Reported by the compiler at the field's name where there is none.
+                // If there is no such field, the compiler reports it at the name.
                 (Some(field), Of::Event(event)) => quote!(<#event>::#field),
                 (Some(field), Of::Row(op)) => self.row_field(field, op),
                 (None, _) => self.wrong(path, NO_FIELD),
@@ -196,7 +196,7 @@ impl Reader<'_> {
         }
     }
 
-    /// `new` and `old`, or a field of the row that is there.
+    /// Returns the handle of `new` or `old`, or of a field named without either.
     fn row_field(&mut self, name: &Ident, op: Op) -> TokenStream {
         let change = Ident::new(CHANGE, Span::call_site());
         match (name.to_string().as_str(), op) {
@@ -211,7 +211,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A field of a field's struct, which the compiler finds there.
+    /// Returns the handle of a field of a nested struct. The compiler checks that the field exists.
     fn inner(&self, outer: &TokenStream, member: &Ident) -> TokenStream {
         let name = member.unraw().to_string();
         let value = local("value");
@@ -223,7 +223,7 @@ impl Reader<'_> {
         };
         let field = local("field");
         let call = quote_spanned!(place=> nested((&#field).stored(#name), |#value| #access));
-        // Of each two traits the compiler takes the first that fits.
+        // Method resolution chooses the first applicable trait of each pair.
         quote!({
             use #private::{Nested as _, NestedInOption as _, StoredAsWritten as _, StoredByDerive as _};
             let #field = #outer;
@@ -231,7 +231,7 @@ impl Reader<'_> {
         })
     }
 
-    /// What a field is compared with: known when the program starts.
+    /// Returns the value that a field is compared with. It must be known when the program starts.
     fn value(&mut self, expr: &Expr) -> TokenStream {
         match peel(expr) {
             Expr::Path(path) if path.path.get_ident().is_some_and(is_field_like) => self.wrong(
@@ -261,7 +261,7 @@ impl Reader<'_> {
     }
 }
 
-/// `new.…` or `old.…`.
+/// Whether an expression is `new.…` or `old.…`.
 fn is_of_a_side(expr: &Expr) -> bool {
     match peel(expr) {
         Expr::Field(field) => match peel(&field.base) {
@@ -272,7 +272,7 @@ fn is_of_a_side(expr: &Expr) -> bool {
     }
 }
 
-/// Whether a value can only be a value, so that the field stands on the other side.
+/// Whether an expression can only be a value, so that the field is on the other side.
 fn is_literal(expr: &Expr) -> bool {
     match expr {
         Expr::Lit(_) => true,
@@ -281,7 +281,7 @@ fn is_literal(expr: &Expr) -> bool {
     }
 }
 
-/// `[…]`, or a constant that may be one.
+/// Whether an expression is `[…]`, or a constant that may be an array.
 fn is_list(expr: &Expr) -> bool {
     match peel(expr) {
         Expr::Array(_) => true,
@@ -296,7 +296,7 @@ fn is_comparison(op: &BinOp) -> bool {
     matches!(op, Eq(_) | Ne(_) | Lt(_) | Le(_) | Gt(_) | Ge(_))
 }
 
-/// Constants are written in upper case, and local variables cannot be seen from here.
+/// Whether a name looks like a field. Constants begin with an upper-case letter, and local variables are not in scope.
 fn is_field_like(ident: &Ident) -> bool {
     ident
         .unraw()

@@ -1,4 +1,4 @@
-//! The annotated function as it is written, its body unread.
+//! The annotated function. Its body is not parsed.
 
 use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
@@ -6,7 +6,7 @@ use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
 use syn::{Attribute, Expr, ExprLit, FnArg, Lit, LitStr, Meta, Pat, Signature, Token, Visibility};
 
-/// A function with its body as plain tokens: half-written code in it is the compiler's to judge.
+/// A function with its body as plain tokens. The compiler reports errors in an incomplete body.
 pub(crate) struct Function {
     pub(crate) attrs: Vec<Attribute>,
     pub(crate) vis: Visibility,
@@ -35,35 +35,35 @@ impl Parse for Function {
 }
 
 impl Function {
-    /// The lines of the doc comment as one expression.
+    /// Returns the lines of the doc comment as one expression.
     pub(crate) fn docs(&self) -> Option<TokenStream> {
         docs(&self.attrs)
     }
 
-    /// The attributes that the generated type shares with the function: its documentation.
+    /// Returns the doc attributes, which the generated type shares with the function.
     pub(crate) fn doc_attrs(&self) -> impl Iterator<Item = &Attribute> {
         self.attrs.iter().filter(|attr| attr.path().is_ident("doc"))
     }
 
-    /// The attributes that go to every generated item: conditions and allowed lints.
+    /// Returns the attributes for all generated items: `#[cfg]`s and `#[allow]`s.
     pub(crate) fn shared_attrs(&self) -> Vec<&Attribute> {
         let shared =
             |attr: &&Attribute| attr.path().is_ident("cfg") || attr.path().is_ident("allow");
         self.attrs.iter().filter(shared).collect()
     }
 
-    /// The `#[cfg]`s.
+    /// Returns the `#[cfg]`s.
     pub(crate) fn conditions(&self) -> impl Iterator<Item = &Attribute> {
         self.attrs.iter().filter(|attr| attr.path().is_ident("cfg"))
     }
 
-    /// Whether a doc comment stands on it, also an empty one.
+    /// Whether the function has a doc comment, even an empty one.
     pub(crate) fn is_documented(&self) -> bool {
         self.attrs.iter().any(|attr| doc_value(attr).is_some())
     }
 }
 
-/// As it was written, less the attributes of arguments that belong to the fields.
+/// Prints the function as written, without the attributes of arguments that move to fields.
 impl ToTokens for Function {
     fn to_tokens(&self, tokens: &mut TokenStream) {
         let mut sig = self.sig.clone();
@@ -72,7 +72,7 @@ impl ToTokens for Function {
                 FnArg::Receiver(receiver) => receiver.attrs.retain(is_lint),
                 FnArg::Typed(argument) => {
                     argument.attrs.retain(is_lint);
-                    // A task must take its context, so not to use it is no oversight.
+                    // A task must take its context, so an unused one is not a mistake.
                     if index == 0 && matches!(*argument.pat, Pat::Ident(_)) {
                         let allow = syn::parse_quote!(#[allow(unused_variables)]);
                         argument.attrs.insert(0, allow);
@@ -89,14 +89,14 @@ impl ToTokens for Function {
     }
 }
 
-/// Whether an attribute sets the level of a lint; such a one stays on its argument.
+/// Whether an attribute sets the level of a lint. Such an attribute stays on its argument.
 pub(crate) fn is_lint(attr: &Attribute) -> bool {
     ["allow", "expect", "warn", "deny", "forbid"]
         .iter()
         .any(|level| attr.path().is_ident(level))
 }
 
-/// The lines of a doc comment as one expression.
+/// Returns the lines of a doc comment as one expression.
 pub(crate) fn docs(attrs: &[Attribute]) -> Option<TokenStream> {
     let mut pieces = Vec::new();
     for value in attrs.iter().filter_map(doc_value) {
@@ -128,7 +128,7 @@ fn doc_value(attr: &Attribute) -> Option<&Expr> {
     }
 }
 
-/// Refuses items that are no function, by the keyword that says what they are.
+/// Reports an item that is not a function. The error names the kind of item, by its keyword.
 fn expect_fn(input: ParseStream<'_>) -> syn::Result<()> {
     let ahead = input.fork();
     loop {
@@ -152,7 +152,7 @@ fn expect_fn(input: ParseStream<'_>) -> syn::Result<()> {
     }
 }
 
-/// Tells `const fn` from `const NAME`.
+/// Distinguishes `const fn` from `const NAME`.
 fn next_is_keyword(ahead: ParseStream<'_>) -> bool {
     !ahead.peek(syn::Ident)
 }

@@ -28,7 +28,7 @@ const KEY: &str = "key = payload.tenant_id";
 /// How many executions may run at once, or start in an interval.
 pub(crate) struct Limit {
     amount: Amount,
-    /// Under which other tasks share it.
+    /// The name by which tasks share the limit.
     name: Option<String>,
     key: Option<Key>,
     place: Span,
@@ -41,7 +41,7 @@ enum Amount {
     Rate(u32, u64, u32),
 }
 
-/// `payload.a.b`, or `payload.a?.b` where `a` is an `Option`.
+/// A path such as `payload.a.b`, or `payload.a?.b` if `a` is an `Option`.
 pub(crate) struct Key {
     fields: Vec<KeyField>,
 }
@@ -114,7 +114,7 @@ impl Limit {
         }
     }
 
-    /// What makes two limits the same one.
+    /// Returns what identifies a limit within a task.
     fn identity(&self) -> (bool, Option<&str>, String) {
         let path = match (&self.name, &self.key) {
             (None, Some(key)) => key.path().join("."),
@@ -124,7 +124,7 @@ impl Limit {
         (is_rate, self.name.as_deref(), path)
     }
 
-    /// The `LimitDefinition`.
+    /// Returns the `LimitDefinition`.
     pub(crate) fn definition(&self, krate: &Path) -> TokenStream {
         let path = self.key.iter().map(|key| {
             let path = key.path();
@@ -139,13 +139,13 @@ impl Limit {
         quote!(#krate::__private::LimitDefinition::#new #(#path)* #(#shared)*)
     }
 
-    /// Code that compiles where the payload has the key.
+    /// Returns code that compiles only if the payload has the key.
     pub(crate) fn check(&self, payload: &TokenStream) -> Option<TokenStream> {
         self.key.as_ref()?.check(payload)
     }
 }
 
-/// A burst above the amount is one of a rate over more time.
+/// Reads a burst. One above the amount is an error that suggests a rate over a longer interval.
 fn read_burst(value: &Expr, amount: u32, per: u64) -> syn::Result<u32> {
     let burst = literal::integer(value, 1..=MOST)?;
     if burst <= amount {
@@ -163,7 +163,7 @@ fn read_burst(value: &Expr, amount: u32, per: u64) -> syn::Result<u32> {
     ))
 }
 
-/// The database counts in `integer`.
+/// The maximum amount: the database stores it as `integer`.
 const MOST: u32 = i32::MAX.unsigned_abs();
 
 impl Key {
@@ -209,7 +209,7 @@ impl Key {
         )
     }
 
-    /// Code that compiles where the payload has it.
+    /// Returns code that compiles only if the payload has this field.
     pub(crate) fn check(&self, payload: &TokenStream) -> Option<TokenStream> {
         let first = self.fields.first()?.name.span();
         let variable = Ident::new("payload", first.resolved_at(Span::mixed_site()));
@@ -235,7 +235,7 @@ impl Key {
         })
     }
 
-    /// The names of the fields.
+    /// Returns the names of the fields.
     pub(crate) fn path(&self) -> Vec<String> {
         use syn::ext::IdentExt;
         let names = self.fields.iter();
@@ -243,7 +243,7 @@ impl Key {
     }
 }
 
-/// A limit lets executions go one by one, and a batch takes what it has gathered.
+/// Reports limits of a batch task: a limit admits single executions, whereas a batch starts all its items.
 pub(crate) fn refuse_in_batch(limits: &[Limit], errors: &mut Errors) {
     for limit in limits {
         errors.add(syn::Error::new(
@@ -254,7 +254,7 @@ pub(crate) fn refuse_in_batch(limits: &[Limit], errors: &mut Errors) {
     }
 }
 
-/// Two limits of one kind and key would contradict one another.
+/// Reports two limits of the same kind and key.
 pub(crate) fn refuse_same(limits: &[Limit], errors: &mut Errors) {
     for (index, limit) in limits.iter().enumerate() {
         let same = |other: &Limit| other.identity() == limit.identity();

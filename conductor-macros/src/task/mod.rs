@@ -1,4 +1,4 @@
-//! The attribute `#[task]`: keys and head are read, then printed as a type, impls and registration.
+//! The attribute `#[task]`: reads keys and signature, and generates a type, its impls and its registration.
 
 mod attr;
 mod batch;
@@ -27,7 +27,7 @@ use expand::Expansion;
 use function::Function;
 use signature::Signature;
 
-/// The item with what `#[task]` adds to it, or with all the mistakes in it.
+/// Returns the item and the generated code, or the item and all its errors.
 pub(crate) fn expand(args: TokenStream, item: TokenStream) -> TokenStream {
     let mut errors = Errors::default();
     let attr = Attr::read(args, &mut errors);

@@ -1,4 +1,4 @@
-//! Whether a type can be stored: named in full, and owned.
+//! Checks whether a type can be stored: it must be named in full and own its data.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
@@ -7,14 +7,14 @@ use syn::{Lifetime, Type, TypeImplTrait, TypeInfer, TypeReference};
 
 use crate::errors::Errors;
 
-/// Reports what cannot be stored in the type of an argument or a result; true where nothing was.
+/// Reports the parts of an argument or result type that cannot be stored; returns true if there are none.
 pub(crate) fn check(ty: &Type, what: &str, errors: &mut Errors) -> bool {
     let before = errors.count();
     Check { what, errors }.visit_type(ty);
     errors.count() == before
 }
 
-/// The last name in a type's path and whether it has `<…>` after it.
+/// Returns the last segment of a type's path, and whether it has generic arguments.
 pub(crate) fn last_segment(ty: &Type) -> Option<(&syn::Ident, bool)> {
     match peel(ty) {
         Type::Path(path) => {
@@ -25,7 +25,7 @@ pub(crate) fn last_segment(ty: &Type) -> Option<(&syn::Ident, bool)> {
     }
 }
 
-/// The type without parentheses and the invisible groups of `macro_rules!`.
+/// Returns the type without parentheses and without the invisible groups of `macro_rules!`.
 pub(crate) fn peel(mut ty: &Type) -> &Type {
     loop {
         ty = match ty {
@@ -79,11 +79,11 @@ impl Visit<'_> for Check<'_> {
             .at(ty, format!("{} is stored as one type: name it", self.what));
     }
 
-    // A function pointer's lifetimes are its own; that it cannot be stored is for serde to say.
+    // Lifetimes in a function pointer are not borrows. The compiler reports that serde cannot store it.
     fn visit_type_bare_fn(&mut self, _: &syn::TypeBareFn) {}
 }
 
-/// The owned type to use instead of a reference to this one.
+/// Returns the owned type to use instead of a reference to this one.
 fn owned(borrowed: &Type) -> Option<TokenStream> {
     match peel(borrowed) {
         Type::Path(path) if path.path.is_ident("str") => Some(quote!(String)),
@@ -96,7 +96,7 @@ fn owned(borrowed: &Type) -> Option<TokenStream> {
     }
 }
 
-/// A type as a person writes it.
+/// Formats a type as it would be written by hand.
 pub(crate) fn show(ty: &impl ToTokens) -> String {
     let mut text = ty.to_token_stream().to_string();
     for (from, to) in [

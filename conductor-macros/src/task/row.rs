@@ -22,7 +22,7 @@ const ROW: Keys = Keys {
     repeatable: &[],
 };
 
-/// What happens to a row.
+/// The operation on a row.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Op {
     Insert,
@@ -39,7 +39,7 @@ impl Op {
         }
     }
 
-    /// `an insert`, for messages.
+    /// Returns the operation for messages, such as `an insert`.
     pub(crate) fn named(self) -> &'static str {
         match self {
             Self::Insert => "an insert",
@@ -60,7 +60,7 @@ impl Op {
     }
 }
 
-/// One kind of change that starts the task.
+/// A kind of row change that starts the task.
 pub(crate) struct RowTrigger {
     op: Op,
     table: LitStr,
@@ -70,7 +70,7 @@ pub(crate) struct RowTrigger {
 }
 
 impl RowTrigger {
-    /// Reads one trigger; nothing where a mistake in its list was reported.
+    /// Reads one trigger; `None` if an error in its list was reported.
     pub(crate) fn read(entry: &Entry, errors: &mut Errors) -> syn::Result<Option<Self>> {
         let op = Op::read(&entry.key);
         let before = errors.count();
@@ -90,7 +90,7 @@ impl RowTrigger {
                     }
                     "columns" => columns = self::columns(value)?,
                     _ => {
-                        // For its mistakes; where the crate is, may stand behind it.
+                        // Only collects errors. The path of the crate is not known yet, as `crate` may follow.
                         filter::read_row(value, op, &syn::parse_quote!(::conductor), errors);
                         condition = Some(value.clone());
                     }
@@ -110,13 +110,13 @@ impl RowTrigger {
             }))
     }
 
-    /// The `RowTriggerDefinition` of the task of type `subject`.
+    /// Returns the `RowTriggerDefinition` for the task of type `subject`.
     pub(crate) fn definition(&self, krate: &Path, subject: &TokenStream) -> TokenStream {
         let private = quote!(#krate::__private);
         let (op, table) = (self.op.variant(), &self.table);
         let row = match &self.row {
             Some(row) => row.to_token_stream(),
-            // At the table, where a payload that does not say what a row is, is to be reported.
+            // The compiler reports a payload type that does not determine the row type at the table.
             None => place_at(
                 quote!(<<#subject as #krate::Task>::Payload as #private::RowPayload>::Row),
                 table.span(),
@@ -138,7 +138,7 @@ impl RowTrigger {
     }
 }
 
-/// A table's name; whether the table is there is seen at start.
+/// Reads the name of a table. A start checks whether the table exists.
 fn table_name(value: &Expr) -> syn::Result<LitStr> {
     let name = literal::string(value, "a table's name")?;
     let text = name.value();
@@ -155,7 +155,7 @@ fn table_name(value: &Expr) -> syn::Result<LitStr> {
     Err(syn::Error::new(name.span(), problem))
 }
 
-/// `[email, "Odd Name"]`, or one of them.
+/// Reads a list of columns such as `[email, "Odd Name"]`, or a single column.
 fn columns(value: &Expr) -> syn::Result<Vec<LitStr>> {
     match literal::peel(value) {
         Expr::Array(array) if !array.elems.is_empty() => array.elems.iter().map(column).collect(),
@@ -191,7 +191,7 @@ fn row_type(value: &Expr) -> syn::Result<Type> {
     }
 }
 
-/// A change starts a task once, so a second trigger of its kind on a table has nothing to add.
+/// Reports a second trigger of the same kind on a table, as a task runs once per change.
 pub(crate) fn refuse_same(rows: &[RowTrigger], errors: &mut Errors) {
     for (index, row) in rows.iter().enumerate() {
         let is_same =

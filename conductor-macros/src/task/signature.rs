@@ -1,4 +1,4 @@
-//! What the function's head says about the task: its names, its payload and its output.
+//! The signature of the function: the names, payload and output of the task.
 
 use proc_macro2::Span;
 use syn::ext::IdentExt;
@@ -13,17 +13,17 @@ use super::ownership::{self, last_segment, peel, show};
 use crate::errors::Errors;
 use crate::literal;
 
-/// A task's head. Where mistakes were found, only what could be understood is in it.
+/// The signature of a task. If it has errors, it contains only the valid parts.
 pub(crate) struct Signature {
     /// The name in the database.
     pub(crate) name: String,
-    /// The name of the generated type; none where the function's name makes none.
+    /// The name of the generated type; `None` if no type name can be derived from the function's name.
     pub(crate) type_name: Option<Ident>,
     /// The arguments after the context, in order.
     pub(crate) arguments: Vec<Argument>,
-    /// The type after the arrow, where it can be used.
+    /// The return type, if it is valid.
     pub(crate) result: Option<Type>,
-    /// What the result of a batch is; none where each execution runs for itself.
+    /// The kind of result of a batch; `None` if the task is not a batch.
     pub(crate) results: Option<Results>,
 }
 
@@ -62,7 +62,7 @@ impl Signature {
     }
 }
 
-/// How executions run, which the type of the context has to say too.
+/// How executions run. The type of the context must match.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Single,
@@ -231,12 +231,12 @@ fn report_missing_context(
         None if sig.inputs.is_empty() => {
             errors.add(syn::Error::new(sig.paren_token.span.join(), message));
         }
-        // Only `self` is there, and that was reported.
+        // The only argument is `self`, which was reported already.
         None => {}
     }
 }
 
-/// Reports a `payload` beside arguments that would be fields.
+/// Reports a `payload` argument next to arguments that would be fields.
 fn refuse_two_meanings(arguments: &[Argument], errors: &mut Errors) {
     let payload = arguments.iter().find_map(|argument| match argument {
         Argument::Payload { ident, .. } => Some(ident),
@@ -279,7 +279,7 @@ fn read_result(sig: &syn::Signature, errors: &mut Errors) -> Option<Type> {
     }
 }
 
-/// Whether a type is none that could be a `Result`. For the others the compiler has to say.
+/// Whether a type certainly is not a `Result`. The compiler checks all other types.
 fn is_never_result(ty: &Type) -> bool {
     match peel(ty) {
         Type::Path(_) => last_segment(ty).is_some_and(|(name, _)| is_standard(name)),
@@ -294,13 +294,13 @@ fn is_standard(name: &Ident) -> bool {
     STD.split_whitespace().any(|std| name == std)
 }
 
-/// The name of the type; its span is the function's, so that errors on the type point there.
+/// Returns the name of the type. It has the span of the function's name, so that errors point there.
 fn type_name(ident: &Ident, attr: &Attr, errors: &mut Errors) -> Option<Ident> {
     let (camel, span) = match &attr.marker {
         Some(marker) => (marker.to_string(), marker.span()),
         None => (upper_camel(&ident.unraw().to_string()), ident.span()),
     };
-    // An item of generated code is none of the user's lints' business.
+    // Marks the name as generated code, to which the user's lints do not apply.
     let span = span.resolved_at(Span::call_site());
     let Ok(mut name) = syn::parse_str::<Ident>(&camel) else {
         let message = format!("no type can be named after `{ident}`: add `marker = Name`");
@@ -318,8 +318,8 @@ fn type_name(ident: &Ident, attr: &Attr, errors: &mut Errors) -> Option<Ident> {
     Some(name)
 }
 
-/// Reports types of the head that the task's own would hide, or would have to be, although it is another
-/// crate's.
+/// Reports a type in the signature that the generated type would hide, and a payload type of that name that belongs to
+/// another crate.
 fn takes_a_name_away(
     name: &Ident,
     arguments: &[Argument],
@@ -327,7 +327,7 @@ fn takes_a_name_away(
     errors: &mut Errors,
 ) -> bool {
     let before = errors.count();
-    // Where the payload has the name, it is the task's type, and none is made.
+    // If the payload type has the name, it is the task's type, and none is generated.
     let is_payload = arguments.iter().any(|argument| match argument {
         Argument::Payload { ty, .. } | Argument::Items(ty) => is_named(ty, name),
         Argument::Field(_) | Argument::State(_) => false,
@@ -362,7 +362,7 @@ fn hides(name: &Ident) -> String {
     )
 }
 
-/// Whether this is the type of that name, in whatever module.
+/// Whether a type has this name, in any module.
 fn is_named(ty: &Type, name: &Ident) -> bool {
     match peel(ty) {
         Type::Path(path) => (path.path.segments.last()).is_some_and(|last| last.ident == *name),
@@ -370,7 +370,7 @@ fn is_named(ty: &Type, name: &Ident) -> bool {
     }
 }
 
-/// Whether a type names this one without a module.
+/// Whether a type mentions this name without a module.
 fn mentions(ty: &Type, name: &Ident) -> bool {
     struct Search<'a>(&'a Ident, bool);
     impl Visit<'_> for Search<'_> {
@@ -388,8 +388,8 @@ fn mentions(ty: &Type, name: &Ident) -> bool {
     search.1
 }
 
-/// Whether the payload's type has this name and is known to be of another crate. For those that may
-/// be a module's of this crate, the compiler has to say.
+/// Whether the payload's type has this name and certainly belongs to another crate. The compiler checks
+/// types that may belong to a module of this crate.
 fn is_foreign(ty: &Type, name: &Ident) -> bool {
     let Type::Path(path) = peel(ty) else {
         return false;
@@ -402,7 +402,7 @@ fn is_foreign(ty: &Type, name: &Ident) -> bool {
             || path.segments.len() == 1 && is_standard(name))
 }
 
-/// `resize_image` as `ResizeImage`.
+/// Converts `resize_image` into `ResizeImage`.
 fn upper_camel(snake: &str) -> String {
     let mut camel = String::with_capacity(snake.len());
     for word in snake.split('_') {

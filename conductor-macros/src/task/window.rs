@@ -26,7 +26,7 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// Reads the window; nothing where a mistake in its list was reported.
+    /// Reads the window; `None` if an error in its list was reported.
     pub(crate) fn read(entry: &Entry, errors: &mut Errors) -> syn::Result<Option<Self>> {
         let (times, options) = entry.first()?;
         let times = literal::string(&times, "a window such as `\"22:00-06:00\"`")?;
@@ -64,7 +64,7 @@ impl Window {
         }))
     }
 
-    /// The `WindowDefinition`.
+    /// Returns the `WindowDefinition`.
     pub(crate) fn definition(&self, krate: &Path) -> TokenStream {
         let times = &self.times;
         let days = self.days.iter();

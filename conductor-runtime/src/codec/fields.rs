@@ -1,11 +1,12 @@
-//! Which fields a type reads, by its own serde code: aliases and new names included.
+//! Finds the fields that a type reads, with its own serde code, including aliases and renamed
+//! fields.
 
 use std::fmt;
 
 use serde::de::{DeserializeOwned, Deserializer, Error, Visitor};
 use serde::forward_to_deserialize_any;
 
-/// The names of its fields; none where it is no struct of named fields, or takes any.
+/// Returns the names of its fields; `None` if it has no named fields or accepts any name.
 pub(super) fn fields_of<T: DeserializeOwned>() -> Option<&'static [&'static str]> {
     match T::deserialize(Probe) {
         Err(Asked(fields)) => fields,
@@ -13,7 +14,7 @@ pub(super) fn fields_of<T: DeserializeOwned>() -> Option<&'static [&'static str]
     }
 }
 
-/// Has no value: it ends with the names that it is asked for.
+/// A deserializer without a value; it returns the names that are requested as an error.
 struct Probe;
 
 #[derive(Debug)]

@@ -5,11 +5,11 @@ use uuid::Uuid;
 
 use crate::task::{FromStates, States};
 
-/// A batch handler's view of the executions that it runs together.
+/// The context of a batch handler: the executions that it runs together.
 ///
-/// It has no durable steps, as a step belongs to one execution. After a crash or a failure an item
-/// runs again, maybe beside other ones; so effects must bear to be done twice. Write them in one
-/// transaction of your own, keyed by [`BatchItem::idempotency_key`].
+/// It has no durable calls, because a step belongs to one execution. After a crash or a failure an
+/// item runs again, possibly in a batch with other items, so side effects must tolerate being
+/// repeated. Write them in one transaction of your own, keyed by [`BatchItem::idempotency_key`].
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -31,25 +31,25 @@ pub struct BatchContext {
 pub struct BatchItem {
     pub(crate) execution_id: Uuid,
     pub(crate) attempt: u32,
-    /// The first execution where this one is a repeat, by `retry`.
+    /// The first original if this execution is a repeat by `retry`; otherwise its own id.
     pub(crate) origin: Uuid,
     pub(crate) cancel: CancellationToken,
 }
 
 impl BatchContext {
-    /// Takes a `State<T>` argument; called by the code that `#[task]` generates.
+    /// Returns a `State<T>` argument; called by the code that `#[task]` generates.
     #[doc(hidden)]
     pub fn argument<S: FromStates>(&self) -> anyhow::Result<S> {
         S::from_states(&self.states)
     }
 
-    /// How many items the batch has; at least one.
+    /// Returns the number of items in the batch; at least one.
     #[expect(clippy::len_without_is_empty, reason = "a batch is never empty")]
     pub fn len(&self) -> usize {
         self.items.len()
     }
 
-    /// The executions, in the order of the argument `items`.
+    /// Returns the executions, in the order of the argument `items`.
     ///
     /// ```
     /// # use conductor::prelude::*;
@@ -67,11 +67,11 @@ impl BatchContext {
         &self.items
     }
 
-    /// A value given to the orchestrator by `.state(…)`.
+    /// Returns the value of type `T` that the orchestrator was given by `.state(…)`.
     ///
     /// # Panics
-    /// Where none of this type was given, which fails the executions for good. An argument `State<T>` is
-    /// checked when the orchestrator starts, and is to be preferred.
+    /// If no value of this type was given; the executions then fail without further attempts.
+    /// Prefer an argument `State<T>`, which is checked when the orchestrator starts.
     #[track_caller]
     pub fn state<T: Send + Sync + 'static>(&self) -> &T {
         self.states.require()
@@ -79,29 +79,32 @@ impl BatchContext {
 }
 
 impl BatchItem {
-    /// The execution's id, the same over all attempts.
+    /// Returns the execution's id, which is the same for all its attempts.
     pub fn execution_id(&self) -> Uuid {
         self.execution_id
     }
 
-    /// Which attempt of this execution this is, from 1.
+    /// Returns the number of this attempt of the execution, from 1.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// A text that is the same at each attempt and each `retry`, and different for each execution
-    /// and key.
+    /// Returns a text for external services that accept an idempotency key.
+    ///
+    /// It is the same at each attempt and each `retry`, and different for each execution and key.
     pub fn idempotency_key(&self, key: &str) -> String {
         format!("{}:{key}", self.origin)
     }
 
-    /// Whether somebody has cancelled this execution. Whatever the handler gives for it is recorded
-    /// as cancelled, so it may be left out; the other items are not concerned.
+    /// Returns whether this execution was cancelled.
+    ///
+    /// From then on, whatever the handler returns for it, the execution ends as cancelled, so the
+    /// handler may skip it. Other items are not affected.
     pub fn cancelled(&self) -> bool {
         self.cancel.is_cancelled()
     }
 
-    /// Ends when somebody cancels this execution; for `tokio::select!`.
+    /// Waits until this execution is cancelled; for `tokio::select!`.
     pub async fn until_cancelled(&self) {
         self.cancel.cancelled().await;
     }

@@ -4,8 +4,9 @@ use std::task::{Context, Poll};
 
 use super::memo::{Memo, Recorded, Wait};
 
-/// Says what its branch waits for until it is dropped, as `select!` does with the branches that lose. Ready when all of
-/// it has come while a step beside it ran; where none runs, the execution is suspended, and this is dropped.
+/// Registers what its branch waits for, until it is dropped, for example by `select!` in a losing branch. Becomes
+/// ready once all results have arrived, which is only possible while a step of another branch runs. If none runs, the
+/// execution is suspended and this is dropped.
 #[derive(Debug)]
 pub(super) struct Block<'c> {
     memo: &'c Memo,
@@ -24,7 +25,7 @@ impl<'c> Block<'c> {
 }
 
 impl Future for Block<'_> {
-    /// What came, in the order of the waits.
+    /// The results, in the order of the waits.
     type Output = Vec<Recorded>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

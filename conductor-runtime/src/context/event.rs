@@ -21,7 +21,9 @@ use crate::unreadable::{Unreadable, read};
 const KIND: &str = "event";
 const KIND_EMIT: &str = "emit";
 
-/// A wait for an event that is being said; `.await` gives the event.
+/// A builder for a wait for an event, and its future. Does nothing until awaited.
+///
+/// `.await` returns the event.
 #[must_use = "a wait does nothing until it is awaited"]
 pub struct WaitForEvent<'c, E> {
     ctx: &'c TaskContext,
@@ -38,14 +40,17 @@ struct Options<'c> {
 }
 
 impl TaskContext {
-    /// Waits for an event; the worker's slot is free meanwhile, and a wait costs nothing. Say more
-    /// with `.when(…)` and `.timeout(…)` first.
+    /// Waits for an event. The worker's slot is free meanwhile.
     ///
-    /// The wait sees every event of this type that was emitted since the execution was created, so
-    /// also those that came before the handler got here, or while no worker lived (within the seven
-    /// days for which events are kept). Further waits of the same execution give the events that
-    /// follow, one by one, in the order in which they were emitted. Any number of executions may
-    /// wait for the same event. What came is recorded.
+    /// Configure it with `.when(…)` and `.timeout(…)`, then `.await` it. The wait sees every event
+    /// of this type that was emitted since the execution was created, including those emitted
+    /// before the handler reached this line or while no worker was running, as long as the event is
+    /// kept, which is seven days. Further waits of the same execution return the events that
+    /// follow, each once, in the order in which they were emitted. Any number of executions may
+    /// wait for the same event.
+    ///
+    /// The event is recorded, so a replay returns the same one. A wait that is registered survives
+    /// any crash.
     ///
     /// ```
     /// # use conductor::prelude::*;
@@ -68,9 +73,12 @@ impl TaskContext {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NoEvent`] where none came within the timeout, which is recorded as well;
-    /// [`Error::Event`] where the filter cannot be stored: it is too deep, or compares with a text with U+0000.
-    /// An event whose JSON this build cannot read is left for one that can, and this does not come back.
+    /// - [`Error::NoEvent`] if none came within the timeout; this is recorded as well.
+    /// - [`Error::Event`] if the filter cannot be stored, because it is too deep or compares with a
+    ///   text that contains U+0000.
+    ///
+    /// If this build cannot read the event, the call does not return, and the execution waits for a
+    /// build that can.
     pub fn wait_for_event<E: Event>(&self, key: impl Into<String>) -> WaitForEvent<'_, E> {
         let key = key.into();
         WaitForEvent {
@@ -86,8 +94,10 @@ impl TaskContext {
         }
     }
 
-    /// Emits an event, once: the event and the step's record commit together, so that a replay does
-    /// not emit it again. Gives its id.
+    /// Emits an event once, and returns its id.
+    ///
+    /// The event and the step's record commit together, so neither a crash nor a replay emits it
+    /// twice.
     ///
     /// ```
     /// # use conductor::prelude::*;
@@ -103,7 +113,7 @@ impl TaskContext {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Event`] where it cannot be stored.
+    /// [`Error::Event`] if the event cannot be stored.
     pub fn emit<E: Event>(
         &self,
         key: impl Into<String>,
@@ -128,7 +138,7 @@ impl TaskContext {
                     Ok(id) => return Ok(id),
                     Err(error) => error,
                 };
-                // It was rolled back, and may be done again.
+                // The transaction was rolled back, so it is safe to retry.
                 let _busy = self.memo.busy();
                 match error.downcast_ref() {
                     Some(Error::Database(fault)) if patience.again(fault).await => {}
@@ -140,7 +150,7 @@ impl TaskContext {
 }
 
 impl<E: Event> WaitForEvent<'_, E> {
-    /// Only an event that the filter lets through. Said twice, both must.
+    /// Waits only for events that match the filter. Several filters are combined with AND.
     pub fn when(mut self, filter: Filter<E>) -> Self {
         self.lazy.change(|options| {
             let filter = filter.to_json();
@@ -152,8 +162,9 @@ impl<E: Event> WaitForEvent<'_, E> {
         self
     }
 
-    /// How long to wait, by the database's clock, from when the handler first waits. None by
-    /// default.
+    /// Limits how long to wait, by the database's clock. Default: no limit.
+    ///
+    /// The time counts from when the handler first waits.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.lazy.change(|options| options.timeout = Some(timeout));
         self
@@ -206,7 +217,7 @@ impl<E: Event> Future for WaitForEvent<'_, E> {
     }
 }
 
-/// An event as its record has it; without one where none came in time.
+/// The recorded result of a wait; without an event if none came in time.
 #[derive(Deserialize)]
 struct Came<'r> {
     event: Option<Uuid>,

@@ -20,7 +20,9 @@ use crate::unreadable::{Unreadable, read};
 
 const KIND: &str = "invoke";
 
-/// A child that is being said; `.await` waits for its end.
+/// A builder for a child, and its future. Does nothing until awaited.
+///
+/// `.await` waits until the child ends, and returns its output.
 #[must_use = "an invoke does nothing until it is awaited"]
 pub struct InvokeChild<'c, T: Task> {
     ctx: &'c TaskContext,
@@ -28,7 +30,9 @@ pub struct InvokeChild<'c, T: Task> {
     task: PhantomData<fn() -> T>,
 }
 
-/// Several children of one task; `.await` waits for the end of all.
+/// A builder for several children of one task, and its future. Does nothing until awaited.
+///
+/// `.await` waits until all have ended, and returns their outputs or the first error.
 #[must_use = "an invoke does nothing until it is awaited"]
 pub struct InvokeChildren<'c, T: Task> {
     ctx: &'c TaskContext,
@@ -36,7 +40,9 @@ pub struct InvokeChildren<'c, T: Task> {
     task: PhantomData<fn() -> T>,
 }
 
-/// Several children of one task; `.await` waits for the end of all and gives a result for each.
+/// A builder for several children of one task, and its future. Does nothing until awaited.
+///
+/// `.await` waits until all have ended, and returns a result for each.
 #[must_use = "an invoke does nothing until it is awaited"]
 pub struct SettleChildren<'c, T: Task>(InvokeChildren<'c, T>);
 
@@ -52,7 +58,7 @@ struct OptionsOfAll {
     met: Result<()>,
     children: Vec<(String, Met, Result<String>)>,
     terms: Terms,
-    /// A child that has failed leaves the others' outputs to be had.
+    /// Whether all results are wanted, even if a child has failed.
     settle: bool,
 }
 
@@ -77,15 +83,19 @@ impl<'c, T: Task> InvokeChild<'c, T> {
         }
     }
 
-    /// How long to wait, by the database's clock. A child that takes longer is cancelled, unless
-    /// it is [detached](Self::detach), and the wait ends with [`Error::TimedOut`].
+    /// Limits how long to wait, by the database's clock. Default: no limit.
+    ///
+    /// The time counts from when the handler first waits.
+    ///
+    /// A child that takes longer is cancelled, unless it is [detached](Self::detach), and the wait
+    /// returns [`Error::TimedOut`].
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.lazy
             .change(|options| options.terms.timeout = Some(timeout));
         self
     }
 
-    /// The child is not cancelled with this execution, nor when the wait times out.
+    /// Keeps the child running if this execution is cancelled or the wait times out.
     pub fn detach(mut self) -> Self {
         self.lazy.change(|options| options.terms.detached = true);
         self
@@ -99,7 +109,7 @@ impl<'c, T: Task> InvokeChildren<'c, T> {
         payloads: impl IntoIterator<Item = T::Payload>,
     ) -> Self {
         let met = ctx.memo.meet(&key, WHOLE).map(drop);
-        // A refused key may be enormous.
+        // With a refused key, the payloads are not used, and encoding them might be expensive.
         let payloads = met.is_ok().then_some(payloads).into_iter().flatten();
         let children = payloads.enumerate().map(|(n, payload)| {
             let part = format!("{key}{PART}{n}");
@@ -120,14 +130,14 @@ impl<'c, T: Task> InvokeChildren<'c, T> {
         }
     }
 
-    /// As [`InvokeChild::timeout`], for each child.
+    /// Limits how long to wait for each child; see [`InvokeChild::timeout`].
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.lazy
             .change(|options| options.terms.timeout = Some(timeout));
         self
     }
 
-    /// As [`InvokeChild::detach`], for each child.
+    /// Keeps the children running; see [`InvokeChild::detach`].
     pub fn detach(mut self) -> Self {
         self.lazy.change(|options| options.terms.detached = true);
         self
@@ -135,7 +145,7 @@ impl<'c, T: Task> InvokeChildren<'c, T> {
 }
 
 impl<'c, T: Task> InvokeChildren<'c, T> {
-    /// Gives a result for each child, in the order of the payloads, instead of the first one's error.
+    /// Returns a result for each child, in the order of the payloads, instead of the first error.
     ///
     /// ```
     /// # use conductor::prelude::*;
@@ -162,12 +172,12 @@ impl<'c, T: Task> InvokeChildren<'c, T> {
 }
 
 impl<T: Task> SettleChildren<'_, T> {
-    /// As [`InvokeChildren::timeout`].
+    /// Limits how long to wait for each child; see [`InvokeChild::timeout`].
     pub fn timeout(self, timeout: Duration) -> Self {
         Self(self.0.timeout(timeout))
     }
 
-    /// As [`InvokeChildren::detach`].
+    /// Keeps the children running; see [`InvokeChild::detach`].
     pub fn detach(self) -> Self {
         Self(self.0.detach())
     }
@@ -218,13 +228,14 @@ impl<'c, T: Task> Future for SettleChildren<'c, T> {
     }
 }
 
-/// The ends of all children once all have ended; up to the first that is an error, unless all are wanted.
+/// Returns the outcomes once all children have ended: all of them if `settle` is set, otherwise up
+/// to the first error.
 async fn all_ends<T: Task>(
     ctx: &TaskContext,
     options: OptionsOfAll,
 ) -> Result<Vec<Result<T::Output>>> {
     options.met?;
-    // In the order of the payloads; what is not there yet is filled in.
+    // In the order of the payloads; results that are still missing are filled in below.
     let (mut recorded, mut waits) = (Vec::new(), Vec::new());
     for (key, met, payload) in options.children {
         match met? {
@@ -280,14 +291,14 @@ fn wait<T: Task>(group: String, payload: String, terms: Terms) -> Result<Wait> {
     })
 }
 
-/// Before a child is made: its task must be known to the database.
+/// Prepares the creation of a child, whose task the database must know.
 async fn ready_for<T: Task>(ctx: &TaskContext) -> Result<()> {
     ctx.go_on().await?;
     let _busy = ctx.memo.busy();
     ctx.conductor()?.ensure_declared(T::NAME).await
 }
 
-/// A child's end as its record has it.
+/// The recorded end of a child.
 #[derive(Deserialize)]
 struct Ended<'r> {
     id: Uuid,

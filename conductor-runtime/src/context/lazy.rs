@@ -2,8 +2,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// A future that is made of its options when it is first polled, so that it can be both a builder
-/// and a future that `join!` takes.
+/// A future that is built from its options when it is first polled, so that one type is both a
+/// builder and a future that `join!` accepts.
 pub(super) enum Lazy<'c, O, T> {
     Options(Option<O>),
     Running(Pin<Box<dyn Future<Output = T> + Send + 'c>>),
@@ -14,7 +14,7 @@ impl<'c, O, T> Lazy<'c, O, T> {
         Self::Options(Some(options))
     }
 
-    /// Changes the options; without effect once it runs.
+    /// Changes the options. Has no effect once the future runs.
     pub(super) fn change(&mut self, change: impl FnOnce(&mut O)) {
         if let Self::Options(Some(options)) = self {
             change(options);

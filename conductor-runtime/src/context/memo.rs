@@ -24,9 +24,9 @@ pub(super) use branches::{Given, Micros};
 use errors::{GivenError, Unrecorded};
 pub(crate) use wait::{Awaited, Child, Stands, Wait, Waiting, Wake};
 
-/// Longest key of a step, in bytes.
+/// The longest key of a step, in bytes.
 const MAX_KEY_BYTES: usize = 500;
-/// Stands between a key and the number of one of its parts; no key of a user may contain it.
+/// Separates a key from the index of one of its parts. Keys of users cannot contain it.
 pub(crate) const PART: char = '\u{1f}';
 /// The kind of a key that has parts.
 pub(super) const WHOLE: &str = "invoke_all";
@@ -47,59 +47,60 @@ pub(crate) const KINDS: &[&str] = &[
     "unschedule",
 ];
 
-/// What an attempt knows of its execution's past, and what it does at the moment.
+/// What an attempt knows of its execution's records, and what it currently does.
 #[derive(Debug, Default)]
 pub(crate) struct Memo(Mutex<Present>);
 
 #[derive(Debug, Default)]
 struct Present {
-    /// From earlier claims.
+    /// Records and waits of earlier claims, by key.
     entries: HashMap<String, Entry>,
-    /// Keys met in this run, with their kinds.
+    /// Keys used in this run, with their kinds.
     met: HashMap<String, &'static str>,
-    /// The errors that the handler was given and that are not recorded, and how many there were in all.
+    /// The errors that the handler received and that are not recorded, and the number of all errors so far.
     unrecorded: Vec<Unrecorded>,
     errors: usize,
     /// The errors that are recorded.
     recorded: Vec<GivenError>,
-    /// The failures of children that ended in one.
+    /// The failures of children that failed.
     children: HashMap<Uuid, Failure>,
-    /// What this run is blocked on.
+    /// The waits that this run is blocked on.
     waits: BTreeMap<String, Wait>,
-    /// Waits and sleeps whose futures live, or which the handler has had.
+    /// Waits and sleeps whose futures are alive, or whose results the handler has received.
     asked: HashMap<String, Asked>,
-    /// The branches of races that are being polled, outermost first, and what each of them is given.
+    /// The race branches that are being polled, outermost first, and what each has received.
     branches: Vec<Given>,
-    /// How many races look at what is over already: nothing new begins meanwhile.
+    /// How many races are in their first round, in which nothing new may begin.
     looking: usize,
-    /// What waits for their end.
+    /// Futures that wait for the end of these rounds.
     held: Vec<Waker>,
-    /// What waits for something to come, by the first of its keys.
+    /// Futures that wait for results, by the first of their keys.
     blocked: HashMap<String, Waker>,
-    /// Step bodies that are under way.
+    /// The number of step bodies in progress.
     busy: usize,
-    /// The kinds and numbers of the bodies that are being polled, outermost first, and how many there were.
+    /// The kinds and numbers of the bodies that are being polled, outermost first, and the number of all bodies so
+    /// far.
     inside: Vec<(&'static str, usize)>,
     bodies: usize,
     stop: Option<Stop>,
-    /// The bodies under way that have met what cannot be read, and would never end.
+    /// The bodies in progress that met an unreadable record and will never end.
     stuck: HashSet<usize>,
-    /// The texts of recorded ends of children that were errors: the next attempt would meet the same.
+    /// The texts of recorded errors of children: the next attempt would receive the same.
     ended_badly: HashSet<String>,
-    /// Of all records, those of this run included.
+    /// The size of all records, including those of this run.
     bytes: usize,
-    /// How many records this run has met.
+    /// How many records this run has used.
     records_met: usize,
 }
 
-/// What `conductor.memo` gives instead of records that are too many to be loaded.
+/// What `conductor.memo` returns if there are too many records to load.
 #[derive(Debug, Deserialize)]
 struct TooMany {
     records: u64,
     bytes: usize,
 }
 
-/// How far a wait or a sleep of this run has come. One whose future was dropped before is not asked for.
+/// The progress of a wait or a sleep in this run. One whose future was dropped before its result has no entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {
     Wanted,
@@ -109,20 +110,20 @@ enum Asked {
 /// Why the records of an execution cannot be loaded.
 #[derive(Debug)]
 pub(crate) enum Unloadable {
-    /// They pass the limit of one execution.
+    /// They exceed the limit of one execution.
     TooMany(String),
-    /// This build does not understand them.
+    /// This build cannot parse them.
     Unreadable(String),
 }
 
-/// What meeting a key gives: what is recorded, where something is.
+/// The result of using a key: its record, if there is one.
 pub(super) type Met = Result<Option<Recorded>>;
 
 /// What is recorded under a key.
 #[derive(Debug)]
 pub(super) struct Recorded {
     value: Box<RawValue>,
-    /// The value is a failure, which the handler went on from.
+    /// Whether the value is a failure, after which the handler continued.
     pub(super) failed: bool,
 }
 
@@ -132,42 +133,42 @@ impl Recorded {
     }
 }
 
-/// Stands before the kind of a step that has failed.
+/// The prefix of the kind of a step that failed.
 const FAILED: &str = "failed ";
 
 /// An entry as it was loaded with the claim.
 #[derive(Debug)]
 struct Entry {
     kind: String,
-    /// None while it is still waited for.
+    /// `None` while it is still awaited.
     value: Option<Box<RawValue>>,
-    /// When it was over.
+    /// When it ended.
     at: Option<Micros>,
-    /// A wait or a sleep that is not over, or what came to a wait and no earlier run has had: it goes when
-    /// the handler does not want it any more.
+    /// A wait or a sleep that is not over, or a result that no earlier run has received. It is withdrawn if the
+    /// handler no longer asks for it.
     loose: bool,
-    /// Of a wait that this run has begun.
+    /// Whether it belongs to a wait that this run began.
     anew: bool,
-    /// It came while this run went on.
+    /// Whether it arrived while this run was in progress.
     brought: bool,
 }
 
-/// Why a run ends although its handler has not.
+/// Why a run ends although its handler has not returned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// A mistake in the use of keys: permanent, whatever the handler does with the error.
+    /// A wrong use of keys. Permanent, even if the handler ignores the error.
     Fatal(String),
     /// The claim is lost; nothing may be written any more.
     Lost,
     /// The process shuts down.
     Released,
-    /// The task's window has closed, and opens again then.
+    /// The task's window has closed; it opens again at this time.
     Closed(DateTime<Utc>),
-    /// Another build may go on.
+    /// Something stored cannot be read by this build; another build may continue.
     Unreadable(Unreadable),
 }
 
-/// What the worker finds when a handler does not go on by itself.
+/// What the worker finds when a handler makes no progress by itself.
 #[derive(Debug)]
 pub(crate) enum Blocked {
     Stopped(Stop),
@@ -176,7 +177,7 @@ pub(crate) enum Blocked {
 }
 
 impl Memo {
-    /// Reads what `conductor.memo` gives, or says why it cannot.
+    /// Parses the result of `conductor.memo`, or returns why that is not possible.
     pub(crate) fn load(json: Option<&str>) -> std::result::Result<Self, Unloadable> {
         let Some(json) = json else {
             return Ok(Self::default());
@@ -196,7 +197,7 @@ impl Memo {
         }
     }
 
-    /// Reads an array of `[key, kind]` or `[key, kind, value, fresh, at]`.
+    /// Parses an array of `[key, kind]` or `[key, kind, value, fresh, at]`.
     fn read(json: &str) -> serde_json::Result<Self> {
         let rows: Vec<Vec<Box<RawValue>>> = serde_json::from_str(json)?;
         let mut entries = HashMap::with_capacity(rows.len());
@@ -217,7 +218,7 @@ impl Memo {
                 };
                 let key: String = serde_json::from_str(key.get())?;
                 if let Some((whole, _)) = key.split_once(PART) {
-                    // Only the parts are stored; the whole has a kind of its own all the same.
+                    // Only the parts are stored, but the whole has a kind of its own.
                     entries.entry(whole.to_owned()).or_insert(Entry {
                         kind: WHOLE.to_owned(),
                         value: None,
@@ -237,10 +238,11 @@ impl Memo {
         })))
     }
 
-    /// Counts a value that is about to be recorded; refuses one with which the next claim could not load all.
+    /// Counts a value that is about to be recorded. Returns an error if the next claim could then not load all
+    /// records.
     pub(super) fn count(&self, key: &str, bytes: usize) -> Result<()> {
         let mut present = self.present();
-        // As the column `bytes` of `conductor.steps` counts it: what stands around a value comes with it.
+        // As the column `bytes` of `conductor.steps` counts it, which includes what surrounds a value.
         let total = present.bytes + bytes + key.len() + 60;
         if total > MAX_RECORDS_BYTES {
             return Err(Error::Step {
@@ -258,15 +260,15 @@ impl Memo {
         Ok(())
     }
 
-    /// Claims a key for this run; gives the recorded value, where there is one.
+    /// Marks a key as used in this run, and returns its record, if there is one.
     ///
-    /// A key that is met twice, that was recorded with another kind, or that cannot be a key ends
-    /// the execution, whatever the handler does with the error.
+    /// If the key is used twice, was recorded with another kind, or is not a valid key, the execution fails, whatever
+    /// the handler does with the error.
     pub(super) fn meet(&self, key: &str, kind: &'static str) -> Met {
         self.meet_unless(check_key(key).err(), key, kind)
     }
 
-    /// The same for a part of a key that was met itself.
+    /// Does the same for a part of a key that is marked itself.
     pub(super) fn meet_part(&self, part: &str, kind: &'static str) -> Met {
         self.meet_unless(None, part, kind)
     }
@@ -309,7 +311,7 @@ impl Memo {
         Ok(Some(Recorded { value, failed }))
     }
 
-    /// As [`meet`](Self::meet), for calls that name no key: the second one of a name is numbered.
+    /// Does the same as [`meet`](Self::meet) for calls without a key: repeated names are numbered.
     pub(super) fn meet_unnamed(&self, name: String, kind: &'static str) -> (String, Met) {
         let taken = |key: &str| self.present().met.contains_key(key);
         let mut key = name.clone();
@@ -322,7 +324,7 @@ impl Memo {
         (key, met)
     }
 
-    /// A body holds off suspension, so what waits inside of one would wait for ever.
+    /// Registers a wait. A wait inside a body is an error: the body prevents suspension, so neither would end.
     pub(super) fn wait(&self, key: &str, wait: Wait) {
         let mut present = self.present();
         if let Some((within, _)) = present.inside.last() {
@@ -336,7 +338,7 @@ impl Memo {
         present.waits.insert(key.to_owned(), wait);
     }
 
-    /// Awaits the body of a step or a transaction, which has a number.
+    /// Polls the body of a step or a transaction; `number` identifies it.
     pub(super) async fn inside<F: Future>(
         &self,
         kind: &'static str,
@@ -354,19 +356,19 @@ impl Memo {
         .await
     }
 
-    /// The number of a body that is to begin.
+    /// Returns the number for the next body.
     pub(super) fn next_body(&self) -> usize {
         let mut present = self.present();
         present.bodies += 1;
         present.bodies
     }
 
-    /// Whether the caller is polled by a body.
+    /// Returns whether the caller is being polled by a body.
     pub(super) fn is_inside(&self) -> bool {
         !self.present().inside.is_empty()
     }
 
-    /// Refuses a key in the body of its own kind. Permanent.
+    /// Returns an error if the key is used in a body of its own kind. Permanent.
     pub(super) fn outside(&self, key: &str, kind: &'static str) -> Result<()> {
         let mut present = self.present();
         if !present.inside.iter().any(|(inside, _)| *inside == kind) {
@@ -385,13 +387,14 @@ impl Memo {
         self.present().ended_badly.insert(error.to_string());
     }
 
-    /// Whether this is the error of a child whose end is recorded, and which the handler passes on.
+    /// Returns whether this is the error of a child whose end is recorded, which the handler passes on.
     pub(crate) fn is_recorded(&self, error: &anyhow::Error) -> bool {
         let present = self.present();
         if present.ended_badly.is_empty() {
             return false;
         }
-        // The text names the child, and stays where a wrapping hides the type. Not what stands around another cause.
+        // The text names the child, and is found even if a wrapper hides the type. Only the root cause is searched:
+        // the error of a child as context of another cause is not passed on.
         let root = error.root_cause().to_string();
         (present.ended_badly.iter()).any(|recorded| root.contains(recorded))
     }
@@ -421,13 +424,13 @@ impl Memo {
 
     pub(super) fn stop(&self, stop: Stop) {
         let mut present = self.present();
-        // A lost claim forbids what the other reasons still write; else the first one counts.
+        // A lost claim forbids the writes that other reasons still allow; otherwise the first reason wins.
         if stop == Stop::Lost || present.stop.is_none() {
             present.stop = Some(stop);
         }
     }
 
-    /// Ends the run without an end: the caller, whose handler is not asked, waits for ever.
+    /// Ends the run without an outcome. The caller waits forever, so that its handler cannot continue.
     pub(super) async fn leave<T>(&self, unreadable: Unreadable) -> T {
         {
             let mut present = self.present();
@@ -438,22 +441,22 @@ impl Memo {
         std::future::pending().await
     }
 
-    /// Whether the run has met what this build cannot read.
+    /// Returns whether the run has met a record that this build cannot read.
     pub(super) fn is_left(&self) -> bool {
         matches!(self.present().stop, Some(Stop::Unreadable(_)))
     }
 
-    /// Holds off suspension for as long as the guard lives.
+    /// Prevents suspension while the guard is alive.
     pub(crate) fn busy(&self) -> Busy<'_> {
         self.present().busy += 1;
         Busy(self)
     }
 
-    /// Looked at when a poll of the handler gave `Pending`, or its end.
+    /// Checked after each poll of the handler, whether it returned `Pending` or ended.
     pub(crate) fn blocked(&self) -> Option<Blocked> {
         let present = self.present();
         match &present.stop {
-            // A step that has begun may end; those that are stuck never do.
+            // A step that has begun may end first. Stuck ones never will, so they do not count.
             Some(Stop::Released | Stop::Closed(_) | Stop::Unreadable(_))
                 if present.busy > present.stuck.len() =>
             {
@@ -484,7 +487,7 @@ impl Memo {
 }
 
 impl Entry {
-    /// Of a wait whose value has not come.
+    /// An entry for a wait that has no result yet.
     fn awaited(kind: &str) -> Self {
         Self {
             kind: kind.to_owned(),
@@ -497,7 +500,7 @@ impl Entry {
     }
 }
 
-/// Whether a record of this kind goes if the handler does not want it any more.
+/// Returns whether a record of this kind is withdrawn if the handler does not ask for it.
 fn is_loose(kind: &str) -> bool {
     matches!(kind, "event" | "row" | "sleep")
 }
@@ -513,7 +516,7 @@ impl Present {
         }
     }
 
-    /// The first key of what came before this run and was not asked for, where the run waits for something new.
+    /// Returns the first key of an earlier result that this run did not ask for, if the run waits for something new.
     fn astray(&self) -> Option<String> {
         let known = |key: &String| self.entries.get(key).is_some_and(|entry| !entry.anew);
         if self.waits.keys().all(known) {
@@ -528,7 +531,7 @@ impl Present {
             .min()
     }
 
-    /// What came while this run went on and the handler has had.
+    /// Returns the keys of results that arrived during this run and that the handler has received.
     fn had_in_place(&self) -> Vec<String> {
         (self.entries.iter())
             .filter(|(key, entry)| {
@@ -538,8 +541,8 @@ impl Present {
             .collect()
     }
 
-    /// What is stored and the handler does not ask for: the waits of what lost a race or was dropped, and
-    /// those whose keys the code has no longer. Where every branch waits, all that it asks for is known.
+    /// Returns the keys that are stored and that the handler does not ask for: waits of branches that lost a race or
+    /// were dropped, and keys that the code no longer has. Complete only once every branch waits.
     fn unwanted(&self) -> Vec<String> {
         (self.entries.iter())
             .filter(|(key, entry)| entry.loose && !self.asked.contains_key(*key))
@@ -564,7 +567,7 @@ impl<'m> Wanted<'m> {
         }
     }
 
-    /// The handler is given what came.
+    /// Notes that the handler receives the result.
     pub(super) fn had(&self) {
         self.memo.ask(&self.key, Asked::Had);
         self.memo.give(&self.key);
@@ -577,7 +580,7 @@ impl Drop for Wanted<'_> {
     }
 }
 
-/// A body that is awaited; what was dropped is not stuck any more.
+/// A body in progress. A body that was dropped is no longer stuck.
 #[derive(Debug)]
 struct Body<'m> {
     memo: &'m Memo,
@@ -590,7 +593,7 @@ impl Drop for Body<'_> {
     }
 }
 
-/// A step body under way.
+/// A guard for a step body in progress.
 #[derive(Debug)]
 pub(crate) struct Busy<'m>(&'m Memo);
 
@@ -600,7 +603,7 @@ impl Drop for Busy<'_> {
     }
 }
 
-/// Bytes for people.
+/// Formats a number of bytes for people.
 pub(crate) fn size(bytes: usize) -> String {
     match bytes {
         0..10_240 => format!("{bytes} bytes"),
@@ -625,7 +628,7 @@ fn check_key(key: &str) -> Result<()> {
     })
 }
 
-/// A key as people know it: the parts of `invoke_all` are numbered.
+/// Formats a key for people: parts of `invoke_all` have an index.
 fn shown(key: &str) -> String {
     match key.split_once(PART) {
         Some((whole, part)) => format!("{whole}[{part}]"),
@@ -702,7 +705,7 @@ mod tests {
         {
             let outer = memo.busy();
             let unreadable = || Unreadable::new("a record", "it is new");
-            // Two of one body are one that is stuck.
+            // Two unreadable records in one body count as one stuck body.
             let both = async {
                 tokio::join!(
                     memo.leave::<()>(unreadable()),

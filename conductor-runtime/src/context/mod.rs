@@ -1,4 +1,4 @@
-//! What a handler sees of its execution, and what it does durably.
+//! The context of a handler: the identity of its execution, injected values, and durable calls.
 
 mod batch;
 mod block;
@@ -43,15 +43,14 @@ pub use schedule::ScheduleStep;
 pub use step::Step;
 pub use transaction::{TransactionBody, Tx};
 
-/// The handler's view of its execution: identity, injected values, and everything durable.
+/// The handler's context: its execution's identity, injected values, and durable calls.
 ///
-/// A durable piece has a key, unique in its execution. What was recorded under a key is never done
-/// again: after a crash, a failure or a suspension the handler runs again from the top, and
-/// recorded pieces return at once. Code between them runs again.
+/// A durable call has a key that is unique in its execution. A call whose result was recorded under its key never
+/// runs again: after a crash, a failure or a suspension the handler runs again from the top, and recorded calls
+/// return their results at once. Code between them runs again.
 ///
-/// A context is borrowed and not `Clone`, so that no spawned task outlives the attempt: in
-/// `tokio::spawn` it is refused with "borrowed data escapes outside of function". Use `join!`, or
-/// invoke a child.
+/// A context is borrowed and not `Clone`, so that no spawned task can outlive the attempt. Moving it into
+/// `tokio::spawn` fails to compile with "borrowed data escapes outside of function". Use `join!`, or invoke a child.
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -72,40 +71,40 @@ pub struct TaskContext {
     pub(crate) task: &'static str,
     pub(crate) claim: Claim,
     pub(crate) attempt: u32,
-    /// The first execution where this one is a repeat, by `retry`.
+    /// The first original if this execution is a repeat by `retry`; otherwise its own id.
     pub(crate) origin: Uuid,
     pub(crate) states: Arc<States>,
     pub(crate) trigger: Trigger,
-    /// When the task may run; none where it always may.
+    /// When the task may run; `None` if always.
     pub(crate) window: Option<Window>,
     pub(crate) cancel: CancellationToken,
     pub(crate) memo: Memo,
-    /// None in a unit test without a database.
+    /// `None` in a unit test without a database.
     pub(crate) durable: Option<Arc<Durable>>,
 }
 
-/// The way to the database.
+/// What a context needs for durable calls.
 #[derive(Debug, Clone)]
 pub(crate) struct Durable {
     pub(crate) conductor: Conductor,
     pub(crate) recorder: Recorder,
     pub(crate) standing: Standing,
     pub(crate) control: watch::Receiver<Control>,
-    /// Under which identity the execution was claimed.
+    /// The orchestrator's id under which the execution was claimed.
     pub(crate) orchestrator: Option<i64>,
     pub(crate) clock: Clock,
-    /// Whether triggers on tables may be made.
+    /// Whether this process may create triggers on tables.
     pub(crate) ddl: bool,
 }
 
 impl Durable {
-    /// Whether the lease of the claim still holds.
+    /// Returns whether the lease of the claim still holds.
     fn is_held(&self) -> bool {
         self.control.borrow().holder() == self.orchestrator
     }
 
-    /// The database's time, for what an estimate that runs behind would do again and again. Where the
-    /// database does not answer, the estimate.
+    /// Returns the database's time, read now: an estimate that is behind would repeat the same decision. Returns the
+    /// estimate if the database does not answer.
     async fn exact_now(&self) -> DateTime<Utc> {
         match self.conductor.clock().await {
             Ok((now, shift_ms)) => self.clock.set(now, shift_ms),
@@ -116,24 +115,25 @@ impl Durable {
 }
 
 impl TaskContext {
-    /// Takes a `State<T>` argument; called by the code that `#[task]` generates.
+    /// Returns a `State<T>` argument; called by the code that `#[task]` generates.
     #[doc(hidden)]
     pub fn argument<S: FromStates>(&self) -> anyhow::Result<S> {
         S::from_states(&self.states)
     }
 
-    /// The execution's id, the same over all attempts.
+    /// Returns the execution's id, which is the same for all its attempts.
     pub fn execution_id(&self) -> Uuid {
         self.execution_id
     }
 
-    /// Which attempt this is, from 1. Attempts that failed or died with their process count,
-    /// suspensions do not.
+    /// Returns the number of this attempt, from 1.
+    ///
+    /// Attempts that failed or crashed with their process count, suspensions do not.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// What started this execution: an invoke, a tick of a schedule, an event, or a change of a row.
+    /// Returns what started this execution: an invoke, a schedule's tick, an event, or a row change.
     ///
     /// ```
     /// # use conductor::prelude::*;
@@ -152,38 +152,42 @@ impl TaskContext {
         &self.trigger
     }
 
-    /// A text that is the same at each replay and each `retry`, and different for each execution
-    /// and key; for services that take one.
+    /// Returns a text for external services that accept an idempotency key.
+    ///
+    /// It is the same at each replay and each `retry`, and different for each execution and key.
     pub fn idempotency_key(&self, key: &str) -> String {
         format!("{}:{key}", self.origin)
     }
 
-    /// A value given to the orchestrator by `.state(…)`.
+    /// Returns the value of type `T` that the orchestrator was given by `.state(…)`.
     ///
     /// # Panics
-    /// Where none of this type was given, which fails the execution for good. An argument `State<T>` is
-    /// checked when the orchestrator starts, and is to be preferred.
+    /// If no value of this type was given; the execution then fails without further attempts. Prefer an argument
+    /// `State<T>`, which is checked when the orchestrator starts.
     #[track_caller]
     pub fn state<T: Send + Sync + 'static>(&self) -> &T {
         self.states.require()
     }
 
-    /// Whether somebody has cancelled this execution. What the handler returns from then on is
-    /// recorded as cancelled, so it may stop at the next good place.
+    /// Returns whether this execution was cancelled.
+    ///
+    /// From then on, whatever the handler returns, the execution ends as cancelled, so the handler may stop at the
+    /// next suitable place.
     pub fn cancelled(&self) -> bool {
         self.cancel.is_cancelled()
     }
 
-    /// Ends when somebody cancels this execution; for `tokio::select!`.
+    /// Waits until this execution is cancelled; for `tokio::select!`.
     pub async fn until_cancelled(&self) {
         self.cancel.cancelled().await;
     }
 
-    /// Invokes another task and waits for its end; the worker's slot is free meanwhile.
+    /// Invokes another task and waits for its end. The worker's slot is free meanwhile.
+    /// If the child fails, is cancelled or times out, the call returns an error, which the handler may handle. The
+    /// outcome is recorded, so a replay returns the same. Cancelling this execution cancels the child, unless it is
+    /// [detached](InvokeChild::detach). Several calls in one `join!` start their children together.
     ///
-    /// The child's failure, cancel or timeout is an `Err` that the handler may deal with. Whatever
-    /// came is recorded. Cancelling this execution cancels the child. Several in one `join!` are
-    /// started together.
+    /// Once the child has been created, a crash does not create another: the handler waits for the same one.
     ///
     /// ```
     /// # use conductor::prelude::*;
@@ -208,8 +212,11 @@ impl TaskContext {
         InvokeChild::new(self, key.into(), &payload)
     }
 
-    /// Invokes a task once for each payload and waits for the end of all; gives the outputs in
-    /// their order, or the first one's error. The handler resumes once, however many there are.
+    /// Invokes a task once for each payload and waits until all have ended.
+    ///
+    /// Returns the outputs in the order of the payloads, or the first error in that order.
+    ///
+    /// The handler resumes once for all of them, however many there are.
     pub fn invoke_all<T: Task>(
         &self,
         key: impl Into<String>,
@@ -218,27 +225,30 @@ impl TaskContext {
         InvokeChildren::new(self, key.into(), payloads)
     }
 
-    /// Cancels another execution; false where it is unknown or has ended. Not recorded: cancelling
-    /// twice is harmless.
+    /// Cancels another execution. Returns false if it is unknown or has ended.
+    ///
+    /// Not recorded: a replay cancels again, which is harmless.
     pub fn cancel(&self, id: Uuid) -> Cancel<'_> {
         Cancel::new(self.conductor(), id).within(&self.memo)
     }
 
-    /// A place where a cancel, a shutdown or the end of the task's window may take effect, for long
-    /// stretches without steps.
+    /// Lets a cancel, a shutdown or the end of the task's window take effect here.
+    ///
+    /// Use it in long stretches of code without steps.
     ///
     /// # Errors
-    /// [`Error::Cancelled`] where the execution was cancelled.
+    /// [`Error::Cancelled`] if the execution was cancelled.
     pub async fn checkpoint(&self) -> Result<()> {
         self.go_on().await
     }
 
-    /// The failure behind an error that a step, a transaction, a race or a child of this execution gave: its code and its
-    /// details, the same in the first run and in each replay. None where the error is none of those.
+    /// Returns the code and details behind an error, the same in the first run and in each replay.
     ///
-    /// An error of a step is recorded if the handler goes on from it, which it has when it begins the next durable call. A
-    /// replay gives the recorded error and does not run the step. An error that ends the attempt is not kept: the next
-    /// attempt runs the step again, whatever else is recorded.
+    /// The error is one of a step, a transaction, a race or a child of this execution. `None` for any other error.
+    ///
+    /// An error of a step is recorded if the handler continues after it, at the moment when it begins the next
+    /// durable call. A replay then returns the recorded error and does not run the step. An error that ends the
+    /// attempt is not recorded, and the next attempt runs the step again.
     ///
     /// ```
     /// # use conductor::prelude::*;
@@ -265,8 +275,7 @@ impl TaskContext {
         error.failure_in(&self.memo)
     }
 
-    /// Where something stored cannot be read: does not come back, and the execution is left for a build
-    /// that can.
+    /// Leaves the execution to a build that can read what is stored. Never returns.
     pub(crate) async fn leave<T>(&self, unreadable: Unreadable) -> T {
         self.memo.leave(unreadable).await
     }
@@ -284,15 +293,15 @@ impl TaskContext {
         })
     }
 
-    /// Where new work is about to begin: a cancel ends it, a shutdown or the end of the task's window gives the
-    /// execution back. The errors that the handler has gone on from are recorded before.
+    /// Must be called before new work begins: returns an error after a cancel, and gives the execution back at a
+    /// shutdown or the end of the task's window. First records the errors that the handler has continued after.
     async fn go_on(&self) -> Result<()> {
         if self.cancelled() {
             return Err(self.is_cancelled());
         }
         self.memo.looked().await;
         self.record_errors().await?;
-        // Inside a body nothing new begins: it may end.
+        // Inside a body nothing is given back: the body may run to its end.
         if self.memo.is_inside() {
             return Ok(());
         }
@@ -306,7 +315,7 @@ impl TaskContext {
         if let (Some(window), Some(durable)) = (&self.window, &self.durable)
             && !window.is_open(durable.clock.now())
         {
-            // Nothing that waits beside this may suspend the execution meanwhile.
+            // Otherwise branches that wait could suspend the execution during the query.
             let busy = self.memo.busy();
             let now = durable.exact_now().await;
             drop(busy);
@@ -318,7 +327,7 @@ impl TaskContext {
         Ok(())
     }
 
-    /// A long poll may have been stopped together with its process.
+    /// The lease may have been lost while the whole process was stopped, for example during a long poll.
     fn is_held(&self) -> bool {
         self.durable.as_deref().is_none_or(Durable::is_held)
     }
@@ -329,28 +338,28 @@ impl TaskContext {
             .is_some_and(|durable| durable.control.borrow().phase != Phase::Working)
     }
 
-    /// The time so long from now, by the clock that tests move.
+    /// Returns the deadline `duration` from now, by the clock that tests move.
     fn deadline(&self, duration: Duration) -> Deadline {
         match &self.durable {
             Some(durable) => durable.clock.deadline(duration),
-            // Nobody moves it.
+            // Without a worker nothing moves the clock.
             None => Clock::new(watch::channel(0).1).deadline(duration),
         }
     }
 
-    /// Ends when this time has passed, by the same clock.
+    /// Waits until this time has passed, by the same clock.
     fn pass(&self, duration: Duration) -> impl Future<Output = ()> + Send + use<> {
         let deadline = self.deadline(duration);
         async move { deadline.passed().await }
     }
 
-    /// As [`pass`](Self::pass), but a cancel or a shutdown ends it early.
+    /// Waits as [`pass`](Self::pass) does, but a cancel or a shutdown ends it early.
     async fn pause(&self, duration: Duration) {
         let stopping = async {
             match &self.durable {
                 Some(durable) => {
                     let mut control = durable.control.clone();
-                    // Without a sender there is no shutdown to wait for.
+                    // Without a sender there will be no shutdown.
                     if control
                         .wait_for(|control| control.phase != Phase::Working)
                         .await
@@ -377,12 +386,12 @@ impl TaskContext {
         }
     }
 
-    /// Records the errors that the handler has gone on from.
+    /// Records the errors that the handler has continued after.
     async fn record_errors(&self) -> Result<()> {
         while let Some(error) = self.memo.next_unrecorded() {
             let _busy = self.memo.busy();
             let (value, decided) = (error.value.clone(), error.decided.clone());
-            // Two branches may write the same one; the second changes nothing.
+            // Two branches may write the same error; the second write changes nothing.
             self.record_with(&error.key, error.kind, value, decided)
                 .await?;
             self.memo.note_recorded(&error);
@@ -390,7 +399,8 @@ impl TaskContext {
         Ok(())
     }
 
-    /// The error of a body as the handler is given it: what a replay would read, if it goes on from it.
+    /// Returns the error of a body in the form in which the handler receives it, which is also what a replay reads if
+    /// the error is recorded.
     fn failed(
         &self,
         key: &str,
@@ -409,8 +419,7 @@ impl TaskContext {
         error
     }
 
-    /// Returns when the record is committed. Where the claim is lost it never returns, and the
-    /// worker drops the handler.
+    /// Returns once the record is committed. If the claim is lost, never returns, and the worker drops the handler.
     async fn record(&self, key: &str, kind: &'static str, value: String) -> Result<()> {
         self.record_with(key, kind, value, Decided::default()).await
     }
@@ -437,9 +446,9 @@ impl TaskContext {
         Ok(())
     }
 
-    /// Whether a step is recorded, asked behind whatever still writes for this execution; never returns where
-    /// the claim is lost, as the record may be that of the next one.
-    /// Asked until there is an answer; the lease ends the handlers of a process that waits too long.
+    /// Returns whether a step is recorded, after any write that is still in progress for this execution. Never
+    /// returns if the claim is lost, because the record may then be that of the next claim. Retries until the
+    /// database answers; the lease ends the handlers of a process that waits too long.
     async fn recorded(&self, key: &str) -> Result<bool> {
         let conductor = self.conductor()?;
         let mut patience = Patience::new(Duration::MAX);

@@ -14,7 +14,9 @@ const KIND: &str = "race";
 
 type Branch<'c, T> = Pin<Box<dyn Future<Output = anyhow::Result<T>> + Send + 'c>>;
 
-/// A race that is being said; `.await` gives what the first branch to end gave.
+/// A builder for a race, and its future. Does nothing until awaited.
+///
+/// `.await` returns what the first branch to end returned.
 #[must_use = "a race does nothing until it is awaited"]
 pub struct Race<'c, T> {
     ctx: &'c TaskContext,
@@ -28,16 +30,19 @@ struct Options<'c, T> {
 }
 
 impl TaskContext {
-    /// The first of several branches to end, with the winner recorded: a replay takes the same one,
-    /// even where another would be ready first by now. That is what `tokio::select!` cannot promise.
+    /// Returns the result of the first of several branches to end, and records which one.
     ///
-    /// Where several are over when the handler looks, as no worker was there for a while, the one wins that was over
-    /// first by the database's clock: a sleep at its time, an event when it was emitted, a row when it was changed, a
-    /// child when it ended, a step when it was recorded; of what is over at the same time, the branch that was
-    /// added first. A branch is over when all of it is: what is to be done about an event or a row stands best behind the
-    /// race, where no deadline ends it. An error wins like a value. The losers are dropped: their waits are withdrawn, what came to
-    /// them is there for the next wait, a step's body is cut short, and a child that was started goes on
-    /// (give it a `.timeout(…)`, or cancel it).
+    /// A replay takes the same branch, even if another would be ready first; `tokio::select!` cannot guarantee this.
+    ///
+    /// If several branches have ended by the time the handler runs, for example because no worker ran for a while,
+    /// the branch that ended first by the database's clock wins: a sleep ends at its time, an event when it was
+    /// emitted, a row change when it was made, a child when it ended, a step when it was recorded. Among branches
+    /// that ended at the same time, the one added first wins.
+    ///
+    /// A branch ends when all of its code has run, so process an event or a row after the race, where no deadline
+    /// cuts it short. An error wins like a value. The losing branches are dropped: their waits are withdrawn, events
+    /// and row changes that arrived for them go to the next wait, and the body of a step is cut short. A child that
+    /// was started continues; give it a `.timeout(…)`, or cancel it.
     ///
     /// ```
     /// # use conductor::prelude::*;
@@ -73,7 +78,7 @@ impl TaskContext {
 }
 
 impl<'c, T> Race<'c, T> {
-    /// Adds a branch. All branches give the same type; an enum tells them apart where they must be.
+    /// Adds a branch. All branches return the same type; use an enum to tell them apart.
     pub fn branch<E, Fut>(mut self, branch: Fut) -> Self
     where
         Fut: Future<Output = Result<T, E>> + Send + 'c,
@@ -111,7 +116,7 @@ async fn run<T: Send>(ctx: &TaskContext, options: Options<'_, T>) -> anyhow::Res
             let what = format!("what its race {key:?} has recorded");
             return ctx.leave(Unreadable::new(what, reason)).await;
         }
-        // The losers, which may have come to their ends since, must not be polled.
+        // The other branches may have ended since; they must not be polled.
         let winner = branches.swap_remove(winner);
         drop(branches);
         let given = winner.await;
@@ -126,14 +131,14 @@ async fn run<T: Send>(ctx: &TaskContext, options: Options<'_, T>) -> anyhow::Res
     let mut field = Field::new(ctx, branches);
     let (winner, result) = poll_fn(|cx| field.poll(cx)).await;
     drop(field);
-    // A race around this one may only look.
+    // If this race is a branch of another one that only looks, nothing may begin yet.
     ctx.memo.looked().await;
     let _busy = ctx.memo.busy();
     let decided = ctx.memo.decided();
     let (value, _) = encoded(ctx, &key, &winner)?;
     match result {
         Ok(given) => {
-            // A replay polls the winner again, which is to go the same way.
+            // A replay polls the winner again, and it must take the same path.
             ctx.record_errors().await?;
             ctx.record_with(&key, KIND, value, decided).await?;
             Ok(given)
@@ -145,7 +150,7 @@ async fn run<T: Send>(ctx: &TaskContext, options: Options<'_, T>) -> anyhow::Res
     }
 }
 
-/// The branches of a race that is under way.
+/// The branches of a race in progress.
 struct Field<'c, T> {
     ctx: &'c TaskContext,
     branches: Vec<(Branch<'c, T>, Given)>,
@@ -162,7 +167,8 @@ impl<'c, T> Field<'c, T> {
         }
     }
 
-    /// The first round only looks at what is over already, as a branch that has lost must not begin anything.
+    /// In the first round, branches may only return what has already ended: a branch that has lost must not begin
+    /// anything.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(usize, anyhow::Result<T>)> {
         if !self.begun {
             self.begun = true;
@@ -176,8 +182,8 @@ impl<'c, T> Field<'c, T> {
         }
     }
 
-    /// Polls all branches; behind the first that is over, the others only give what is over as well. Of these the
-    /// earliest wins.
+    /// Polls all branches. After the first one that has ended, the others may only return what has already ended as
+    /// well. Of those that have ended, the earliest wins.
     fn round(
         &mut self,
         cx: &mut Context<'_>,
@@ -195,7 +201,7 @@ impl<'c, T> Field<'c, T> {
                 looking = true;
             }
         }
-        // What has no time is over now.
+        // A branch without a time has ended now.
         let at = |n: usize| self.branches.get(n).and_then(|(_, given)| given.at);
         let first = (over.iter()).enumerate();
         let (place, _) = first.min_by_key(|(_, (n, _))| (at(*n).unwrap_or(Micros::MAX), *n))?;

@@ -20,7 +20,9 @@ use crate::verdict::heard_own;
 
 const KIND: &str = "row";
 
-/// A wait for a change of a row that is being said; `.await` gives the change.
+/// A builder for a wait for a row change, and its future. Does nothing until awaited.
+///
+/// `.await` returns the change.
 #[must_use = "a wait does nothing until it is awaited"]
 pub struct WaitForRow<'c, R> {
     ctx: &'c TaskContext,
@@ -40,13 +42,14 @@ struct Options<'c> {
 }
 
 impl TaskContext {
-    /// Waits until a row is inserted into a table; the worker's slot is free meanwhile. Say more with
-    /// `.when(…)` and `.timeout(…)` first. What came is recorded.
+    /// Waits until a row is inserted into a table. The worker's slot is free meanwhile.
     ///
-    /// The wait sees every matching row that was committed since the execution was created or, where that
-    /// came later, since the table has its trigger, which the first wait for the table installs. Further
-    /// waits of the execution give the rows that follow, one by one, in the order in which their
-    /// transactions were seen to have committed.
+    /// Configure it with `.when(…)` and `.timeout(…)`, then `.await` it. The wait sees every matching row that was
+    /// committed since the execution was created or, if that is later, since the table has its trigger, which the
+    /// first wait for the table installs. Further waits of the same execution return the rows that follow, each once,
+    /// in the order in which their transactions were seen to have committed.
+    ///
+    /// The change is recorded, so a replay returns the same one. A wait that is registered survives any crash.
     ///
     /// ```
     /// # use conductor::prelude::*;
@@ -68,9 +71,10 @@ impl TaskContext {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NoRow`] where none came within the timeout, which is recorded as well; [`Error::Table`],
-    /// which is permanent, where the table or a column is not there or its trigger may not be made;
-    /// [`Error::Locked`] where the table is in use for so long that the trigger cannot be made.
+    /// - [`Error::NoRow`] if none came within the timeout; this is recorded as well.
+    /// - [`Error::Table`], which is permanent, if the table or a column does not exist or the trigger may not be
+    ///   created.
+    /// - [`Error::Locked`] if the table is locked for so long that its trigger cannot be created.
     pub fn wait_for_insert<R: Row>(
         &self,
         key: impl Into<String>,
@@ -79,8 +83,9 @@ impl TaskContext {
         self.wait_for_row(key.into(), RowOp::Insert, table.into())
     }
 
-    /// Waits until a row of a table is updated; as [`wait_for_insert`](Self::wait_for_insert), and
-    /// `.columns(…)` says which columns must have changed.
+    /// Waits until a row of a table is updated; see [`wait_for_insert`](Self::wait_for_insert).
+    ///
+    /// `.columns(…)` restricts the wait to updates that change one of these columns.
     pub fn wait_for_update<R: Row>(
         &self,
         key: impl Into<String>,
@@ -89,7 +94,7 @@ impl TaskContext {
         self.wait_for_row(key.into(), RowOp::Update, table.into())
     }
 
-    /// Waits until a row of a table is deleted; as [`wait_for_insert`](Self::wait_for_insert).
+    /// Waits until a row of a table is deleted; see [`wait_for_insert`](Self::wait_for_insert).
     pub fn wait_for_delete<R: Row>(
         &self,
         key: impl Into<String>,
@@ -115,7 +120,7 @@ impl TaskContext {
         }
     }
 
-    /// Lets changes of the table enter the log, and gives the name of their event.
+    /// Makes the table's trigger write these changes to the event log, and returns the name of their event.
     async fn watch<R: Row>(&self, options: &Options<'_>) -> Result<String> {
         let durable = self.durable()?;
         let database = durable.conductor.database();
@@ -158,7 +163,9 @@ impl TaskContext {
 }
 
 impl<R: Row> WaitForRow<'_, R> {
-    /// Only an update that changes the value of one of these columns. They need not be fields of `R`.
+    /// Waits only for updates that change the value of one of these columns.
+    ///
+    /// They need not be fields of `R`.
     pub fn columns<C: Into<String>>(mut self, columns: impl IntoIterator<Item = C>) -> Self {
         self.lazy.change(|options| {
             let mut columns: Vec<String> = columns.into_iter().map(Into::into).collect();
@@ -169,9 +176,10 @@ impl<R: Row> WaitForRow<'_, R> {
         self
     }
 
-    /// Only a change that the filter lets through. A filter on the row means the new one, and of a delete
-    /// the old one; [`Filter::on_old`](crate::event::Filter::on_old) and
-    /// [`Filter::on_new`](crate::event::Filter::on_new) make filters on the change. Said twice, both must.
+    /// Waits only for changes that match the filter. Several filters are combined with AND.
+    ///
+    /// A filter on the row applies to the new row, or, for a delete, to the old one. For filters on the change, use
+    /// [`Filter::on_old`](crate::event::Filter::on_old) and [`Filter::on_new`](crate::event::Filter::on_new).
     pub fn when(mut self, filter: impl IntoRowFilter<R>) -> Self {
         self.lazy.change(|options| {
             let filter = filter.row_filter_json(options.op);
@@ -183,7 +191,9 @@ impl<R: Row> WaitForRow<'_, R> {
         self
     }
 
-    /// How long to wait, by the database's clock, from when the handler first waits. None by default.
+    /// Limits how long to wait, by the database's clock. Default: no limit.
+    ///
+    /// The time counts from when the handler first waits.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.lazy.change(|options| options.timeout = Some(timeout));
         self
@@ -243,7 +253,7 @@ impl<R: Row> Future for WaitForRow<'_, R> {
     }
 }
 
-/// A change as its record has it; without an event where none came in time.
+/// The recorded result of a wait; without an event if no change came in time.
 #[derive(Deserialize)]
 struct Came<'r> {
     event: Option<Uuid>,

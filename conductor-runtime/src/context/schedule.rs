@@ -15,7 +15,7 @@ use crate::task::Task;
 const KIND: &str = "schedule";
 const KIND_END: &str = "unschedule";
 
-/// A schedule that a handler makes; `.await` makes it.
+/// A builder for a schedule that a handler creates, and its future. Does nothing until awaited.
 #[must_use = "a schedule does nothing until it is awaited"]
 pub struct ScheduleStep<'c> {
     ctx: &'c TaskContext,
@@ -29,9 +29,12 @@ struct Options {
 }
 
 impl TaskContext {
-    /// Makes a schedule, or replaces the one of that name, as
-    /// [`Conductor::schedule`](crate::client::Conductor::schedule) does. Recorded in the same
-    /// commit: a replay does not bring back a schedule that was removed since.
+    /// Creates a schedule, or replaces the one of that name.
+    ///
+    /// Works as [`Conductor::schedule`](crate::client::Conductor::schedule) does.
+    ///
+    /// The schedule and the step's record commit together, so a replay does not restore a schedule
+    /// that was removed since.
     ///
     /// ```
     /// # use conductor::prelude::*;
@@ -68,8 +71,9 @@ impl TaskContext {
         }
     }
 
-    /// Removes a schedule that was made at run time; what it has started goes on. False where there
-    /// is none. Recorded in the same commit.
+    /// Removes a dynamic schedule. Returns false if there is none.
+    ///
+    /// Executions that it has started continue. The removal and the step's record commit together.
     pub fn unschedule<T: Task>(
         &self,
         name: impl Into<String>,
@@ -80,20 +84,20 @@ impl TaskContext {
         self.transact(key, KIND_END, met, async move |tx| {
             match check_schedule_name(&name) {
                 Ok(()) => remove_schedule(tx, T::NAME, &name).await,
-                // There is no such schedule.
+                // No schedule can have an invalid name.
                 Err(_) => Ok(false),
             }
         })
     }
 }
 
-/// The part of a name that a key can hold.
+/// Returns the part of a name that fits into a key.
 fn shortened(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(60).collect()
 }
 
 impl ScheduleStep<'_> {
-    /// The zone whose clock the rule means, such as `Europe/Berlin`. Default `UTC`.
+    /// Sets the time zone of the rule, such as `Europe/Berlin`. Default: `UTC`.
     pub fn timezone(mut self, name: &str) -> Self {
         self.lazy.change(|options| {
             if let Ok(rule) = &mut options.rule
@@ -105,15 +109,17 @@ impl ScheduleStep<'_> {
         self
     }
 
-    /// What becomes of ticks that came while nothing could run them. Default: one execution makes
-    /// up for all.
+    /// Sets how to handle ticks that were due while no worker could run them.
+    ///
+    /// Default: one execution for all of them.
     pub fn missed(mut self, missed: Missed) -> Self {
         self.change(|rule| rule.set_missed(missed));
         self
     }
 
-    /// What a tick does while the execution of the tick before has not ended. Default: it makes its
-    /// own all the same.
+    /// Sets what a tick does while the execution of the previous tick has not ended.
+    ///
+    /// Default: it creates its own execution all the same.
     pub fn overlap(mut self, overlap: Overlap) -> Self {
         self.change(|rule| rule.set_overlap(overlap));
         self

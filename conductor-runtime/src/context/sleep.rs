@@ -11,8 +11,10 @@ use crate::task::PointInTime;
 const KIND: &str = "sleep";
 
 impl TaskContext {
-    /// Sleeps by the database's clock. The worker's slot is free meanwhile, and the handler runs
-    /// again from the top afterwards; the time that was first asked for stays what it was.
+    /// Sleeps, by the database's clock. The worker's slot is free meanwhile.
+    ///
+    /// The handler then runs again from the top. The end of the sleep is fixed when it is first
+    /// registered; replays, crashes and deploys do not extend it.
     ///
     /// ```
     /// # use conductor::prelude::*;
@@ -36,7 +38,7 @@ impl TaskContext {
         self.sleep_until_wake(key.into(), wake)
     }
 
-    /// Sleeps until an instant; one that has passed ends at once.
+    /// Sleeps until an instant, by the database's clock. Returns at once if it has passed.
     pub fn sleep_until(
         &self,
         key: impl Into<String>,

@@ -19,13 +19,13 @@ use crate::unreadable::{Unreadable, read};
 use crate::verdict::{Verdict, heard, permanent};
 
 const KIND: &str = "step";
-/// The kind of a step whose error is recorded.
+/// The record's kind for a step that failed.
 const FAILED: &str = "failed step";
 
-/// A step that is being said; `.await` runs it, or gives what was recorded.
+/// A builder for a step, and its future. Does nothing until awaited.
 ///
-/// It names the future and not what that borrows: a bound on lifetimes here would keep handlers
-/// with `join!` from being `Send`.
+/// Its type parameter is the future itself, not the lifetimes that it borrows: with lifetime bounds here, handlers
+/// that use `join!` would not be `Send`.
 #[must_use = "a step does nothing until it is awaited"]
 pub struct Step<Fut> {
     timeout: Arc<OnceLock<Duration>>,
@@ -33,10 +33,11 @@ pub struct Step<Fut> {
 }
 
 impl<Fut> Step<Fut> {
-    /// How long the body may take, each try for itself; its record is not counted. No limit but
-    /// the task's by default.
+    /// Limits the time of the body, for each try separately.
+    ///
+    /// Writing the record is not counted. Default: no limit besides the task's timeout.
     pub fn timeout(self, timeout: Duration) -> Self {
-        // The first one counts, should it be said twice.
+        // If called twice, the first value is used.
         self.timeout.get_or_init(|| timeout);
         self
     }
@@ -59,17 +60,20 @@ impl<Fut> fmt::Debug for Step<Fut> {
 }
 
 impl TaskContext {
-    /// A step: the body runs once, and what it gave is recorded before the next line runs. A
-    /// replay gives the recorded value.
+    /// Runs the body once and records its value before returning it.
     ///
-    /// A body that fails is not recorded; the error goes to the handler. The body may borrow, and
-    /// steps may run side by side in `join!`. A crash between the body's effect and its record
-    /// runs the body again: use [`idempotency_key`](Self::idempotency_key), or
+    /// A replay returns the recorded value.
+    ///
+    /// A step whose record is committed never runs again. If the process crashes between the body's effect and its
+    /// record, the body runs again: use [`idempotency_key`](Self::idempotency_key), or
     /// [`transaction`](Self::transaction) for effects in this database.
     ///
-    /// Code that blocks (a synchronous driver, a large computation) holds a thread of the runtime, and no
-    /// timeout can end it: await `tokio::task::spawn_blocking` in the body. A body that itself blocks past its
-    /// timeout has timed out, unless it gives an error of its own.
+    /// An error of the body goes to the handler, and is recorded only if the handler continues after it; see
+    /// [`failure`](Self::failure). The body may borrow, and steps may run concurrently in `join!`.
+    ///
+    /// Blocking code, such as a synchronous driver or a long computation, holds a thread of the runtime, and no
+    /// timeout can interrupt it: await `tokio::task::spawn_blocking` in the body. A body that blocks beyond its
+    /// timeout has timed out when it returns, unless it returns an error of its own.
     ///
     /// ```
     /// # use conductor::prelude::*;
@@ -99,12 +103,13 @@ impl TaskContext {
         self.say(key.into(), None, move || once.take().map(|body| body()))
     }
 
-    /// A [`step`](Self::step) whose body is tried again when it fails, here and now: the handler
-    /// waits for it in its place and keeps its slot. The last error goes to the handler. For tries
-    /// that are minutes apart, let the attempt fail instead: the task's own policy costs no slot.
+    /// Runs a [`step`](Self::step) and retries its body in place if it fails.
     ///
-    /// What is `.permanent()` is not tried again, and `.retry_after(d)` sets the delay. The count is
-    /// not recorded: a crash begins it anew. A cancel or a shutdown does not wait for the next try.
+    /// The handler waits during the delays and keeps its slot. The last error goes to the handler. If tries should be
+    /// minutes apart, let the attempt fail instead: the task's retry policy holds no slot.
+    ///
+    /// An error marked `.permanent()` is not retried, and `.retry_after(d)` sets the delay. The number of tries is
+    /// not recorded, so a crash restarts the count. A cancel or a shutdown ends the delay early.
     ///
     /// ```
     /// # use conductor::prelude::*;
@@ -155,7 +160,7 @@ impl TaskContext {
     }
 }
 
-/// Runs the body until it succeeds, or gives no further try.
+/// Runs the body until it succeeds, or until the policy allows no further try.
 async fn run<T, E, F, Fut>(
     ctx: &TaskContext,
     key: String,
@@ -215,7 +220,7 @@ where
     };
     match ctx.deadline(timeout).bound(body).await {
         Timed::InTime(result) => result.map_err(Into::into),
-        // Its own error says more, such as that it is permanent.
+        // The body's own error tells more, for example that it is permanent.
         Timed::Late(Err(error)) => Err(error.into()),
         Timed::Late(Ok(_)) | Timed::Over => Err(anyhow::anyhow!(
             "step {key:?} timed out after {}",
@@ -235,7 +240,8 @@ fn delay(retry: &RetryPolicy, failures: u32, verdict: Verdict) -> Option<Duratio
     }
 }
 
-/// The value as it is recorded next, counted with what is recorded already, and as it is read from the record.
+/// Returns the value as JSON, counted against the execution's limit of records, and as a replay will read it from the
+/// record.
 pub(super) fn encoded<T: Serialize + DeserializeOwned>(
     ctx: &TaskContext,
     key: &str,
@@ -246,7 +252,7 @@ pub(super) fn encoded<T: Serialize + DeserializeOwned>(
         reason,
     });
     let counted = encoded.and_then(|(json, value)| {
-        // About what it adds to the answer of a claim.
+        // Approximately what it adds to the answer of a claim.
         ctx.memo.count(key, key.len() + json.len() + 32)?;
         Ok((json, value))
     });
@@ -254,7 +260,7 @@ pub(super) fn encoded<T: Serialize + DeserializeOwned>(
 }
 
 impl TaskContext {
-    /// What was recorded under a key, a value or an error; does not come back where this build cannot read it.
+    /// Returns what was recorded under a key, a value or an error. Never returns if this build cannot read it.
     pub(super) async fn replayed<T: DeserializeOwned>(
         &self,
         key: &str,

@@ -12,15 +12,17 @@ use crate::db::{Fault, Patience, fault};
 use crate::error::Error;
 
 const KIND: &str = "transaction";
-/// The kind of one whose error is recorded.
+/// The record's kind for a transaction that failed.
 const FAILED: &str = "failed transaction";
-/// Raised by `conductor.record_in_transaction` when the claim is lost.
+/// The SQLSTATE of `conductor.record_in_transaction` if the claim is lost.
 const CLAIM_LOST: &str = "CD004";
-/// The same, where the execution was cancelled.
+/// The same if the execution was cancelled.
 const CANCELLED: &str = "CD005";
 
-/// What the body of [`TaskContext::transaction`] is given: an executor for sqlx, as `tx` or
-/// `&mut *tx`. The transaction around it commits with the step's record; no body can commit it.
+/// The argument of a [`TaskContext::transaction`]'s body: an executor for sqlx, as `tx` or
+/// `&mut *tx`.
+///
+/// The transaction around it commits with the step's record; the body cannot commit it.
 pub type Tx = PgConnection;
 
 /// The body of a [`TaskContext::transaction`]: an `async |tx| { … }` whose future is `Send`.
@@ -38,10 +40,13 @@ where
 }
 
 impl TaskContext {
-    /// A step whose effects are in this database: the body's writes and the step's record commit
-    /// together or not at all, so they happen exactly once, whatever crashes.
+    /// Runs a step whose writes to this database take effect exactly once.
     ///
-    /// An error of the body rolls back. A worker that has lost its claim cannot commit.
+    /// The body's writes and the step's record commit together or not at all, even if the process
+    /// crashes.
+    ///
+    /// An error of the body rolls its writes back. A worker that has lost its claim, or whose
+    /// execution was cancelled, cannot commit.
     ///
     /// ```
     /// # use conductor::prelude::*;
@@ -72,8 +77,8 @@ impl TaskContext {
         self.transact(key, KIND, met, body)
     }
 
-    /// The same for every kind of step whose effect is in this database.
-    // An `async fn` could not say `Send`, which the callers promise.
+    /// Does the same for every kind of step whose effect is in this database.
+    // An `async fn` could not declare its future as `Send`, which callers require.
     #[allow(clippy::manual_async_fn)]
     pub(super) fn transact<T, E, F>(
         &self,
@@ -92,7 +97,7 @@ impl TaskContext {
                 return self.replayed(&key, kind, &recorded).await;
             }
             self.go_on().await?;
-            // Each would hold a connection and wait for another one.
+            // A nested transaction would hold one connection while it waits for another.
             self.memo.outside(&key, KIND)?;
             let _busy = self.memo.busy();
             let recorder = &self.durable()?.recorder;
@@ -107,7 +112,7 @@ impl TaskContext {
         }
     }
 
-    /// The body and its record, and the commit of both.
+    /// Runs the body, writes its record, and commits both.
     async fn within<T, E, F>(
         &self,
         mut tx: Transaction<'_, Postgres>,
@@ -121,7 +126,7 @@ impl TaskContext {
         F: AsyncFnOnce(&mut Tx) -> Result<T, E> + for<'b> TransactionBody<'b, Result<T, E>> + Send,
     {
         let body = body(&mut tx);
-        // What other kinds of steps do in a transaction is not the application's.
+        // Other kinds of steps also use a transaction, but their errors are not those of a body.
         let number = self.memo.next_body();
         let failed = |error: anyhow::Error| match kind {
             KIND => self.failed(key, FAILED, number, error),
@@ -158,7 +163,7 @@ impl TaskContext {
                     .give_at(self.durable()?.clock.now().timestamp_micros());
                 Ok(value)
             }
-            // Nobody knows whether it committed; the record, which did or did not with it, does.
+            // Whether it committed is unknown. The record, which commits with it, tells.
             Err(error) if fault(&error) == Fault::Passing => {
                 tracing::debug!(%error, "the commit of a transaction step is in doubt");
                 match self.recorded(key).await? {

@@ -1,4 +1,4 @@
-//! The programs of PostgreSQL: where they are on this machine.
+//! Finds the programs of PostgreSQL on this machine.
 
 use std::collections::HashSet;
 use std::fs;
@@ -11,7 +11,7 @@ use super::{EmbeddedError, wheel};
 
 const OLDEST: u32 = 14;
 
-/// A folder with `initdb` and `postgres` that was tried out.
+/// A folder with `initdb` and `postgres` that was tested.
 #[derive(Debug, Clone)]
 pub(super) struct Binaries {
     pub(super) dir: PathBuf,
@@ -20,7 +20,8 @@ pub(super) struct Binaries {
 }
 
 impl Binaries {
-    /// `PG_BIN_DIR`, or the first usable ones of PATH, of the known folders and of PyPI.
+    /// Returns those of `PG_BIN_DIR`, or else the first usable ones in PATH, in known folders, or
+    /// from PyPI.
     pub(super) fn find(env: &Environment, owner: &Owner) -> Result<Binaries, EmbeddedError> {
         let forced = match &env.binaries {
             Some(choice) if choice == "wheel" => true,
@@ -40,7 +41,7 @@ impl Binaries {
                 });
             }
             let mut seen = HashSet::new();
-            // Lazily: the first good one ends the search, and pg_config is a process.
+            // Lazily: the first usable folder ends the search, and pg_config is a separate process.
             let sources: [fn(&Environment) -> Vec<PathBuf>; 3] = [in_path, of_pg_config, installed];
             for dir in sources.iter().flat_map(|source| source(env)) {
                 if seen.insert(dir.clone()) {
@@ -56,7 +57,7 @@ impl Binaries {
             .map_err(|download| EmbeddedError::NoBinaries { rejected, download })
     }
 
-    /// What is wrong with this folder, if anything, in words that follow "but".
+    /// Tests the folder, or returns why it cannot be used, in words that follow "but".
     fn try_out(dir: &Path, owner: &Owner) -> Result<Binaries, String> {
         if !dir.is_dir() {
             return Err("there is no such folder".to_owned());
@@ -101,7 +102,7 @@ impl Binaries {
     }
 }
 
-/// The number in `postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)`.
+/// Returns the number in `postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)`.
 fn version_in(said: &str) -> Option<&str> {
     let (_, rest) = said.split_once("(PostgreSQL) ")?;
     rest.split_whitespace()
@@ -110,7 +111,7 @@ fn version_in(said: &str) -> Option<&str> {
 }
 
 fn in_path(env: &Environment) -> Vec<PathBuf> {
-    // What is in PATH may be a link to one program of many: the others lie beside its target.
+    // PATH may have a link to one of the programs; the others are next to its target.
     env.path_folders()
         .filter_map(|folder| fs::canonicalize(folder.join("initdb")).ok())
         .filter_map(|file| file.parent().map(Path::to_owned))
@@ -146,7 +147,7 @@ mod tests {
 
     use super::*;
 
-    /// A machine without anything.
+    /// An environment without any PostgreSQL.
     fn bare(name: &str) -> Environment {
         let folder = std::env::temp_dir().join(format!("conductor-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&folder);

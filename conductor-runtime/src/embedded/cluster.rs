@@ -1,4 +1,4 @@
-//! The folders of one server: its data, its files beside them, and its socket's.
+//! The folders of one server: data, runtime files and socket.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ use super::owner::Owner;
 use super::process::running;
 use super::{EmbeddedError, Kind};
 
-/// A home with everything of one server:
+/// The home folder of one server:
 ///
 /// - `lock`: held while a process starts or joins
 /// - `alive`: held, shared, by the guard and by every process of Postgres
@@ -30,7 +30,7 @@ pub(super) struct Cluster {
     pub(super) owner: Owner,
 }
 
-/// What Postgres says of itself in `postmaster.pid`.
+/// What Postgres writes about itself in `postmaster.pid`.
 #[derive(Debug)]
 pub(super) struct Postmaster {
     pub(super) pid: u32,
@@ -45,9 +45,9 @@ impl Cluster {
         binaries: &Binaries,
         owner: Owner,
     ) -> Result<Cluster, EmbeddedError> {
-        // A folder per major version: none reads the data of another.
+        // One folder per major version, because none can read the data of another.
         let major = format!("pg{}", binaries.major);
-        // The guard must be able to remove what it finds there.
+        // The guard must be able to remove what it creates here.
         let temp = match owner.may_remove_from(&env.temp) {
             true => env.temp.clone(),
             false => PathBuf::from("/tmp"),
@@ -59,7 +59,7 @@ impl Cluster {
         let mut hasher = DefaultHasher::new();
         home.hash(&mut hasher);
         let name = format!("conductor-{}-{:012x}", env.uid, hasher.finish() >> 16);
-        // The whole address of a socket must fit in about 100 bytes.
+        // The path of a Unix socket may have at most about 100 bytes.
         let short = temp.as_os_str().len() <= 50;
         let temp = if short { temp } else { "/tmp".into() };
         Ok(Cluster {
@@ -82,7 +82,7 @@ impl Cluster {
         self.home.join("fifo")
     }
 
-    /// Opens, or makes, one of the files to lock.
+    /// Opens or creates one of the lock files.
     pub(super) fn open(&self, name: &str) -> io::Result<File> {
         File::options()
             .read(true)
@@ -93,7 +93,8 @@ impl Cluster {
             .open(self.home.join(name))
     }
 
-    /// Waits until no other process starts or joins; the lock ends with the file returned.
+    /// Waits until no other process is starting or joining. The lock ends when the returned file is
+    /// dropped.
     pub(super) fn lock(&self) -> Result<File, EmbeddedError> {
         let failed = |error| EmbeddedError::folder(&self.home, "lock this folder", error);
         loop {
@@ -109,7 +110,8 @@ impl Cluster {
         }
     }
 
-    /// Whether this lock still stands for the home: a guard removes a volatile one with its lock.
+    /// Returns whether this lock is still that of the home folder: a guard removes a volatile one
+    /// with its lock.
     pub(super) fn is_current(&self, lock: &File) -> bool {
         let there = fs::metadata(self.home.join("lock"));
         lock.metadata()
@@ -117,7 +119,7 @@ impl Cluster {
             .unwrap_or(false)
     }
 
-    /// Whether neither a guard nor any process of Postgres is left.
+    /// Returns whether neither a guard nor any process of Postgres is left.
     pub(super) fn is_quiet(&self) -> Result<bool, EmbeddedError> {
         match self.open("alive").map(|alive| alive.try_lock()) {
             Ok(Ok(())) => Ok(true),
@@ -129,7 +131,7 @@ impl Cluster {
         }
     }
 
-    /// The server that runs here according to its own file.
+    /// Returns the server that runs here according to its own file.
     pub(super) fn postmaster(&self) -> Option<Postmaster> {
         let text = fs::read_to_string(self.data().join("postmaster.pid")).ok()?;
         let lines: Vec<&str> = text.lines().collect();
@@ -141,14 +143,14 @@ impl Cluster {
         })
     }
 
-    /// Gets the data into the state for a start; no server may run.
+    /// Prepares the data for a start. No server may be running.
     pub(super) fn prepare(&self, binaries: &Binaries) -> Result<(), EmbeddedError> {
         let failed = |error| EmbeddedError::folder(&self.home, "prepare the data here", error);
         let entries = fs::read_dir(&self.home).map_err(failed)?;
         for entry in entries.flatten() {
             let name = entry.file_name();
             let unfinished = name.to_string_lossy().starts_with("data.");
-            // Without fsync, data after an unclean end is worth nothing.
+            // Without fsync, data may be corrupt after an unclean end.
             if unfinished || (self.kind == Kind::Volatile && name == "data") {
                 fs::remove_dir_all(entry.path()).map_err(failed)?;
             }
@@ -194,7 +196,7 @@ impl Cluster {
                 output: String::from_utf8_lossy(&said).trim().to_owned(),
             });
         }
-        // Only a whole one gets the final name.
+        // Only a complete cluster gets the final name.
         let renamed = fs::rename(&unfinished, &data).and_then(|()| match self.kind {
             Kind::Durable => File::open(&self.home)?.sync_all(),
             Kind::Volatile => Ok(()),
@@ -202,12 +204,13 @@ impl Cluster {
         renamed.map_err(|error| EmbeddedError::folder(&data, "put the new data here", error))
     }
 
-    /// A `postmaster.pid` may name a process that was killed and not yet collected or, from before
-    /// the restart of a container, a number that another program has now. Postgres would refuse to
-    /// start; it goes where we can see that. (Postgres still detects a living server by its memory.)
+    /// Removes a stale `postmaster.pid`. It may name a process that was killed and not yet reaped,
+    /// or, after a restart of a container, a number that another program now has; Postgres would
+    /// then refuse to start. It is removed only if that can be verified; Postgres still detects a
+    /// living server by its shared memory.
     fn forget_the_dead(&self) -> Result<(), EmbeddedError> {
         for name in [".s.PGSQL.5432", ".s.PGSQL.5432.lock"] {
-            let _ = fs::remove_file(self.sockets.join(name)); // the folder is only ours
+            let _ = fs::remove_file(self.sockets.join(name)); // the folder is private
         }
         let file = self.data().join("postmaster.pid");
         let text = fs::read_to_string(&file).unwrap_or_default();
@@ -226,7 +229,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// The command line of the server.
+    /// Returns the command line of the server.
     pub(super) fn server(&self, binaries: &Binaries) -> Vec<OsString> {
         let mut line: Vec<OsString> = vec![
             binaries.dir.join("postgres").into(),
@@ -239,7 +242,7 @@ impl Cluster {
             "fsync=off",
             "synchronous_commit=off",
             "full_page_writes=off",
-            // Many tests at once, with a pool or two each; the last one given counts.
+            // Many tests run at once, with one or two pools each. The last setting wins.
             "max_connections=500",
         ];
         let settings = [
@@ -258,7 +261,7 @@ impl Cluster {
         line
     }
 
-    /// The end of the server's log.
+    /// Returns the last lines of the server's log.
     pub(super) fn log_tail(&self) -> String {
         let log = fs::read(self.log()).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
@@ -271,7 +274,7 @@ impl Cluster {
     }
 }
 
-/// Whether a server answers in this folder.
+/// Returns whether a server accepts connections in this folder.
 pub(super) fn answers(sockets: &std::path::Path) -> bool {
     UnixStream::connect(sockets.join(".s.PGSQL.5432")).is_ok()
 }

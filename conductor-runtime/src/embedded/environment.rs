@@ -1,4 +1,4 @@
-//! What the search and the folders depend on, as a value, so that tests can make one up.
+//! What the search for binaries and the folders depend on, as a value that tests can construct.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -15,7 +15,7 @@ pub(super) struct Environment {
     pub(super) bin_dir: Option<PathBuf>,
     pub(super) binaries: Option<OsString>,
     pub(super) path: OsString,
-    /// Patterns of folders, see [`matching`].
+    /// Patterns of folders; see [`matching`].
     pub(super) installed: Vec<PathBuf>,
     pub(super) data_dir: Option<PathBuf>,
     pub(super) data_home: Option<PathBuf>,
@@ -27,11 +27,11 @@ pub(super) struct Environment {
 impl Environment {
     pub(super) fn read() -> Environment {
         let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
-        // The value is used from other working directories too.
+        // Made absolute, because it is also used from other working directories.
         let folder = |name: &str| set(name).map(|v| std::path::absolute(&v).unwrap_or(v.into()));
         let under_home = |rest: &str| env::home_dir().map(|home| home.join(rest));
         let root = geteuid().is_root();
-        // Root's own folders cannot be entered by the user that runs Postgres.
+        // The user that runs Postgres cannot enter root's own folders.
         let (data_home, cache_home) = if root {
             (Some("/var/lib".into()), Some("/var/cache".into()))
         } else {
@@ -58,7 +58,7 @@ impl Environment {
         }
     }
 
-    /// Where the durable data of this project lies.
+    /// Returns the folder of this project's durable data.
     pub(super) fn data(&self) -> Result<PathBuf, EmbeddedError> {
         match (&self.data_dir, &self.data_home) {
             (Some(dir), _) => Ok(dir.clone()),
@@ -69,7 +69,7 @@ impl Environment {
         }
     }
 
-    /// The program of this name in PATH.
+    /// Returns the program of this name in PATH.
     pub(super) fn program(&self, name: &str) -> Option<PathBuf> {
         self.path_folders()
             .map(|folder| folder.join(name))
@@ -81,7 +81,8 @@ impl Environment {
     }
 }
 
-/// Where packages put PostgreSQL: Debian's, the PostgreSQL project's, Homebrew's, Postgres.app.
+/// The folders of packaged PostgreSQL: Debian's, the PostgreSQL project's, Homebrew's,
+/// Postgres.app's.
 const INSTALLED: [&str; 6] = [
     "/usr/lib/postgresql/*/bin",
     "/usr/pgsql-*/bin",
@@ -91,7 +92,7 @@ const INSTALLED: [&str; 6] = [
     "/usr/local/pgsql*/bin",
 ];
 
-/// The folders that a pattern of [`INSTALLED`] stands for, with the number at the star.
+/// Returns the folders that match a pattern of [`INSTALLED`], with the number at the star.
 pub(super) fn matching(pattern: &Path) -> Vec<(u32, PathBuf)> {
     let Some((dir, last)) = pattern.parent().zip(pattern.file_name()) else {
         return Vec::new();
@@ -112,7 +113,7 @@ pub(super) fn matching(pattern: &Path) -> Vec<(u32, PathBuf)> {
         .collect()
 }
 
-/// Fit for a folder, and for a database without quotes.
+/// Returns a name that is valid for a folder, and for a database without quotes.
 fn sanitised(name: &str) -> String {
     let words: Vec<&str> = name
         .split(|c: char| !c.is_ascii_alphanumeric())

@@ -19,21 +19,21 @@ use super::cluster::Cluster;
 use super::process::poll;
 use super::{EmbeddedError, Kind};
 
-/// For an answer of the guard, which takes milliseconds.
+/// How long an answer of the guard may take; usually milliseconds.
 const ANSWER: Duration = Duration::from_secs(20);
 
-/// Our end of the guard's FIFO. The server stays up for as long as this is open.
+/// This process's end of the guard's FIFO. The server stays up while it is open.
 #[derive(Debug)]
 pub(super) struct Guard {
     hold: File,
     fifo: PathBuf,
     home: PathBuf,
-    /// The server's process, after an answer.
+    /// The server's process id, after an answer.
     pub(super) server: Option<u32>,
 }
 
 impl Guard {
-    /// Joins those who use the guard of this cluster, if there is one that is not just ending.
+    /// Joins the guard of this cluster, if there is one that is not about to end.
     pub(super) fn join(cluster: &Cluster) -> Result<Option<Guard>, EmbeddedError> {
         match Guard::open(cluster) {
             Ok(mut guard) => Ok(guard.ask("join")?.then_some(guard)),
@@ -46,7 +46,7 @@ impl Guard {
         }
     }
 
-    /// Makes a guard, for a server that is yet to start or for one that has lost its guard.
+    /// Starts a guard, for a server that is yet to start or for one that has lost its guard.
     pub(super) fn spawn(
         cluster: &Cluster,
         binaries: &Binaries,
@@ -55,12 +55,13 @@ impl Guard {
         let failed =
             |error| EmbeddedError::folder(&cluster.home, "start a guard in this folder", error);
         match mkfifo(&cluster.fifo(), Mode::S_IRUSR | Mode::S_IWUSR) {
-            // Others may still hold the FIFO of a guard that was killed: they count.
+            // Processes may still hold the FIFO of a guard that was killed; they count as users.
             Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
             Err(errno) => return Err(failed(errno.into())),
         }
-        // For reading and writing no open waits; with this, the two that follow do not either. We
-        // hold our end before the guard exists, so that it sees our end whenever we are killed.
+        // Opening for reading and writing does not block, and then the two opens below do not
+        // either. This process holds its end before the guard exists, so that the guard sees the
+        // end whenever it is killed.
         let mut both = File::options()
             .read(true)
             .write(true)
@@ -68,7 +69,7 @@ impl Guard {
             .open(cluster.fifo())
             .map_err(failed)?;
         let mut guard = Guard::open(cluster).map_err(failed)?;
-        // What was asked of a guard that died before it read it.
+        // Discards what was asked of a guard that died before reading it.
         while both.read(&mut [0; 512]).is_ok_and(|read| read > 0) {}
         let input = File::open(cluster.fifo()).map_err(failed)?;
         drop(both);
@@ -92,7 +93,7 @@ impl Guard {
             .process_group(0) // Ctrl-C in the terminal is not for it
             .spawn()
             .map_err(failed)?;
-        // Collects the process should it end before ours.
+        // Reaps the guard if it ends before this process.
         let collector = thread::Builder::new().name("conductor-guard".to_owned());
         collector.spawn(move || child.wait()).map_err(failed)?;
         if !guard.ask("join")? {
@@ -104,7 +105,7 @@ impl Guard {
         Ok(guard)
     }
 
-    /// Starts the server. It is not ready yet.
+    /// Starts the server, without waiting until it is ready.
     pub(super) fn start(&mut self) -> Result<(), EmbeddedError> {
         if self.ask("start")? {
             return Ok(());
@@ -115,7 +116,7 @@ impl Guard {
         )))
     }
 
-    /// Writing without waiting: fails with ENXIO where no guard reads.
+    /// Opens the FIFO for writing without blocking; fails with ENXIO if no guard reads it.
     fn open(cluster: &Cluster) -> io::Result<Guard> {
         let fifo = cluster.fifo();
         Ok(Guard {
@@ -126,8 +127,8 @@ impl Guard {
         })
     }
 
-    /// Whether the guard answered; if not, it has ended or is about to. Only an answer proves that
-    /// it saw us before it saw the end of the last other process.
+    /// Returns whether the guard answered; if not, it has ended or is about to. Only an answer
+    /// proves that it registered this process before the last other process ended.
     fn ask(&mut self, verb: &str) -> Result<bool, EmbeddedError> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -167,7 +168,7 @@ fn hold(fifo: &std::path::Path) -> io::Result<File> {
         .open(fifo)
 }
 
-/// No FIFO, or nobody who reads it.
+/// Returns whether there is no FIFO, or nothing reads it.
 fn is_unattended(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
         || error.raw_os_error() == Some(nix::errno::Errno::ENXIO as i32)

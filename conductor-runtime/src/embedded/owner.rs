@@ -1,4 +1,4 @@
-//! The unix user that Postgres runs as: ourselves, or for root another one.
+//! The Unix user that runs Postgres: the current one, or another one if that is root.
 
 use std::env;
 use std::ffi::OsStr;
@@ -14,16 +14,16 @@ use nix::unistd::{Gid, Uid, User, fchownat, geteuid};
 
 use super::EmbeddedError;
 
-/// Who owns the server and its folders.
+/// The user that owns the server and its folders.
 #[derive(Debug, Clone)]
 pub(super) struct Owner {
     uid: Uid,
-    /// Name and group, where it is not ourselves.
+    /// Its name and group, if it is not the current user.
     other: Option<(String, Gid)>,
 }
 
 impl Owner {
-    /// Ourselves; as root, whom Postgres refuses, `postgres` or else `nobody`.
+    /// Chooses the current user, or, for root, which Postgres refuses, `postgres` or else `nobody`.
     pub(super) fn choose() -> Result<Owner, EmbeddedError> {
         let uid = geteuid();
         if !uid.is_root() {
@@ -40,7 +40,8 @@ impl Owner {
         })
     }
 
-    /// A command that runs as this user, undisturbed by our own settings for clients.
+    /// Returns a command that runs as this user, without the process's own Postgres client
+    /// settings.
     pub(super) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command
@@ -54,13 +55,13 @@ impl Owner {
             }
         }
         if let Some((_, gid)) = &self.other {
-            // std clears the supplementary groups when root sets another user.
+            // std clears the supplementary groups if root sets another user.
             command.uid(self.uid.as_raw()).gid(gid.as_raw());
         }
         command
     }
 
-    /// Makes a folder that only this user (and root) can enter, or checks that it is one.
+    /// Creates a folder that only this user (and root) can enter, or checks an existing one.
     pub(super) fn private_folder(&self, path: &Path) -> Result<(), EmbeddedError> {
         let failed = |error| EmbeddedError::folder(path, "make this folder", error);
         if let Some(parent) = path.parent() {
@@ -72,7 +73,7 @@ impl Owner {
             }
             _ => {}
         }
-        // In a shared temporary folder somebody else may have been here first.
+        // In a shared temporary folder, another user may have created it first.
         let meta = fs::symlink_metadata(path).map_err(failed)?;
         let ours = [self.uid, geteuid()].map(Uid::as_raw).contains(&meta.uid());
         if !meta.is_dir() || !ours {
@@ -87,7 +88,7 @@ impl Owner {
             });
         }
         if let Some((name, gid)) = &self.other {
-            // Not through a link: the other user could have put one there.
+            // Not through a link, which the other user could have created.
             fchownat(
                 AT_FDCWD,
                 path,
@@ -105,7 +106,7 @@ impl Owner {
         Ok(())
     }
 
-    /// Makes what is missing of these folders, so that this user can pass through.
+    /// Creates what is missing of this path, so that this user can pass through.
     pub(super) fn folders(&self, path: &Path) -> Result<(), EmbeddedError> {
         let failed = |error| EmbeddedError::folder(path, "make this folder", error);
         let missing: Vec<&Path> = path.ancestors().take_while(|p| !p.exists()).collect();
@@ -116,16 +117,17 @@ impl Owner {
         Ok(())
     }
 
-    /// Whether this user can remove its own files from this folder.
+    /// Returns whether this user can remove its own files from this folder.
     pub(super) fn may_remove_from(&self, folder: &Path) -> bool {
         let everybody = || fs::metadata(folder).is_ok_and(|meta| meta.mode() & 0o002 != 0);
         self.other.is_none() || everybody()
     }
 
-    /// Whether this user can enter the folder; if not, which part of the path keeps it out.
+    /// Checks that this user can enter the folder; otherwise returns the part of the path that
+    /// prevents it.
     pub(super) fn may_enter(&self, folder: &Path) -> Result<(), PathBuf> {
         let Some((_, gid)) = &self.other else {
-            return Ok(()); // the system tells us itself
+            return Ok(()); // the operating system checks it
         };
         let folder = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
         let barred = folder.ancestors().find(|part| {

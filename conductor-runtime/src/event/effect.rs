@@ -8,22 +8,24 @@ use crate::client::Conductor;
 use crate::db::Alone;
 use crate::error::{Error, Result};
 
-/// How long to pause before looking again: twice as long each time, up to the longest.
+/// The pause between two queries; it doubles each time, up to `LONGEST_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
-/// What an emitted event has done.
+/// What an emitted event has done so far.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct EventEffect {
     /// The event's id.
     pub id: Uuid,
-    /// Whether that is all: the event is in the log, and all who waited for it then have been looked
-    /// at. Where it is false, an orchestrator does the rest.
+    /// Whether everything that it matches has been processed. If false, an orchestrator does the
+    /// rest.
+    ///
+    /// That is, the event is in the log, and everything that waited for it then has been processed.
     pub complete: bool,
     /// The executions that it started.
     pub started: Vec<Affected>,
-    /// The executions of which it ended a wait.
+    /// The executions that waited for it and were woken.
     pub woken: Vec<Affected>,
 }
 
@@ -38,12 +40,14 @@ pub struct Affected {
 }
 
 impl Conductor {
-    /// As [`emit_json`](Self::emit_json), and gives what the event did, once all who are subscribed
-    /// or wait have been looked at, and after `patience` at the latest. For people who look on:
-    /// to tell it, the event is emitted more slowly than others.
+    /// Emits an event as [`emit_json`](Self::emit_json) does, and returns what it has done.
+    ///
+    /// Waits until every subscription and wait has been processed, and at most for `patience`.
+    /// Meant for interactive use: an event whose effect is tracked is emitted more slowly than
+    /// others.
     ///
     /// # Errors
-    /// As [`emit_json`](Self::emit_json).
+    /// Those of [`emit_json`](Self::emit_json).
     pub async fn emit_json_watched(
         &self,
         name: &str,
@@ -79,7 +83,7 @@ impl Conductor {
         })
     }
 
-    /// With the names of their tasks, in the order of ids.
+    /// Adds the names of the tasks; ordered by id.
     async fn affected(&self, ids: Vec<Uuid>) -> Result<Vec<Affected>> {
         if ids.is_empty() {
             return Ok(Vec::new());

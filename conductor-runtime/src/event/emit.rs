@@ -15,10 +15,12 @@ use crate::error::{Error, Result};
 use crate::registry::check_name;
 use crate::unreadable::read;
 
-/// Most events in one statement.
+/// The most events in one statement.
 const MAX_ROWS: usize = 1000;
 
-/// An event that is being said; `.await` emits it and gives its id.
+/// A builder for an emit. Does nothing until awaited.
+///
+/// `.await` emits the event and returns its id.
 #[must_use = "an emit does nothing until it is awaited"]
 pub struct Emit<'c, E> {
     conductor: &'c Conductor,
@@ -26,7 +28,7 @@ pub struct Emit<'c, E> {
     of: PhantomData<fn() -> E>,
 }
 
-/// An [`Emit`] within the caller's transaction.
+/// An [`Emit`] within the caller's transaction. Does nothing until awaited.
 #[must_use = "an emit does nothing until it is awaited"]
 pub struct EmitInTransaction<'t> {
     conductor: &'t Conductor,
@@ -34,7 +36,7 @@ pub struct EmitInTransaction<'t> {
     connection: &'t mut PgConnection,
 }
 
-/// An event, encoded.
+/// An event whose payload is encoded.
 #[derive(Debug, Clone)]
 pub(crate) struct NewEvent {
     pub(crate) id: Uuid,
@@ -49,7 +51,7 @@ impl NewEvent {
         Self::encoded(E::NAME, payload)
     }
 
-    /// Of JSON that comes from elsewhere.
+    /// Checks JSON from an outside source.
     pub(super) fn checked(name: &str, payload: &str) -> Result<Self> {
         let refuse = |reason: String| Error::event(name, reason);
         codec::check_storable(payload).map_err(refuse)?;
@@ -79,11 +81,12 @@ impl NewEvent {
 }
 
 impl Conductor {
-    /// Emits an event: starts an execution of each task that is subscribed to it, and wakes the
-    /// executions that wait for it. `.await` gives its id; or say `.in_transaction(…)` first.
+    /// Emits an event, which starts subscribed tasks and wakes waiting executions.
     ///
-    /// When the call returns, the event is committed and will be acted on, whatever crashes. Calls
-    /// that are made at the same time travel together. It is kept for seven days.
+    /// `.await` returns the event's id; `.in_transaction(…)` makes it part of the caller's
+    /// transaction. Once the call returns `Ok`, the event is committed and will be processed,
+    /// whatever crashes. Concurrent calls are written together. The event is kept for
+    /// [`Event::KEEP`], seven days by default.
     ///
     /// ```no_run
     /// # use conductor::prelude::*;
@@ -103,7 +106,8 @@ impl Conductor {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Event`] where it cannot be stored: too large, too deep, or with U+0000 in a text.
+    /// [`Error::Event`] if it cannot be stored: it is too large or too deep, or a text contains
+    /// U+0000.
     pub fn emit<E: Event>(&self, event: E) -> Emit<'_, E> {
         Emit {
             conductor: self,
@@ -112,11 +116,11 @@ impl Conductor {
         }
     }
 
-    /// Emits an event by its name, with JSON that is there already, as the command line does.
+    /// Emits an event by name, from a payload that is already JSON, as the command line does.
     ///
     /// # Errors
-    /// [`Error::Event`] where an event of this binary has the name and its struct cannot be read
-    /// from the JSON, or where it cannot be stored.
+    /// [`Error::Event`] if it cannot be stored, or if this binary has an event of this name and the
+    /// JSON does not fit its struct.
     pub async fn emit_json(&self, name: &str, payload: &str) -> Result<Uuid> {
         self.emit_new(NewEvent::checked(name, payload)?).await
     }
@@ -128,8 +132,10 @@ impl Conductor {
 }
 
 impl<'c, E: Event> Emit<'c, E> {
-    /// Commits or vanishes with the caller's transaction. The event counts as emitted when an
-    /// orchestrator has brought it into the log, mostly at once behind the commit.
+    /// Emits within the caller's transaction: the event commits or rolls back with it.
+    ///
+    /// The event counts as emitted when an orchestrator writes it to the log, usually right after
+    /// the commit.
     pub fn in_transaction<'t>(self, connection: &'t mut PgConnection) -> EmitInTransaction<'t>
     where
         'c: 't,
@@ -207,7 +213,8 @@ fn take_batch(waiting: &mut Vec<Waiting>) -> Vec<Waiting> {
     take_message(waiting, MAX_ROWS, |waiting| waiting.new.bytes())
 }
 
-/// One statement for all; where it is refused, one for each, so that a bad one is refused alone.
+/// Writes all events in one statement, or, if that is refused, one by one, so that a bad event
+/// fails alone.
 async fn write(database: Database, batch: Vec<Waiting>) {
     let since = batch.iter().map(|waiting| waiting.since).min();
     let mut patience = Patience::since(since.unwrap_or_else(Instant::now), OUTAGE);
@@ -237,8 +244,8 @@ async fn write(database: Database, batch: Vec<Waiting>) {
     }
 }
 
-/// Emits, and again where the connection broke and nobody knows whether it committed: the ids are
-/// ours, so nothing is emitted twice.
+/// Emits, and retries if the connection broke and the fate of the commit is unknown. The ids are
+/// made here, so a retry emits nothing twice.
 async fn emit_again(
     database: &Database,
     events: &[NewEvent],
@@ -260,7 +267,7 @@ async fn emit_again(
     }
 }
 
-/// The statement itself, on any connection.
+/// Runs the statement on any connection.
 pub(crate) async fn write_events(
     connection: &mut PgConnection,
     events: &[NewEvent],

@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 
 use super::{Filter, Holds, Operand, Ordered};
 
-/// Deepest nesting of a field that a filter reaches.
+/// The deepest field that a filter can read.
 const MAX_DEPTH: usize = 8;
 
-/// A field of an event, of the type `T`, for filters; `#[event]` makes one for each.
+/// A field of an event, of type `T`, for filters. `#[event]` creates one for each field.
 ///
-/// A value that is missing is null. Numbers compare as numbers, texts byte by byte, times as points
-/// in time. A value of another type than the field's makes a comparison false, [`ne`](Self::ne) too.
+/// A missing value is null. Numbers are compared as numbers, texts byte by byte, times as points in time. If the
+/// value has another type than the field, every comparison is false, including [`ne`](Self::ne).
 ///
 /// ```
 /// # use conductor::{Event, Field};
@@ -19,7 +19,7 @@ const MAX_DEPTH: usize = 8;
 /// # struct UserSignedUp { plan: String, visits: i64 }
 /// # impl Event for UserSignedUp { const NAME: &'static str = "user_signed_up"; }
 /// impl UserSignedUp {
-///     // What #[event] writes.
+///     // Written by #[event].
 ///     #![allow(non_upper_case_globals)]
 ///     pub const plan: Field<Self, String> = Field::new(&["plan"]);
 ///     pub const visits: Field<Self, i64> = Field::new(&["visits"]);
@@ -43,10 +43,10 @@ impl<E, T> Clone for Field<E, T> {
 impl<E, T> Copy for Field<E, T> {}
 
 impl<E, T> Field<E, T> {
-    /// The field to which these names lead, as they are in the event's JSON.
+    /// Creates a handle to the field at this path of names, as they appear in the event's JSON.
     ///
     /// # Panics
-    /// Where there are more than eight; in a constant, when it is compiled.
+    /// If the path has more than eight names; in a constant, at compile time.
     pub const fn new(names: &[&'static str]) -> Self {
         assert!(
             names.len() <= MAX_DEPTH,
@@ -65,11 +65,15 @@ impl<E, T> Field<E, T> {
         }
     }
 
-    /// A field of the struct that this field holds, or may hold: `Moved::to.then(Address::city)`, with
-    /// the handles of [`EventFields`](super::EventFields) or with one that was made by hand.
+    /// Returns a handle to a field of the struct that this field holds.
+    ///
+    /// For example, `Moved::to.then(Address::city)`.
+    ///
+    /// The field may be an `Option` of the struct. The inner handle is one of [`EventFields`](super::EventFields), or
+    /// made by hand.
     ///
     /// # Panics
-    /// As [`new`](Self::new).
+    /// If the path has more than eight names; in a constant, at compile time.
     #[must_use]
     pub const fn then<N, U>(self, inner: Field<N, U>) -> Field<E, U>
     where
@@ -92,17 +96,17 @@ impl<E, T> Field<E, T> {
         }
     }
 
-    /// Where the field equals the value.
+    /// Matches if the field equals the value.
     pub fn eq(self, value: impl Operand<T>) -> Filter<E> {
         self.compare("eq", value)
     }
 
-    /// Where the field has another value of its type. Null has none.
+    /// Matches if the field has another value of its type. Null is not a value.
     pub fn ne(self, value: impl Operand<T>) -> Filter<E> {
         self.compare("ne", value)
     }
 
-    /// Where the field is less than the value.
+    /// Matches if the field is less than the value.
     pub fn lt(self, value: impl Operand<T>) -> Filter<E>
     where
         T: Ordered,
@@ -110,7 +114,7 @@ impl<E, T> Field<E, T> {
         self.compare("lt", value)
     }
 
-    /// Where the field is at most the value.
+    /// Matches if the field is at most the value.
     pub fn le(self, value: impl Operand<T>) -> Filter<E>
     where
         T: Ordered,
@@ -118,7 +122,7 @@ impl<E, T> Field<E, T> {
         self.compare("le", value)
     }
 
-    /// Where the field is greater than the value.
+    /// Matches if the field is greater than the value.
     pub fn gt(self, value: impl Operand<T>) -> Filter<E>
     where
         T: Ordered,
@@ -126,7 +130,7 @@ impl<E, T> Field<E, T> {
         self.compare("gt", value)
     }
 
-    /// Where the field is at least the value.
+    /// Matches if the field is at least the value.
     pub fn ge(self, value: impl Operand<T>) -> Filter<E>
     where
         T: Ordered,
@@ -134,7 +138,7 @@ impl<E, T> Field<E, T> {
         self.compare("ge", value)
     }
 
-    /// Where the field equals one of the values.
+    /// Matches if the field equals one of the values.
     pub fn is_in<V: Operand<T>>(self, values: impl IntoIterator<Item = V>) -> Filter<E> {
         let values: Vec<Value> = values.into_iter().map(Operand::json).collect();
         let mut json = json!({"op": "in", "path": self.path(), "values": values});
@@ -142,23 +146,24 @@ impl<E, T> Field<E, T> {
         Filter::from_json(json)
     }
 
-    /// Where both fields have the same value, or both none: what `new.plan == old.plan` means in the
-    /// condition of a row change.
+    /// Matches if both fields have the same value, or are both null.
+    ///
+    /// It is the meaning of `new.plan == old.plan` in the condition of a row change.
     pub fn same_as(self, other: Self) -> Filter<E> {
         self.beside("same", other)
     }
 
-    /// Where the fields do not have the same value.
+    /// Matches if the fields do not have the same value.
     pub fn differs_from(self, other: Self) -> Filter<E> {
         self.beside("differs", other)
     }
 
-    /// Where the field is null or missing.
+    /// Matches if the field is null or missing.
     pub fn is_null(self) -> Filter<E> {
         Filter::from_json(json!({"op": "null", "path": self.path()}))
     }
 
-    /// Where the field has a value.
+    /// Matches if the field has a value.
     pub fn is_not_null(self) -> Filter<E> {
         !self.is_null()
     }
@@ -178,7 +183,7 @@ impl<E, T> Field<E, T> {
     }
 }
 
-/// Says that texts are to be read as times.
+/// Marks texts that are to be compared as times.
 fn mark<T, V: Operand<T>>(json: &mut Value) {
     if V::IS_TIME {
         json["as"] = "time".into();

@@ -4,7 +4,9 @@ use std::ops::Not;
 
 use serde_json::{Value, json};
 
-/// Which events of type `E`; made by the methods of [`super::Field`], evaluated by the database.
+/// A condition on events of type `E`, evaluated by the database.
+///
+/// The methods of [`super::Field`] create it.
 ///
 /// ```
 /// # use conductor::{Event, Field};
@@ -30,22 +32,22 @@ impl<E> Filter<E> {
         }
     }
 
-    /// Where both are true.
+    /// Matches if both match.
     pub fn and(self, other: Self) -> Self {
         self.joined("and", other)
     }
 
-    /// Where one of them is true, or both.
+    /// Matches if at least one of them matches.
     pub fn or(self, other: Self) -> Self {
         self.joined("or", other)
     }
 
-    /// What `conductor.matches` reads.
+    /// Returns the JSON that `conductor.matches` evaluates.
     pub fn to_json(&self) -> Value {
         self.json.clone()
     }
 
-    /// A chain of one kind stays flat, so that it is not deep.
+    /// Joins filters into one list if they have the same operator, so that long chains stay flat.
     fn joined(self, op: &str, other: Self) -> Self {
         let parts = |json: Value| match json {
             Value::Object(mut object) if object.get("op").is_some_and(|have| have == op) => {
@@ -65,7 +67,7 @@ impl<E> Filter<E> {
 impl<E> Not for Filter<E> {
     type Output = Self;
 
-    /// Where it is not true.
+    /// Matches if the filter does not match.
     fn not(self) -> Self {
         Self::from_json(json!({"op": "not", "of": self.json}))
     }

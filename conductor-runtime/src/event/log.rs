@@ -9,23 +9,26 @@ use crate::db::Alone;
 use crate::error::{Error, Result};
 use crate::registry::nearest;
 
-/// An event of the log.
+/// An event in the log.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct EventInfo {
-    /// As `emit` gave it.
+    /// The id that `emit` returned.
     pub id: Uuid,
     /// The event's name.
     pub name: String,
-    /// JSON.
+    /// The payload as JSON.
     pub payload: Box<RawValue>,
-    /// When it was emitted; of one that was emitted in a transaction, when that had committed.
+    /// When it was emitted; if in a transaction, when an orchestrator wrote it to the log after the
+    /// commit.
     pub emitted_at: DateTime<Utc>,
 }
 
 impl Conductor {
-    /// The last events, the newest first, of one name or of all. Those that are older than seven
-    /// days are gone.
+    /// Returns the latest events, newest first, of one name or of all names.
+    ///
+    /// An event older than its [`KEEP`](crate::event::Event::KEEP), seven days by default, is
+    /// removed.
     pub async fn events(&self, name: Option<&str>, limit: u32) -> Result<Vec<EventInfo>> {
         self.migrate().await?;
         let rows: Vec<(Uuid, String, String, DateTime<Utc>)> = sqlx::query_as(
@@ -53,10 +56,11 @@ impl Conductor {
             .collect()
     }
 
-    /// The JSON Schema of an event of this binary, or of another program's that the database knows.
+    /// Returns the JSON Schema of an event of this binary, or of another program's.
     ///
     /// # Errors
-    /// [`Error::Event`] with the nearest name that is known, where this one is not.
+    /// [`Error::Event`] if no program has declared the event; it suggests the most similar known
+    /// name.
     pub async fn event_schema(&self, name: &str) -> Result<Value> {
         if let Some(event) = EventDefinition::all().find(|event| event.name == name) {
             return Ok(event.schema());

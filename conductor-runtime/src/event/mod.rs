@@ -25,10 +25,10 @@ pub use log::EventInfo;
 pub use nested::{EventFields, Holds, Nested, NestedInOption, StoredAsWritten, StoredByDerive};
 pub use operand::{Operand, Ordered};
 
-/// A typed fact that is emitted: implemented by `#[event]`.
+/// A typed fact that can be emitted; implemented by `#[event]`.
 ///
-/// By hand it is an `impl` beside the derives of serde and schemars; only `#[event]` makes it known
-/// to the command line as well.
+/// It can be implemented by hand for a type that derives the traits of serde and schemars, but only
+/// `#[event]` makes it known to the command line.
 ///
 /// ```
 /// use conductor::Event;
@@ -46,23 +46,24 @@ pub use operand::{Operand, Ordered};
     note = "write `#[event]` on the struct"
 )]
 pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
-    /// The name by which the database knows it.
+    /// The name of the event in the database.
     const NAME: &'static str;
-    /// Grows with changes of the struct that old readers would not understand. Default 1.
+    /// The version of the struct. Increase it with changes that old readers would not understand.
+    /// Default: 1.
     const VERSION: u32 = 1;
-    /// How long its events are kept, from when they were emitted; executions that have not come to
-    /// their wait by then do not see them. Default seven days.
+    /// How long its events are kept, counted from when they were emitted. A wait that is reached
+    /// later does not see them. Default: seven days.
     const KEEP: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 }
 
-/// What can be made of an event; implemented through `From`.
+/// A payload that can be made from an event; implemented through `From`.
 #[diagnostic::on_unimplemented(
     message = "this task is started by `{E}`, so its payload `{Self}` must come from it",
     label = "it makes no `{Self}`",
     note = "write `impl From<{E}> for {Self}`, or take the event itself as `payload: {E}`"
 )]
 pub trait FromEvent<E> {
-    /// Makes the payload.
+    /// Creates the payload.
     fn from_event(event: E) -> Self;
 }
 

@@ -1,8 +1,11 @@
 use super::Field;
 
-/// A struct whose fields filters can name inside of an event; made by `#[derive(EventFields)]`.
+/// A struct inside an event whose fields filters can name.
 ///
-/// Each field becomes an associated constant of its name, by the name under which serde stores it.
+/// Implemented by `#[derive(EventFields)]`.
+///
+/// Each field becomes an associated constant of the same name, with the name under which serde
+/// stores it.
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -51,7 +54,7 @@ impl<N> Holds<N> for Option<N> {}
 impl<N> Holds<N> for Box<N> {}
 impl<N> Holds<N> for Option<Box<N>> {}
 
-/// The name under which a field of `T` is stored, where the derive tells.
+/// Returns the name under which a field of `T` is stored, if its derive knows it.
 pub trait StoredByDerive {
     #[doc(hidden)]
     fn stored(&self, name: &'static str) -> &'static str;
@@ -64,7 +67,8 @@ impl<E, T: EventFields> StoredByDerive for Field<E, T> {
     }
 }
 
-/// For other structs; the compiler comes here last, as it takes one reference more.
+/// The same for other structs. The compiler tries this trait last, because it needs one more
+/// reference.
 pub trait StoredAsWritten {
     #[doc(hidden)]
     fn stored(&self, name: &'static str) -> &'static str;
@@ -76,7 +80,7 @@ impl<E, T> StoredAsWritten for &Field<E, T> {
     }
 }
 
-/// A field of a field, which the compiler finds in `T`; what `#[task]` makes of `address.city`.
+/// A field of a field, which the compiler finds in `T`; `#[task]` uses it for `address.city`.
 pub trait NestedInOption<E, T> {
     #[doc(hidden)]
     fn nested<U>(&self, name: &'static str, found: fn(&T) -> &U) -> Field<E, U>;
@@ -88,7 +92,7 @@ impl<E, T> NestedInOption<E, T> for Field<E, Option<T>> {
     }
 }
 
-/// For what is no option; as with [`StoredAsWritten`].
+/// The same for types other than `Option`; see [`StoredAsWritten`].
 pub trait Nested<E, T> {
     #[doc(hidden)]
     fn nested<U>(&self, name: &'static str, found: fn(&T) -> &U) -> Field<E, U>;

@@ -24,14 +24,14 @@ use uuid::Uuid;
     note = "texts, numbers, booleans, `Uuid`s and the times of chrono can be compared; implement `conductor::Operand<{T}>` for an enum of your own"
 )]
 pub trait Operand<T> {
-    /// Whether both are points in time.
+    /// Whether the value is a point in time.
     const IS_TIME: bool = false;
 
-    /// The value as the event's JSON has it.
+    /// Returns the value as it appears in the event's JSON.
     fn json(self) -> Value;
 }
 
-/// A type with an order that the database knows as well: numbers, texts and times.
+/// A type that the database can order as well: numbers, texts and times.
 #[diagnostic::on_unimplemented(
     message = "values of type `{Self}` have no order that the database knows",
     label = "has no order",
@@ -115,7 +115,7 @@ impl Operand<Uuid> for Uuid {
     }
 }
 
-/// As chrono writes them for serde.
+/// Formats values as chrono does for serde.
 macro_rules! naive {
     ($($of:ty),* $(,)?) => {
         $(impl Operand<$of> for $of {

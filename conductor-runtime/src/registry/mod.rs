@@ -1,4 +1,4 @@
-//! The tasks that are linked into this binary.
+//! The tasks and events that are linked into this binary.
 
 mod names;
 
@@ -13,10 +13,10 @@ use crate::task::{KeyPlace, LimitDefinition, LimitKind, TaskDefinition};
 
 pub use names::{check_name, nearest};
 
-/// The names of events by which changes of rows reach those who wait for them.
+/// The prefix of the events by which row changes reach waits.
 const ROW_CHANGES: &str = "conductor:";
 
-/// All tasks of this binary by name.
+/// All tasks of this binary, by name.
 #[derive(Debug)]
 pub struct Registry {
     tasks: BTreeMap<&'static str, &'static TaskDefinition>,
@@ -24,7 +24,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// What `#[task]` registered; collected once.
+    /// Returns the tasks that `#[task]` registered; collected once.
     pub fn global() -> &'static Registry {
         static GLOBAL: OnceLock<Registry> = OnceLock::new();
         GLOBAL.get_or_init(|| {
@@ -53,22 +53,22 @@ impl Registry {
         Registry { tasks, faults }
     }
 
-    /// The tasks in the order of their names.
+    /// Returns the tasks, ordered by name.
     pub fn tasks(&self) -> impl Iterator<Item = &'static TaskDefinition> {
         self.tasks.values().copied()
     }
 
-    /// The task of this name.
+    /// Returns the task of this name.
     pub fn get(&self, name: &str) -> Option<&'static TaskDefinition> {
         self.tasks.get(name).copied()
     }
 
-    /// What nothing can start with: two tasks with one name, a rule that cannot be read.
+    /// Returns the faults that prevent any start: two tasks with one name, an invalid rule.
     pub(crate) fn faults(&self) -> &[String] {
         &self.faults
     }
 
-    /// The error for a name that is not known, with the nearest one that is.
+    /// Returns the error for an unknown name, with the most similar known one.
     pub fn unknown(&self, name: &str) -> Error {
         let hint = match nearest(name, self.tasks.keys().copied()) {
             Some(near) => format!("; did you mean {near:?}?"),
@@ -89,7 +89,7 @@ impl Registry {
     }
 }
 
-/// Two events with one name, and names that are those of row changes.
+/// Returns events that share a name, and events whose names are reserved for row changes.
 fn event_faults(definitions: impl Iterator<Item = &'static EventDefinition>) -> Vec<String> {
     let mut events: BTreeMap<&str, &EventDefinition> = BTreeMap::new();
     definitions
@@ -109,7 +109,7 @@ fn event_faults(definitions: impl Iterator<Item = &'static EventDefinition>) -> 
         .collect()
 }
 
-/// Limits of one name are one limit: of one amount, in one queue.
+/// Returns limits that share a name but differ in amount or queue.
 fn shared_faults(tasks: impl Iterator<Item = &'static TaskDefinition>) -> Vec<String> {
     let mut first: BTreeMap<(bool, &str), (&TaskDefinition, &LimitDefinition)> = BTreeMap::new();
     let mut faults = Vec::new();
@@ -134,7 +134,7 @@ fn shared_faults(tasks: impl Iterator<Item = &'static TaskDefinition>) -> Vec<St
     faults
 }
 
-/// Rules that no macro has checked.
+/// Returns invalid rules of a task, which no macro has checked.
 fn timing_faults(task: &TaskDefinition) -> Vec<String> {
     let crons = task.crons.iter().map(|cron| (cron.name, cron.check()));
     let window = task
@@ -148,7 +148,7 @@ fn timing_faults(task: &TaskDefinition) -> Vec<String> {
         let checked = key.check(schema).and_then(|()| key.check_starts(task));
         (key.what, checked)
     });
-    // Limits and turns let executions go one by one, and a batch takes what it has gathered.
+    // With limits or turns, executions start one by one; a batch runs several together.
     let one_by_one = !task.limits.is_empty() || !task.ordered_by.is_empty();
     let batch = (task.batch().is_some() && one_by_one).then(|| {
         let fault = "a batch cannot have limits or be ordered".to_owned();
@@ -171,7 +171,7 @@ fn timing_faults(task: &TaskDefinition) -> Vec<String> {
         .collect()
 }
 
-/// What `conductor.declare_tasks` wants to know.
+/// Returns the input of `conductor.declare_tasks`.
 pub(crate) fn declaration<'a>(
     tasks: impl Iterator<Item = &'a TaskDefinition>,
 ) -> serde_json::Value {

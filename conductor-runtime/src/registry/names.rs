@@ -1,4 +1,4 @@
-/// The known name that a mistyped one most likely means.
+/// Returns the known name that is most similar to a mistyped one, if any is similar enough.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = name.to_lowercase();
     known
@@ -12,8 +12,10 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
         .map(|(_, candidate)| candidate)
 }
 
-/// Whether a text can be the name of a task or queue: 1 to 100 bytes, no control characters, no
-/// white space at the ends. Everything else is allowed and distinct: `a-b` is not `a_b`.
+/// Checks that a text can be the name of a task or queue.
+///
+/// It must have 1 to 100 bytes, no control characters, and no white space at the ends. Everything
+/// else is allowed and distinct: `a-b` is not `a_b`.
 pub fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > 100 {
         return Err(format!("it has {} bytes; 1 to 100 are allowed", name.len()));

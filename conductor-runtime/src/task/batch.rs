@@ -8,23 +8,24 @@ use crate::codec;
 use crate::context::BatchContext;
 use crate::unreadable::Unreadable;
 
-/// The code behind a [`Task`] whose executions run together; implemented by `#[task(batch(…))]`,
-/// called by the worker.
+/// The code of a [`Task`] whose executions run together.
+///
+/// Implemented by `#[task(batch(…))]`, called by the worker.
 pub trait BatchHandler: Task {
-    /// Runs one attempt of each item: one result each, in their order. An error ends the attempts
-    /// of all as failed.
+    /// Runs one attempt of each item and returns one result for each, in their order. An error ends
+    /// the attempts of all items as failed.
     fn call_batch(
         ctx: &BatchContext,
         items: Vec<Self::Payload>,
     ) -> impl Future<Output = anyhow::Result<Vec<anyhow::Result<Self::Output>>>> + Send;
 }
 
-/// How many executions of a task run together, and how long one waits for others.
+/// How many executions of a task run together, and how long the first waits for others.
 #[derive(Clone, Copy)]
 pub struct BatchDefinition {
-    /// The most items of a batch. Default 100.
+    /// The most items in a batch. Default: 100.
     pub max_size: u32,
-    /// How long the first item waits in its worker for others. Default 500 ms.
+    /// How long the first item waits in its worker for others. Default: 500 ms.
     pub max_wait: Duration,
     pub(crate) decode: fn(&[String]) -> Decoded,
 }
@@ -48,18 +49,18 @@ impl fmt::Debug for BatchDefinition {
     }
 }
 
-/// A running batch; its outputs are encoded.
+/// A running batch, whose outputs are encoded.
 pub(crate) type ErasedBatch<'a> =
     Pin<Box<dyn Future<Output = anyhow::Result<Vec<anyhow::Result<String>>>> + Send + 'a>>;
 
-/// What the payloads of a batch are.
+/// The decoded payloads of a batch.
 pub(crate) struct Decoded {
-    /// For each payload why it cannot be read; none where it can.
+    /// For each payload why it cannot be read, or `None`.
     pub(crate) refused: Vec<Option<Unreadable>>,
     pub(crate) items: Box<dyn DecodedItems>,
 }
 
-/// The payloads that can be read, in their order.
+/// The readable payloads, in their order.
 pub(crate) trait DecodedItems: Send {
     fn run<'a>(self: Box<Self>, ctx: &'a BatchContext) -> ErasedBatch<'a>;
 }
@@ -95,11 +96,10 @@ fn decode<T: BatchHandler>(payloads: &[String]) -> Decoded {
     }
 }
 
-/// The forms in which a batch handler may give its results; called by the code that `#[task]`
-/// generates.
+/// The forms of a batch handler's result; called by the code that `#[task]` generates.
 #[doc(hidden)]
 pub mod batch_results {
-    /// Each item has its own.
+    /// Each item has its own result.
     pub fn each<T, I, E>(
         result: Result<Vec<Result<T, I>>, E>,
         _: usize,
@@ -112,7 +112,7 @@ pub mod batch_results {
         Ok(results.map(|result| result.map_err(Into::into)).collect())
     }
 
-    /// All completed, with one output each.
+    /// All items completed, with one output each.
     pub fn all<T, E: Into<anyhow::Error>>(
         result: Result<Vec<T>, E>,
         _: usize,
@@ -120,7 +120,7 @@ pub mod batch_results {
         Ok(result.map_err(Into::into)?.into_iter().map(Ok).collect())
     }
 
-    /// All completed, without outputs.
+    /// All items completed, without outputs.
     pub fn done<E: Into<anyhow::Error>>(
         result: Result<(), E>,
         items: usize,

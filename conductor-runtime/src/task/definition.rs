@@ -14,15 +14,15 @@ use crate::event::SubscriptionDefinition;
 use crate::row::RowTriggerDefinition;
 use crate::unreadable::read;
 
-/// A running attempt with its output already encoded.
+/// A running attempt, whose output is encoded.
 pub type ErasedFuture<'a> = Pin<Box<dyn Future<Output = anyhow::Result<String>> + Send + 'a>>;
 
-/// Where in the source a task stands.
+/// The place of a declaration in the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    /// As `file!()` gives it.
+    /// The path, as in `file!()`.
     pub file: &'static str,
-    /// As `line!()` gives it.
+    /// The line, as in `line!()`.
     pub line: u32,
 }
 
@@ -32,7 +32,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// A type that a handler wants injected.
+/// A type that a handler needs injected.
 #[derive(Clone, Copy)]
 pub struct StateNeed {
     id: fn() -> TypeId,
@@ -40,7 +40,7 @@ pub struct StateNeed {
 }
 
 impl StateNeed {
-    /// The need of an argument `State<T>`, written as `StateNeed::of::<State<T>>()`.
+    /// Returns the need of an argument `State<T>`, written as `StateNeed::of::<State<T>>()`.
     pub const fn of<S: StateArgument>() -> Self {
         Self {
             id: TypeId::of::<S::Value>,
@@ -59,7 +59,7 @@ impl StateNeed {
 
 /// Names the value type of a `State<T>`, also through an alias.
 pub trait StateArgument {
-    /// The `T`.
+    /// The type `T`.
     type Value: Send + Sync + 'static;
 }
 
@@ -67,29 +67,28 @@ impl<T: Send + Sync + 'static> StateArgument for State<T> {
     type Value = T;
 }
 
-/// All that `#[task]` knows of a task; collected at link time, stored in `conductor.tasks`.
+/// What `#[task]` knows of a task; collected at link time, stored in `conductor.tasks`.
 #[derive(Clone, Copy)]
 pub struct TaskDefinition {
     /// The task's name in the database.
     pub name: &'static str,
-    /// The queue that its executions are routed to.
+    /// The queue of its executions. Default: `default`.
     pub queue: &'static str,
-    /// Higher is claimed first. Default 0.
+    /// The default priority of its executions; higher is claimed first. Default: 0.
     pub priority: i32,
-    /// When failed attempts are repeated.
+    /// How failed attempts are retried.
     pub retry: RetryPolicy,
-    /// How long one attempt may take; none by default.
+    /// The time limit of one attempt. Default: none.
     pub timeout: Option<Duration>,
     /// How long finished executions are kept.
     pub keep: Keep,
     /// The schedules that the task declares.
     pub crons: &'static [CronDefinition],
-    /// The hours in which it may run; any by default.
+    /// When it may run. Default: always.
     pub window: Option<WindowDefinition>,
-    /// How many may run at once, or start in an interval.
+    /// Limits on how many run at once or start in an interval.
     pub limits: &'static [LimitDefinition],
-    /// The fields that lead to the key in the payload of which executions run one behind the other; empty where they
-    /// need not.
+    /// The path in the payload of the key whose executions run one after the other; empty if they are not ordered.
     pub ordered_by: &'static [&'static str],
     /// The events that start it.
     pub subscriptions: &'static [SubscriptionDefinition],
@@ -97,13 +96,13 @@ pub struct TaskDefinition {
     pub row_triggers: &'static [RowTriggerDefinition],
     /// The doc comment.
     pub docs: &'static str,
-    /// Where the task stands in the source.
+    /// Where the task is declared in the source.
     pub place: Place,
     /// The package that declares the task.
     pub package: &'static str,
-    /// The module that declares the task, from its crate's name on.
+    /// The module that declares the task, beginning with the crate's name.
     pub module: &'static str,
-    /// Values that the handler wants injected.
+    /// The values that the handler needs injected.
     pub states: &'static [StateNeed],
     pub(crate) payload_schema: fn() -> schemars::Schema,
     pub(crate) output_schema: fn() -> schemars::Schema,
@@ -115,7 +114,7 @@ pub struct TaskDefinition {
 
 pub(crate) type RunSingle = for<'a> fn(&'a TaskContext, &'a str) -> ErasedFuture<'a>;
 
-/// How executions are run: each for itself, or several together.
+/// How executions are run: one by one, or several together.
 #[derive(Clone, Copy)]
 pub(crate) enum Runner {
     Single(RunSingle),
@@ -123,7 +122,7 @@ pub(crate) enum Runner {
 }
 
 impl TaskDefinition {
-    /// The definition of `T` with every option at its default.
+    /// Returns the definition of `T` with every option at its default.
     pub const fn of<T: Handler>(place: Place, package: &'static str, module: &'static str) -> Self {
         Self::new::<T>(
             place,
@@ -142,8 +141,9 @@ impl TaskDefinition {
         )
     }
 
-    /// The definition of a `T` whose executions run in batches of at most `max_size` items, for
-    /// which the first one waits at most `max_wait_ms`.
+    /// Returns the definition of a `T` whose executions run in batches of at most `max_size` items.
+    ///
+    /// The first item of a batch waits at most `max_wait_ms` milliseconds for others.
     pub const fn of_batch<T: BatchHandler>(
         place: Place,
         package: &'static str,
@@ -206,7 +206,7 @@ impl TaskDefinition {
         self
     }
 
-    /// Sets how many attempts may fail.
+    /// Sets the number of attempts after which a failure is final.
     #[must_use]
     pub const fn max_attempts(mut self, max_attempts: u32) -> Self {
         self.retry.max_attempts = max_attempts;
@@ -221,14 +221,14 @@ impl TaskDefinition {
         self
     }
 
-    /// Sets the share by which delays vary at random.
+    /// Sets the share by which delays vary at random, from 0 to 1.
     #[must_use]
     pub const fn jitter(mut self, jitter: f64) -> Self {
         self.retry.jitter = jitter;
         self
     }
 
-    /// Sets how long an attempt may take, in milliseconds.
+    /// Sets the time limit of one attempt, in milliseconds.
     #[must_use]
     pub const fn timeout_ms(mut self, timeout: u64) -> Self {
         self.timeout = Some(Duration::from_millis(timeout));
@@ -256,7 +256,7 @@ impl TaskDefinition {
         self
     }
 
-    /// Sets the hours in which the task may run.
+    /// Sets when the task may run.
     #[must_use]
     pub const fn window(mut self, window: WindowDefinition) -> Self {
         self.window = Some(window);
@@ -270,7 +270,7 @@ impl TaskDefinition {
         self
     }
 
-    /// Sets the key of which executions run one behind the other.
+    /// Sets the key whose executions run one after the other.
     #[must_use]
     pub const fn ordered_by(mut self, path: &'static [&'static str]) -> Self {
         self.ordered_by = path;
@@ -298,14 +298,14 @@ impl TaskDefinition {
         self
     }
 
-    /// Sets the values that the handler wants injected.
+    /// Sets the values that the handler needs injected.
     #[must_use]
     pub const fn states(mut self, states: &'static [StateNeed]) -> Self {
         self.states = states;
         self
     }
 
-    /// How its executions run together; none where each runs for itself.
+    /// Returns how executions run together, or `None` if each runs alone.
     pub const fn batch(&self) -> Option<&BatchDefinition> {
         match &self.runner {
             Runner::Batch(batch) => Some(batch),
@@ -313,39 +313,41 @@ impl TaskDefinition {
         }
     }
 
-    /// Whose code it is: the package and the crate. Binaries and examples of one package are crates of
-    /// their own.
+    /// Returns the package and the crate that declare it. Binaries and examples of one package are crates of their
+    /// own.
     pub(crate) fn owner(&self) -> String {
         let krate = self.module.split("::").next().unwrap_or_default();
         format!("{}/{krate}", self.package)
     }
 
-    /// The JSON Schema of the payload.
+    /// Returns the JSON Schema of the payload.
     pub fn payload_schema(&self) -> serde_json::Value {
         (self.payload_schema)().to_value()
     }
 
-    /// The JSON Schema of the output.
+    /// Returns the JSON Schema of the output.
     pub fn output_schema(&self) -> serde_json::Value {
         (self.output_schema)().to_value()
     }
 
-    /// Whether an invoke may have this payload, and if not, why. As [`check_payload`](Self::check_payload), but
-    /// a payload of arguments may have no names that the task does not know.
+    /// Returns an error if an invoke may not have this payload.
+    ///
+    /// Like [`check_payload`](Self::check_payload), but a payload made of arguments may not have names that the task
+    /// does not know.
     pub fn check_given(&self, json: &str) -> Result<(), String> {
         match self.check_payload(json) {
             Ok(()) => (self.unknown_name)(json).map_or(Ok(()), Err),
-            // A misspelt name leaves another one missing.
+            // A misspelt name also makes the right one missing; its message is more useful.
             Err(error) => Err((self.unknown_name)(json).unwrap_or(error)),
         }
     }
 
-    /// Whether the handler could read this payload where it is stored, and if not, why.
+    /// Returns an error if the handler could not read this payload from the database.
     pub fn check_payload(&self, json: &str) -> Result<(), String> {
         (self.check_payload)(json)
     }
 
-    /// Whether who waits for the result could read this output, and if not, why.
+    /// Returns an error if a caller that waits for the result could not read this output.
     pub fn check_output(&self, json: &str) -> Result<(), String> {
         (self.check_output)(json)
     }

@@ -16,7 +16,7 @@ use chrono::{DateTime, TimeZone, Utc};
 /// # }
 /// ```
 pub trait PointInTime {
-    /// The same point, in UTC.
+    /// Returns the same point in UTC.
     fn utc(self) -> DateTime<Utc>;
 }
 

@@ -5,36 +5,37 @@ use serde_json::{Value, json};
 use super::TaskDefinition;
 use crate::codec::unknown_field;
 
-/// How many executions of a task, or of one key in its payloads, run at once or start in an
-/// interval; across all workers.
+/// A limit on how many executions of a task, or of one key, run at once or start in an interval.
+///
+/// It applies across all workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimitDefinition {
     /// What is limited.
     pub kind: LimitKind,
-    /// How many.
+    /// The amount.
     pub amount: u32,
-    /// The fields that lead to the key in the payload; empty where the limit is the whole task's.
+    /// The path of the key in the payload; empty if the limit is for the whole task.
     pub path: &'static [&'static str],
-    /// The name under which the tasks of a queue share it; none where it is this task's own.
+    /// The name under which tasks of one queue share it; `None` if it is for this task only.
     pub name: Option<&'static str>,
 }
 
 /// What a limit counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitKind {
-    /// Executions that run.
+    /// Executions that are running.
     Concurrency,
-    /// Starts in each interval, one by one at even distances.
+    /// Starts in each interval, spaced evenly.
     Rate {
         /// The interval.
         per: Duration,
-        /// How many may start at once, after none have for long enough; at least 1, at most the amount.
+        /// How many may start at once after a pause; at least 1, at most the amount.
         burst: u32,
     },
 }
 
 impl LimitDefinition {
-    /// So many at once.
+    /// Limits how many run at once.
     pub const fn concurrency(amount: u32) -> Self {
         Self {
             kind: LimitKind::Concurrency,
@@ -44,7 +45,7 @@ impl LimitDefinition {
         }
     }
 
-    /// So many starts in an interval of milliseconds.
+    /// Limits how many start in an interval, in milliseconds.
     pub const fn rate(amount: u32, per_ms: u64) -> Self {
         Self {
             kind: LimitKind::Rate {
@@ -57,7 +58,7 @@ impl LimitDefinition {
         }
     }
 
-    /// A rate of which so many may start at once.
+    /// Sets how many may start at once after a pause. Has no effect on a concurrency limit.
     #[must_use]
     pub const fn burst(mut self, starts: u32) -> Self {
         if let LimitKind::Rate { per, .. } = self.kind {
@@ -66,21 +67,21 @@ impl LimitDefinition {
         self
     }
 
-    /// For each key in the payload.
+    /// Applies the limit to each key in the payload separately.
     #[must_use]
     pub const fn key(mut self, path: &'static [&'static str]) -> Self {
         self.path = path;
         self
     }
 
-    /// Shares it with all tasks of the queue that have a limit of this name.
+    /// Shares the limit with all tasks of the queue that have a limit of this name.
     #[must_use]
     pub const fn shared(mut self, name: &'static str) -> Self {
         self.name = Some(name);
         self
     }
 
-    /// What `conductor.declare_limits` wants to know.
+    /// Returns the input of `conductor.declare_limits`.
     pub(crate) fn declaration(&self) -> Value {
         let (kind, per, burst) = match self.kind {
             LimitKind::Concurrency => ("concurrency", None, 1),
@@ -97,19 +98,19 @@ impl LimitDefinition {
     }
 }
 
-/// The place of a key in a payload, by which executions are limited or ordered.
+/// The place of a key in a payload that limits or orders executions.
 pub(crate) struct KeyPlace {
-    /// The fields that lead to it; empty where there is no key.
+    /// The path of the key; empty if there is no key.
     pub path: &'static [&'static str],
-    /// What of the task has it, in words and by its name.
+    /// What of the task has the key, as a phrase and as a name.
     pub of: &'static str,
     pub what: &'static str,
-    /// How to do without.
+    /// Advice on how to do without the key.
     pub without: &'static str,
 }
 
 impl KeyPlace {
-    /// All those of a task.
+    /// Returns all keys of a task.
     pub(crate) fn all(task: &TaskDefinition) -> impl Iterator<Item = Self> {
         let limits = task.limits.iter().map(|limit| Self {
             path: limit.path,
@@ -125,8 +126,8 @@ impl KeyPlace {
         }])
     }
 
-    /// Why the key cannot be found in what starts executions of this task beside invokes: until it
-    /// runs, an execution has the event or the change itself for its payload.
+    /// Returns an error if the key cannot be found in executions that events or row changes start:
+    /// until such an execution runs, its payload is the event or the change itself.
     pub(crate) fn check_starts(&self, task: &TaskDefinition) -> Result<(), String> {
         if self.path.is_empty() {
             return Ok(());
@@ -150,7 +151,7 @@ impl KeyPlace {
         }
     }
 
-    /// Why the key cannot be found in payloads of this schema.
+    /// Returns an error if the key cannot be found in payloads of this schema.
     pub(crate) fn check(&self, schema: &Value) -> Result<(), String> {
         match unknown_field(schema, self.path.iter().copied()) {
             None => Ok(()),

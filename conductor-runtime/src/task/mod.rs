@@ -1,4 +1,4 @@
-//! What a task is to the runtime: a type that names its payload, its output and its handler.
+//! Tasks: the trait that names a payload, an output and a handler, and the definitions for it.
 
 mod batch;
 mod definition;
@@ -32,7 +32,7 @@ pub use tick::{CronTick, FromTick};
 pub use timing::{CronDefinition, WindowDefinition};
 pub use trigger::Trigger;
 
-/// A durable task: implemented by `#[task]`, named by users as the key of an invoke.
+/// A durable task; implemented by `#[task]`, and the type parameter of an invoke.
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -50,23 +50,23 @@ pub use trigger::Trigger;
     note = "name the type that `#[task]` makes of the function: `async fn resize_image` becomes `ResizeImage`"
 )]
 pub trait Task: Send + Sync + 'static {
-    /// What a caller hands over. Stored as JSON until the execution is removed.
+    /// The input of an execution. Stored as JSON until the execution is removed.
     type Payload: Payload;
-    /// What the handler gives back. Stored as JSON with the outcome.
+    /// The output of the handler. Stored as JSON with the outcome.
     type Output: Output;
-    /// The name by which the database knows the task.
+    /// The name of the task in the database.
     const NAME: &'static str;
 }
 
-/// Everything that can be a task's payload: owned, (de)serializable, with a JSON Schema.
+/// A type that can be a task's payload: owned, (de)serializable, with a JSON Schema.
 pub trait Payload: Serialize + DeserializeOwned + JsonSchema + Send + 'static {}
 impl<T: Serialize + DeserializeOwned + JsonSchema + Send + 'static> Payload for T {}
 
-/// Everything that can be a task's output: owned, (de)serializable, with a JSON Schema.
+/// A type that can be a task's output: owned, (de)serializable, with a JSON Schema.
 pub trait Output: Serialize + DeserializeOwned + JsonSchema + Send + 'static {}
 impl<T: Serialize + DeserializeOwned + JsonSchema + Send + 'static> Output for T {}
 
-/// The code behind a [`Task`]; implemented by `#[task]`, called by the worker.
+/// The code of a [`Task`]; implemented by `#[task]`, called by the worker.
 pub trait Handler: Task {
     /// Runs one attempt. An error ends the attempt as failed.
     fn call(

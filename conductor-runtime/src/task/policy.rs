@@ -2,24 +2,24 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-/// When a failed execution is tried again.
+/// When failed attempts are retried.
 ///
-/// The delay before try `n + 1` is `backoff_initial * 2^(n-1)`, at most `backoff_max`, made
-/// longer or shorter at random by up to the share `jitter`.
+/// The delay after failure `n` is `backoff_initial * 2^(n-1)`, at most `backoff_max`, varied at
+/// random by up to the share `jitter` in either direction.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryPolicy {
-    /// How many attempts may fail before the execution is `failed`. Default 3.
+    /// The number of attempts after which a failure is final. Default: 3.
     pub max_attempts: u32,
-    /// The delay after the first failure. Default 15 s.
+    /// The delay after the first failure. Default: 15 s.
     pub backoff_initial: Duration,
-    /// The longest delay. Default 2 h.
+    /// The longest delay. Default: 2 h.
     pub backoff_max: Duration,
-    /// From 0 (exact) to 1. Default 0.1.
+    /// The share by which delays vary, from 0 (none) to 1. Default: 0.1.
     pub jitter: f64,
 }
 
 impl RetryPolicy {
-    /// Three attempts, 15 s doubling to 2 h, a tenth of jitter.
+    /// Three attempts, delays from 15 s doubling up to 2 h, 10% jitter.
     pub const DEFAULT: Self = Self {
         max_attempts: 3,
         backoff_initial: Duration::from_secs(15),
@@ -27,7 +27,7 @@ impl RetryPolicy {
         jitter: 0.1,
     };
 
-    /// The default with so many attempts.
+    /// Returns the default policy with this number of attempts.
     pub const fn attempts(max_attempts: u32) -> Self {
         Self {
             max_attempts,
@@ -43,15 +43,15 @@ impl RetryPolicy {
         self
     }
 
-    /// The delay after this many failures, for tries that the process itself makes; those of
-    /// executions are computed in the database.
+    /// Returns the delay after this many failures, for retries within the process. Delays between
+    /// attempts of executions are computed in the database.
     pub(crate) fn delay(&self, failures: u32) -> Duration {
         let doubled = 2_u32.saturating_pow(failures.saturating_sub(1).min(31));
         let delay = self
             .backoff_initial
             .saturating_mul(doubled)
             .min(self.backoff_max);
-        // The end of a UUID is random.
+        // The last bits of a UUIDv7 are random.
         let share = (Uuid::now_v7().as_u128() & 0xffff) as f64 / f64::from(0xffff_u16);
         delay.mul_f64(1.0 + self.jitter.clamp(0.0, 1.0) * (2.0 * share - 1.0))
     }
@@ -63,12 +63,12 @@ impl Default for RetryPolicy {
     }
 }
 
-/// How long finished executions are kept before the pruner removes them.
+/// How long finished executions are kept before they are removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keep {
-    /// Completed ones. Default 7 days.
+    /// Of completed executions. Default: 7 days.
     pub completed: Duration,
-    /// Failed and cancelled ones. Default 30 days.
+    /// Of failed and cancelled executions. Default: 30 days.
     pub failed: Duration,
 }
 

@@ -1,4 +1,4 @@
-/// What a handler may return: a `Result` whose error turns into [`anyhow::Error`].
+/// The return type of a handler: a `Result` whose error converts into [`anyhow::Error`].
 #[diagnostic::on_unimplemented(
     message = "a task cannot return `{Self}`",
     label = "expected a `Result`",
@@ -7,7 +7,7 @@
 pub trait TaskResult {
     /// The type in `Ok`.
     type Output;
-    /// The same result with the error that the worker stores.
+    /// Returns the same result with the error converted.
     fn into_result(self) -> anyhow::Result<Self::Output>;
 }
 

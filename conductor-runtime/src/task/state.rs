@@ -6,9 +6,9 @@ use std::sync::Arc;
 use crate::panics::panic_for_good;
 use crate::verdict::permanent;
 
-/// A shared value that the orchestrator injects into a handler, such as a mailer or a pool.
+/// A shared value that the orchestrator injects into handlers, such as a mailer or a pool.
 ///
-/// It is no part of the payload. Starting an orchestrator without the value is refused.
+/// It is not part of the payload. An orchestrator without the value fails to start.
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -24,7 +24,7 @@ use crate::verdict::permanent;
 pub struct State<T>(pub Arc<T>);
 
 impl<T> State<T> {
-    /// Wraps a value, for calling a handler in a unit test.
+    /// Wraps a value, to call a handler in a unit test.
     pub fn new(value: T) -> Self {
         Self(Arc::new(value))
     }
@@ -44,32 +44,33 @@ impl<T> Deref for State<T> {
     }
 }
 
-/// The values given to an orchestrator with `.state(…)`, one a type.
+/// The values given to an orchestrator with `.state(…)`, one for each type.
 #[derive(Clone, Default)]
 pub struct States(HashMap<TypeId, (&'static str, Arc<dyn Any + Send + Sync>)>);
 
 impl States {
-    /// Adds a value; a second one of the same type replaces the first.
+    /// Adds a value; replaces an earlier one of the same type.
     pub fn insert<T: Send + Sync + 'static>(&mut self, value: T) {
         self.0
             .insert(TypeId::of::<T>(), (type_name::<T>(), Arc::new(value)));
     }
 
-    /// The value of type `T`, where one was given.
+    /// Returns the value of type `T`, if there is one.
     pub fn get<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
         let (_, value) = self.0.get(&TypeId::of::<T>())?;
         Arc::clone(value).downcast().ok()
     }
 
-    /// The value of type `T` by reference, where one was given.
+    /// Returns the value of type `T` by reference, if there is one.
     pub fn get_ref<T: Send + Sync + 'static>(&self) -> Option<&T> {
         self.0.get(&TypeId::of::<T>())?.1.downcast_ref()
     }
 
-    /// The value of type `T`, for a handler that counts on it.
+    /// Returns the value of type `T`, for a handler that requires it.
     ///
     /// # Panics
-    /// Where none was given. No attempt follows, as each would meet the same orchestrator's values.
+    /// If there is none. The panic is permanent, because a further attempt would find the same
+    /// values.
     #[track_caller]
     pub(crate) fn require<T: Send + Sync + 'static>(&self) -> &T {
         match self.get_ref() {
@@ -91,9 +92,9 @@ impl std::fmt::Debug for States {
     }
 }
 
-/// Takes a `State<T>` argument from the orchestrator's values.
+/// Extracts a `State<T>` argument from the orchestrator's values.
 pub trait FromStates: Sized {
-    /// The value, or the error that names its type.
+    /// Returns the value, or an error that names its type.
     fn from_states(states: &States) -> anyhow::Result<Self>;
 }
 

@@ -2,7 +2,7 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// One tick of a schedule. A payload that implements `From<CronTick>` can be made by cron.
+/// One tick of a schedule. A payload that implements `From<CronTick>` can be made from it.
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -26,12 +26,12 @@ use serde::{Deserialize, Serialize};
 pub struct CronTick {
     /// The schedule's name.
     pub schedule: String,
-    /// The time that the schedule names; the execution starts at or after it.
+    /// The time of the tick; the execution starts at or after it.
     pub scheduled_at: DateTime<Utc>,
 }
 
 impl CronTick {
-    /// A tick as the scheduler makes it, for tests.
+    /// Creates a tick as the scheduler does, for tests.
     pub fn new(schedule: impl Into<String>, scheduled_at: DateTime<Utc>) -> Self {
         Self {
             schedule: schedule.into(),
@@ -44,14 +44,14 @@ impl From<CronTick> for () {
     fn from(_: CronTick) {}
 }
 
-/// What can be made of a tick; implemented through `From<CronTick>`.
+/// A payload that can be made from a tick; implemented through `From<CronTick>`.
 #[diagnostic::on_unimplemented(
     message = "this task runs by cron, so its payload `{Self}` must come from a tick",
     label = "its ticks make no `{Self}`",
     note = "implement `From<CronTick>` for `{Self}`, or write `cron(\"…\", payload = …)`"
 )]
 pub trait FromTick {
-    /// Makes the payload.
+    /// Creates the payload.
     fn from_tick(tick: CronTick) -> Self;
 }
 

@@ -1,4 +1,4 @@
-//! When a task runs by itself, and when it may run, as its attribute declares it.
+//! Schedules and windows, as a task's attribute declares them.
 
 use std::fmt;
 
@@ -7,25 +7,25 @@ use conductor_schedule::{Cron, Missed, Overlap, Window, zone};
 use super::{CronTick, FromTick, Task};
 use crate::codec;
 
-/// A schedule that a task declares with `cron`. Its texts were checked by the macro.
+/// A schedule that a task declares with `cron`. The macro has checked its texts.
 #[derive(Clone, Copy)]
 pub struct CronDefinition {
-    /// Unique in the task.
+    /// Its name, unique in the task.
     pub name: &'static str,
-    /// The rule, as `conductor_schedule::Cron` reads it.
+    /// The cron expression, as `conductor_schedule::Cron` parses it.
     pub cron: &'static str,
-    /// The name of the zone whose clock counts. Default `UTC`.
+    /// The time zone of the expression. Default: `UTC`.
     pub timezone: &'static str,
-    /// What becomes of ticks that came while nothing could run them.
+    /// How to handle ticks that were due while no worker could run them.
     pub missed: Missed,
-    /// What a tick does while the execution of the tick before has not ended.
+    /// What a tick does while the execution of the previous tick has not ended.
     pub overlap: Overlap,
-    /// The payload of a tick's execution, encoded.
+    /// Returns the encoded payload for a tick.
     pub payload: fn(&CronTick) -> anyhow::Result<String>,
 }
 
 impl CronDefinition {
-    /// A schedule whose payload comes from the tick.
+    /// Declares a schedule whose payload is made from the tick.
     pub const fn of<T: Task>(name: &'static str, cron: &'static str) -> Self
     where
         T::Payload: FromTick,
@@ -35,7 +35,7 @@ impl CronDefinition {
         })
     }
 
-    /// A schedule whose payload is made by a function, which encodes it with
+    /// Declares a schedule whose payload is made by a function, which encodes it with
     /// [`CronDefinition::encode`].
     pub const fn with_payload(
         name: &'static str,
@@ -52,33 +52,33 @@ impl CronDefinition {
         }
     }
 
-    /// Encodes a payload of the task, or says why it cannot be stored.
+    /// Encodes a payload of the task, or returns why it cannot be stored.
     pub fn encode<T: Task>(payload: &T::Payload) -> anyhow::Result<String> {
         Ok(codec::encode_payload::<T>(payload)?)
     }
 
-    /// Sets the zone.
+    /// Sets the time zone.
     #[must_use]
     pub const fn timezone(mut self, timezone: &'static str) -> Self {
         self.timezone = timezone;
         self
     }
 
-    /// Sets what becomes of missed ticks.
+    /// Sets how to handle missed ticks.
     #[must_use]
     pub const fn missed(mut self, missed: Missed) -> Self {
         self.missed = missed;
         self
     }
 
-    /// Sets what becomes of overlapping ticks.
+    /// Sets how to handle overlapping ticks.
     #[must_use]
     pub const fn overlap(mut self, overlap: Overlap) -> Self {
         self.overlap = overlap;
         self
     }
 
-    /// What is wrong with a rule that was not checked by the macro.
+    /// Returns an error if the rule, which the macro may not have checked, is invalid.
     pub(crate) fn check(&self) -> Result<(), String> {
         Cron::parse(self.cron).map_err(|error| error.to_string())?;
         zone(self.timezone).map_err(|error| error.to_string())?;
@@ -98,20 +98,20 @@ impl fmt::Debug for CronDefinition {
     }
 }
 
-/// The hours in which a task may run, declared with `window`. Its texts were checked by the macro.
+/// When a task may run, declared with `window`. The macro has checked its texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WindowDefinition {
-    /// The times, as `conductor_schedule::Window` reads them.
+    /// The times, as `conductor_schedule::Window` parses them.
     pub times: &'static str,
-    /// The days on which it opens; all where none are given.
+    /// The days on which it opens; every day if `None`.
     pub days: Option<&'static str>,
-    /// The name of the zone whose clock counts. Default `UTC`.
+    /// The time zone of the window. Default: `UTC`.
     pub timezone: &'static str,
 }
 
 impl WindowDefinition {
-    /// A window of every day.
+    /// Declares a window that opens every day.
     pub const fn new(times: &'static str) -> Self {
         Self {
             times,
@@ -127,14 +127,14 @@ impl WindowDefinition {
         self
     }
 
-    /// Sets the zone.
+    /// Sets the time zone.
     #[must_use]
     pub const fn timezone(mut self, timezone: &'static str) -> Self {
         self.timezone = timezone;
         self
     }
 
-    /// The window itself, or what is wrong with it.
+    /// Parses the window, or returns why it is invalid.
     pub(crate) fn read(&self) -> Result<Window, String> {
         let zone = zone(self.timezone).map_err(|error| error.to_string())?;
         Window::parse(self.times, self.days, zone).map_err(|error| error.to_string())

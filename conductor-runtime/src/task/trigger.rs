@@ -4,51 +4,51 @@ use uuid::Uuid;
 
 use crate::row::RowOp;
 
-/// What started an execution; given by `ctx.trigger()`.
+/// What started an execution; returned by `ctx.trigger()`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Trigger {
-    /// Somebody invoked it: a client, another task, SQL.
+    /// An invoke by a client, by another task, or in SQL.
     #[default]
     Invoke,
     /// A tick of a schedule.
     Schedule {
         /// The schedule's name.
         name: String,
-        /// The time that the schedule names; the execution starts at or after it.
+        /// The time of the tick; the execution starts at or after it.
         scheduled_at: DateTime<Utc>,
     },
     /// An event that the task is subscribed to.
     Event {
         /// The event's name.
         name: String,
-        /// The event's id, as `emit` gave it.
+        /// The event's id, as returned by `emit`.
         event_id: Uuid,
         /// When it was emitted.
         emitted_at: DateTime<Utc>,
     },
-    /// A change of a row that the task listens to.
+    /// A row change that the task listens to.
     Row {
-        /// The table with its schema, quoted where it must be: `public.users`.
+        /// The table with its schema, quoted if necessary: `public.users`.
         table: String,
-        /// What happened to the row.
+        /// The operation.
         op: RowOp,
     },
-    /// Something that this build does not know yet.
+    /// A kind of trigger that this build does not know.
     #[serde(other)]
     Unknown,
 }
 
 impl Trigger {
-    /// Reads the column `trigger`.
+    /// Parses the column `trigger`.
     pub(crate) fn read(json: Option<&str>) -> Self {
         json.map_or(Self::Invoke, |json| {
             serde_json::from_str(json).unwrap_or(Self::Unknown)
         })
     }
 
-    /// Whether the column says of a tick that its payload could not be made when it was due.
+    /// Returns whether the payload of a tick could not be computed when the tick was due.
     pub(crate) fn lacks_payload(json: Option<&str>) -> bool {
         #[derive(Deserialize)]
         struct Made {

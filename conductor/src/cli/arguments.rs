@@ -1,4 +1,4 @@
-//! The command line's grammar and its help.
+//! The commands, their arguments and their help texts.
 
 use std::ffi::OsString;
 use std::str::FromStr;
@@ -11,13 +11,13 @@ use conductor_runtime::client::Status;
 use conductor_schedule::{Cron, Missed, Overlap, UnknownWord, zone};
 use uuid::Uuid;
 
-/// Runs this program's durable tasks on Postgres, and talks to them.
+/// Run and manage this program's durable tasks on Postgres
 ///
-/// Without a command it is a worker.
+/// Without a command, the program runs as a worker.
 #[derive(Debug, Parser)]
 #[command(max_term_width = 100)]
 pub(super) struct Arguments {
-    /// The database, instead of the one in DATABASE_URL
+    /// Connect to this database instead of the one in DATABASE_URL
     #[arg(long, global = true, value_name = "URL")]
     pub(super) database_url: Option<String>,
     #[command(subcommand)]
@@ -26,115 +26,117 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Run tasks until SIGTERM or Ctrl-C (the default)
+    /// Run tasks until SIGTERM or Ctrl-C (default command)
     Worker(Serve),
-    /// Invoke a task, and on request wait for its result
+    /// Invoke a task and optionally wait for its result
     Invoke(Invoke),
-    /// Emit an event: starts the tasks that are subscribed to it, wakes who waits for it
+    /// Emit an event, which starts subscribed tasks and wakes executions waiting for it
     Emit(Emit),
-    /// List the last events, the newest first
+    /// List recent events, newest first
     Events(Events),
-    /// Cancel an execution that has not ended
+    /// Cancel an unfinished execution
     Cancel(Cancel),
-    /// List executions, the newest first
+    /// List executions, newest first
     List(List),
-    /// Show all that is known of one execution
+    /// Show the details of an execution
     Show(Show),
-    /// Say why an execution does not run
+    /// Explain why an execution is not running
     Why(Show),
-    /// Run a failed or cancelled execution again, or a waiting one now
+    /// Repeat a failed or cancelled execution, or make a pending one due now
     Retry(Retry),
-    /// List this program's tasks
+    /// List the tasks of this program
     Tasks(Tasks),
-    /// List the queues; or pause or resume one
+    /// List queues, or pause or resume one
     Queues(Queues),
-    /// Make a schedule that invokes a task by a cron rule, or replace it
+    /// Create or replace a schedule that invokes a task by a cron expression
     Schedule(Schedule),
-    /// Remove a schedule that was made at run time
+    /// Remove a schedule that was created at run time
     Unschedule(Named),
-    /// List all schedules; or pause, resume or trigger one
+    /// List schedules, or pause, resume or trigger one
     Schedules(Schedules),
-    /// List the triggers on tables that tasks and waits need, and what went wrong in them
+    /// List the table triggers that tasks and waits need, and their recent errors
     Triggers(Triggers),
-    /// Bring the database's schema up to date
+    /// Apply pending migrations to the database
     Migrate(Migrate),
-    /// Look whether this program fits the database, and change nothing
+    /// Check whether this program is compatible with the database (read-only)
     Check(Check),
-    /// Run what is due until nothing is, then end
+    /// Run due executions until none is left, then exit
     Drain(Serve),
-    /// Print the database's address and open psql
+    /// Print the database URL and open psql
     Db(Db),
 }
 
 #[derive(Debug, Args, Default)]
 pub(super) struct Serve {
-    /// Serve this queue and no other, with so many handlers at once; may be repeated
+    /// Serve only this queue, with at most CONCURRENCY handlers at once; can be repeated
     #[arg(long = "queue", value_name = "NAME[:CONCURRENCY]")]
     pub(super) queues: Vec<String>,
-    /// Refuse to start where the database has something that this program cannot work with; see
-    /// `check`. Without this, it is a warning
+    /// Refuse to start if the database contains something that this program cannot work with,
+    /// instead of logging a warning; `check` lists it
     #[arg(long)]
     pub(super) strict: bool,
-    /// Make and drop no triggers on tables; refuse to start where one is missing. `triggers --sql`
-    /// prints what is to be applied by hand
+    /// Create and drop no table triggers, and refuse to start if one is missing;
+    /// `triggers --sql` prints the SQL to apply by hand
     #[arg(long)]
     pub(super) no_ddl: bool,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Migrate {
-    /// How long to wait for running processes of an older build to end, where a migration does not
-    /// work with them
+    /// Wait at most this long for processes of older builds to exit before a breaking migration,
+    /// such as 30s, 5m or "2h 30m"
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
     pub(super) wait: Duration,
-    /// Also make the roles conductor_client and conductor_worker, and give them their rights
+    /// Also create the roles conductor_client and conductor_worker and grant their privileges
     #[arg(long)]
     pub(super) roles: bool,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Check {
-    /// As a JSON object
+    /// Print a JSON object
     #[arg(long)]
     pub(super) json: bool,
-    /// What a start of this program would change (schema, schedules, subscriptions) is listed, but is
-    /// no reason to end with 1
+    /// Exit with 0 if all findings are changes that this program makes when it starts, such as to the
+    /// schema or to schedules; they are still listed
     #[arg(long)]
     pub(super) allow_changes: bool,
-    /// Look at no more than so many executions, the oldest first; all by default
+    /// Check at most N executions, oldest first; all by default
     #[arg(long, value_name = "N")]
     pub(super) at_most: Option<u64>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Invoke {
-    /// The task's name; `tasks` lists them
+    /// Name of the task; `tasks` lists them
     pub(super) task: String,
     #[command(flatten)]
     pub(super) payload: PayloadArguments,
-    /// Wait for the end and print the result as JSON
+    /// Wait until the execution ends and print its result as JSON
     #[arg(long)]
     pub(super) wait: bool,
-    /// Make N executions with the same payload, all or none
+    /// Create N executions with the same payload, all or none (1 to 1000000)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) batch: Option<u32>,
-    /// Not before this long from now, such as 30s, 5m or "2h 30m"
+    /// Wait this long before the first attempt, such as 30s, 5m or "2h 30m"
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, conflicts_with = "run_at")]
     pub(super) delay: Option<Duration>,
-    /// Not before this time, such as 2026-05-01T12:00:00Z
+    /// Do not start before this time, such as 2026-05-01T12:00:00Z
     #[arg(long, value_name = "RFC3339", value_parser = rfc3339)]
     pub(super) run_at: Option<DateTime<Utc>>,
-    /// Instead of the task's own priority; higher is claimed first
+    /// Override the priority of the task; higher priorities are claimed first
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(super) priority: Option<i32>,
-    /// At most one execution of this key at a time: one that has not started takes the new
-    /// payload, one that has started is left as it is
+    /// Allow only one unfinished execution of the task with this key: one that has not started takes
+    /// the new payload, one that has started is left as it is
     #[arg(long, value_name = "KEY")]
     pub(super) dedupe_key: Option<String>,
-    /// At most one execution in this long, of the task or of the key; the first call counts
+    /// Create at most one execution per interval, for the task or for its dedupe key; the first call
+    /// counts
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(super) throttle: Option<Duration>,
-    /// Once no call has come for this long, of the task or of the key; the last call counts
+    /// Run once there was no further call for this long, for the task or for its dedupe key; the last
+    /// call counts
     #[arg(
         long,
         value_name = "DURATION",
@@ -142,18 +144,18 @@ pub(super) struct Invoke {
         conflicts_with_all = ["throttle", "delay", "run_at"]
     )]
     pub(super) debounce: Option<Duration>,
-    /// At the latest so long after the first of the calls that --debounce puts off
+    /// With --debounce, run at the latest this long after the first call; unlimited by default
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "debounce")]
     pub(super) max_wait: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct PayloadArguments {
-    /// The payload: name=Alice is read as the field's type wants it, list:=[1,2] is JSON. A
+    /// Fields of the payload: name=Alice is parsed by the type of the field, list:=[1,2] as JSON. A
     /// payload without fields is one bare value
     #[arg(value_name = "FIELD=VALUE", allow_negative_numbers = true)]
     pub(super) fields: Vec<OsString>,
-    /// The whole payload as JSON; - reads it from standard input
+    /// Whole payload as JSON; - reads it from standard input
     #[arg(
         long,
         value_name = "PAYLOAD",
@@ -165,74 +167,75 @@ pub(super) struct PayloadArguments {
 
 #[derive(Debug, Args)]
 pub(super) struct Emit {
-    /// The event's name
+    /// Name of the event
     pub(super) event: String,
     #[command(flatten)]
     pub(super) payload: PayloadArguments,
-    /// Tell which executions it started and woke
+    /// Wait until the event is delivered and list the executions that it started or woke
     #[arg(long)]
     pub(super) wait: bool,
-    /// How long to wait for that at most
+    /// With --wait, wait at most this long
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "10s", requires = "wait")]
     pub(super) timeout: Duration,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Events {
-    /// Only of this name
+    /// List only events with this name
     pub(super) event: Option<String>,
-    /// At most so many
+    /// List at most N events
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub(super) limit: u32,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Triggers {
-    /// Print the SQL that makes what is missing and drops what nothing needs
+    /// Print the SQL that creates missing triggers and drops those that are not needed
     #[arg(long, conflicts_with = "json")]
     pub(super) sql: bool,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Schedule {
-    /// The task's name; `tasks` lists them
+    /// Name of the task; `tasks` lists them
     pub(super) task: String,
-    /// The schedule's name: the same name of a task again replaces the schedule
+    /// Name of the schedule; replaces the run-time schedule of the task with this name, if any
     pub(super) name: String,
-    /// When it ticks, such as "0 9 * * Mon-Fri", "*/10 * * * * *" (with seconds) or @daily
+    /// Cron expression, such as "0 9 * * Mon-Fri", "*/10 * * * * *" (with seconds) or @daily
     #[arg(value_parser = cron)]
     pub(super) cron: String,
     #[command(flatten)]
     pub(super) payload: PayloadArguments,
-    /// The zone whose clock the rule means, such as Europe/Berlin
+    /// Time zone of the cron expression, such as Europe/Berlin
     #[arg(long, value_name = "ZONE", default_value = "UTC", value_parser = timezone)]
     pub(super) timezone: String,
-    /// What runs of the ticks that came while nothing could run them: none, one for all, or all
+    /// How to handle ticks that were missed: skip them, run once for all of them, or run all
     #[arg(long, default_value = "once", value_parser = word::<Missed>(&["skip", "once", "all"]))]
     pub(super) missed: Missed,
-    /// Whether a tick makes an execution while the one of the tick before has not ended
+    /// How to handle a tick while the execution of the previous one is unfinished: allow another
+    /// one, or skip the tick
     #[arg(long, default_value = "allow", value_parser = word::<Overlap>(&["allow", "skip"]))]
     pub(super) overlap: Overlap,
 }
 
-/// A schedule by its names.
+/// A schedule, identified by its task and its name.
 #[derive(Debug, Args)]
 pub(super) struct Named {
-    /// The task's name
+    /// Name of the task
     pub(super) task: String,
-    /// The schedule's name; `schedules` lists them
+    /// Name of the schedule; `schedules` lists them
     pub(super) name: String,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Schedules {
-    /// One JSON object a line, with all there is
+    /// Print one JSON object per line, with all fields
     #[arg(long)]
     pub(super) json: bool,
     #[command(subcommand)]
@@ -241,63 +244,63 @@ pub(super) struct Schedules {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Steer {
-    /// Stop the ticks of a schedule until it is resumed
+    /// Pause a schedule until it is resumed
     Pause(Named),
-    /// Let a paused schedule tick again, from now on
+    /// Resume a paused schedule, from its next tick on
     Resume(Named),
-    /// Invoke now what a schedule invokes, beside its ticks
+    /// Invoke the task of a schedule now, in addition to its ticks
     Trigger(Named),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Cancel {
-    /// The execution
+    /// ID of the execution
     pub(super) id: Uuid,
-    /// Why; kept with the execution and shown to whoever waits for it
+    /// Reason, stored with the execution and returned to callers that wait for its result
     #[arg(long, value_name = "TEXT")]
     pub(super) reason: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct List {
-    /// Only of this task
+    /// List only executions of this task
     #[arg(long, value_name = "NAME")]
     pub(super) task: Option<String>,
-    /// Only in this state
+    /// List only executions in this state
     #[arg(long, value_parser = state())]
     pub(super) state: Option<Status>,
-    /// Only of this queue
+    /// List only executions in this queue
     #[arg(long, value_name = "NAME")]
     pub(super) queue: Option<String>,
-    /// Only those invoked at most this long ago, such as 90s, 1h or 7d
+    /// List only executions that were invoked at most this long ago, such as 90s, 1h or 7d
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(super) newer_than: Option<Duration>,
-    /// At most so many
+    /// List at most N executions
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub(super) limit: u32,
-    /// One JSON object a line, with all there is
+    /// Print one JSON object per line, with all fields
     #[arg(long)]
     pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Show {
-    /// The execution
+    /// ID of the execution
     pub(super) id: Uuid,
-    /// As a JSON object
+    /// Print a JSON object
     #[arg(long)]
     pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Retry {
-    /// The execution
+    /// ID of the execution
     pub(super) id: Uuid,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Tasks {
-    /// As a JSON array, with the JSON Schemas of payload and output
+    /// Print a JSON array, with the JSON Schemas of payloads and outputs
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -305,7 +308,7 @@ pub(super) struct Tasks {
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Queues {
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     pub(super) json: bool,
     #[command(subcommand)]
@@ -314,21 +317,21 @@ pub(super) struct Queues {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum SteerQueue {
-    /// Let nothing more of a queue start, until it is resumed
+    /// Pause a queue: start nothing from it until it is resumed
     Pause(Queue),
-    /// Let a paused queue be worked on again
+    /// Resume a paused queue
     Resume(Queue),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Queue {
-    /// The queue's name; `queues` lists them
+    /// Name of the queue; `queues` lists them
     pub(super) name: String,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Db {
-    /// Print the address and do nothing else
+    /// Print the URL and exit
     #[arg(long)]
     pub(super) url: bool,
 }
@@ -361,18 +364,18 @@ fn state() -> impl TypedValueParser<Value = Status> {
         .try_map(|text| text.parse::<Status>())
 }
 
-/// The grammar, with examples that name the program as it was called.
+/// Returns the parser, with examples that use the name under which the program was called.
 pub(super) fn grammar(program: &str) -> clap::Command {
     Arguments::command()
         .after_help(format!(
             "\
 Examples:
   {program}                                   run the tasks of this program
-  {program} tasks                             which tasks there are
+  {program} tasks                             list the tasks
   {program} invoke TASK name=Alice --wait     run one and print its result
   {program} list --state failed --newer-than 1d
-  {program} show ID                           what happened to it
-  {program} why ID                            why it does not run
+  {program} show ID                           show everything about one execution
+  {program} why ID                            show why it does not run
 
 Database:
   DATABASE_URL, or --database-url; without either, a private PostgreSQL of this project is
@@ -389,11 +392,11 @@ Exit codes:
         .mut_subcommand("worker", |command| {
             command.after_help(format!(
                 "\
-A queue has the concurrency that the program gives it, else 50. Without --queue, all queues of the
-program are served.
+The concurrency of a queue is what the program sets, or 50. Without --queue, the worker serves the
+queues that the program lists in `workers:`, or all queues of its tasks, and `default`.
 
-On SIGTERM or Ctrl-C no more work is taken, running handlers have 30 s to end, and the exit code
-is 0. A second signal ends the process at once.
+On SIGTERM or Ctrl-C the worker claims no more work and gives running handlers 30 s to end; the
+exit code is 0. A second signal ends the process at once.
 
 Examples:
   {program} worker
@@ -403,9 +406,9 @@ Examples:
         .mut_subcommand("invoke", |command| {
             command.after_help(format!(
                 "\
-The execution's id is printed, or with --wait its result as one line of JSON; everything else goes
-to standard error: with --dedupe-key, --throttle or --debounce, what came of the call (created,
-replaced, existing or throttled). With --wait the exit code is 1 when the execution failed or was cancelled.
+Prints the execution's id, or with --wait its result as one line of JSON. Everything else goes to
+standard error, such as the effect of --dedupe-key, --throttle or --debounce: created, replaced,
+existing or throttled. With --wait the exit code is 1 if the execution failed or was cancelled.
 
 Examples:
   {program} invoke greet name=Alice times=3
@@ -419,8 +422,8 @@ Examples:
         .mut_subcommand("emit", |command| {
             command.after_help(format!(
                 "\
-The event's id is printed, and with --wait a line for each execution that it started or woke, with
-its task and its id. Events are kept for seven days, or as long as their declaration says.
+Prints the event's id, and with --wait a line for each execution that it started or woke, with task
+and id. Events are kept for seven days, or for the time that their declaration sets.
 
 Examples:
   {program} emit announcement message=\"Hello World\"
@@ -431,9 +434,9 @@ Examples:
         .mut_subcommand("schedule", |command| {
             command.after_help(format!(
                 "\
-The schedule is in the database until it is removed, whatever is deployed. A rule has 5 fields
-(minute, hour, day of month, month, weekday), 6 (second first) or 7 (year last); weekdays are
-written by name.
+The schedule stays in the database until `unschedule` removes it, also across deploys. A rule has 5
+fields (minute, hour, day of month, month, weekday), 6 (second first) or 7 (year last). Write
+weekdays by name.
 
 Examples:
   {program} schedule report daily '0 9 * * Mon-Fri' kind=sales --timezone Europe/Berlin
@@ -444,13 +447,14 @@ Examples:
         .mut_subcommand("unschedule", |command| {
             command.after_help(
                 "\
-What the schedule has started goes on. A schedule that the code declares stays: pause it instead.",
+Executions that the schedule has started go on. A schedule that the code declares cannot be removed:
+pause it instead.",
             )
         })
         .mut_subcommand("schedules", |command| {
             command.after_help(format!(
                 "\
-What came while a schedule was paused was not missed. `trigger` prints the execution's id.
+Ticks during a pause are skipped and do not count as missed. `trigger` prints the execution's id.
 
 Examples:
   {program} schedules
@@ -469,19 +473,19 @@ Examples:
         .mut_subcommand("retry", |command| {
             command.after_help(
                 "\
-A final state never changes: what failed or was cancelled is repeated under a new id, with the
-same payload and the recorded steps. What waits for its next attempt keeps its id and is due now.
-The id is printed.",
+Repeats a failed or cancelled execution under a new id, with the same payload and the recorded
+steps; the old one keeps its state. A pending execution keeps its id and becomes due now. Prints the
+id.",
             )
         })
         .mut_subcommand("queues", |command| {
             command.after_help(format!(
                 "\
-WAITING are due, RUNNING are with a worker, PARKED wait for a limit of their task; counts end at
-10,000. WORKERS are the living processes that serve the queue.
+WAITING counts executions that are due, RUNNING those on a worker, PARKED those that wait for a limit
+of their task; each count stops at 10,000. WORKERS counts the live processes that serve the queue.
 
-A pause holds in all processes and survives restarts and deploys. What runs goes on; what a worker
-has taken and not started is given back within a second.
+A pause applies to all processes and survives restarts and deploys. Running executions go on; those
+that a worker has claimed and not started are given back within a second.
 
 Examples:
   {program} queues
@@ -491,15 +495,15 @@ Examples:
         })
         .mut_subcommand("drain", |command| {
             command.after_help(
-                "What is due later stays. The exit code is 0, whatever the tasks' outcomes are.",
+                "Executions that are due later stay. The exit code is 0 whether tasks succeed or fail.",
             )
         })
         .mut_subcommand("migrate", |command| {
             command.after_help(format!(
                 "\
-Where a migration is marked as breaking, running processes of an older build are told to drain and
-end with exit code 0; the migration waits for them, and is refused when some are still there. A
-compatible one disturbs nobody.
+If a migration is marked as breaking, running processes of older builds are asked to drain and end
+with exit code 0. The migration waits for them, and fails without a change if some are still there.
+A compatible migration does not affect running processes.
 
 Examples:
   {program} migrate
@@ -509,12 +513,12 @@ Examples:
         .mut_subcommand("check", |command| {
             command.after_help(format!(
                 "\
-For CI and before deploys. It migrates nothing, declares nothing and writes nothing: a role that may
-only read is enough. Every live execution's payload is read as its task would read it, and every
-recorded value whose type is known from outside of a handler: children's outputs, events, sleeps.
-Values of ctx.step and ctx.transaction have types that only the handler knows; they are not read.
+For CI and before deploys. Read-only: it migrates and declares nothing, so a role that may only read
+is enough. It decodes the payload of every live execution, and every recorded value whose type is
+known outside the handler: children's outputs, events, sleeps. It does not decode values of ctx.step
+and ctx.transaction, whose types only the handler knows.
 
-The exit code is 1 where something is found.
+The exit code is 1 if it finds something.
 
 Examples:
   {program} check
@@ -525,8 +529,8 @@ Examples:
         .mut_subcommand("db", |command| {
             command.after_help(
                 "\
-psql opens where there is one and both standard input and output are a terminal. A private server
-runs as long as a process of this project does.",
+Opens psql if it is installed and standard input and output are a terminal. A private server runs as
+long as a process of this project does.",
             )
         })
 }

@@ -1,4 +1,4 @@
-//! `check`: whether this program fits the database.
+//! `check`: checks whether this program is compatible with the database.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use super::db;
 use super::fault::{Done, FAILED, Fault};
 use super::output::{self, ERROR, STRONG, Table};
 
-/// Most columns of one finding's text.
+/// The maximum number of columns of a finding's text.
 const COLUMNS: usize = 300;
 const CHANGE: Style = AnsiColor::Yellow.on_default();
 
@@ -28,7 +28,7 @@ pub(super) async fn check(command: Check, url: Option<&str>) -> Done {
         check = check.on_progress(move |executions| {
             if last.elapsed() > Duration::from_millis(200) {
                 last = Instant::now();
-                // Nobody need see it.
+                // A failure to show the progress does not matter.
                 let _ = write!(io::stderr(), "\r{executions} executions looked at");
             }
         });

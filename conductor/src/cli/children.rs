@@ -1,4 +1,4 @@
-//! The children of an execution, and theirs.
+//! The children of an execution, and their children.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,21 +11,21 @@ use uuid::Uuid;
 use super::output::{self, Cells, FAINT, of_state, styled};
 use super::tree::{self, Tree};
 
-/// Generations that are shown.
+/// The number of generations that are shown.
 const GENERATIONS: usize = 4;
-/// Shown of the parts of one `invoke_all`, and of the children of a child.
+/// The number of parts shown of one `invoke_all`, and of children shown of a child.
 const FEW: u32 = 5;
-/// Shown of the children of the execution itself.
+/// The number of children shown of the execution itself.
 const MANY: usize = 30;
 
-/// The children that are worth their lines, each with its own.
+/// The loaded descendants of an execution, by their parents.
 pub(super) struct Family {
     children: HashMap<Uuid, Vec<Child>>,
     now: DateTime<Utc>,
 }
 
 impl Family {
-    /// Loads the next generations under these children.
+    /// Loads the descendants of these children.
     pub(super) async fn of(
         conductor: &Conductor,
         parent: Uuid,
@@ -59,7 +59,7 @@ impl Family {
         Ok(family)
     }
 
-    /// What is known of a child.
+    /// Returns the summary of a child, if it still exists.
     pub(super) fn find(&self, parent: Uuid, id: Uuid) -> Option<&Brief> {
         let child = self
             .children
@@ -69,7 +69,7 @@ impl Family {
         child.execution.as_ref()
     }
 
-    /// A branch for each child of this execution.
+    /// Returns a branch for each child of this execution that is shown.
     pub(super) fn branches(&self, parent: Uuid) -> Vec<Tree> {
         self.generation(parent, 1)
     }
@@ -150,7 +150,7 @@ impl Family {
     }
 }
 
-/// What one waits for that is not claimed, where it does not wait for its own waits alone.
+/// Returns what an unclaimed execution waits for, except for the waits of its own handler.
 pub(super) fn waiting(brief: &Brief, now: DateTime<Utc>) -> Option<String> {
     let due = brief.run_at.filter(|at| *at > now);
     match (brief.state, due) {
@@ -165,13 +165,14 @@ pub(super) fn waiting(brief: &Brief, now: DateTime<Utc>) -> Option<String> {
     }
 }
 
-/// Those that are shown, in their order: of one key a few, first those that have not completed.
+/// Returns the children that are shown, in order. Of the parts of one key only a few are, preferably unfinished or
+/// failed ones.
 fn chosen(children: &[Child]) -> Vec<&Child> {
     let mut groups: BTreeMap<(Uuid, &str), Vec<&Child>> = BTreeMap::new();
     let mut first_of: HashMap<&str, Uuid> = HashMap::new();
     for child in children {
         let parts = child.key.as_ref().filter(|key| key.part.is_some());
-        // One without parts is a group of its own.
+        // A child without parts is a group of its own.
         let (first, name) = match parts {
             Some(key) => (
                 *first_of.entry(&key.name).or_insert(child.id),
@@ -203,7 +204,7 @@ fn completed(child: &Child) -> bool {
     }
 }
 
-/// ": 3 completed, 1 failed", where all of them are known.
+/// Returns a summary such as ": 3 completed, 1 failed", or an empty text if not all children are loaded.
 fn tally<'c>(children: impl Iterator<Item = &'c Child>, of: usize) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for child in children {

@@ -1,4 +1,4 @@
-//! `migrate` and `db`: the database itself.
+//! `migrate` and `db`: migrates the database, and opens psql.
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -48,7 +48,7 @@ pub(super) async fn db(command: Db, url: Option<&str>) -> Done {
     psql(&address, bin_dir).await
 }
 
-/// Starts the private server and gives its address and the folder of its programs.
+/// Starts the private server and returns its URL and the directory of its programs.
 #[cfg(feature = "embedded")]
 async fn private(stays: bool) -> Done<(String, Option<PathBuf>)> {
     let conductor = open(None).await?;
@@ -75,7 +75,7 @@ async fn psql(address: &str, bin_dir: Option<PathBuf>) -> Done {
         .map(|dir| dir.join("psql"))
         .filter(|psql| psql.exists());
     let psql = beside.unwrap_or_else(|| PathBuf::from("psql"));
-    // Ctrl-C is psql's; this process stays for it, and for the private server.
+    // Leaves Ctrl-C to psql: this process must outlive it, also because the private server ends with this process.
     let _interrupts = signal(SignalKind::interrupt())?;
     match tokio::process::Command::new(&psql)
         .arg(address)
@@ -102,7 +102,7 @@ pub(super) async fn open(url: Option<&str>) -> Done<Conductor> {
     })
 }
 
-/// Where the data is, for people: no password.
+/// Returns the location of the database, without a password.
 pub(super) fn place(conductor: &Conductor) -> String {
     #[cfg(feature = "embedded")]
     if let Some(embedded) = conductor.embedded() {

@@ -1,4 +1,4 @@
-//! `emit` and `events`: says that something has happened, and lists what has.
+//! `emit` and `events`: emits an event, and lists recent events.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use super::output::{self, FAINT, Table};
 use super::payload::{checked, whole};
 use super::{Program, connect, fields, json};
 
-/// Columns of a name.
+/// The columns of a name.
 const NAME: usize = 40;
-/// Columns of a payload.
+/// The columns of a payload.
 const PAYLOAD: usize = 100;
 
 pub(super) async fn emit(command: Emit, url: Option<&str>, program: &Program) -> Done {
@@ -52,7 +52,7 @@ pub(super) async fn emit(command: Emit, url: Option<&str>, program: &Program) ->
     Ok(())
 }
 
-/// Says whom an event has started and woken.
+/// Prints which executions an event started and woke.
 fn tell(name: &str, effect: &EventEffect, patience: Duration, program: &Program) -> Done {
     let mut lines = vec![effect.id.to_string()];
     for (what, affected) in [("started", &effect.started), ("woke", &effect.woken)] {

@@ -1,4 +1,4 @@
-//! Why a command did not do what it was asked, and with which code it ends.
+//! The error of a command, with its exit code.
 
 use std::io;
 use std::process::ExitCode;
@@ -7,18 +7,18 @@ use conductor_runtime::error::Error;
 
 use super::output::{self, ERROR};
 
-/// The execution failed, or the thing asked for is not there.
+/// The execution failed or was cancelled, or what was asked for does not exist.
 pub(super) const FAILED: u8 = 1;
 /// The command line is wrong.
 pub(super) const USAGE: u8 = 2;
-/// The database is out of reach, or its schema does not fit.
+/// The database cannot be reached, or its schema is not compatible.
 pub(super) const DATABASE: u8 = 3;
 
-/// The end of a command that went wrong.
+/// The error of a command.
 #[derive(Debug)]
 pub(super) struct Fault {
     code: u8,
-    /// Nothing to say: it has been said already, or nobody reads any more.
+    /// `None` if the error was printed already, or if the reader has closed the output.
     text: Option<String>,
 }
 
@@ -32,7 +32,7 @@ impl Fault {
         }
     }
 
-    /// Ends with this code and says nothing.
+    /// Exits with this code and prints nothing.
     pub(super) fn silent(code: u8) -> Self {
         Self { code, text: None }
     }
@@ -61,7 +61,7 @@ impl From<Error> for Fault {
     }
 }
 
-/// What `setup` returned.
+/// Converts an error that `setup` returned.
 impl From<anyhow::Error> for Fault {
     fn from(error: anyhow::Error) -> Self {
         match error.downcast::<Error>() {
@@ -73,7 +73,7 @@ impl From<anyhow::Error> for Fault {
 
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
-        // `list | head -1`: the reader has what it wanted.
+        // The reader has closed the pipe, as in `list | head -1`.
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::silent(0);
         }

@@ -1,4 +1,4 @@
-//! `field=value …` into a payload, by the task's own schema.
+//! Reads `field=value …` arguments into a payload, by the JSON Schema of the task.
 
 use std::ffi::{OsStr, OsString};
 
@@ -8,10 +8,10 @@ use serde_json::value::RawValue;
 
 use super::schema::{self, Fields, Want, describe};
 
-/// Longest part of a value that an error repeats.
+/// The maximum length of a value in an error message.
 const MAX_SHOWN: usize = 60;
 
-/// The payload as JSON, or all that is wrong with the arguments.
+/// Returns the payload as JSON, or everything that is wrong with the arguments.
 pub(super) fn payload(schema: &Value, arguments: &[OsString]) -> Result<String, Vec<String>> {
     let arguments = texts(arguments)?;
     let wants = schema::wants(schema);
@@ -53,7 +53,7 @@ pub(super) fn payload(schema: &Value, arguments: &[OsString]) -> Result<String, 
     }
 }
 
-/// The arguments that a task takes, for a usage line: `name=<a string> [times=<an integer>]`.
+/// Returns the arguments of a task for a usage line, such as `name=<a string> [times=<an integer>]`.
 pub(super) fn usage(schema: &Value) -> String {
     let Some(fields) = schema::fields(schema) else {
         let wants = schema::wants(schema);
@@ -80,7 +80,7 @@ pub(super) fn usage(schema: &Value) -> String {
     parts.join(" ")
 }
 
-/// An example of the arguments that a task needs, fit for a shell.
+/// Returns example values for the required arguments of a task, quoted for a shell.
 pub(super) fn sample(schema: &Value) -> String {
     let one = |wants: &[Want]| match wants.first() {
         Some(Want::Boolean) => "true".to_owned(),
@@ -107,7 +107,7 @@ pub(super) fn sample(schema: &Value) -> String {
     }
 }
 
-/// An example of the payload as JSON, with the fields that it needs.
+/// Returns an example of the payload as JSON, with its required fields.
 pub(super) fn sample_json(schema: &Value) -> String {
     let one = |wants: &[Want]| match wants.first() {
         Some(Want::Null) => "null".to_owned(),
@@ -232,7 +232,7 @@ fn unknown(fields: &Fields, name: &str) -> String {
     format!("unknown field {name}{hint}")
 }
 
-/// The JSON of a value, where it is one of what is wanted.
+/// Returns the JSON of a value if it matches one of the accepted kinds.
 fn value(wants: &[Want], text: &str) -> Option<String> {
     let string = || Value::from(text).to_string();
     if wants
@@ -245,7 +245,7 @@ fn value(wants: &[Want], text: &str) -> Option<String> {
     let takes_any = wants.contains(&Want::Any);
     if let Ok(parsed) = raw(text) {
         let trimmed = text.trim();
-        // Where a string may be given, "null" and "\"x\"" are strings too.
+        // If a string is accepted, `null` and `"x"` with its quotes are read as strings.
         let fits = |want: &Want| match want {
             Want::Text(_) | Want::Any => false,
             Want::Null => !takes_text && parsed.is_null(),
@@ -258,10 +258,10 @@ fn value(wants: &[Want], text: &str) -> Option<String> {
     (takes_text || takes_any).then(string)
 }
 
-/// Reads JSON to look at it; the text itself is what is sent, so that no digit is lost.
+/// Parses JSON for inspection only. The text itself is sent, so that no digit is lost.
 fn raw(text: &str) -> Result<Value, serde_json::Error> {
     let raw: &RawValue = serde_json::from_str(text)?;
-    // A number beyond f64 is valid JSON and no value of serde_json's.
+    // A number beyond the range of f64 is valid JSON, but not a `serde_json::Value`.
     Ok(serde_json::from_str(raw.get()).unwrap_or(Value::from(f64::MAX)))
 }
 
@@ -273,7 +273,7 @@ fn shown(text: &str) -> String {
     format!("{short:?}")
 }
 
-/// Quotes for a shell what needs it.
+/// Quotes a text for a shell if necessary.
 pub(super) fn shell(text: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_=./:,@%+".contains(c);
     if text.chars().all(plain) {

@@ -1,4 +1,4 @@
-//! `invoke`: makes executions, and waits for them.
+//! `invoke`: creates executions and waits for their results.
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::output::{self, FAINT, styled};
 use super::payload::Payload;
 use super::{Program, connect, fields, json};
 
-/// How long a wait is silent, and how often it then looks for news.
+/// The interval at which a waiting command checks whether there is something new to print.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 pub(super) async fn invoke(command: Invoke, url: Option<&str>, program: &Program) -> Done {
@@ -66,7 +66,7 @@ pub(super) async fn invoke(command: Invoke, url: Option<&str>, program: &Program
     Ok(())
 }
 
-/// Tells a person that nobody is there to do it.
+/// Prints a warning to a terminal if no running worker has the task.
 pub(super) async fn warn_unserved(conductor: &Conductor, task: &str, program: &Program) {
     if io::stderr().is_terminal() && matches!(conductor.is_served(task).await, Ok(false)) {
         let text = format!(
@@ -77,7 +77,7 @@ pub(super) async fn warn_unserved(conductor: &Conductor, task: &str, program: &P
     }
 }
 
-/// What came of an invoke with a key, said to a person.
+/// Returns the outcome of an invoke with a key, in words.
 fn meaning(came_of: Invoked) -> &'static str {
     match came_of {
         Invoked::Created => "created: a new execution",
@@ -105,7 +105,7 @@ async fn results(conductor: &Conductor, task: &str, ids: &[Uuid], program: &Prog
     Ok(())
 }
 
-/// Waits for the end; where somebody watches, says what it waits for whenever that changes.
+/// Waits for the result. In a terminal, prints what the execution waits for whenever that changes.
 async fn outcome(
     conductor: &Conductor,
     task: &str,
@@ -123,7 +123,7 @@ async fn outcome(
             result = &mut outcome => return result,
             () = tokio::time::sleep(PATIENCE) => {}
         }
-        // A role that may only invoke cannot look.
+        // A role that may only invoke cannot read the state of the execution.
         let Ok(news) = news(conductor, task, id, program).await else {
             continue;
         };

@@ -1,11 +1,11 @@
-//! Stored JSON laid out anew. The text itself is walked, so that numbers and the order of fields
-//! stay as they are.
+//! Reformats stored JSON. It works on the text instead of parsed values, so numbers and the order of
+//! fields stay as they are.
 
 use std::iter::repeat_n;
 
 use super::output::obeyed;
 
-/// An object of members whose values are JSON.
+/// Returns a JSON object of members whose values are JSON.
 pub(super) fn object<'n>(members: impl IntoIterator<Item = (&'n str, String)>) -> String {
     let members: Vec<String> = members
         .into_iter()
@@ -14,17 +14,17 @@ pub(super) fn object<'n>(members: impl IntoIterator<Item = (&'n str, String)>) -
     format!("{{{}}}", members.join(","))
 }
 
-/// An array of values that are JSON.
+/// Returns a JSON array of values that are JSON.
 pub(super) fn array(values: impl Iterator<Item = String>) -> String {
     format!("[{}]", values.collect::<Vec<_>>().join(","))
 }
 
-/// On one line.
+/// Formats JSON on one line.
 pub(super) fn compact(json: &str) -> String {
     lay_out(json, None)
 }
 
-/// On many lines, each after `indent`.
+/// Formats JSON on several lines, each after `indent`.
 pub(super) fn pretty(json: &str, indent: &str) -> String {
     lay_out(json, Some(indent))
 }
@@ -42,7 +42,7 @@ fn lay_out(json: &str, indent: Option<&str>) -> String {
     let mut depth = 0usize;
     let mut rest = json;
     while !rest.is_empty() {
-        // No string is in an empty object or array, so its end is looked for in this part alone.
+        // An empty object or array contains no string, so its end is in this part.
         let (between, string) = rest.split_at(rest.find('"').unwrap_or(rest.len()));
         let mut between = between.chars().peekable();
         while let Some(c) = between.next() {
@@ -77,8 +77,8 @@ fn lay_out(json: &str, indent: Option<&str>) -> String {
     out
 }
 
-/// Copies a string with its quotes, and gives what follows. Characters that a terminal might obey are escaped, which
-/// JSON permits. What is plain is copied as a whole: it is most of what is printed.
+/// Copies a string with its quotes and returns the rest of the text. [`obeyed`] characters are escaped, which JSON
+/// permits. Runs of plain characters, which are most of the output, are copied as a whole.
 fn copy_string<'j>(json: &'j str, out: &mut String) -> &'j str {
     let special = |byte: &u8| matches!(byte, ..0x20 | b'"' | b'\\' | 0x7f..);
     let (quote, mut rest) = json.split_at(json.len().min(1));

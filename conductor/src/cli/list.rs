@@ -1,4 +1,4 @@
-//! `list`: executions in a table.
+//! `list`: lists executions in a table.
 
 use anstyle::Style;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -68,7 +68,7 @@ fn stuck_note(stuck: Stuck) -> String {
     }
 }
 
-/// What else one wants to know at a glance.
+/// Returns the note on an execution: its error, or what it waits for.
 fn note(info: &ExecutionInfo, now: DateTime<Utc>) -> String {
     let due = info.run_at.filter(|at| *at > now);
     if let Some(reason) = &info.unreadable {
@@ -96,12 +96,12 @@ fn note(info: &ExecutionInfo, now: DateTime<Utc>) -> String {
     }
 }
 
-/// All of it on one line of JSON.
+/// Returns all fields as one line of JSON.
 pub(super) fn object(info: &ExecutionInfo) -> String {
     json::compact(&members(info, Vec::new()))
 }
 
-/// All of it, and more members that are JSON, as a JSON object.
+/// Returns all fields and additional members as a JSON object. The values of the members are JSON.
 pub(super) fn members(info: &ExecutionInfo, more: Vec<(&str, String)>) -> String {
     let text = |value: serde_json::Value| value.to_string();
     let raw = |json: Option<&RawValue>| json.map_or("null", RawValue::get).to_owned();

@@ -1,7 +1,7 @@
 //! The command line of a program with tasks.
 //!
-//! [`conductor::main!`](crate::main) makes a `main` of it. A program with a `main` of its own
-//! calls [`run`]:
+//! [`conductor::main!`](crate::main) generates a `main` that runs it. A program with a `main` of its
+//! own calls [`run`]:
 //!
 //! ```no_run
 //! use std::process::ExitCode;
@@ -59,18 +59,19 @@ use fault::{Done, FAILED, Fault, USAGE};
 pub use options::Options;
 use program::Program;
 
-/// Does what the process's arguments say and gives the exit code; a worker returns when it is told
-/// to stop.
+/// Runs the command given by the process's arguments and returns its exit code.
+///
+/// A worker runs until SIGTERM or Ctrl-C.
 ///
 /// | code | meaning |
 /// | --- | --- |
 /// | 0 | done |
-/// | 1 | the execution failed or was cancelled, what was asked for is not there, or `check` found something |
-/// | 2 | the command line is wrong |
-/// | 3 | the database is out of reach, or its schema does not fit this program |
+/// | 1 | the execution failed or was cancelled, what was asked for does not exist, or `check` found something |
+/// | 2 | the command line is invalid |
+/// | 3 | the database cannot be reached, or its schema is not compatible with this program |
 ///
-/// Results go to standard output, everything else to standard error. `worker` and `drain` install
-/// a `tracing` subscriber where the program has none.
+/// Results go to standard output, everything else to standard error. `worker`, `drain` and `migrate`
+/// install a `tracing` subscriber if the program has none.
 pub async fn run(options: Options) -> ExitCode {
     match execute(options).await {
         Ok(()) => ExitCode::SUCCESS,
@@ -78,7 +79,7 @@ pub async fn run(options: Options) -> ExitCode {
     }
 }
 
-/// As [`run`], on a multi-threaded runtime of its own; what `conductor::main!` expands to.
+/// Calls [`run`] on a new multi-threaded runtime. `conductor::main!` expands to this call.
 pub fn main(options: Options) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -86,7 +87,7 @@ pub fn main(options: Options) -> ExitCode {
     match runtime {
         Ok(runtime) => {
             let code = runtime.block_on(run(options));
-            // A handler that blocks a thread must not keep the process.
+            // A handler that blocks a thread must not keep the process from exiting.
             runtime.shutdown_background();
             code
         }
@@ -132,7 +133,7 @@ async fn execute(mut options: Options) -> Done {
     }
 }
 
-/// None where help was asked for and printed.
+/// Parses the arguments. Returns `None` if it printed the help.
 fn parse(program: &Program, given: Vec<OsString>) -> Done<Option<Arguments>> {
     let parsed = arguments::grammar(program.name())
         .try_get_matches_from(given)
@@ -156,12 +157,12 @@ fn parse(program: &Program, given: Vec<OsString>) -> Done<Option<Arguments>> {
     }
 }
 
-/// Whether a message repeats an address, and its password with it.
+/// Whether a message contains a database URL, and possibly its password.
 fn names_address(text: &str) -> bool {
     text.contains("postgres://") || text.contains("postgresql://")
 }
 
-/// Connects to the database that was named, else to the usual one, and migrates.
+/// Connects to the given database, or else to the default one, and applies pending migrations.
 async fn connect(url: Option<&str>) -> Done<Conductor> {
     Ok(match url {
         Some(url) => Conductor::connect_to(url).await?,

@@ -7,7 +7,7 @@ use conductor_runtime::orchestrator::{Builder, Worker};
 
 type Setup = Box<dyn FnOnce(Builder) -> Pin<Box<dyn Future<Output = anyhow::Result<Builder>>>>>;
 
-/// What a program tells its command line; what `conductor::main!` is given.
+/// The settings of a program's command line, as [`conductor::main!`](crate::main) takes them.
 #[derive(Default)]
 pub struct Options {
     pub(super) workers: Vec<Worker>,
@@ -16,7 +16,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Every queue that a task names has a worker, and no state is given.
+    /// Creates the default settings: a worker for each queue of the program's tasks, and no setup.
     pub fn new() -> Self {
         Self::default()
     }
@@ -28,8 +28,8 @@ impl Options {
         self
     }
 
-    /// Prepares the orchestrator, typically by `.state(…)`. Called only by the commands that run
-    /// tasks, `worker` and `drain`; a second call replaces the first.
+    /// Sets a closure that configures the orchestrator, typically by `.state(…)`. Only the commands
+    /// that run tasks, `worker` and `drain`, call it. Calling `setup` again replaces the closure.
     #[must_use]
     pub fn setup<F>(mut self, setup: F) -> Self
     where
@@ -41,7 +41,7 @@ impl Options {
         self
     }
 
-    /// Reads these arguments instead of the process's own; the first one is the program's name.
+    /// Uses these arguments instead of those of the process. The first one is the name of the program.
     #[must_use]
     pub fn arguments(mut self, arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
         self.arguments = Some(arguments.into_iter().map(Into::into).collect());
@@ -54,7 +54,7 @@ impl fmt::Debug for Options {
         f.debug_struct("Options")
             .field("workers", &self.workers)
             .field("setup", &self.setup.is_some())
-            // They may hold an address with its password.
+            // They may contain a database URL with its password.
             .field("arguments", &self.arguments.as_ref().map(Vec::len))
             .finish()
     }

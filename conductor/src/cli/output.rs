@@ -1,4 +1,4 @@
-//! What people read: colours, tables, ages.
+//! Output for people: colours, tables, ages.
 
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, Write};
@@ -11,18 +11,18 @@ pub(super) const ERROR: Style = AnsiColor::Red.on_default().bold();
 pub(super) const STRONG: Style = Style::new().bold();
 pub(super) const FAINT: Style = Style::new().dimmed();
 
-/// How much of many lines is written at once.
+/// The size of the buffer for output of many lines.
 const OUT_BYTES: usize = 64 * 1024;
 
-/// Writes a line to standard output, with colours where it is a terminal that wants them.
+/// Writes a line to standard output, in colour if that is a terminal that supports it.
 pub(super) fn print(text: &str) -> io::Result<()> {
     let mut out = anstream::stdout().lock();
     writeln!(out, "{text}")?;
     out.flush()
 }
 
-/// Writes lines of JSON to standard output. They have no colours, so that nothing has to look for those, which would
-/// take longer than all the rest.
+/// Writes lines of JSON to standard output. They have no colours, and so bypass `anstream`, whose search for escape
+/// sequences would take longer than everything else.
 pub(super) fn print_json(lines: impl IntoIterator<Item = String>) -> io::Result<()> {
     let mut out = BufWriter::with_capacity(OUT_BYTES, io::stdout().lock());
     for line in lines {
@@ -31,7 +31,7 @@ pub(super) fn print_json(lines: impl IntoIterator<Item = String>) -> io::Result<
     out.flush()
 }
 
-/// Writes a line to standard error, which nobody need read.
+/// Writes a line to standard error and ignores failures to write.
 pub(super) fn note(text: &str) {
     let _ = writeln!(anstream::stderr().lock(), "{text}");
 }
@@ -40,7 +40,7 @@ pub(super) fn styled(style: Style, text: &str) -> String {
     format!("{style}{text}{style:#}")
 }
 
-/// The colour of a state.
+/// Returns the colour of a state.
 pub(super) fn of_state(state: Status) -> Style {
     match state {
         Status::Pending => AnsiColor::Yellow,
@@ -53,18 +53,18 @@ pub(super) fn of_state(state: Status) -> Style {
     .on_default()
 }
 
-/// What a terminal might obey: control characters, and those that turn the direction of writing.
+/// Whether a terminal might act on the character: control characters, and those that change the text direction.
 pub(super) fn obeyed(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// How many columns a terminal gives to a text.
+/// Returns the number of columns that a text takes in a terminal.
 pub(super) fn width(text: &str) -> usize {
     text.chars().map(columns).sum()
 }
 
-/// Near enough to Unicode's tables: marks that stand on the letter before, and East Asian letters.
+/// Approximates Unicode's width tables: combining marks take no column, East Asian letters and emoji take two.
 fn columns(c: char) -> usize {
     match u32::from(c) {
         0x300..=0x36f | 0x200b..=0x200d | 0x20d0..=0x20ff | 0xfe00..=0xfe0f => 0,
@@ -81,10 +81,10 @@ fn columns(c: char) -> usize {
     }
 }
 
-/// A stored text on one line, without what a terminal might obey, cut to so many columns.
+/// Returns a stored text on one line, without [`obeyed`] characters, cut to `longest` columns.
 pub(super) fn line(text: &str, longest: usize) -> String {
     let mut short = String::new();
-    // Where the text ends if there is more of it than fits.
+    // `end` is the length of the text before the ellipsis, if the text has to be cut.
     let (mut used, mut end) = (0, 0);
     for c in text.chars() {
         used += columns(c);
@@ -101,12 +101,12 @@ pub(super) fn line(text: &str, longest: usize) -> String {
     short
 }
 
-/// What an execution waits for, where its event is the change of a row.
+/// Returns the row change that an event name stands for; `None` for other events.
 pub(super) fn row_change(event: &str) -> Option<&str> {
     event.strip_prefix("conductor:")
 }
 
-/// A stored text with its lines, without what else a terminal might obey.
+/// Returns a stored text with its line breaks and tabs, and without other [`obeyed`] characters.
 pub(super) fn lines(text: &str) -> String {
     let harmless = |c: char| c == '\n' || c == '\t' || !obeyed(c);
     text.chars()
@@ -114,7 +114,7 @@ pub(super) fn lines(text: &str) -> String {
         .collect()
 }
 
-/// "3m", in the one unit that says it best.
+/// Returns a duration in one unit, such as "3m".
 pub(super) fn short(time: TimeDelta) -> String {
     let millis = time.num_milliseconds().max(0);
     match millis {
@@ -127,7 +127,7 @@ pub(super) fn short(time: TimeDelta) -> String {
     }
 }
 
-/// "3m ago", "in 2h".
+/// Returns the distance to `now`, such as "3m ago" or "in 2h".
 pub(super) fn relative(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
     if at > now {
         format!("in {}", short(at - now))
@@ -136,13 +136,13 @@ pub(super) fn relative(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
     }
 }
 
-/// "2026-05-01 12:00:00 UTC (3m ago)".
+/// Returns a time and its distance to `now`, such as "2026-05-01 12:00:00 UTC (3m ago)".
 pub(super) fn moment(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
     let ago = styled(FAINT, &format!("({})", relative(at, now)));
     format!("{} {ago}", at.format("%Y-%m-%d %H:%M:%S UTC"))
 }
 
-/// "for its window, opens in 2h": why one that was put off waits.
+/// Returns why a postponed execution waits, such as "for its window, opens in 2h".
 pub(super) fn window(opens: DateTime<Utc>, now: DateTime<Utc>) -> String {
     format!("for its window, opens {}", relative(opens, now))
 }
@@ -150,7 +150,7 @@ pub(super) fn window(opens: DateTime<Utc>, now: DateTime<Utc>) -> String {
 /// A row of a table.
 pub(super) type Cells = Vec<(String, Style)>;
 
-/// Text in columns, under a header or without one.
+/// Text in columns, with or without a header.
 #[derive(Debug)]
 pub(super) struct Table {
     rows: Vec<Cells>,

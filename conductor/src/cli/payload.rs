@@ -1,4 +1,4 @@
-//! The payload that a command line gives, as fields or as JSON.
+//! The payload on a command line, as fields or as JSON.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
@@ -12,17 +12,17 @@ use super::arguments::PayloadArguments;
 use super::fault::{Done, FAILED, Fault, USAGE};
 use super::{fields, tasks};
 
-/// A payload, as far as it is known without a database.
+/// A payload, as far as it can be read without a database.
 pub(super) struct Payload<'a> {
     task: &'a str,
-    /// What stands before the fields in the usage line.
+    /// The part of the usage line before the fields.
     call: &'a str,
     fields: &'a [OsString],
     json: Option<String>,
 }
 
 impl<'a> Payload<'a> {
-    /// What this program can tell by itself, it tells here.
+    /// Reads the payload by the schema of this program's task, if this program has the task.
     pub(super) fn of(task: &'a str, given: &'a PayloadArguments, call: &'a str) -> Done<Self> {
         let mut payload = Self {
             task,
@@ -40,7 +40,7 @@ impl<'a> Payload<'a> {
         Ok(payload)
     }
 
-    /// The JSON, where need be by the schema that is stored with the task.
+    /// Returns the payload as JSON. For a task that this program does not have, reads it by the stored schema.
     pub(super) async fn json(self, conductor: &Conductor) -> Done<String> {
         let known = Registry::global().get(self.task).is_some();
         match self.json {
@@ -63,7 +63,7 @@ impl<'a> Payload<'a> {
         checked(json, &of, self.call, schema)
     }
 
-    /// The fields as JSON, or all that is wrong with them.
+    /// Returns the fields as JSON, or an error with everything that is wrong with them.
     fn read(&self, schema: &Value) -> Done<String> {
         fields::payload(schema, self.fields).map_err(|problems| {
             let problems: Vec<String> = problems.iter().map(|p| format!("\n  - {p}")).collect();
@@ -81,7 +81,7 @@ impl<'a> Payload<'a> {
     }
 }
 
-/// What was given as `--json`, where it is JSON; whether it fits is for the library to say.
+/// Returns the text given as `--json` if it is valid JSON. The library checks whether it fits the task.
 pub(super) fn checked(json: String, of: &str, call: &str, schema: &Value) -> Done<String> {
     let Err(error) = serde_json::from_str::<&RawValue>(&json) else {
         return Ok(json);
@@ -100,7 +100,7 @@ pub(super) fn checked(json: String, of: &str, call: &str, schema: &Value) -> Don
     ))
 }
 
-/// The payload of `--json`.
+/// Returns the payload given as `--json`, read from standard input for `-`.
 pub(super) fn whole(json: &OsStr) -> Done<String> {
     let not_text = || Fault::new(USAGE, "the payload of --json is not valid UTF-8");
     if json != "-" {

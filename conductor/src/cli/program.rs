@@ -1,7 +1,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-/// How this program was called.
+/// The name and the command by which this program was called.
 #[derive(Debug)]
 pub(super) struct Program {
     name: String,
@@ -27,12 +27,12 @@ impl Program {
         Self { name, call }
     }
 
-    /// Its file's name.
+    /// Returns the file name of the program.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// What a person types to call it, in the folder where this process was started.
+    /// Returns the command that calls the program from the current directory.
     pub(super) fn call(&self) -> &str {
         &self.call
     }

@@ -1,4 +1,4 @@
-//! `queues`: what is in them, and their pauses.
+//! `queues`: lists, pauses and resumes queues.
 
 use anstyle::{AnsiColor, Style};
 use conductor_runtime::client::{Conductor, QueueInfo};

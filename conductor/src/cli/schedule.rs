@@ -1,4 +1,4 @@
-//! `schedule` and `unschedule`: makes a schedule, and removes it.
+//! `schedule` and `unschedule`: creates and removes a schedule.
 
 use conductor_runtime::client::{Conductor, ScheduleInfo};
 use conductor_runtime::registry::nearest;
@@ -57,14 +57,14 @@ pub(super) async fn unschedule(command: Named, conductor: &Conductor, program: &
     ))
 }
 
-/// The schedules of these names: a dynamic one, a static one, or both.
+/// Returns the schedules of this task and name: a dynamic one, a static one, or both.
 async fn find(conductor: &Conductor, task: &str, name: &str) -> Done<Vec<ScheduleInfo>> {
     let mut found = conductor.schedules().await?;
     found.retain(|schedule| schedule.task == task && schedule.name == name);
     Ok(found)
 }
 
-/// Names that were given, on one line.
+/// Returns the given names on one line.
 pub(super) fn said(task: &str, name: &str) -> String {
     format!(
         "schedule {} of task {}",
@@ -73,7 +73,7 @@ pub(super) fn said(task: &str, name: &str) -> String {
     )
 }
 
-/// The error for a schedule that is not there.
+/// Returns the error for a schedule that does not exist.
 pub(super) async fn missing(conductor: &Conductor, task: &str, name: &str) -> Done<Fault> {
     tasks::refuse_unknown(conductor, task).await?;
     let known = conductor.schedules().await?;

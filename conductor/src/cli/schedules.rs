@@ -1,4 +1,4 @@
-//! `schedules`: all rules by which tasks are invoked, and the commands that steer them.
+//! `schedules`: lists, pauses, resumes and triggers schedules.
 
 use anstyle::{AnsiColor, Style};
 use chrono::{DateTime, Utc};
@@ -79,7 +79,7 @@ async fn list(json: bool, conductor: &Conductor) -> Done {
     Ok(())
 }
 
-/// "2026-05-01 12:00:00 UTC (in 3m)".
+/// Returns a time and its distance, such as "2026-05-01 12:00:00 UTC (in 3m)"; empty if there is none.
 fn time(at: Option<DateTime<Utc>>, now: DateTime<Utc>) -> String {
     at.map_or_else(String::new, |at| {
         let relative = output::relative(at, now);
@@ -116,7 +116,7 @@ fn state(schedule: &ScheduleInfo) -> (String, Style) {
     (text.to_owned(), style)
 }
 
-/// All of it on one line of JSON.
+/// Returns all fields as one line of JSON.
 fn object(schedule: &ScheduleInfo) -> String {
     let text = |value: serde_json::Value| value.to_string();
     let payload = schedule.payload.as_deref().map_or("null", RawValue::get);

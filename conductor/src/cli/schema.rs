@@ -1,14 +1,14 @@
-//! What a JSON Schema wants, as far as a command line can be helped by it.
+//! Reads from a JSON Schema what the command line needs to parse and describe values.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde_json::{Number, Value};
 
-/// References that lead further than this lead in a circle.
+/// The maximum depth of references, which ends circular ones.
 const MAX_DEPTH: usize = 32;
 
-/// One thing that a value may be.
+/// One kind of value that a schema accepts.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Want {
     Any,
@@ -16,7 +16,7 @@ pub(super) enum Want {
     Boolean,
     Integer(Bounds),
     Number(Bounds),
-    /// A string, with its format where one is named.
+    /// A string, with its format if the schema names one.
     Text(Option<String>),
     /// One of a set of values.
     Choice(Value),
@@ -35,18 +35,18 @@ pub(super) struct Bounds {
 pub(super) struct Fields {
     pub(super) known: BTreeMap<String, Vec<Want>>,
     pub(super) required: BTreeSet<String>,
-    /// What a field of another name may be, where there may be one.
+    /// The kinds of values accepted for fields of other names, if such fields are accepted.
     pub(super) others: Option<Vec<Want>>,
 }
 
-/// All that a value of this schema may be.
+/// Returns the kinds of values that a schema accepts.
 pub(super) fn wants(root: &Value) -> Vec<Want> {
     let mut found = Vec::new();
     gather(root, root, 0, &mut found);
     found
 }
 
-/// The fields, where a value of this schema may be an object.
+/// Returns the fields if the schema accepts an object.
 pub(super) fn fields(root: &Value) -> Option<Fields> {
     fields_of(root, root, 0)
 }
@@ -160,7 +160,7 @@ fn fields_of(root: &Value, at: &Value, depth: usize) -> Option<Fields> {
             all.merge(more);
         }
     }
-    // What one branch requires is required only where all of them do.
+    // A field is required only if all branches require it.
     let mut common: Option<BTreeSet<String>> = None;
     for branch in branches(at, &["anyOf", "oneOf"]) {
         if let Some(more) = fields_of(root, branch, depth + 1) {
@@ -219,13 +219,13 @@ impl Fields {
 }
 
 impl Want {
-    /// Whether the value, whose text is `raw`, is of this kind; not what it contains.
+    /// Whether the value, whose text is `raw`, is of this kind. Does not check the contents of arrays and objects.
     pub(super) fn fits(&self, value: &Value, raw: &str) -> bool {
         match self {
             Want::Any => true,
             Want::Null => value.is_null(),
             Want::Boolean => value.is_boolean(),
-            // The text decides, as a value holds no integer of more than 64 bits.
+            // Checks the text, as a `Value` holds no integer of more than 64 bits.
             Want::Integer(bounds) => {
                 let digits = raw.strip_prefix('-').unwrap_or(raw);
                 digits.bytes().all(|byte| byte.is_ascii_digit()) && bounds.hold(value)
@@ -279,7 +279,7 @@ impl fmt::Display for Want {
     }
 }
 
-/// "an integer or null", "one of small, large".
+/// Returns the accepted kinds in words, such as "an integer or null" or "one of small, large".
 pub(super) fn describe(wants: &[Want]) -> String {
     let texts = |choices: bool| -> Vec<String> {
         wants

@@ -13,7 +13,7 @@ use super::fault::{Done, Fault, USAGE};
 use super::output::{self, FAINT, STRONG, styled};
 use super::{Options, Program, db, fields};
 
-/// Most names in the banner.
+/// The maximum number of task names in the banner.
 const MAX_NAMES: usize = 8;
 
 pub(super) async fn worker(
@@ -37,7 +37,7 @@ pub(super) async fn drain(options: Options, command: Serve, url: Option<&str>) -
 async fn prepare(options: Options, command: Serve, url: Option<&str>) -> Done<Orchestrator> {
     let asked = queues(&command, &options.workers)?;
     let no_ddl = command.no_ddl;
-    // The start migrates, with what `setup` says of it.
+    // Does not migrate: the start does, with the settings made by `setup`.
     let conductor = db::open(url).await?;
     let mut builder = Orchestrator::builder(conductor).workers(options.workers);
     if command.strict {
@@ -55,10 +55,10 @@ async fn prepare(options: Options, command: Serve, url: Option<&str>) -> Done<Or
     Ok(builder.build()?)
 }
 
-/// The workers that `--queue` asks for.
+/// Returns the workers given by `--queue`.
 fn queues(command: &Serve, declared: &[Worker]) -> Done<Vec<Worker>> {
     let one = |text: &String| {
-        // A queue's name may have colons of its own.
+        // A queue's name may itself contain colons.
         let (name, concurrency) = match text.rsplit_once(':') {
             Some((name, digits)) if digits.parse::<usize>().is_ok() => {
                 (name, digits.parse::<usize>().ok())
@@ -90,7 +90,7 @@ fn queues(command: &Serve, declared: &[Worker]) -> Done<Vec<Worker>> {
     command.queues.iter().map(one).collect()
 }
 
-/// Logs to standard error, unless the program has a subscriber of its own.
+/// Installs a `tracing` subscriber that logs to standard error, unless the program has installed one.
 pub(super) fn log() {
     let (filter, wrong) = match std::env::var(EnvFilter::DEFAULT_ENV) {
         Ok(text) if !text.is_empty() => match EnvFilter::try_new(&text) {
@@ -111,7 +111,7 @@ pub(super) fn log() {
 }
 
 fn usual() -> EnvFilter {
-    // The driver warns of each connection that breaks; an outage is told once.
+    // sqlx warns of each broken connection; the library logs an outage once.
     EnvFilter::new("info,sqlx=error")
 }
 

@@ -1,4 +1,4 @@
-//! `show`: all that is known of one execution.
+//! `show`: shows the details of an execution.
 
 use conductor_runtime::client::{Brief, Child, Conductor, StepKey, Story};
 use conductor_runtime::error::Error;
@@ -24,7 +24,7 @@ pub(super) async fn show(command: Show, conductor: &Conductor) -> Done {
     Ok(())
 }
 
-/// All of it, with values as they were written.
+/// Returns all fields as JSON, with stored values as they were written.
 fn object(told: &Story) -> String {
     let attempts: Value = told
         .failures
@@ -90,7 +90,7 @@ fn child(child: &Child) -> Value {
     relative(members, child.execution.as_ref())
 }
 
-/// With what is known of another execution; null where it was removed.
+/// Adds the summary of a related execution; its members are null if that execution was removed.
 fn relative(mut members: Value, brief: Option<&Brief>) -> Value {
     members["task"] = json!(brief.map(|brief| &brief.task));
     members["state"] = json!(brief.map(|brief| brief.state.as_str()));

@@ -1,4 +1,4 @@
-//! The records of an execution, a line each.
+//! The records of an execution, one per line.
 
 use std::collections::HashMap;
 
@@ -12,15 +12,15 @@ use super::json;
 use super::output::{self, Cells, FAINT, STRONG};
 use super::tree::{self, Tree};
 
-/// Columns of a key, and of a value.
+/// The columns of a key and of a value.
 const KEY: usize = 40;
 const VALUE: usize = 80;
-/// Lines that are shown from the beginning, and as many from the end.
+/// The number of lines shown from the beginning, and from the end.
 const LINES: usize = 50;
-/// Parts of one `invoke_all` that are shown.
+/// The number of parts shown of one `invoke_all`.
 const PARTS: usize = 5;
 
-/// What is recorded, with the sleeps that are over, in the order of time.
+/// Returns a line for each record and each sleep that is over, in order of time.
 pub(super) fn branches(told: &Story) -> Vec<Tree> {
     let mut lines: Vec<Line<'_>> = told.steps.iter().map(Line::of).collect();
     let until = told.info.finished_at.unwrap_or(told.now);
@@ -42,7 +42,7 @@ pub(super) fn branches(told: &Story) -> Vec<Tree> {
             cells,
         });
     }
-    // Parts of one call stand together, where its first one was recorded, in their own order.
+    // The parts of one call are grouped at the time of the earliest one, and ordered by their numbers.
     let mut first: HashMap<&str, DateTime<Utc>> = HashMap::new();
     for (line, (name, _)) in lines.iter().filter_map(|line| Some((line, line.part?))) {
         let earliest = first.entry(name).or_insert(line.at);
@@ -52,7 +52,7 @@ pub(super) fn branches(told: &Story) -> Vec<Tree> {
         let group = line.part.and_then(|(name, _)| first.get(name));
         (group.copied().unwrap_or(line.at), line.part)
     });
-    // How many steps a row stands for, and the row.
+    // Each row, with the number of steps that it stands for.
     let mut rows: Vec<(usize, Cells)> = Vec::new();
     for group in lines.chunk_by(|a, b| a.group().is_some() && a.group() == b.group()) {
         rows.extend(group.iter().take(PARTS).map(|line| (1, line.cells.clone())));
@@ -72,7 +72,7 @@ pub(super) fn branches(told: &Story) -> Vec<Tree> {
 /// A record, or a sleep that is over.
 struct Line<'t> {
     at: DateTime<Utc>,
-    /// Of which call, and which part of it.
+    /// The key of the call and the number of the part.
     part: Option<(&'t str, u64)>,
     cells: Cells,
 }
@@ -110,7 +110,7 @@ fn entry(at: DateTime<Utc>, kind: &str, key: String, value: String) -> Cells {
     ]
 }
 
-/// In the column of the keys.
+/// Returns a row for the lines left out, with its text in the column of the keys.
 fn more(left: usize) -> Cells {
     let empty = || (String::new(), Style::new());
     vec![
@@ -121,7 +121,7 @@ fn more(left: usize) -> Cells {
     ]
 }
 
-/// A child's end, as its parent's record has it.
+/// Returns the outcome of a child from the record of its parent.
 fn ended(recorded: &RawValue) -> String {
     #[derive(Deserialize)]
     struct Ended<'r> {

@@ -1,4 +1,4 @@
-//! An execution's story as a tree: whence it came, what it did, what it waits for, how it ended.
+//! The history of an execution as a tree: its origin, its steps, its waits and its outcome.
 
 use conductor_runtime::client::{Process, Reason, Status, Story};
 use conductor_runtime::task::Trigger;
@@ -9,9 +9,9 @@ use super::output::{self, ERROR, FAINT, STRONG, moment, of_state, styled};
 use super::tree::Tree;
 use super::{json, steps, waits};
 
-/// Columns of a value that may stand on one line.
+/// The maximum number of columns of a value on one line.
 const VALUE: usize = 80;
-/// Lines of a payload, an output or an error, and their columns.
+/// The maximum number of lines of a payload, an output or an error, and of their columns.
 const LINES: usize = 40;
 const COLUMNS: usize = 200;
 pub(super) fn tree(told: &Story, family: &Family) -> Tree {
@@ -49,14 +49,14 @@ pub(super) fn row(name: &str, text: &str) -> Tree {
     Tree::new(format!("{} {text}", styled(FAINT, &format!("{name:<8}"))))
 }
 
-/// A branch with lines, or none where there is nothing to say.
+/// Adds a section, unless it is empty.
 fn section(tree: &mut Tree, name: &str, branches: Vec<Tree>) {
     if !branches.is_empty() {
         tree.push(Tree::with(styled(FAINT, name), branches));
     }
 }
 
-/// On one line where it fits.
+/// Returns JSON on one line if it fits, otherwise on several lines.
 fn laid_out(value: &RawValue) -> String {
     let one = json::compact(value.get());
     if output::width(&one) <= VALUE {
@@ -65,7 +65,7 @@ fn laid_out(value: &RawValue) -> String {
     json::pretty(&one, "")
 }
 
-/// A text on the line of its name, or under it where it has several lines.
+/// Returns a text on the line of its name, or below it if the text has several lines.
 fn block(name: &str, text: &str) -> Tree {
     let lines = excerpt(text);
     match lines.as_slice() {
@@ -74,7 +74,7 @@ fn block(name: &str, text: &str) -> Tree {
     }
 }
 
-/// The first lines of a text, each cut to what one can read.
+/// Returns the first lines of a text, each cut to a readable length.
 fn excerpt(text: &str) -> Vec<String> {
     let mut cut = false;
     let mut rest = text.lines();
@@ -163,7 +163,7 @@ fn rows(told: &Story) -> Vec<(&'static str, String)> {
             format!("asked for, ends with this attempt{reason}"),
         ));
     }
-    // What a suspended one waits for stands in a place of its own.
+    // The waits of a suspended execution have a section of their own.
     let waits = matches!(told.why.reason, Reason::Waits { .. });
     if matches!(info.state, Status::Pending | Status::Suspended) && !waits {
         rows.push(("why", output::line(&told.why.text, COLUMNS)));
@@ -176,7 +176,7 @@ fn rows(told: &Story) -> Vec<(&'static str, String)> {
     rows
 }
 
-/// Who runs it, and whether that goes well.
+/// Returns the rows about the process that runs the execution, and whether the execution seems stuck.
 fn running(told: &Story) -> Vec<(&'static str, String)> {
     let process = told
         .runner
@@ -236,7 +236,7 @@ fn attempts(told: &Story) -> Option<Tree> {
     (!parts.is_empty()).then(|| Tree::with(text, branches))
 }
 
-/// The text of the end, where the attempts do not tell it already.
+/// Returns the error or the cancel reason, unless the attempts show it already.
 fn reason(told: &Story) -> Option<(&'static str, &str)> {
     let info = &told.info;
     let text = info.error.as_deref()?;

@@ -1,4 +1,4 @@
-//! `tasks`: what this program can do; and the answer to a name that nobody knows.
+//! `tasks`: lists the tasks of this program. Also the errors for unknown task names.
 
 use std::fmt::Write as _;
 
@@ -29,7 +29,7 @@ pub(super) fn tasks(command: Tasks) -> Done {
         );
         return Ok(());
     }
-    // Most programs have none of these.
+    // Most tasks have none of these, so their columns are shown only if needed.
     let has_limits = tasks
         .iter()
         .any(|task| !task.limits.is_empty() || !task.ordered_by.is_empty());
@@ -82,7 +82,7 @@ pub(super) fn tasks(command: Tasks) -> Done {
     Ok(())
 }
 
-/// "2 at once, 100/1m by tenant.id, in order by account"
+/// Returns the limits in words, such as "2 at once, 100/1m by tenant.id, in order by account".
 fn words(limits: &[LimitDefinition], ordered_by: &[&str]) -> String {
     let limits = limits.iter().map(|limit| {
         let amount = match limit.kind {
@@ -127,12 +127,12 @@ fn limit(limit: &LimitDefinition) -> Value {
     })
 }
 
-/// "0 9 * * Mon-Fri Europe/Berlin".
+/// Returns a cron rule in words, such as "0 9 * * Mon-Fri Europe/Berlin".
 fn rule(cron: &CronDefinition) -> String {
     in_zone(cron.cron.to_owned(), cron.timezone)
 }
 
-/// "22:00-06:00 Mon-Fri Europe/Berlin".
+/// Returns a window in words, such as "22:00-06:00 Mon-Fri Europe/Berlin".
 fn hours(window: &WindowDefinition) -> String {
     let days = window.days.map(|days| format!(" {days}"));
     let hours = format!("{}{}", window.times, days.unwrap_or_default());
@@ -192,7 +192,7 @@ fn object(task: &TaskDefinition) -> Value {
     })
 }
 
-/// Refuses a task that neither this program nor the database knows.
+/// Fails if neither this program nor the database has the task.
 pub(super) async fn refuse_unknown(conductor: &Conductor, task: &str) -> Done {
     let declared = conductor.task_names().await?;
     if Registry::global().get(task).is_some() || declared.iter().any(|name| name == task) {
@@ -201,7 +201,7 @@ pub(super) async fn refuse_unknown(conductor: &Conductor, task: &str) -> Done {
     Err(unknown(conductor, task).await?.into())
 }
 
-/// The error for a task that neither this program nor the database knows.
+/// Returns the error for a task that neither this program nor the database has.
 pub(super) async fn unknown(conductor: &Conductor, name: &str) -> Done<Error> {
     const FEW: usize = 20;
     let mut known = conductor.task_names().await?;

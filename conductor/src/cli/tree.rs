@@ -1,8 +1,8 @@
-//! Lines that hang under other lines.
+//! Lines in a tree.
 
 use super::output::{Cells, Table};
 
-/// A text, and what hangs under it.
+/// A text with branches below it.
 #[derive(Debug)]
 pub(super) struct Tree {
     text: String,
@@ -10,7 +10,7 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// The text may have several lines; the others stand under the first.
+    /// Creates a tree without branches. The text may have several lines.
     pub(super) fn new(text: impl Into<String>) -> Self {
         Self {
             text: text.into(),
@@ -25,7 +25,7 @@ impl Tree {
         }
     }
 
-    /// With these under it.
+    /// Replaces the branches.
     pub(super) fn over(mut self, branches: Vec<Tree>) -> Self {
         self.branches = branches;
         self
@@ -41,7 +41,7 @@ impl Tree {
         lines.join("\n")
     }
 
-    /// `first` stands before the first line, `others` before all others.
+    /// Draws the tree, with the prefix `first` for the first line and `others` for the others.
     fn draw(&self, first: &str, others: &str, lines: &mut Vec<String>) {
         let bar = if self.branches.is_empty() { "" } else { "│ " };
         let mut texts = self.text.split('\n');
@@ -58,7 +58,7 @@ impl Tree {
     }
 }
 
-/// A leaf for each row, with its cells in columns. No row may be empty.
+/// Returns a leaf for each row, with the cells aligned in columns. No row may be empty.
 pub(super) fn aligned(rows: impl IntoIterator<Item = Cells>) -> Vec<Tree> {
     let table = Table::without_header(rows).render();
     table.lines().map(Tree::new).collect()

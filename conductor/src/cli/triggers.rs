@@ -1,4 +1,4 @@
-//! `triggers`: what tables have to tell tasks and waits, and whether they can.
+//! `triggers`: lists the table triggers that tasks and waits need, and their errors.
 
 use anstyle::{AnsiColor, Style};
 use conductor_runtime::client::Conductor;
@@ -46,7 +46,7 @@ pub(super) async fn triggers(command: Triggers, conductor: &Conductor) -> Done {
     told(&faults)
 }
 
-/// What went wrong, where something did.
+/// Prints the errors, if there are any.
 fn told(faults: &[RowFault]) -> Done {
     if faults.is_empty() {
         return Ok(());
@@ -77,7 +77,7 @@ fn sql(triggers: &[RowTriggerInfo]) -> Done {
         output::note("nothing to do: every trigger that is needed is there");
         return Ok(());
     }
-    // A lock that is not to be had must not make the table's writers queue up behind it.
+    // Writers of the table queue up behind a statement that waits for its lock, so it must not wait for long.
     output::print("set lock_timeout = '2s';")?;
     output::print(&statements.join("\n"))?;
     Ok(())

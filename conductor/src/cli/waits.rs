@@ -1,4 +1,4 @@
-//! What an execution waits for, in words.
+//! Describes what an execution waits for.
 
 use anstyle::Style;
 use conductor_runtime::client::{Status, Story, WaitInfo};
@@ -8,12 +8,12 @@ use super::output::{self, Cells, FAINT, STRONG, moment, of_state, styled};
 use super::story::row;
 use super::tree::{self, Tree};
 
-/// Columns of a key or a name.
+/// The columns of a key or a name.
 const KEY: usize = 40;
-/// Parts of one `invoke_all` that are shown.
+/// The number of parts shown of one `invoke_all`.
 const PARTS: usize = 5;
 
-/// None where it has ended, or runs and waits for nothing.
+/// Returns the branch of the waits; `None` if the execution has ended, or runs and waits for nothing.
 pub(super) fn branch(told: &Story, family: &Family) -> Option<Tree> {
     let (info, now) = (&told.info, told.now);
     let worker = if told.served {
@@ -53,7 +53,7 @@ pub(super) fn branch(told: &Story, family: &Family) -> Option<Tree> {
             output::relative(at, now)
         )),
         (Status::Pending, Some(at)) => Some(format!("for its time, {}", moment(at, now))),
-        // Without a due time it waits for ever, or for a child.
+        // `run_at` is `None` while it waits for a child, or without a deadline.
         (Status::Suspended, None) if info.run_at.is_some() => Some(worker.to_owned()),
         (Status::Suspended, _) if !told.served => {
             Some("and then for a worker: none that has this task is running".to_owned())

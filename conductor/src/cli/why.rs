@@ -1,4 +1,4 @@
-//! `why`: the one reason for which an execution does not run.
+//! `why`: explains why an execution is not running.
 
 use conductor_runtime::client::{Conductor, Reason};
 use conductor_runtime::error::Error;

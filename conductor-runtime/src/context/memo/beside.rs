@@ -1,4 +1,4 @@
-//! Waits that are begun while a step of their handler runs, and what comes to them in place.
+//! Waits that begin while a step of their handler runs, and results that arrive for them meanwhile.
 
 use std::collections::BTreeMap;
 use std::task::{Context, Poll, Waker};
@@ -9,7 +9,7 @@ use super::wait::{Stands, Wait};
 use super::{Entry, Memo, Micros, Present, Recorded, Stop};
 
 impl Memo {
-    /// What has come to all of these waits, once it has.
+    /// Returns the results of all these waits, once all have arrived.
     pub(in crate::context) fn poll_came<'k>(
         &self,
         keys: impl Iterator<Item = &'k String> + Clone,
@@ -34,20 +34,20 @@ impl Memo {
         Poll::Ready(came)
     }
 
-    /// Whether something waits beside a step that runs.
+    /// Returns whether a branch waits while a step runs.
     pub(crate) fn waits_beside(&self) -> bool {
         let present = self.present();
-        // A step that has begun may end, or lose.
+        // At a shutdown or a closed window, a step that has begun may still end, or lose a race.
         let goes_on = matches!(present.stop, None | Some(Stop::Released | Stop::Closed(_)));
         present.busy > 0 && goes_on && !present.waits.is_empty()
     }
 
-    /// Whether one of these the database does not know of.
+    /// Returns whether the database does not know one of these waits.
     pub(crate) fn waits_anew(&self) -> bool {
         self.waits_beside() && self.present().standing(Stands::No).next().is_some()
     }
 
-    /// What the database is to know of.
+    /// Returns the waits that the database does not know.
     pub(crate) fn new_waits(&self) -> BTreeMap<String, Wait> {
         let present = self.present();
         let waits = present.standing(Stands::No);
@@ -56,7 +56,7 @@ impl Memo {
             .collect()
     }
 
-    /// The keys of what the database knows of and what has not come.
+    /// Returns the keys of waits that the database knows and that have no result yet.
     pub(crate) fn known_waits(&self) -> Vec<String> {
         let present = self.present();
         let came = |key: &String| {
@@ -67,8 +67,8 @@ impl Memo {
         waits.filter(|key| !came(key)).cloned().collect()
     }
 
-    /// Keeps whether the database knows of these now. What it knows of, or is being told of, is withdrawn when the handler
-    /// does not want it any more.
+    /// Notes whether the database knows these waits. From the moment when they are sent, they are withdrawn if the
+    /// handler no longer asks for them.
     pub(crate) fn note_standing(&self, keys: &[String], stands: Stands) {
         let mut present = self.present();
         let Present { waits, entries, .. } = &mut *present;
@@ -84,12 +84,12 @@ impl Memo {
         }
     }
 
-    /// The keys of waits that the handler has had and dropped.
+    /// Returns the keys of waits that this run used and dropped.
     pub(crate) fn dropped(&self) -> Vec<String> {
         self.decided().withdrawn
     }
 
-    /// What has come to a wait, and when.
+    /// Stores the result of a wait, and when it was over.
     pub(crate) fn bring(&self, key: &str, value: Box<RawValue>, at: Option<Micros>) {
         let mut present = self.present();
         let Present {
@@ -98,7 +98,7 @@ impl Memo {
             bytes,
             ..
         } = &mut *present;
-        // What was dropped meanwhile is free for another wait.
+        // If the wait was dropped meanwhile, its result goes to another wait.
         let Some(wait) = waits.get(key) else {
             return;
         };

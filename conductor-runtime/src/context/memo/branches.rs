@@ -1,4 +1,4 @@
-//! What the branches of races are given, and when it was over.
+//! What the branches of races have received, and when it was over.
 
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
@@ -8,21 +8,22 @@ use super::{Asked, Memo};
 /// A time by the database's clock, in microseconds since 1970.
 pub(in crate::context) type Micros = i64;
 
-/// What a branch of a race was given: when the last of it was over, and the waits and sleeps of its last poll.
+/// What a branch of a race has received: the time when the last result was over, and the keys of the waits and sleeps
+/// of its last poll.
 #[derive(Debug, Default)]
 pub(in crate::context) struct Given {
     pub(in crate::context) at: Option<Micros>,
     pub(super) keys: Vec<String>,
 }
 
-/// What a race tells with its record of the waits that were loaded.
+/// What a race writes with its record about the waits that were loaded.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Decided {
     pub(crate) had: Vec<String>,
     pub(crate) withdrawn: Vec<String>,
 }
 
-/// A branch of a race while it is polled.
+/// A guard for a branch of a race while it is polled.
 #[derive(Debug)]
 struct Look<'m, 'g> {
     memo: &'m Memo,
@@ -38,7 +39,7 @@ impl Drop for Look<'_, '_> {
         if present.looking > 0 {
             return;
         }
-        // What polls its futures only where they were woken must poll them in the next round.
+        // Futures that are polled only after a wake must be polled in the next round.
         let held = std::mem::take(&mut present.held);
         drop(present);
         held.into_iter().for_each(Waker::wake);
@@ -46,19 +47,19 @@ impl Drop for Look<'_, '_> {
 }
 
 impl Memo {
-    /// The handler is given what is recorded under this key.
+    /// Notes that the handler receives the record of this key.
     pub(in crate::context) fn give(&self, key: &str) {
         let mut present = self.present();
         let at = present.entries.get(key).and_then(|entry| entry.at);
         present.give_at(at);
     }
 
-    /// The handler is given what is over now.
+    /// Notes that the handler receives something that ended at this time.
     pub(in crate::context) fn give_at(&self, at: Micros) {
         self.present().give_at(Some(at));
     }
 
-    /// Polls a branch of a race, and adds to what it was given. With `looking`, nothing new begins in it.
+    /// Polls a branch of a race and collects what it receives. With `looking`, nothing new begins in it.
     pub(in crate::context) fn poll_branch<T>(
         &self,
         given: &mut Given,
@@ -79,7 +80,7 @@ impl Memo {
         poll()
     }
 
-    /// What a branch was given in a look is free again: it has lost before anything followed from it.
+    /// Releases what a branch received in a first round: it has lost before its code could act on it.
     pub(in crate::context) fn take_back(&self, given: &Given) {
         let mut present = self.present();
         for key in &given.keys {
@@ -87,7 +88,7 @@ impl Memo {
         }
     }
 
-    /// Waits while races look at what is over already.
+    /// Waits while races are in their first round.
     pub(crate) async fn looked(&self) {
         poll_fn(|cx| {
             let mut present = self.present();
@@ -100,8 +101,8 @@ impl Memo {
         .await;
     }
 
-    /// What a race writes with its record: the loose keys whose values the handler has had, so that what
-    /// a losing branch was given stays given, and those of waits that were dropped.
+    /// Returns what a race writes with its record: the keys of the waits whose results the handler has received,
+    /// which stay received even in a losing branch, and those of waits that were dropped.
     pub(in crate::context) fn decided(&self) -> Decided {
         let present = self.present();
         let mut decided = Decided::default();

@@ -1,4 +1,4 @@
-//! The errors that a handler was given: recorded if it goes on from them, and forgotten if its attempt ends with them.
+//! The errors that a handler received: recorded if it continues after them, forgotten if its attempt ends with them.
 
 use std::sync::Weak;
 
@@ -7,22 +7,22 @@ use uuid::Uuid;
 use super::{Decided, Memo};
 use crate::failure::Failure;
 
-/// An error that is recorded, and the handler was given.
+/// An error that the handler received and that is recorded, or will be if the handler continues.
 #[derive(Debug)]
 pub(super) struct GivenError {
     key: String,
-    /// The step that gave it; of a race, one of its winner.
+    /// The key of the step that returned it; for a race, of a step of its winner.
     step: Option<String>,
     text: String,
-    /// Whether the handler still has it.
+    /// Whether the handler still holds it.
     alive: Weak<()>,
-    /// The bodies in which it was given.
+    /// The bodies in which the handler received it.
     within: Vec<usize>,
-    /// The keys of the errors that were recorded inside of its own body.
+    /// The keys of the errors that were recorded inside its own body.
     inner: Vec<String>,
 }
 
-/// An error that the handler was given, and that is recorded once it goes on from it.
+/// An error that the handler received, and that is recorded once the handler continues after it.
 #[derive(Debug, Clone)]
 pub(in crate::context) struct Unrecorded {
     pub(in crate::context) key: String,
@@ -47,7 +47,7 @@ impl GivenError {
 }
 
 impl Memo {
-    /// The handler is given an error, which is recorded under this key if the handler goes on from it.
+    /// Notes that the handler receives an error, to be recorded under this key if the handler continues.
     pub(in crate::context) fn fail(
         &self,
         key: &str,
@@ -71,20 +71,20 @@ impl Memo {
         });
     }
 
-    /// The handler is given an error that an earlier run has recorded.
+    /// Notes that the handler receives an error that an earlier run recorded.
     pub(in crate::context) fn fail_again(&self, key: &str, error: &anyhow::Error) {
         let given = GivenError::of(key, error);
         self.present().recorded.push(given);
     }
 
-    /// The keys of the recorded errors that an attempt ends with: the next one does them again.
+    /// Returns the keys of the recorded errors that an attempt ends with; the next attempt runs them again.
     pub(crate) fn ended_with(&self, error: &anyhow::Error) -> Vec<String> {
         let step = Failure::key_in(error);
         let text = format!("{error:#}");
         let present = self.present();
         let ends = |given: &&GivenError| match &step {
             Some(step) => given.step.as_ref() == Some(step),
-            // It is wrapped in what hides it. One that was dropped was dealt with.
+            // A wrapper hides it, so the texts are compared. An error that was dropped was handled.
             None => {
                 let before = text.strip_suffix(given.text.as_str());
                 given.alive.strong_count() > 0
@@ -98,7 +98,7 @@ impl Memo {
             .collect()
     }
 
-    /// The keys of the errors that were given inside of this body.
+    /// Returns the keys of the errors that were received inside this body.
     pub(in crate::context) fn errors_within(&self, body: usize) -> Vec<String> {
         let present = self.present();
         let within = present
@@ -108,23 +108,23 @@ impl Memo {
         within.map(|given| given.key.clone()).collect()
     }
 
-    /// The next error that the handler was given and that is not recorded.
+    /// Returns the next error that the handler received and that is not recorded.
     pub(in crate::context) fn next_unrecorded(&self) -> Option<Unrecorded> {
         self.present().unrecorded.first().cloned()
     }
 
-    /// An error is recorded.
+    /// Notes that an error is recorded.
     pub(in crate::context) fn note_recorded(&self, error: &Unrecorded) {
         let mut present = self.present();
         (present.unrecorded).retain(|unrecorded| unrecorded.number != error.number);
     }
 
-    /// Keeps the failure of a child, by its id.
+    /// Stores the failure of a child, by its id.
     pub(in crate::context) fn note_child(&self, id: Uuid, failure: Failure) {
         self.present().children.insert(id, failure);
     }
 
-    /// The failure of a child.
+    /// Returns the failure of a child.
     pub(crate) fn child(&self, id: Uuid) -> Option<Failure> {
         self.present().children.get(&id).cloned()
     }

@@ -7,46 +7,46 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-/// What an execution waits for when it is suspended, and what it waits for no longer.
+/// What an execution waits for when it is suspended, and what it no longer waits for.
 #[derive(Debug, Clone)]
 pub(crate) struct Waiting {
     pub(crate) waits: BTreeMap<String, Wait>,
     pub(crate) withdrawn: Vec<String>,
-    /// What came to the handler while it ran and what it has had.
+    /// The keys of results that arrived during the run and that the handler has received.
     pub(crate) had: Vec<String>,
-    /// How many records the run has met.
+    /// How many records the run has used.
     pub(crate) met: usize,
-    /// The key of something that came and that the run has not asked for, while it waits for something new.
+    /// The key of an earlier result that the run did not ask for, if it waits for something new.
     pub(crate) astray: Option<String>,
 }
 
-/// What an execution waits for.
+/// One wait of an execution.
 #[derive(Debug, Clone)]
 pub(crate) struct Wait {
     pub(crate) kind: &'static str,
-    /// Waits of one group are of use only together.
+    /// Waits of one group are useful only together.
     pub(crate) group: String,
     pub(crate) wake: Option<Wake>,
     pub(crate) child: Option<Child>,
     pub(crate) event: Option<Awaited>,
-    /// When the handler first waited.
+    /// When the handler first waited for it.
     pub(crate) since: Instant,
     pub(crate) stands: Stands,
 }
 
-/// Whether the database knows of a wait while the handler goes on.
+/// Whether the database knows a wait while its handler runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stands {
     No,
-    /// It is being told.
+    /// It is being sent.
     Asked,
     Yes,
-    /// It was refused, and is told when the execution is suspended.
+    /// The database refused it; it is sent again when the execution is suspended.
     Refused,
 }
 
 impl Wait {
-    /// When it is over; a time that is counted from the handler's wait has run since.
+    /// Returns when it ends; from a duration, the time since the handler's first wait is subtracted.
     pub(crate) fn wake(&self) -> Option<Wake> {
         match self.wake {
             Some(Wake::In(duration)) => {
@@ -56,7 +56,7 @@ impl Wait {
         }
     }
 
-    /// About how much it adds to a message.
+    /// Returns approximately how many bytes it adds to a message.
     pub(crate) fn bytes(&self) -> usize {
         let child = self.child.as_ref().map_or(0, |child| child.payload.len());
         let filter = self.event.as_ref().and_then(|event| event.filter.as_ref());
@@ -64,14 +64,14 @@ impl Wait {
     }
 }
 
-/// When a wait is over, by the database's clock.
+/// When a wait ends, by the database's clock.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Wake {
     In(Duration),
     At(DateTime<Utc>),
 }
 
-/// A child that is to be made.
+/// A child to be created.
 #[derive(Debug, Clone)]
 pub(crate) struct Child {
     pub(crate) id: Uuid,
@@ -80,10 +80,10 @@ pub(crate) struct Child {
     pub(crate) detached: bool,
 }
 
-/// An event that is to come.
+/// An event to wait for.
 #[derive(Debug, Clone)]
 pub(crate) struct Awaited {
     pub(crate) name: Cow<'static, str>,
-    /// JSON, as `conductor.matches` reads it; none for every event of the name.
+    /// The filter as JSON that `conductor.matches` reads; `None` for every event of the name.
     pub(crate) filter: Option<String>,
 }
