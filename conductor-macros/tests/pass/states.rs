@@ -24,7 +24,11 @@ async fn only_state(ctx: &TaskContext, _: State<Mailer>) -> anyhow::Result<()> {
 }
 
 #[task]
-async fn beside_payload(ctx: &TaskContext, payload: u8, mailer: State<Mailer>) -> anyhow::Result<String> {
+async fn beside_payload(
+    ctx: &TaskContext,
+    payload: u8,
+    mailer: State<Mailer>,
+) -> anyhow::Result<String> {
     Ok(format!("{payload} {}", mailer.sender))
 }
 
@@ -52,8 +56,16 @@ async fn aliased(ctx: &TaskContext) -> Outcome {
 }
 
 async fn call_directly(ctx: &TaskContext) -> anyhow::Result<()> {
-    let mailer = State::new(Mailer { sender: "me".into() });
-    remind(ctx, mailer.clone(), "you".into(), State::new(std::time::Duration::ZERO)).await?;
+    let mailer = State::new(Mailer {
+        sender: "me".into(),
+    });
+    remind(
+        ctx,
+        mailer.clone(),
+        "you".into(),
+        State::new(std::time::Duration::ZERO),
+    )
+    .await?;
     only_state(ctx, mailer).await?;
     Remind::call(ctx, Remind { to: "you".into() }).await?;
     let _: u8 = 1 as <BesidePayload as Task>::Payload;
@@ -71,10 +83,12 @@ mod own {
     }
 }
 
-fn main() {
+#[test]
+fn holds() {
     let _ = call_directly;
     let count = |name| {
-        let task = inventory::iter::<TaskDefinition>().find(|task| task.name == name);
+        let task = inventory::iter::<TaskDefinition>()
+            .find(|task| task.name == name && task.place.file == file!());
         task.unwrap().states.len()
     };
     assert_eq!(count("remind"), 2);

@@ -10,7 +10,9 @@ struct Day {
 
 impl From<CronTick> for Day {
     fn from(tick: CronTick) -> Self {
-        Self { schedule: tick.schedule }
+        Self {
+            schedule: tick.schedule,
+        }
     }
 }
 
@@ -58,7 +60,9 @@ macro_rules! scheduled {
 scheduled!("@yearly", vec![1, 2]);
 
 fn definition(name: &str) -> &'static TaskDefinition {
-    inventory::iter::<TaskDefinition>().find(|task| task.name == name).unwrap()
+    inventory::iter::<TaskDefinition>()
+        .find(|task| task.name == name && task.place.file == file!())
+        .unwrap()
 }
 
 fn payload(cron: &CronDefinition) -> String {
@@ -66,21 +70,38 @@ fn payload(cron: &CronDefinition) -> String {
     (cron.payload)(&tick).unwrap()
 }
 
-fn main() {
-    let [cron] = definition("beat").crons else { panic!() };
-    assert_eq!((cron.name, cron.cron, cron.timezone), ("default", "*/3 * * * * *", "UTC"));
+#[test]
+fn holds() {
+    let [cron] = definition("beat").crons else {
+        panic!()
+    };
+    assert_eq!(
+        (cron.name, cron.cron, cron.timezone),
+        ("default", "*/3 * * * * *", "UTC")
+    );
     assert_eq!((cron.missed, cron.overlap), (Missed::Once, Overlap::Allow));
     assert_eq!(payload(cron), "null");
     assert_eq!(definition("beat").window, None);
 
     let daily = definition("daily");
-    let [morning, weekly] = daily.crons else { panic!() };
-    assert_eq!((morning.name, morning.timezone), ("morning", "Europe/Berlin"));
-    assert_eq!((morning.missed, morning.overlap), (Missed::Skip, Overlap::Skip));
+    let [morning, weekly] = daily.crons else {
+        panic!()
+    };
+    assert_eq!(
+        (morning.name, morning.timezone),
+        ("morning", "Europe/Berlin")
+    );
+    assert_eq!(
+        (morning.missed, morning.overlap),
+        (Missed::Skip, Overlap::Skip)
+    );
     assert_eq!(payload(morning), r#"{"schedule":"morning"}"#);
     assert_eq!(payload(weekly), r#"{"schedule":"of the week"}"#);
     let window = daily.window.unwrap();
-    assert_eq!((window.times, window.days), ("22:00-06:00", Some("Mon-Fri")));
+    assert_eq!(
+        (window.times, window.days),
+        ("22:00-06:00", Some("Mon-Fri"))
+    );
     assert_eq!(window.timezone, "Europe/Berlin");
     assert!(format!("{daily:?}").contains("0 0 9 * * Mon-Fri"));
 
@@ -88,6 +109,9 @@ fn main() {
     assert!(payload(&ticked.crons[0]).contains(r#""scheduled_at":"2026-01-01T00:00:00Z""#));
     assert_eq!(ticked.window.unwrap().timezone, "UTC");
 
-    assert_eq!(payload(&definition("report").crons[0]), r#"{"pages":3,"to":["a"]}"#);
+    assert_eq!(
+        payload(&definition("report").crons[0]),
+        r#"{"pages":3,"to":["a"]}"#
+    );
     assert_eq!(payload(&definition("from_macro").crons[0]), "[1,2]");
 }

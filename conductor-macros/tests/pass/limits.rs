@@ -87,14 +87,17 @@ async fn follows(ctx: &TaskContext, payload: Moved) -> anyhow::Result<()> {
 }
 
 fn task(name: &str) -> &'static TaskDefinition {
-    inventory::iter::<TaskDefinition>().find(|task| task.name == name).unwrap()
+    inventory::iter::<TaskDefinition>()
+        .find(|task| task.name == name && task.place.file == file!())
+        .unwrap()
 }
 
 fn limits(name: &str) -> &'static [LimitDefinition] {
     task(name).limits
 }
 
-fn main() {
+#[test]
+fn holds() {
     assert_eq!(limits("whole"), [LimitDefinition::concurrency(5)]);
     assert_eq!(limits("rated"), [LimitDefinition::rate(10, 1000)]);
     let all = limits("fields");
@@ -112,15 +115,22 @@ fn main() {
     assert_eq!(limits("ignores")[0].path, ["of"]);
     let per = Duration::from_millis(1000);
     assert_eq!(limits("rated")[0].kind, LimitKind::Rate { per, burst: 1 });
-    assert_eq!(limits("bursts"), [LimitDefinition::rate(100, 60_000).burst(20)]);
+    assert_eq!(
+        limits("bursts"),
+        [LimitDefinition::rate(100, 60_000).burst(20)]
+    );
     assert_eq!(
         limits("bursts_by_key"),
-        [LimitDefinition::rate(100, 60_000).burst(100).key(&["tenant_id"])]
+        [LimitDefinition::rate(100, 60_000)
+            .burst(100)
+            .key(&["tenant_id"])]
     );
     assert_eq!(
         limits("shares"),
         [
-            LimitDefinition::concurrency(5).key(&["tenant_id"]).shared("stripe"),
+            LimitDefinition::concurrency(5)
+                .key(&["tenant_id"])
+                .shared("stripe"),
             LimitDefinition::rate(10, 1000).shared("stripe"),
         ]
     );

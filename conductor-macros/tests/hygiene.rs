@@ -1,5 +1,6 @@
 //! Generated code depends on no name in scope, and stands wherever an item can.
 #![deny(warnings, missing_docs)]
+#![allow(clippy::non_minimal_cfg)]
 #![forbid(unsafe_code)]
 
 use ::conductor::{TaskContext as Context, task};
@@ -29,8 +30,16 @@ mod shadows {
     const payload: u8 = 0;
     const argument0: u8 = 0;
     const name: u8 = 0;
-    macro_rules! file { () => { 0 } }
-    macro_rules! concat { ($($t:tt)*) => { 0 } }
+    macro_rules! file {
+        () => {
+            0
+        };
+    }
+    macro_rules! concat {
+        ($($t:tt)*) => {
+            0
+        };
+    }
 
     /// Documented.
     #[task(
@@ -79,7 +88,8 @@ pub mod conditions {
 
 fn _is_context(_: &Context) {}
 
-fn main() {
+#[test]
+fn holds() {
     #[task]
     async fn local(ctx: &::conductor::TaskContext, id: u64) -> ::anyhow::Result<u64> {
         ::anyhow::Result::Ok(id)
@@ -90,5 +100,6 @@ fn main() {
     let _ = conditions::Present { id: 1 };
     let _ = conditions::Absent;
     let tasks = ::conductor::__private::inventory::iter::<::conductor::__private::TaskDefinition>();
-    ::std::assert_eq!(::std::iter::Iterator::count(tasks), 5);
+    let here = ::std::iter::Iterator::filter(tasks, |task| task.place.file == ::std::file!());
+    ::std::assert_eq!(::std::iter::Iterator::count(here), 5);
 }

@@ -18,7 +18,7 @@ mod reexport {
     priority = -10,
     keep(completed = "0s", failed = "2 weeks"),
     marker = Everything,
-    crate = "crate::reexport::deep::conductor",
+    crate = "crate::keys::reexport::deep::conductor",
 )]
 async fn all(ctx: &TaskContext, id: u64) -> anyhow::Result<u64> {
     Ok(id)
@@ -35,10 +35,13 @@ async fn constant(ctx: &TaskContext, id: u64) -> anyhow::Result<u64> {
 }
 
 fn definition(name: &str) -> &'static TaskDefinition {
-    inventory::iter::<TaskDefinition>().find(|task| task.name == name).unwrap()
+    inventory::iter::<TaskDefinition>()
+        .find(|task| task.name == name && task.place.file == file!())
+        .unwrap()
 }
 
-fn main() {
+#[test]
+fn holds() {
     let all = definition(Everything::NAME);
     assert_eq!(all.name, "It's \"::any\" näme");
     assert_eq!(all.queue, "two words");

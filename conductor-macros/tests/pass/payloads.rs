@@ -54,7 +54,9 @@ async fn r#type(ctx: &TaskContext, r#type: String, r#match: Option<u8>) -> anyho
 }
 
 fn definition(name: &str) -> &'static TaskDefinition {
-    inventory::iter::<TaskDefinition>().find(|task| task.name == name).unwrap()
+    inventory::iter::<TaskDefinition>()
+        .find(|task| task.name == name && task.place.file == file!())
+        .unwrap()
 }
 
 // As in a unit test.
@@ -63,13 +65,21 @@ async fn call_directly(ctx: &TaskContext) -> anyhow::Result<()> {
     let _: String = greet(ctx, "Ada".into(), 2).await?;
     let Thumb(_) = resize_image(ctx, Resize { url: String::new() }).await?;
     resize(ctx, Resize { url: String::new() }).await?;
-    let _: String = Greet::call(ctx, Greet { name: "Ada".into(), times: 2 }).await?;
+    let _: String = Greet::call(
+        ctx,
+        Greet {
+            name: "Ada".into(),
+            times: 2,
+        },
+    )
+    .await?;
     Ok(())
 }
 
 fn payload_is<T: Task<Payload = P, Output = O>, P, O>() {}
 
-fn main() {
+#[test]
+fn holds() {
     let _ = call_directly;
     payload_is::<Nothing, (), ()>();
     payload_is::<Greet, Greet, String>();
@@ -78,7 +88,10 @@ fn main() {
     payload_is::<IgnoreIt, Vec<Resize>, ()>();
     payload_is::<Types, Types, ()>();
 
-    assert_eq!(definition("greet").docs, "Greets.\n\n  Indented, with `code`.");
+    assert_eq!(
+        definition("greet").docs,
+        "Greets.\n\n  Indented, with `code`."
+    );
     assert_eq!(definition("nothing").docs, "");
     assert!(definition("greet").place.file.ends_with("payloads.rs"));
     assert_eq!(definition("greet").place.line, 23);
@@ -86,7 +99,11 @@ fn main() {
     let greet = |json| definition("greet").check_given(json);
     assert_eq!(greet(r#"{"name": "Ada"}"#), Ok(()));
     assert_eq!(greet(r#"{"name": "Ada", "times": 2}"#), Ok(()));
-    assert!(greet(r#"{"nmae": "Ada"}"#).unwrap_err().contains("unknown field `nmae`; did you mean `name`?"));
+    assert!(
+        greet(r#"{"nmae": "Ada"}"#)
+            .unwrap_err()
+            .contains("unknown field `nmae`; did you mean `name`?")
+    );
     // A newer build may have written what this one does not know.
     let more = r#"{"name": "Ada", "fragile": true}"#;
     assert!(greet(more).unwrap_err().contains("unknown field `fragile`"));

@@ -23,7 +23,11 @@ async fn done(_ctx: &BatchContext, _items: Vec<Item>) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[task(batch(max_size = 7, max_wait = "2s"), timeout = "1m", retry(max_attempts = 9))]
+#[task(
+    batch(max_size = 7, max_wait = "2s"),
+    timeout = "1m",
+    retry(max_attempts = 9)
+)]
 pub async fn all(ctx: &BatchContext, mut items: std::vec::Vec<Item>) -> Result<Vec<u32>, OwnError> {
     items.truncate(ctx.len());
     Ok(items.iter().map(|item| item.n).collect())
@@ -37,7 +41,9 @@ async fn each(
     _: State<String>,
 ) -> anyhow::Result<Vec<Result<Option<String>, OwnError>>> {
     let both = ctx.items().iter().zip(items);
-    Ok(both.map(|(item, Item { n })| Ok(Some(format!("{} {}", n * *factor, item.attempt())))).collect())
+    Ok(both
+        .map(|(item, Item { n })| Ok(Some(format!("{} {}", n * *factor, item.attempt()))))
+        .collect())
 }
 
 /// The payload is the task.
@@ -46,11 +52,18 @@ async fn item(_ctx: &BatchContext, items: Vec<Item>) -> anyhow::Result<Vec<anyho
     Ok(items.into_iter().map(|item| Ok(item.n)).collect())
 }
 
-fn main() {
+#[test]
+fn holds() {
     let sizes = |name: &str| {
-        let task = inventory::iter::<TaskDefinition>().find(|task| task.name == name).unwrap();
+        let task = inventory::iter::<TaskDefinition>()
+            .find(|task| task.name == name && task.place.file == file!())
+            .unwrap();
         let batch = task.batch().unwrap();
-        (batch.max_size, batch.max_wait.as_millis(), task.states.len())
+        (
+            batch.max_size,
+            batch.max_wait.as_millis(),
+            task.states.len(),
+        )
     };
     assert_eq!(sizes("done"), (100, 500, 0));
     assert_eq!(sizes("all"), (7, 2000, 0));
