@@ -4,7 +4,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use conductor::prelude::*;
-use conductor::testing::{TestConductor, pretend_migration};
+use conductor::testing::{TestConductor, pretend_functions, pretend_migration};
 use conductor::{Conductor, Error, Status};
 use sqlx::Connection;
 
@@ -18,6 +18,8 @@ const LEASE: Duration = Duration::from_secs(2);
 const BREAKING: &str = "create table conductor.later (id integer);";
 const COMPATIBLE: &str = "create table conductor.later (id integer);";
 const SLOW: &str = "create table conductor.later (id integer); select pg_sleep(3);";
+const FUNCTION: &str =
+    "create or replace function conductor.later() returns integer language sql as 'select 1';";
 const WRONG: &str = "create table conductor.later (id integer); select 1/0;";
 
 /// Does a thing in each of three steps and stands in the second one until the test lets it on.
@@ -57,7 +59,7 @@ async fn hold(pool: &sqlx::PgPool) -> anyhow::Result<()> {
 /// What a process is, in the words of its settings: `build role`, and what it waits for.
 #[derive(Debug, Clone, Copy)]
 struct Settings {
-    /// old, breaking, compatible, slow, wrong
+    /// old, breaking, compatible, slow, wrong, functions (of a later version), rebuilt (other functions, same version)
     build: &'static str,
     /// work, migrate, drain
     role: &'static str,
@@ -152,6 +154,8 @@ async fn a_process() -> anyhow::Result<()> {
         "compatible" => pretend_migration(false, COMPATIBLE),
         "slow" => pretend_migration(true, SLOW),
         "wrong" => pretend_migration(true, WRONG),
+        "functions" => pretend_functions([99, 0, 0], FUNCTION),
+        "rebuilt" => pretend_functions([0, 1, 0], FUNCTION),
         _ => {}
     }
     tracing_subscriber::fmt().with_ansi(false).init();
@@ -308,6 +312,80 @@ async fn a_compatible_migration_disturbs_nobody(test: TestConductor) -> anyhow::
     Ok(())
 }
 
+/// The version of the functions that the database has, and whether it has the one that a pretended build adds.
+async fn functions(test: &TestConductor) -> anyhow::Result<(Vec<i32>, bool)> {
+    let found = "select version, to_regprocedure('conductor.later()') is not null from conductor.function_set";
+    Ok(sqlx::query_as(found).fetch_one(test.pool()).await?)
+}
+
+#[conductor::test]
+async fn functions_of_a_later_build_replace_those_under_older_processes_and_stay(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    prepared(&test).await?;
+    let before = version(&test).await;
+    let run = test.invoke::<DeploySteps>(()).await?;
+    let old = OLD.start(&test)?;
+    eventually("the second step", || async { noted(&test).await == 2 }).await;
+    let newer = Settings {
+        build: "functions",
+        role: "migrate",
+        ..OLD
+    };
+    let (well, said) = newer.start(&test)?.ended().await?;
+    assert!(well && said.contains("schema migrated"), "{said}");
+    assert_eq!(functions(&test).await?, (vec![99, 0, 0], true));
+    assert_eq!(version(&test).await, before);
+    open_gate(&test).await?;
+    assert_eq!(run.result().await?, old.pid());
+
+    // An older build that starts later works on them and leaves them.
+    let another = OLD.start(&test)?;
+    working(&test, 2).await;
+    old.signal("-TERM")?;
+    assert!(old.ended().await?.0);
+    let run = test.invoke::<DeploySteps>(()).await?;
+    assert_eq!(run.result().await?, another.pid());
+    assert_eq!(functions(&test).await?, (vec![99, 0, 0], true));
+    let (well, said) = newer.start(&test)?.ended().await?;
+    assert!(well && !said.contains("schema migrated"), "{said}");
+    another.signal("-TERM")?;
+    let (well, said) = another.ended().await?;
+    assert!(well, "{said}");
+    Ok(())
+}
+
+#[conductor::test]
+async fn of_two_builds_of_one_version_the_last_to_start_brings_its_functions(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let (current, _) = functions(&test).await?;
+    assert_eq!(
+        current,
+        [0, 1, 0],
+        "the version of this package; pretend the same one"
+    );
+    let rebuilt = Settings {
+        build: "rebuilt",
+        role: "migrate",
+        ..OLD
+    };
+    let (well, said) = rebuilt.start(&test)?.ended().await?;
+    assert!(well && said.contains("schema migrated"), "{said}");
+    assert_eq!(functions(&test).await?, (current, true));
+    let checksum = "select count(*) from conductor.function_set where checksum <> $1";
+    let theirs: String = sqlx::query_scalar("select checksum from conductor.function_set")
+        .fetch_one(test.pool())
+        .await?;
+    Conductor::connect_to(test.url()).await?;
+    let changed: i64 = sqlx::query_scalar(checksum)
+        .bind(theirs)
+        .fetch_one(test.pool())
+        .await?;
+    assert_eq!(changed, 1);
+    Ok(())
+}
+
 #[conductor::test]
 async fn a_process_that_does_not_go_is_named_and_nothing_is_applied(
     test: TestConductor,
@@ -369,6 +447,7 @@ async fn a_frozen_process_is_waited_for_until_its_lease_is_over_and_ends_when_it
     test: TestConductor,
 ) -> anyhow::Result<()> {
     prepared(&test).await?;
+    let before = version(&test).await;
     let run = test.invoke::<DeploySteps>(()).await?;
     let old = OLD.start(&test)?;
     eventually("the second step", || async { noted(&test).await == 2 }).await;
@@ -381,7 +460,7 @@ async fn a_frozen_process_is_waited_for_until_its_lease_is_over_and_ends_when_it
     eventually("the newer one works", || async {
         number(
             &test,
-            "select count(*) from conductor.orchestrators where version > 10",
+            &format!("select count(*) from conductor.orchestrators where version > {before}"),
         )
         .await
             == 1

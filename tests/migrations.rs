@@ -195,6 +195,32 @@ async fn a_schema_of_another_owner_is_not_touched(test: TestConductor) -> anyhow
 }
 
 #[conductor::test]
+async fn functions_that_a_superuser_applies_belong_to_the_owner_of_the_schema(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    emptied(&test).await;
+    let role = Role::new(&test).await;
+    let database: String = sqlx::query_scalar("select current_database()::text")
+        .fetch_one(test.pool())
+        .await?;
+    let grant = format!("grant create on database {database} to {{role}}");
+    role.owner_runs(&test, &grant).await;
+    let client = Conductor::from_pool(role.pool());
+    works(&client).await?;
+    // As a later build that has split a function.
+    run_sql(
+        &test,
+        "update conductor.function_set set checksum = 'another';
+         drop function conductor.invoke_one, conductor.invoke_new, conductor.invoke_again",
+    )
+    .await?;
+    Conductor::connect_to(test.url()).await?;
+    let owners = "select count(distinct proowner) from pg_proc where pronamespace = 'conductor'::regnamespace";
+    assert_eq!(number(&test, owners).await, 1);
+    works(&client).await
+}
+
+#[conductor::test]
 async fn a_role_with_rights_on_everything_works_without_owning_it(
     test: TestConductor,
 ) -> anyhow::Result<()> {

@@ -169,6 +169,7 @@ async fn each_role_does_its_part_and_no_more(test: TestConductor) -> anyhow::Res
             "select conductor.advance_clock('1 hour')",
             "update conductor.clock set shift = '1 hour'",
             "delete from conductor.migrations",
+            "update conductor.function_set set version = '{99,0,0}'",
             "select conductor.grant_roles()",
             "select conductor.create_roles()",
             "create table conductor.mine (x integer)",
@@ -283,6 +284,7 @@ async fn a_worker_writes_what_runs_and_not_what_is_declared(
     let expected = [
         "clock",
         "event_types",
+        "function_set",
         "limits",
         "migrations",
         "row_rules",

@@ -21,6 +21,7 @@ mod faults;
 mod heals;
 mod hints;
 mod hostile;
+mod house;
 mod isolation;
 mod migrations;
 mod names;

@@ -65,6 +65,14 @@ pub(super) const STORY: &[(&str, &str)] = &[
     ("invoke_many", "select r.ids is null from conductor.invoke_many(
          array[{a}, {b}], array[{n}, {n}], array[{payload}, {payload}], {times} || {times}, {numbers} || {numbers},
          {priorities} || {priorities}, false, false) r"),
+    // The same calls again.
+    ("invoke_new", "select conductor.invoke_new(
+         array[{a}], array[{n}], array[{payload}], {times}, {numbers}, {priorities}, false)::text = ''"),
+    ("invoke_one", "select conductor.invoke_one({a}, {n}, {payload}, null, null, null, false)::text = ''"),
+    ("invoke_again", "select conductor.invoke_again(
+         array[{a}], array[{n}], array[{payload}], {times}, {numbers}, {priorities}, false)::text = ''"),
+    ("refuse_invokes", "select conductor.refuse_invokes(
+         array[{a}], array[{n}], array[{payload}], {times}, {numbers})::text = ''"),
     ("invoke_keyed", "select r.ids is null from conductor.invoke_keyed(
          array[{c}], array[{n}], array[{payload}], {times}, {numbers}, {priorities}, false, array[{n}], {numbers},
          {numbers}) r"),

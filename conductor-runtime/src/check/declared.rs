@@ -1,4 +1,4 @@
-//! What a start of this binary would declare, against what the database has.
+//! Compares what a start of this binary would declare with what the database has.
 
 use sqlx::PgConnection;
 
@@ -11,17 +11,17 @@ use crate::registry::Registry;
 struct Schedule {
     task: String,
     name: String,
-    /// Null columns: the code does not declare it, or the database does not have it.
+    /// `None` if the code does not declare it; the next one, if the database does not have it.
     declared: Option<String>,
     stored: Option<String>,
     dynamic: Option<bool>,
     payload: Option<String>,
     served: bool,
-    /// Newer code has dropped it, and it goes with the last process that declares it.
+    /// Newer code has dropped it; it is removed with the last process that declares it.
     retired: bool,
 }
 
-/// As `conductor.declare_schedules` decides, without doing it.
+/// Decides as `conductor.declare_schedules` does, without changing anything.
 pub(super) async fn schedules(connection: &mut PgConnection, report: &mut Report) -> Result<()> {
     let (owners, declared) = declared_schedules();
     let rows: Vec<Schedule> = sqlx::query_as(
@@ -100,7 +100,7 @@ struct Subscription {
     served: bool,
 }
 
-/// As `conductor.declare_subscriptions` decides, without doing it.
+/// Decides as `conductor.declare_subscriptions` does, without changing anything.
 pub(super) async fn subscriptions(
     connection: &mut PgConnection,
     report: &mut Report,

@@ -3,14 +3,16 @@ use std::fmt;
 use serde::Serialize;
 use uuid::Uuid;
 
-/// Something that does not fit, or that a start of this binary would change. Its text is for people.
+/// Something that does not fit, or that a start of this binary would change.
+///
+/// `Display` is for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Finding {
-    /// The database has no schema of ours; the first start makes it. A change.
+    /// The database has no schema `conductor`; the first start creates it. A change.
     SchemaMissing {
-        /// The schema version that this binary brings.
+        /// The schema version of this binary.
         binary: i32,
     },
     /// A start would apply migrations. A change.
@@ -19,53 +21,53 @@ pub enum Finding {
         database: i32,
         /// This binary's version.
         binary: i32,
-        /// Whether running processes of older builds would be told to end.
+        /// Whether running processes of older builds would be asked to end.
         breaking: bool,
     },
-    /// The schema has a breaking migration that this binary does not know: it would not start.
+    /// The schema has a breaking migration that this binary does not know, so it would not start.
     SchemaNewer {
-        /// Its number.
+        /// The number of the migration.
         migration: i32,
         /// This binary's version.
         binary: i32,
     },
     /// A migration was applied with another text: binary and schema come from different builds.
     SchemaChanged {
-        /// Its number.
+        /// The number of the migration.
         migration: i32,
     },
-    /// Executions of a task that this binary does not have.
+    /// Live executions of a task that this binary does not have.
     UnknownTask {
         /// The task's name.
         task: String,
-        /// How many have not ended.
+        /// How many there are.
         executions: u64,
-        /// Whether a living process has it.
+        /// Whether a living process serves it.
         served: bool,
     },
-    /// Executions that wait in a queue for which no process lives.
+    /// Live executions in a queue that no living process serves.
     Unserved {
         /// The queue's name.
         queue: String,
-        /// How many have not ended.
+        /// How many there are.
         executions: u64,
     },
     /// Payloads that the task's type cannot read.
     Payload {
         /// The task's name.
         task: String,
-        /// How many executions have such.
+        /// How many executions have such a payload.
         executions: u64,
         /// One of them.
         execution: Uuid,
-        /// What is wrong with that one.
+        /// The error for that one.
         error: String,
     },
     /// Records that this binary cannot read.
     Record {
         /// The task's name.
         task: String,
-        /// `invoke`, `event` …
+        /// The kind of the record: `invoke`, `event` …
         step: String,
         /// How many there are of this task and kind.
         records: u64,
@@ -73,10 +75,10 @@ pub enum Finding {
         execution: Uuid,
         /// The key of that one.
         key: String,
-        /// What is wrong with that one.
+        /// The error for that one.
         error: String,
     },
-    /// Executions that no build could read that has tried: a start tries them again. A change.
+    /// Executions that no build could read so far. A start tries them again. A change.
     Left {
         /// The task's name.
         task: String,
@@ -84,42 +86,41 @@ pub enum Finding {
         executions: u64,
         /// One of them.
         execution: Uuid,
-        /// What is wrong with that one.
+        /// The error for that one.
         error: String,
     },
-    /// A schedule of the code's that a start would change. A change.
+    /// A declared schedule that a start would change. A change.
     Schedule {
         /// The task's name.
         task: String,
         /// The schedule's name.
         schedule: String,
-        /// What would come of it.
+        /// The change.
         change: Change,
     },
-    /// A schedule that was made at run time, whose payload its task cannot read.
+    /// A dynamic schedule whose payload its task cannot read.
     ScheduledPayload {
         /// The task's name.
         task: String,
         /// The schedule's name.
         schedule: String,
-        /// What is wrong.
+        /// Why it cannot be read.
         error: String,
     },
-    /// A schedule that was made at run time, of a task that neither this binary nor a living process
-    /// has.
+    /// A dynamic schedule of a task that neither this binary nor a living process has.
     UnknownScheduledTask {
         /// The task's name.
         task: String,
         /// The schedule's name.
         schedule: String,
     },
-    /// A task listens to a table or column that does not exist: this binary would not start.
+    /// A task listens to a table or column that does not exist, so this binary would not start.
     RowSource {
-        /// Which task, where in the source, and what is missing.
+        /// The task, its place in the source, and what is missing.
         error: String,
     },
-    /// A table has not the trigger that a task needs. A start makes it, unless it may not
-    /// (`--no-ddl`). A change.
+    /// A table lacks the trigger that a task needs. A start creates it, unless it runs with
+    /// `--no-ddl`. A change.
     RowTriggerMissing {
         /// The task's name.
         task: String,
@@ -128,15 +129,15 @@ pub enum Finding {
         /// `insert`, `update` or `delete`.
         op: String,
     },
-    /// Changes of a table's rows that could not be passed on, in the last seven days.
+    /// Row changes of the last seven days that could not be passed on.
     RowFault {
         /// The table.
         table: String,
         /// `insert`, `update` or `delete`.
         op: String,
-        /// How many statements.
+        /// How many statements were affected.
         times: u64,
-        /// What was wrong with the last of them.
+        /// The error of the last of them.
         error: String,
     },
     /// A subscription to an event that a start would change. A change.
@@ -145,26 +146,26 @@ pub enum Finding {
         task: String,
         /// The event's name.
         event: String,
-        /// What would come of it.
+        /// The change.
         change: Change,
     },
 }
 
-/// What a start would do to something that code declares.
+/// What a start would do to a declaration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Change {
-    /// It is new.
+    /// It adds it.
     Added,
-    /// It becomes another one; how, in words.
+    /// It changes it; the text tells how.
     Changed(String),
-    /// It goes.
+    /// It removes it.
     Removed,
 }
 
 impl Finding {
-    /// Whether this is only what a start of this binary would change, as a deploy is meant to.
+    /// Returns whether this is only a change by the start of this binary, as a deploy intends.
     pub fn is_change(&self) -> bool {
         matches!(
             self,
@@ -177,7 +178,7 @@ impl Finding {
         )
     }
 
-    /// What it is about: a task, a queue, the schema.
+    /// Returns the subject: a task, a queue, a table or the schema.
     pub fn subject(&self) -> &str {
         match self {
             Self::SchemaMissing { .. }
@@ -199,7 +200,7 @@ impl Finding {
         }
     }
 
-    /// What is wrong, without the subject.
+    /// Returns the text without the subject.
     pub fn text(&self) -> String {
         match self {
             Self::SchemaMissing { binary } => {
@@ -215,7 +216,13 @@ impl Finding {
                 } else {
                     ""
                 };
-                format!("version {database}; a start brings it to {binary}{ends}")
+                match database == binary {
+                    true => {
+                        "its functions are those of another build; a start brings those of this one"
+                            .to_owned()
+                    }
+                    false => format!("version {database}; a start brings it to {binary}{ends}"),
+                }
             }
             Self::SchemaNewer { migration, binary } => format!(
                 "version {migration} breaks with programs that do not know it, and this one knows {binary}: it would not start"

@@ -1,5 +1,5 @@
-//! What workers have left for another build: of records whose types only the running handler knows, that is
-//! all that can be told. Payloads are read by the check itself.
+//! What workers have left for another build. For records whose types only the running handler knows, nothing else can
+//! be checked; the check reads payloads itself.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -31,7 +31,7 @@ pub(super) async fn look(connection: &mut PgConnection, report: &mut Report) -> 
     )
     .fetch_all(connection)
     .await?;
-    // Those of other programs are theirs to read.
+    // Executions of other programs are read by those programs.
     let mine = rows
         .into_iter()
         .filter(|row| Registry::global().get(&row.task).is_some());

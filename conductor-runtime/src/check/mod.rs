@@ -1,4 +1,4 @@
-//! Whether this binary fits a database: looked at before a deploy, and at the start of a worker.
+//! Checks whether this binary fits a database, before a deploy and at the start of a worker.
 
 mod declared;
 mod finding;
@@ -23,25 +23,25 @@ use crate::registry::Registry;
 
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
-/// What a check has found.
+/// The result of a check.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Report {
-    /// The schema version of the database; 0 where there is none.
+    /// The schema version of the database; 0 if it has none.
     pub database_version: i32,
-    /// The schema version that this binary brings.
+    /// The schema version of this binary.
     pub binary_version: i32,
-    /// How many live executions were looked at.
+    /// The number of live executions that were checked.
     pub executions: u64,
-    /// How many records and waits of theirs were looked at.
+    /// The number of their records and waits that were checked.
     pub records: u64,
-    /// Whether these were all, or the check's bound was met before.
+    /// Whether these were all, or a bound ended the check earlier.
     pub complete: bool,
-    /// What does not fit, or would change; empty where all is well.
+    /// What does not fit or would change; empty if everything fits.
     pub findings: Vec<Finding>,
 }
 
-/// A check that is being said; `.await` does it. See [`Conductor::check`].
+/// A builder for a check; see [`Conductor::check`]. Does nothing until awaited.
 #[must_use = "a check does nothing until it is awaited"]
 pub struct Check<'c> {
     conductor: &'c Conductor,
@@ -49,7 +49,7 @@ pub struct Check<'c> {
     progress: Box<dyn FnMut(u64) + Send + 'c>,
 }
 
-/// Where a check ends, whatever there is.
+/// A bound that ends a check.
 #[derive(Debug, Clone, Copy)]
 struct Bound {
     executions: u64,
@@ -63,18 +63,23 @@ impl Bound {
 }
 
 impl Conductor {
-    /// Looks whether this binary fits the database, and changes nothing there: nothing is migrated,
-    /// declared or started, and the transaction is read-only. A role that may only read the tables of
-    /// schema `conductor` is enough. Open the client with [`open`](Self::open), which leaves the
-    /// schema as it is.
+    /// Checks whether this binary fits the database, without changing anything.
     ///
-    /// What is looked at: the schema's version; live executions of tasks that this binary does not
-    /// have, or that no living process serves; all their payloads, each read as its task would read it;
-    /// their records, as far as their types are known outside of the handler (children's outputs,
-    /// events, the kinds of all); schedules and subscriptions that a start of this binary would
-    /// change; what workers have left for a build that can read it. What it cannot see before a worker has tried:
-    /// whether a handler can read the values of its own `ctx.step` and `ctx.transaction`, whose types only
-    /// the running handler knows.
+    /// Nothing is migrated, declared or started, and the transaction is read-only; a role that may only read the
+    /// tables of schema `conductor` is enough. Open the client with [`open`](Self::open), which leaves the schema as
+    /// it is.
+    ///
+    /// The check covers:
+    /// - the schema's version;
+    /// - live executions of tasks that this binary does not have, or that no living process serves;
+    /// - all their payloads, each parsed as its task would parse it;
+    /// - their records, as far as their types are known outside the handler: the outputs of children, events, and the
+    ///   kinds of all;
+    /// - schedules, subscriptions and row triggers that a start of this binary would change;
+    /// - what workers have left for a build that can read it.
+    ///
+    /// It cannot tell whether a handler can read the values of its own `ctx.step` and `ctx.transaction`: only the
+    /// running handler knows their types.
     ///
     /// ```no_run
     /// # use conductor::prelude::*;
@@ -89,7 +94,9 @@ impl Conductor {
     /// ```
     ///
     /// # Errors
-    /// The database cannot be reached, or may not be read.
+    /// - [`Error::Database`] if the database cannot be reached.
+    /// - [`Error::Schema`] if the role may not read it.
+    /// - [`Error::Refused`] if this binary's own declarations are invalid.
     pub fn check(&self) -> Check<'_> {
         Check {
             conductor: self,
@@ -103,30 +110,30 @@ impl Conductor {
 }
 
 impl<'c> Check<'c> {
-    /// Looks at no more than so many executions, the oldest first.
+    /// Checks at most this many executions, the oldest first.
     pub fn at_most(mut self, executions: u64) -> Self {
         self.bound.executions = executions;
         self
     }
 
-    /// Looks at executions no longer than this.
+    /// Stops checking executions after this time.
     pub fn within(mut self, time: Duration) -> Self {
         self.bound.until = Instant::now().checked_add(time);
         self
     }
 
-    /// Is told now and then how many executions were looked at.
+    /// Calls a function from time to time with the number of executions checked so far.
     pub fn on_progress(mut self, progress: impl FnMut(u64) + Send + 'c) -> Self {
         self.progress = Box::new(progress);
         self
     }
 
     async fn look(mut self) -> Result<Report> {
-        // What nothing can start with is told as a start tells it.
+        // Faults that prevent any start are returned as a start returns them.
         Registry::global().check()?;
         self.conductor.find_way().await?;
-        // Each statement sees the present: one snapshot for all would keep vacuum from its work for as
-        // long as millions are read.
+        // Each statement has its own snapshot: one for the whole check would block vacuum while millions of rows are
+        // read.
         let mode = "isolation level read committed read only";
         let mut tx = self.conductor.database().begin_as(mode).await?;
         let mut report = report(&mut tx, self.bound, &mut self.progress)
@@ -170,7 +177,7 @@ async fn report(
                 Standing::Changed(migration) => Finding::SchemaChanged { migration },
                 _ => Finding::SchemaMissing { binary },
             });
-            // What is in such a schema cannot be told.
+            // The contents of such a schema cannot be interpreted.
             return Ok(report);
         }
     }
@@ -193,9 +200,9 @@ fn unreadable(error: Error) -> Error {
     }
 }
 
-/// At the start of a worker: what it cannot work with, among the oldest executions. A start that refuses
-/// looks at more of them than one that only warns: nothing runs before it has looked, and what cannot be
-/// read is left in place when it is claimed.
+/// Returns what this binary cannot work with, among the oldest executions, at the start of a worker. A strict start
+/// checks more of them, because nothing runs before the check has ended; otherwise, what cannot be read is left in
+/// place when it is claimed.
 pub(crate) async fn at_start(conductor: &Conductor, refuses: bool) -> Result<Vec<Finding>> {
     const PATIENCE: Duration = Duration::from_secs(2);
     let mut findings = conductor
@@ -204,7 +211,7 @@ pub(crate) async fn at_start(conductor: &Conductor, refuses: bool) -> Result<Vec
         .within(PATIENCE)
         .await?
         .findings;
-    // What it is about to change or to serve is no fault, nor is what others serve.
+    // What the start is about to change or serve, or what others serve, is not a fault.
     findings.retain(|finding| {
         !finding.is_change()
             && !matches!(

@@ -1,4 +1,4 @@
-//! Reads what live executions have stored as the code of this binary would read it.
+//! Reads what live executions have stored, as the code of this binary would read it.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -17,7 +17,7 @@ use crate::task::{TaskDefinition, Trigger};
 use crate::unreadable::read;
 use crate::worker::converted;
 
-/// So many executions a statement; the rows come one by one, however large they are.
+/// Executions per statement. The rows are streamed, so their size does not matter.
 const PORTION: i64 = 500;
 
 #[derive(sqlx::FromRow)]
@@ -33,15 +33,15 @@ struct Stored {
     execution_id: Uuid,
     key: String,
     kind: String,
-    /// Only of those that can be read here; none for a wait.
+    /// Only of kinds that can be read here; `None` for a wait.
     value: Option<String>,
-    /// The task of the child whose end this is, where its execution is still known.
+    /// The task of the child whose end this is, if its execution still exists.
     child: Option<String>,
-    /// The name of the event that came, where it is still known.
+    /// The name of the event that came, if it is still in the log.
     event: Option<String>,
 }
 
-/// What could not be read, with the first of each sort.
+/// What could not be read: for each kind the number and the first one.
 #[derive(Default)]
 struct Unreadable {
     payloads: BTreeMap<&'static str, (u64, Uuid, String)>,
@@ -85,7 +85,7 @@ pub(super) async fn look(
         while let Some(live) = rows.try_next().await? {
             seen += 1;
             after = live.id;
-            // Those of other programs are theirs to read.
+            // Executions of other programs are read by those programs.
             if let Some(task) = Registry::global().get(&live.task) {
                 unreadable.payload(task, &live);
                 tasks.insert(live.id, task);
@@ -119,7 +119,7 @@ impl Unreadable {
         }
     }
 
-    /// Looks at all that is recorded of these executions, and at what they wait for.
+    /// Reads the records and waits of these executions, and returns their number.
     async fn records_of(
         &mut self,
         connection: &mut PgConnection,
@@ -189,14 +189,13 @@ impl Unreadable {
     }
 }
 
-/// A pattern that finds the id with which a record of Conductor's begins. Nothing else of the record is
-/// read, as Postgres may not be able to; nor is a function of the schema asked, as roles that may only
-/// read have no right to.
+/// Returns a pattern for the id at the beginning of a record. Nothing else of the record is parsed, because Postgres
+/// may not be able to; no function of the schema is used, because roles that may only read cannot call them.
 fn id_at(field: &str) -> String {
     format!(r#"^\s*\{{\s*"{field}"\s*:\s*"([0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}})""#)
 }
 
-/// The end of a child, or an event that came, as its record has it.
+/// The recorded end of a child, or a recorded event.
 #[derive(Deserialize)]
 struct Came<'r> {
     state: Option<&'r str>,

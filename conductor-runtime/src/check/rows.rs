@@ -1,4 +1,4 @@
-//! The triggers on the user's tables that this binary's tasks need, and what went wrong in them.
+//! Checks the triggers on the user's tables that this binary's tasks need, and lists their errors.
 
 use sqlx::PgConnection;
 
@@ -24,7 +24,7 @@ pub(super) async fn look(
         Err(error) => return Err(error),
     };
     for rule in &rules {
-        // As conductor.row_trigger finds it, which a role that may only read cannot call.
+        // Same condition as conductor.row_trigger, which a role that may only read cannot call.
         let there: bool = sqlx::query_scalar(
             "select exists (
                  select from pg_trigger t

@@ -15,7 +15,7 @@ struct Row {
     queue_served: bool,
 }
 
-/// Which tasks and queues live executions wait for.
+/// Finds the tasks and queues of live executions.
 pub(super) async fn look(
     connection: &mut PgConnection,
     bound: Bound,
@@ -38,7 +38,7 @@ pub(super) async fn look(
            join conductor.queues q on q.id = t.queue_id
           order by t.name",
     )
-    // Without a limit the table is read as it lies.
+    // With a null limit, the table is read without the index.
     .bind(i64::try_from(bound.executions).ok())
     .fetch_all(connection)
     .await?;

@@ -13,7 +13,9 @@ use crate::db::{Database, OUTAGE, Patience, message_length};
 use crate::error::Result;
 use crate::task::{PointInTime, Task};
 
-/// Many invokes of one task, all or none; `.await` makes the executions and gives their ids.
+/// A builder for a batch of invocations of one task, all or none. Does nothing until awaited.
+///
+/// `.await` creates the executions and returns their ids in the order of the items.
 #[must_use = "an invoke does nothing until it is awaited"]
 pub struct InvokeBatch<'c> {
     conductor: &'c Conductor,
@@ -31,61 +33,63 @@ impl<'c> InvokeBatch<'c> {
         }
     }
 
-    /// None of them before this instant, as [`Invoke::run_at`](super::Invoke::run_at).
+    /// Sets the earliest start of every item; see [`Invoke::run_at`](super::Invoke::run_at).
     pub fn run_at(self, at: impl PointInTime) -> Self {
         let at = at.utc();
         self.set(|new| new.set_run_at(at))
     }
 
-    /// None of them before this long from now, as [`Invoke::delay`](super::Invoke::delay).
+    /// Sets the time to wait first, for every item; see [`Invoke::delay`](super::Invoke::delay).
     pub fn delay(self, delay: Duration) -> Self {
         self.set(|new| new.set_delay(delay))
     }
 
-    /// Instead of the task's own priority; higher is claimed first.
+    /// Overrides the task's priority. Executions of higher priority are claimed first.
     pub fn priority(self, priority: i32) -> Self {
         self.set(|new| new.set_priority(priority))
     }
 
-    /// One key for all, as [`Invoke::dedupe_key`](super::Invoke::dedupe_key): they come to one
-    /// execution. For a key each, see
+    /// Sets one key for all items, so that they create one execution.
+    ///
+    /// See [`Invoke::dedupe_key`](super::Invoke::dedupe_key). For a key per item, use
     /// [`invoke_batch_with`](super::Conductor::invoke_batch_with).
     pub fn dedupe_key(self, key: impl Into<String>) -> Self {
         let key = key.into();
         self.set(|new| new.set_dedupe_key(key.clone()))
     }
 
-    /// As [`Invoke::throttle`](super::Invoke::throttle).
+    /// Creates at most one execution per slot; see [`Invoke::throttle`](super::Invoke::throttle).
     pub fn throttle(self, slot: Duration) -> Self {
         self.set(|new| new.set_throttle(slot))
     }
 
-    /// As [`Invoke::debounce`](super::Invoke::debounce).
+    /// Runs once the calls are quiet; see [`Invoke::debounce`](super::Invoke::debounce).
     pub fn debounce(self, quiet: Duration) -> Self {
         self.set(|new| new.set_debounce(quiet))
     }
 
-    /// As [`Invoke::max_wait`](super::Invoke::max_wait).
+    /// Bounds a debounce; see [`Invoke::max_wait`](super::Invoke::max_wait).
     pub fn max_wait(self, most: Duration) -> Self {
         self.set(|new| new.set_max_wait(most))
     }
 
-    /// Makes the executions; gives with each id what came of its item.
+    /// Creates the executions, and returns for each item the id and the effect of the invoke.
     ///
     /// # Errors
-    /// An item that cannot be stored, or the database's; then none of them was made. Where the
-    /// connection breaks at the commit, it is not known whether all were made or none.
+    /// If an item cannot be stored or the database refuses a statement, none was created. If the
+    /// connection breaks at the commit, it is not known whether all were created or none.
     pub async fn came_of(self) -> Result<Vec<(Uuid, Invoked)>> {
         let answers = self.answers().await?;
         Ok(answers.into_iter().map(|a| (a.id, a.came_of)).collect())
     }
 
-    /// Makes the executions in a transaction of the caller's: they come to be with its commit, and
-    /// vanish with its rollback. Gives the ids in the order of the items.
+    /// Creates the executions within the caller's transaction.
+    ///
+    /// They commit or roll back with it. Returns the ids in the order of the items.
     ///
     /// # Errors
-    /// An item that cannot be stored, or the database's; after the latter the transaction can only
-    /// be rolled back.
+    /// If an item cannot be stored, the transaction stays usable. After an error of the database it
+    /// can only be rolled back.
     pub async fn in_transaction(self, connection: &mut PgConnection) -> Result<Vec<Uuid>> {
         let conductor = self.conductor;
         let (places, rows) = in_order_of_keys(self.complete()?);
@@ -131,7 +135,7 @@ impl<'c> InvokeBatch<'c> {
     }
 }
 
-/// In one transaction, a statement for each few thousand.
+/// Writes all rows in one transaction, in several statements if one cannot hold them.
 async fn write(
     database: &Database,
     rows: &[NewExecution],
@@ -139,7 +143,7 @@ async fn write(
     patience: &mut Patience,
 ) -> Result<Vec<Answer>, sqlx::Error> {
     if length(rows) == rows.len() {
-        // A statement is a transaction of its own.
+        // A single statement needs no explicit transaction.
         return insert_again(database, rows, again, patience).await;
     }
     let mut tx = patience.connection(database).await?;
@@ -148,7 +152,7 @@ async fn write(
     tx.settle(answers).await
 }
 
-/// How many of the first rows go into one statement.
+/// Returns how many of the first rows go into one statement.
 fn length(rows: &[NewExecution]) -> usize {
     message_length(rows, MAX_ROWS, NewExecution::bytes)
 }
@@ -168,8 +172,8 @@ async fn in_parts(
     Ok(answers)
 }
 
-/// The rows with the place that each had. Where there are keys, in their order, so that two
-/// transactions of several statements do not wait for one another in a circle.
+/// Returns the rows, and for each its position in the batch. If there are keys, the rows are sorted
+/// by them, so that two transactions of several statements cannot deadlock.
 fn in_order_of_keys(rows: Vec<NewExecution>) -> (Vec<usize>, Vec<NewExecution>) {
     let mut placed: Vec<(usize, NewExecution)> = rows.into_iter().enumerate().collect();
     if placed.iter().any(|(_, row)| row.is_keyed()) {
@@ -197,11 +201,10 @@ impl<'c> IntoFuture for InvokeBatch<'c> {
 }
 
 impl Conductor {
-    /// Makes an execution of the named task for each payload, all or none; the payloads are JSON
-    /// already.
+    /// Creates one execution of the named task for each JSON payload, all or none.
     ///
     /// # Errors
-    /// As [`invoke_json`](Self::invoke_json).
+    /// Those of [`invoke_json`](Self::invoke_json).
     pub fn invoke_batch_json<'a>(
         &self,
         task: &str,

@@ -8,11 +8,13 @@ use crate::context::Memo;
 use crate::db::{OUTAGE, Patience};
 use crate::error::Result;
 
-/// A cancel that is being said; `.await` does it.
+/// A builder for a cancel. Does nothing until awaited.
+///
+/// `.await` returns false if the execution is unknown or has ended.
 #[must_use = "a cancel does nothing until it is awaited"]
 pub struct Cancel<'c> {
     conductor: Result<&'c Conductor>,
-    /// Where a handler says it.
+    /// The memo of the handler that cancels; `None` outside a handler.
     memo: Option<&'c Memo>,
     id: Uuid,
     reason: Option<String>,
@@ -28,15 +30,18 @@ impl<'c> Cancel<'c> {
         }
     }
 
-    /// Not cut short where the handler's other branches wait.
+    /// Runs within a handler: it must not suspend during the cancel, even if all its other branches
+    /// wait.
     pub(crate) fn within(mut self, memo: &'c Memo) -> Self {
         self.memo = Some(memo);
         self
     }
 
-    /// Why; kept with the execution and shown to whoever waits for its result.
+    /// Sets the reason, which callers that wait for the result receive.
+    ///
+    /// It is stored with the execution.
     pub fn reason(mut self, reason: impl Into<String>) -> Self {
-        // Postgres stores no NUL.
+        // Postgres cannot store U+0000 in text.
         self.reason = Some(reason.into().replace('\0', "\u{fffd}"));
         self
     }
@@ -61,8 +66,8 @@ impl<'c> IntoFuture for Cancel<'c> {
                     .bind(&self.reason);
                 match patience.ask(conductor.database(), cancelled).await {
                     Ok(cancelled) => return Ok(cancelled.unwrap_or_default()),
-                    // A deadlock, too: parents are locked before their children, but recovery locks
-                    // whom it finds.
+                    // Deadlocks included: parents are locked before their children, but recovery
+                    // locks in another order.
                     Err(error) if patience.again(&error).await => {}
                     Err(error) => return Err(patience.over(error)),
                 }

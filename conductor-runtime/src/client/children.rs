@@ -9,25 +9,25 @@ use super::story::StepKey;
 use super::{Conductor, Status};
 use crate::error::Result;
 
-/// An execution that another one invoked.
+/// A child of an execution.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Child {
     /// Its id.
     pub id: Uuid,
-    /// Who invoked it, or repeats the one that did.
+    /// The execution that invoked it, or a repeat of that one.
     pub parent_id: Uuid,
-    /// Under which key; none for a repeat, which nobody waits for.
+    /// The key under which it was invoked. `None` for a repeat, which has no waiting parent.
     pub key: Option<StepKey>,
     /// How many children the parent has.
     pub siblings: i64,
-    /// How it ended for its parent: a state, or `timed_out`.
+    /// The outcome that its parent recorded: a state, or `timed_out`.
     pub recorded: Option<String>,
-    /// None where it was removed.
+    /// The execution; `None` if it was removed.
     pub execution: Option<Brief>,
 }
 
-/// An execution in brief.
+/// A summary of an execution.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Brief {
@@ -37,24 +37,26 @@ pub struct Brief {
     pub state: Status,
     /// When it was invoked.
     pub created_at: DateTime<Utc>,
-    /// When it is due; none once it has ended.
+    /// When it is due; `None` once it has ended.
     pub run_at: Option<DateTime<Utc>>,
-    /// It is due when its task's window opens: `run_at` is the opening.
+    /// Whether it waits for its task's window: `run_at` is then the opening.
     pub postponed: bool,
-    /// When a worker last took it.
+    /// When a worker last claimed it.
     pub claimed_at: Option<DateTime<Utc>>,
     /// When it ended.
     pub finished_at: Option<DateTime<Utc>>,
-    /// Attempts that failed.
+    /// The number of failed attempts.
     pub failures: i32,
-    /// The beginning of the last failure's text, or of a cancel's reason.
+    /// The first 1000 characters of the last failure's text, or of a cancel's reason.
     pub error: Option<String>,
     /// Whether a living process serves the task.
     pub served: bool,
 }
 
 impl Conductor {
-    /// The children of these executions: of each at most `limit`, first those that have not completed.
+    /// Returns at most `limit` children of each of these executions.
+    ///
+    /// Those that have not completed come first.
     pub async fn children(&self, parents: &[Uuid], limit: u32) -> Result<Vec<Child>> {
         self.migrate().await?;
         let mut session = self.database().session().await?;
@@ -69,7 +71,8 @@ pub(super) async fn children(
     limit: i64,
 ) -> Result<Vec<Child>> {
     type Named = (Uuid, Uuid, Option<String>, Option<String>, i64);
-    // A child that has ended is named by its parent's record, so that the history needs no index.
+    // A child that has ended is found by its parent's step record, so that finished executions need no index by
+    // parent.
     let named: Vec<Named> = sqlx::query_as(
         "with named as (
              select s.execution_id as parent_id, conductor.as_uuid(conductor.json_field(s.value, 'id')) as id, s.key,

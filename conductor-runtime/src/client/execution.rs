@@ -15,10 +15,10 @@ use crate::failure::Failure;
 use crate::task::Task;
 use crate::unreadable::read;
 
-/// How often the result is looked for where no notification comes.
+/// How often the result is read if no notification arrives.
 const POLL: Duration = Duration::from_secs(1);
-/// How old an execution is at most whose end is waited for without a word to the database, where a worker of this
-/// process may run it.
+/// An execution younger than this may be running in a worker of this process; its end is then awaited here first,
+/// without a query.
 const AT_HAND: Duration = Duration::from_millis(10);
 
 /// The state of an execution.
@@ -27,25 +27,25 @@ const AT_HAND: Duration = Duration::from_millis(10);
 pub enum Status {
     /// Due now or later.
     Pending,
-    /// A worker has it.
+    /// Claimed by a worker.
     Running,
-    /// It waits for a time, a child, an event or a row.
+    /// Waiting for a time, a child, an event or a row change.
     Suspended,
     /// Ended with an output.
     Completed,
-    /// Ended with an error and no attempt left.
+    /// Ended with an error, and no further attempt follows.
     Failed,
     /// Ended by a cancel.
     Cancelled,
 }
 
 impl Status {
-    /// Whether it will never change again.
+    /// Returns whether the state is final. A final state never changes.
     pub fn is_final(self) -> bool {
         matches!(self, Status::Completed | Status::Failed | Status::Cancelled)
     }
 
-    /// The word that the database uses.
+    /// Returns the name that the database uses, such as `pending`.
     pub fn as_str(self) -> &'static str {
         match self {
             Status::Pending => "pending",
@@ -57,7 +57,7 @@ impl Status {
         }
     }
 
-    /// All of them, in the order of a life.
+    /// All states, in the order in which an execution can pass through them.
     pub const ALL: [Status; 6] = [
         Status::Pending,
         Status::Running,
@@ -90,7 +90,7 @@ impl FromStr for Status {
 
 /// A handle to one execution of `T`.
 ///
-/// Holding it costs nothing and dropping it changes nothing.
+/// Holding it costs nothing, and dropping it does not affect the execution.
 pub struct Execution<T: Task> {
     conductor: Conductor,
     answer: Answer,
@@ -106,18 +106,22 @@ impl<T: Task> Execution<T> {
         }
     }
 
-    /// The execution's id.
+    /// Returns the execution's id.
     pub fn id(&self) -> Uuid {
         self.answer.id
     }
 
-    /// What came of the invoke that gave this handle; [`Invoked::Existing`] where
-    /// [`Conductor::execution`] gave it.
+    /// Returns the effect of the invoke that returned this handle.
+    ///
+    /// For a handle from [`Conductor::execution`] it is [`Invoked::Existing`].
     pub fn came_of(&self) -> Invoked {
         self.answer.came_of
     }
 
-    /// Its state now.
+    /// Returns the current state.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if the execution is unknown or retention has removed it.
     pub async fn status(&self) -> Result<Status> {
         match self.conductor.find(self.id()).await? {
             Some(info) => Ok(info.state),
@@ -125,12 +129,17 @@ impl<T: Task> Execution<T> {
         }
     }
 
-    /// Waits for the end and gives the output; without a worker that has the task, for ever.
+    /// Waits until the execution ends, and returns its output.
+    ///
+    /// Waits indefinitely if no worker has the task. Waiting uses notifications, with a query each second in case one
+    /// is lost. Waits through an outage of the database of about 30 s.
     ///
     /// # Errors
-    /// [`Error::Failed`] with the last attempt's error, [`Error::Cancelled`] with its reason,
-    /// [`Error::NotFound`] when retention has removed it, [`Error::Output`] when the stored output
-    /// is not of the type that this binary expects.
+    /// - [`Error::Failed`] with the last attempt's error.
+    /// - [`Error::Cancelled`] with its reason.
+    /// - [`Error::NotFound`] if the execution is unknown or retention has removed it.
+    /// - [`Error::Output`] if the stored output does not fit this binary's type.
+    /// - [`Error::Unavailable`] if the database does not return.
     pub async fn result(&self) -> Result<T::Output> {
         self.conductor.own_end(T::NAME, self.id()).await;
         let output = self.conductor.outcome(self.id()).await?;
@@ -142,7 +151,7 @@ impl<T: Task> Execution<T> {
 }
 
 impl<T: Task> Execution<T> {
-    /// Its failure, with code and details, where it has ended as `failed`; does not wait for the end.
+    /// Returns the failure, with code and details, if the execution has failed. Does not wait.
     ///
     /// ```
     /// # use conductor::prelude::*;
@@ -160,7 +169,7 @@ impl<T: Task> Execution<T> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NotFound`] when retention has removed it.
+    /// [`Error::NotFound`] if the execution is unknown or retention has removed it.
     pub async fn failure(&self) -> Result<Option<Failure>> {
         let info = self.conductor.find(self.id()).await?;
         let info = info.ok_or(Error::NotFound(self.id()))?;
@@ -199,8 +208,8 @@ impl Conductor {
         patience.ask(self.database(), watch.bind(id)).await
     }
 
-    /// Ends when this process has written the end of what it has just invoked, or after a moment. To ask the
-    /// database before would write there that somebody waits, beside the claim, which leaves out what is locked.
+    /// Waits a moment for this process to write the end of an execution that it has just invoked. A query at this
+    /// point would mark the row as watched, and that update would lock the row; a claim skips locked rows.
     async fn own_end(&self, task: &str, id: Uuid) {
         let ends = self.notifier().ends();
         let Some(left) = AT_HAND.checked_sub(age(id)) else {
@@ -215,18 +224,18 @@ impl Conductor {
         }
     }
 
-    /// Waits for the end of any execution and gives its output as JSON.
+    /// Waits until any execution ends, and returns its output as JSON.
     ///
     /// # Errors
-    /// As [`Execution::result`].
+    /// Those of [`Execution::result`], except [`Error::Output`].
     pub async fn outcome(&self, id: Uuid) -> Result<String> {
         self.migrate().await?;
         let end = self.notifier().ends().of(id);
         let mut patience = Patience::new(OUTAGE);
         loop {
-            // Before the look, so that no waiter misses an end between look and wait.
+            // Subscribed before the query, so that an end between query and wait is not missed.
             let ended = end.notified();
-            // Whoever told of ends may have stopped.
+            // The task that listens for ends may have stopped.
             self.notifier().start_for_ends(self.database()).await;
             let seen: Option<Watched> = match self.watch(id, &patience).await {
                 Ok(seen) => seen,
@@ -261,7 +270,8 @@ impl Conductor {
     }
 }
 
-/// The time since the id was made, by this machine's clock; long where the id does not say.
+/// Returns the time since the id was made, by this machine's clock; `Duration::MAX` if the id has no usable
+/// timestamp.
 fn age(id: Uuid) -> Duration {
     let made = id.get_timestamp().map(|made| made.to_unix());
     let made =

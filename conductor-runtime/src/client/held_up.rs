@@ -8,12 +8,13 @@ use tokio::sync::Semaphore;
 use super::insert::{Waiting, take_batch, write};
 use crate::db::Database;
 
-/// Connections that wait for locks at once; the others are for those who need not wait.
+/// The number of connections that may wait for locks at the same time; the others stay free for calls that need not
+/// wait.
 const TRIES: usize = 4;
-/// Between tries, which wait themselves for a while.
+/// The pause between tries. A try itself waits for the lock for a while.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What may be locked: a task's dedupe key, or slot, of debounced calls or others.
+/// What may be locked: a task, its dedupe key or throttle slot, and whether the call is debounced.
 type Key = (String, Option<String>, bool);
 
 fn key(waiting: &Waiting) -> Key {
@@ -22,8 +23,8 @@ fn key(waiting: &Waiting) -> Key {
     (new.task.clone(), new.dedupe_key.clone(), debounced)
 }
 
-/// Keyed invokes behind somebody's open transaction: the calls of one key are tried again together, apart
-/// from those of other keys.
+/// Keyed invokes that wait for another transaction's lock on their key. The calls of one key are tried again
+/// together, separately from those of other keys.
 #[derive(Debug, Clone)]
 pub(super) struct HeldUp(Arc<Shared>);
 
@@ -41,10 +42,10 @@ impl HeldUp {
         }))
     }
 
-    /// Takes over a call whose key is known to be held up; gives back any other.
+    /// Takes over a call if its key is known to be locked; returns any other call.
     pub(super) fn attract(&self, waiting: Waiting) -> Option<Waiting> {
         let mut keys = self.lock();
-        // Mostly none is, and no key is made to look for it.
+        // Usually no key is locked; this saves building one to look it up.
         if keys.is_empty() {
             return Some(waiting);
         }
@@ -78,8 +79,8 @@ impl HeldUp {
     }
 }
 
-/// Somebody who brings the calls of one key. With it the key goes, should it end before its work: by a
-/// panic, or with the runtime that it ran on. What waits is dropped then, which tells the callers.
+/// Retries the calls of one key. If it ends early, by a panic or with its runtime, `Drop` removes the key and its
+/// waiting calls; the callers then receive an error.
 struct Tries {
     held_up: HeldUp,
     key: Key,
@@ -99,7 +100,8 @@ impl Tries {
         }
     }
 
-    /// As many as one message may bring. None when nobody waits any more; from then on the key is as any other.
+    /// Takes at most as many calls as fit into one message. Returns `None` if no call waits any more; the key is then
+    /// no longer listed.
     fn next(&mut self) -> Option<Vec<Waiting>> {
         let mut keys = self.held_up.lock();
         let calls = keys.get_mut(&self.key).map(take_batch).unwrap_or_default();
@@ -111,7 +113,7 @@ impl Tries {
         Some(calls)
     }
 
-    /// In front of those that came meanwhile, as the last call of a key counts.
+    /// Puts calls back in front of those that arrived meanwhile, because the last call of a key wins.
     fn put_back(&self, mut calls: Vec<Waiting>) {
         let mut keys = self.held_up.lock();
         let others = keys.entry(self.key.clone()).or_default();
@@ -122,7 +124,7 @@ impl Tries {
 
 impl Drop for Tries {
     fn drop(&mut self) {
-        // Behind one that has ended by itself another may be there already.
+        // After a regular end, the key may already belong to a new one.
         if !self.done {
             self.held_up.lock().remove(&self.key);
         }

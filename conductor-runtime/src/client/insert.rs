@@ -12,10 +12,10 @@ use crate::db::{
 };
 use crate::error::{Error, Result};
 
-/// Most executions in one statement.
+/// The most executions in one statement.
 pub(super) const MAX_ROWS: usize = 5000;
 
-/// Which execution an invoke gives, and how.
+/// The execution that an invoke returns, and the effect of the invoke.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Answer {
     pub(super) id: Uuid,
@@ -31,8 +31,8 @@ impl Answer {
     }
 }
 
-/// Writes the executions of concurrent `invoke` calls together. Those with a key apart, as they may
-/// have to wait for somebody's transaction.
+/// Writes the executions of concurrent `invoke` calls together. Keyed calls are batched separately,
+/// because they may have to wait for another transaction.
 #[derive(Debug)]
 pub(super) struct Inserter {
     database: Database,
@@ -45,7 +45,7 @@ pub(super) struct Inserter {
 pub(super) struct Waiting {
     pub(super) new: NewExecution,
     pub(super) since: Instant,
-    /// It was sent before, and nobody knows whether that committed.
+    /// It was sent before, and whether that committed is unknown.
     pub(super) again: bool,
     pub(super) done: oneshot::Sender<Result<Answer>>,
 }
@@ -60,7 +60,7 @@ impl Inserter {
         }
     }
 
-    /// Returns when the execution is committed.
+    /// Returns once the execution is committed.
     pub(super) async fn insert(&self, new: NewExecution) -> Result<Answer> {
         let (done, outcome) = oneshot::channel();
         let database = self.database.clone();
@@ -72,7 +72,7 @@ impl Inserter {
             done,
         };
         if waiting.new.is_keyed() {
-            // Behind those that wait for the same transaction.
+            // If the key is locked, the call joins those that already wait for it.
             if let Some(waiting) = self.held_up.attract(waiting) {
                 let held_up = self.held_up.clone();
                 self.keyed.add(waiting, take_batch, move |batch| {
@@ -82,7 +82,7 @@ impl Inserter {
         } else {
             self.plain.add(waiting, take_batch, move |batch| {
                 let database = database.clone();
-                // Nothing that it wants can be locked.
+                // Calls without a key wait for no lock, so no call is left over.
                 async move { drop(write(&database, batch).await) }
             });
         }
@@ -96,15 +96,15 @@ pub(super) fn take_batch(waiting: &mut Vec<Waiting>) -> Vec<Waiting> {
     take_message(waiting, MAX_ROWS, |waiting| waiting.new.bytes())
 }
 
-/// The calls whose keys are held up by somebody's transaction do not keep the next batch waiting.
+/// Hands calls whose keys are locked over to `held_up`, so that they do not delay the next batch.
 async fn write_keyed(database: Database, held_up: HeldUp, batch: Vec<Waiting>) {
     for waiting in write(&database, batch).await {
         held_up.add(&database, waiting);
     }
 }
 
-/// One statement for all; where it is refused, one for each, so that a bad one is refused alone. Gives back
-/// those behind a lock that was not to be had in time.
+/// Writes all calls in one statement, or, if that is refused, one by one, so that a bad call fails
+/// alone. Returns the calls whose lock could not be obtained in time.
 pub(super) async fn write(database: &Database, batch: Vec<Waiting>) -> Vec<Waiting> {
     let since = batch.iter().map(|waiting| waiting.since).min();
     let mut patience = Patience::since(since.unwrap_or_else(Instant::now), OUTAGE);
@@ -114,7 +114,7 @@ pub(super) async fn write(database: &Database, batch: Vec<Waiting>) -> Vec<Waiti
         .map(|w| (w.new, (w.since, w.done)))
         .unzip();
     match insert_free(database, &rows, &mut again, &mut patience).await {
-        // A caller that no longer waits has its execution all the same.
+        // The execution of a caller that no longer waits was created all the same.
         Ok(answers) => callers
             .into_iter()
             .zip(answers)
@@ -147,7 +147,7 @@ async fn one_by_one(
     let mut locked = Vec::new();
     for (row, (since, caller)) in rows.into_iter().zip(callers) {
         let mut patience = Patience::new(OUTAGE);
-        // The refused statement may have been a repeated one.
+        // The refused statement may have been a retry.
         let one = std::slice::from_ref(&row);
         let mut again = true;
         match insert_free(database, one, &mut again, &mut patience).await {
@@ -171,7 +171,7 @@ async fn one_by_one(
     locked
 }
 
-/// Those whose time is not over; the others are told.
+/// Returns the calls that still have time left; the others receive an error.
 fn still_waiting(
     rows: Vec<NewExecution>,
     callers: Vec<Caller>,
@@ -197,7 +197,7 @@ fn still_waiting(
     waiting.collect()
 }
 
-/// Inserts, and again behind a fault that passes, somebody's lock included.
+/// Inserts, and retries after passing faults, including locks of other transactions.
 pub(super) async fn insert_again(
     database: &Database,
     rows: &[NewExecution],
@@ -212,9 +212,10 @@ pub(super) async fn insert_again(
     }
 }
 
-/// Inserts, and again where the connection broke and nobody knows whether it committed: the ids
-/// are ours, so nothing is made twice. Where a key is locked, it ends, and `again` says whether the next try
-/// comes behind such a connection: what the first one replaced is known by that alone.
+/// Inserts, and retries if the connection broke and the fate of the commit is unknown. The ids are
+/// made here, so a retry creates nothing twice. Returns the error if a key is locked; `again` then
+/// tells whether an earlier try may have committed, which the next try must know to report a
+/// replacement.
 async fn insert_free(
     database: &Database,
     rows: &[NewExecution],
@@ -237,7 +238,7 @@ async fn insert_free(
     }
 }
 
-/// The statement itself, on any connection; the answers in the order of the rows.
+/// Runs the statement on any connection. The answers are in the order of the rows.
 pub(super) async fn insert(
     connection: &mut PgConnection,
     rows: &[NewExecution],
@@ -248,7 +249,10 @@ pub(super) async fn insert(
     let keyed = rows.iter().any(NewExecution::is_keyed);
     let given: (Option<Vec<Uuid>>, Option<Vec<String>>) = sqlx::query_as(
         "select ids, came_of
-           from conductor.invoke_many($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+           from conductor.invoke_many(
+               p_ids => $1, p_tasks => $2, p_payloads => $3, p_run_at => $4, p_delay_ms => $5,
+               p_priorities => $6, p_in_transaction => $7, p_again => $8, p_keys => $9,
+               p_throttle_ms => $10, p_debounce_ms => $11, p_max_wait_ms => $12)",
     )
     .bind(&ids)
     .bind(column(rows, |row| row.task.as_str()))

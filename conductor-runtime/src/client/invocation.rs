@@ -8,10 +8,10 @@ use crate::codec;
 use crate::error::{Error, Result, too_long};
 use crate::task::{PointInTime, Task};
 
-/// Most bytes of a dedupe key: it stands in an index.
+/// The longest dedupe key in bytes, because it is part of an index entry.
 const LONGEST_KEY: usize = 200;
 
-/// An execution that is about to be.
+/// An execution to be created.
 #[derive(Debug, Clone)]
 pub(super) struct NewExecution {
     pub(super) id: Uuid,
@@ -46,18 +46,18 @@ impl NewExecution {
         }
     }
 
-    /// About how much it adds to a message.
+    /// Returns approximately how many bytes it adds to a message.
     pub(super) fn bytes(&self) -> usize {
         let key = self.dedupe_key.as_ref().map_or(0, String::len);
         self.payload.len() + self.task.len() + key + 64
     }
 
-    /// Whether there may be an execution already that this one meets.
+    /// Returns whether it may match an existing execution.
     pub(super) fn is_keyed(&self) -> bool {
         self.dedupe_key.is_some() || self.throttle_ms.is_some() || self.debounce_ms.is_some()
     }
 
-    /// What can only be said once all options are there.
+    /// Checks what depends on several options, once all of them are set.
     pub(super) fn complete(self) -> Result<Self> {
         let span = |millis: i64| {
             let millis = u64::try_from(millis).unwrap_or_default();
@@ -158,8 +158,9 @@ fn millis(duration: Duration) -> Result<i64> {
     }
 }
 
-/// One of many invokes, with options of its own; see
-/// [`Conductor::invoke_batch_with`](super::Conductor::invoke_batch_with).
+/// One item of a batch, with its own options.
+///
+/// See [`Conductor::invoke_batch_with`](super::Conductor::invoke_batch_with).
 #[must_use = "an invocation does nothing by itself"]
 pub struct Invocation<T: Task> {
     pub(super) new: Result<NewExecution>,
@@ -167,7 +168,9 @@ pub struct Invocation<T: Task> {
 }
 
 impl<T: Task> Invocation<T> {
-    /// With the task's own options. A payload that cannot be stored is refused by the batch.
+    /// Creates an item with the task's own options.
+    ///
+    /// If the payload cannot be stored, the batch returns the error.
     pub fn new(payload: T::Payload) -> Self {
         Self {
             new: NewExecution::of::<T>(&payload),
@@ -175,39 +178,40 @@ impl<T: Task> Invocation<T> {
         }
     }
 
-    /// As [`Invoke::run_at`](super::Invoke::run_at).
+    /// Sets the earliest start; see [`Invoke::run_at`](super::Invoke::run_at).
     pub fn run_at(self, at: impl PointInTime) -> Self {
         let at = at.utc();
         self.set(|new| new.set_run_at(at))
     }
 
-    /// As [`Invoke::delay`](super::Invoke::delay).
+    /// Sets the time to wait first; see [`Invoke::delay`](super::Invoke::delay).
     pub fn delay(self, delay: Duration) -> Self {
         self.set(|new| new.set_delay(delay))
     }
 
-    /// As [`Invoke::priority`](super::Invoke::priority).
+    /// Overrides the task's priority; see [`Invoke::priority`](super::Invoke::priority).
     pub fn priority(self, priority: i32) -> Self {
         self.set(|new| new.set_priority(priority))
     }
 
-    /// As [`Invoke::dedupe_key`](super::Invoke::dedupe_key).
+    /// Allows one execution per key at a time; see
+    /// [`Invoke::dedupe_key`](super::Invoke::dedupe_key).
     pub fn dedupe_key(self, key: impl Into<String>) -> Self {
         let key = key.into();
         self.set(|new| new.set_dedupe_key(key))
     }
 
-    /// As [`Invoke::throttle`](super::Invoke::throttle).
+    /// Creates at most one execution per slot; see [`Invoke::throttle`](super::Invoke::throttle).
     pub fn throttle(self, slot: Duration) -> Self {
         self.set(|new| new.set_throttle(slot))
     }
 
-    /// As [`Invoke::debounce`](super::Invoke::debounce).
+    /// Runs once the calls are quiet; see [`Invoke::debounce`](super::Invoke::debounce).
     pub fn debounce(self, quiet: Duration) -> Self {
         self.set(|new| new.set_debounce(quiet))
     }
 
-    /// As [`Invoke::max_wait`](super::Invoke::max_wait).
+    /// Bounds a debounce; see [`Invoke::max_wait`](super::Invoke::max_wait).
     pub fn max_wait(self, most: Duration) -> Self {
         self.set(|new| new.set_max_wait(most))
     }

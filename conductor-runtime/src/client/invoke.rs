@@ -14,14 +14,14 @@ use crate::registry::Registry;
 use crate::task::{PointInTime, Task};
 use crate::unreadable::read;
 
-/// An invoke that is being said; `.await` makes the execution.
+/// A builder for an invocation. Does nothing until awaited.
 #[must_use = "an invoke does nothing until it is awaited"]
 pub struct Invoke<'c, T: Task> {
     conductor: &'c Conductor,
     invocation: Invocation<T>,
 }
 
-/// An [`Invoke`] within the caller's transaction.
+/// An [`Invoke`] within the caller's transaction. Does nothing until awaited.
 #[must_use = "an invoke does nothing until it is awaited"]
 pub struct InvokeInTransaction<'t, T: Task> {
     invoke: Invoke<'t, T>,
@@ -36,30 +36,33 @@ impl<'c, T: Task> Invoke<'c, T> {
         }
     }
 
-    /// Not before this instant, by the database's clock. A past one means now.
+    /// Sets the earliest start, by the database's clock. An instant in the past means now.
     pub fn run_at(self, at: impl PointInTime) -> Self {
         self.with(|invocation| invocation.run_at(at))
     }
 
-    /// Not before this long from now, by the database's clock.
+    /// Sets the time to wait before the first attempt, counted from now by the database's clock.
     pub fn delay(self, delay: Duration) -> Self {
         self.with(|invocation| invocation.delay(delay))
     }
 
-    /// Instead of the task's own priority; higher is claimed first.
+    /// Overrides the task's priority. Executions of higher priority are claimed first.
     pub fn priority(self, priority: i32) -> Self {
         self.with(|invocation| invocation.priority(priority))
     }
 
-    /// The task has one execution of this key (1 to 200 bytes) at a time.
+    /// Allows one execution per key at a time.
     ///
-    /// While it has not started, a call replaces its payload, and its time and priority where the
-    /// call says them; the id stays. From its first claim to its end (while it runs, sleeps, or
-    /// waits for its next attempt) it is left as it is and returned. Once it has ended, the next
-    /// call makes a new one. [`Execution::came_of`] tells which it was.
+    /// The key belongs to the task and has 1 to 200 bytes.
     ///
-    /// Calls with one key, from whichever process, happen one after the other: one waits for the
-    /// transaction of another that has the key. `retry` repeats what has ended without its key.
+    /// Until a worker first claims the execution, another call replaces its payload, and its time
+    /// and priority if the call sets them; the id stays. From then until it ends, also while it
+    /// sleeps or waits for its next attempt, a call leaves it unchanged and returns its handle.
+    /// Once it has ended, the next call creates a new one. [`Execution::came_of`] tells which of
+    /// these happened.
+    ///
+    /// Calls with the same key are serialized, whatever process they come from: a call waits for a
+    /// transaction that holds its key. An execution that `retry` repeats has no key.
     ///
     /// ```no_run
     /// # use conductor::prelude::*;
@@ -67,41 +70,43 @@ impl<'c, T: Task> Invoke<'c, T> {
     /// # async fn f(conductor: Conductor) -> anyhow::Result<()> {
     /// let first = conductor.invoke::<Sync>(Sync { user: 7, version: 1 }).dedupe_key("user-7").await?;
     /// let again = conductor.invoke::<Sync>(Sync { user: 7, version: 2 }).dedupe_key("user-7").await?;
-    /// // Where no worker was quicker, there is one execution, of version 2.
+    /// // If no worker has claimed it in between, there is one execution, of version 2.
     /// println!("{}: {}, then {}", first.id() == again.id(), first.came_of(), again.came_of());
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// # Errors
-    /// A key that is empty, longer than 200 bytes, or that has the character U+0000.
+    /// The invoke returns [`Error::Invalid`] if the key is empty, longer than 200 bytes, or
+    /// contains U+0000.
     pub fn dedupe_key(self, key: impl Into<String>) -> Self {
         self.with(|invocation| invocation.dedupe_key(key))
     }
 
-    /// At most one execution in this long, by the database's clock: the first call makes it, the
-    /// others in its slot get its handle, whatever has become of it; their payloads are dropped.
+    /// Creates at most one execution per `slot`, by the database's clock; the first call wins.
     ///
-    /// The slot is the task's, or with a [`dedupe_key`](Self::dedupe_key) the key's, and lasts from
-    /// the call that made the execution. The call after it does as the key says: where the
-    /// execution has not started even then, its payload is replaced and a new slot begins; where
-    /// it has not ended, it is returned and the next call asks again.
+    /// Other calls within the slot return the handle of that execution, even if it has ended, and
+    /// their payloads are dropped. The slot belongs to the task, or to the key if there is a
+    /// [`dedupe_key`](Self::dedupe_key), and lasts from the call that created the execution.
+    ///
+    /// Once the slot is over, the next call creates a new execution and begins a new slot. With a
+    /// dedupe key, the key still decides: if the execution has not started, its payload is replaced
+    /// and a new slot begins; if it has started and not ended, it is returned and no slot begins.
     ///
     /// # Errors
-    /// Less than a millisecond, more than 1000 years, or together with
-    /// [`debounce`](Self::debounce).
+    /// The invoke returns [`Error::Invalid`] if the slot is shorter than a millisecond or longer
+    /// than 1000 years, or if it is combined with [`debounce`](Self::debounce).
     pub fn throttle(self, slot: Duration) -> Self {
         self.with(|invocation| invocation.throttle(slot))
     }
 
-    /// Runs once the calls have been quiet for this long, by the database's clock, with the last
-    /// call's payload.
+    /// Runs once no call has come for this long, with the last call's payload.
     ///
-    /// Each call moves the execution, which keeps its id, until it has started; the next call then
-    /// makes a new one, so the last payload always runs. Calls are counted together by task, or
-    /// with a [`dedupe_key`](Self::dedupe_key) by key; calls of the same key without `debounce` have
-    /// nothing to do with them. Calls that never pause put it off without end, unless
-    /// [`max_wait`](Self::max_wait) bounds that.
+    /// Until the execution has started, each call moves its time and replaces its payload; its id
+    /// stays. The next call after that creates a new execution, so the last payload always runs.
+    /// Calls are counted per task, or per key if there is a [`dedupe_key`](Self::dedupe_key). These
+    /// keys are separate from those of calls without `debounce`. Calls that never pause delay the
+    /// execution indefinitely, unless [`max_wait`](Self::max_wait) sets a bound.
     ///
     /// ```no_run
     /// # use conductor::prelude::*;
@@ -119,14 +124,19 @@ impl<'c, T: Task> Invoke<'c, T> {
     /// ```
     ///
     /// # Errors
-    /// Less than a millisecond, more than 1000 years, or together with
-    /// [`throttle`](Self::throttle), [`run_at`](Self::run_at) or [`delay`](Self::delay).
+    /// The invoke returns [`Error::Invalid`] if the interval is shorter than a millisecond or
+    /// longer than 1000 years, or if it is combined with [`throttle`](Self::throttle),
+    /// [`run_at`](Self::run_at) or [`delay`](Self::delay).
     pub fn debounce(self, quiet: Duration) -> Self {
         self.with(|invocation| invocation.debounce(quiet))
     }
 
-    /// Bounds a [`debounce`](Self::debounce): the execution is due at the latest so long after the first of the
-    /// calls that it stands for, with the newest payload. The newest call decides about the bound, too.
+    /// Bounds a [`debounce`](Self::debounce).
+    ///
+    /// The execution is due at most this long after the first call that it stands for, with the
+    /// newest payload.
+    ///
+    /// The newest call decides: one without `max_wait` removes the bound.
     ///
     /// ```no_run
     /// # use conductor::prelude::*;
@@ -145,12 +155,15 @@ impl<'c, T: Task> Invoke<'c, T> {
     /// ```
     ///
     /// # Errors
-    /// Without `debounce`, shorter than it, or more than 1000 years.
+    /// The invoke returns [`Error::Invalid`] if `debounce` is missing, if the bound is shorter than
+    /// it, or if the bound is longer than 1000 years.
     pub fn max_wait(self, most: Duration) -> Self {
         self.with(|invocation| invocation.max_wait(most))
     }
 
-    /// Commits or vanishes with the caller's transaction. Nobody sees the execution before.
+    /// Invokes within the caller's transaction: the execution commits or rolls back with it.
+    ///
+    /// Until the commit, no other connection sees the execution and no worker runs it.
     ///
     /// ```no_run
     /// # use conductor::prelude::*;
@@ -202,7 +215,8 @@ impl<'t, T: Task> IntoFuture for InvokeInTransaction<'t, T> {
         Box::pin(async move {
             let new = self.invoke.invocation.new?.complete()?;
             let conductor = self.invoke.conductor;
-            // On another connection, as a refused statement would end the caller's transaction.
+            // On another connection, because a failed statement would abort the caller's
+            // transaction.
             conductor.ensure_declared(&new.task).await?;
             let answers = insert(self.connection, std::slice::from_ref(&new), true, false).await?;
             let answer = answers.first().copied().unwrap_or(Answer::created(new.id));
@@ -217,11 +231,12 @@ impl Conductor {
         self.inserter().insert(new).await
     }
 
-    /// Invokes a task by its name with a payload that is JSON already, as the command line does.
+    /// Invokes a task by name with a payload that is already JSON, as the command line does.
     ///
     /// # Errors
-    /// The name is unknown to this binary and to the database, or the payload does not fit a task
-    /// of this binary. Tasks of other programs check their payloads themselves, when they run.
+    /// - [`Error::UnknownTask`] if neither this binary nor the database knows the task.
+    /// - [`Error::Payload`] if the payload cannot be stored, or does not fit a task of this binary.
+    ///   Payloads of other programs' tasks are checked only when they run.
     pub async fn invoke_json(&self, task: &str, payload: &str) -> Result<Uuid> {
         Ok(self.insert(checked(task, payload)?).await?.id)
     }
@@ -232,7 +247,7 @@ pub(super) fn checked(task: &str, payload: &str) -> Result<NewExecution> {
         task: task.to_owned(),
         reason,
     };
-    // First, as it also says more of size and depth than a parser that gives up.
+    // First, because its message tells more about size and depth than a parser that gives up.
     codec::check_storable(payload).map_err(refuse)?;
     match Registry::global().get(task) {
         Some(definition) => definition.check_given(payload),

@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// What came of an invoke.
+/// The effect of an invoke.
 ///
 /// ```no_run
 /// use conductor::Invoked;
@@ -19,18 +19,19 @@ use std::fmt;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Invoked {
-    /// A new execution. Without `dedupe_key`, `throttle` or `debounce`, always this.
+    /// A new execution was created. Always so without `dedupe_key`, `throttle` and `debounce`.
     Created,
-    /// An execution that had not started took the new payload, and kept its id.
+    /// An execution that had not started took the new payload and kept its id.
     Replaced,
-    /// The execution had started and was left as it is.
+    /// The execution had started and was left unchanged.
     Existing,
-    /// The throttle's slot was taken; the execution is the one that has it, ended or not.
+    /// The throttle's slot was taken. The handle is that of the execution that has it, ended or
+    /// not.
     Throttled,
 }
 
 impl Invoked {
-    /// In lower case, as the command line prints it.
+    /// Returns the name in lower case, as the command line prints it.
     pub fn as_str(self) -> &'static str {
         match self {
             Invoked::Created => "created",
@@ -40,7 +41,7 @@ impl Invoked {
         }
     }
 
-    /// By the word that the database uses.
+    /// Parses the name that the database uses.
     pub(super) fn read(word: &str) -> Result<Self, sqlx::Error> {
         [
             Invoked::Created,

@@ -1,4 +1,4 @@
-//! What an application does with tasks: invoke, wait, cancel, look.
+//! The client API: invokes tasks, waits for results, cancels, schedules and inspects.
 
 mod batch;
 mod cancel;
@@ -46,7 +46,7 @@ pub use schedules::ScheduleInfo;
 pub use story::{Astray, Parent, Process, Runner, StepInfo, StepKey, Story, WaitInfo};
 pub use why::{Awaited, LimitKey, Reason, Why};
 
-/// The client: one per process, cheap to clone.
+/// A client of one Conductor database. Cheap to clone; one per process is enough.
 ///
 /// ```no_run
 /// use conductor::prelude::*;
@@ -75,7 +75,8 @@ struct Shared {
     outage: Arc<Outage>,
     inserter: Inserter,
     emitter: Emitter,
-    /// Events of row changes that were seen to be watched, and when.
+    /// Row changes that the database was seen to record as events: the event's name, and when it
+    /// was read.
     watches: Mutex<HashMap<String, (String, Instant)>>,
     ready: OnceCell<()>,
     declared: Mutex<HashSet<&'static str>>,
@@ -84,26 +85,32 @@ struct Shared {
 }
 
 impl Conductor {
-    /// Connects to `DATABASE_URL`; where it is unset or empty, to this project's embedded
-    /// Postgres, which is started if it does not run. Applies missing migrations.
+    /// Connects to the database and applies missing migrations.
+    ///
+    /// The database is `DATABASE_URL`, or this project's embedded Postgres if that variable is
+    /// unset or empty. An embedded server that does not run is started.
     ///
     /// # Errors
-    /// The server does not answer, the role may not migrate, the schema has a breaking migration
-    /// that this binary does not know, older processes did not end for one within a minute, or no Postgres binaries can be had.
+    /// - [`Error::Connect`] if the server does not answer.
+    /// - [`Error::Database`] if the role may not migrate.
+    /// - [`Error::Schema`] if the schema has a breaking migration that this binary does not know,
+    ///   or if older processes have not ended within a minute so that a breaking one can be
+    ///   applied.
+    /// - [`Error::Embedded`] if no Postgres binaries can be found or fetched.
     pub async fn connect() -> Result<Self> {
         let conductor = Self::open().await?;
         conductor.migrate().await?;
         Ok(conductor)
     }
 
-    /// As [`connect`](Self::connect), to this address.
+    /// Connects to the given address, as [`connect`](Self::connect) does.
     pub async fn connect_to(url: &str) -> Result<Self> {
         let conductor = Self::open_url(url).await?;
         conductor.migrate().await?;
         Ok(conductor)
     }
 
-    /// As [`connect`](Self::connect), but leaves the schema as it is until the first call.
+    /// Connects as [`connect`](Self::connect) does, but leaves migrations to the first call.
     pub async fn open() -> Result<Self> {
         match std::env::var("DATABASE_URL") {
             Ok(url) if !url.is_empty() => Self::open_url(&url).await,
@@ -115,7 +122,7 @@ impl Conductor {
         }
     }
 
-    /// As [`open`](Self::open), at this address.
+    /// Connects to the given address as [`open`](Self::open) does.
     pub async fn open_url(url: &str) -> Result<Self> {
         let pool = db::open(&Address::parse(url)?).await?;
         Ok(Self::from_pool(pool))
@@ -137,10 +144,11 @@ impl Conductor {
         ))
     }
 
-    /// Uses an existing pool. The schema is looked at (and brought up to date) by the first call.
+    /// Uses an existing pool. The first call checks the schema and applies missing migrations.
     ///
-    /// An orchestrator works with connections beside it, opened with its options as needed: two for each
-    /// worker and four more, but no more than the pool has, and one each for heartbeat and notifications.
+    /// An orchestrator does not take its connections from this pool. It opens its own with the
+    /// pool's connect options: at most two for each worker plus four, and no more than the pool's
+    /// maximum, plus one for the heartbeat and one for notifications.
     pub fn from_pool(pool: PgPool) -> Self {
         Self::with(
             pool,
@@ -170,8 +178,9 @@ impl Conductor {
         }
     }
 
-    /// The same, for the orchestrator's own work: with at most so many connections of its own, and with
-    /// its own ear for notifications. They belong to the runtime in which this is called.
+    /// Returns a client for the orchestrator's own work, with at most `most` connections of its own
+    /// and a listener of its own for notifications. Both belong to the async runtime in which this
+    /// is called.
     pub(crate) fn apart(&self, most: u32) -> Self {
         let database = self.database().apart(most);
         Self {
@@ -190,46 +199,47 @@ impl Conductor {
         }
     }
 
-    /// The pool, for the application's own statements.
+    /// Returns the pool, for the application's own statements.
     pub fn pool(&self) -> &PgPool {
         self.shared.database.pool()
     }
 
-    /// The way that the work goes.
+    /// Returns the connections that the library's own statements use.
     pub(crate) fn database(&self) -> &Database {
         &self.shared.database
     }
 
-    /// The embedded server, where that is what this client is connected to.
+    /// Returns the embedded server if this client is connected to one.
     #[cfg(feature = "embedded")]
     pub fn embedded(&self) -> Option<&crate::embedded::Embedded> {
         self.shared.embedded.as_ref()
     }
 
-    /// Applies missing migrations; does nothing the second time. Waits up to a minute for older
-    /// processes, as [`migrate_within`](Self::migrate_within) tells.
+    /// Applies missing migrations, waiting up to a minute for older processes.
+    ///
+    /// Does nothing after the first success. See [`migrate_within`](Self::migrate_within).
     pub async fn migrate(&self) -> Result<()> {
         self.migrate_within(db::MIGRATION_DEADLINE).await
     }
 
-    /// Applies missing migrations; does nothing the second time.
+    /// Applies missing migrations. Does nothing after the first success.
     ///
-    /// Where one of them is marked as breaking, running processes with an older schema version are
-    /// told to drain and end, as if by SIGTERM, and the migration waits for them. A compatible one
-    /// disturbs nobody. Any number of processes may call this at once.
+    /// If one of them is marked as breaking, running processes with an older schema version are
+    /// asked to drain and end, as by SIGTERM, and the migration waits for them at most `deadline`.
+    /// Compatible migrations do not affect running processes. Any number of processes may call this
+    /// at once.
     ///
     /// # Errors
-    /// [`Error::Schema`] where older processes are still there after `deadline`, with their hosts and
-    /// numbers; nothing was applied then. Also where the schema has a breaking migration that this
-    /// build does not know. [`Error::Database`] where the server cannot be reached or refuses.
+    /// - [`Error::Schema`] if older processes are still running after `deadline`; the error lists
+    ///   their hosts and process ids, and nothing was applied.
+    /// - [`Error::Schema`] if the schema has a breaking migration that this build does not know.
+    /// - [`Error::Database`] if the server cannot be reached or refuses a statement.
     pub async fn migrate_within(&self, deadline: Duration) -> Result<()> {
         self.shared
             .ready
             .get_or_try_init(|| async {
                 self.find_way().await?;
-                db::migrate(self.database(), deadline, &self.how_to_begin_anew())
-                    .await
-                    .map(drop)
+                db::migrate(self.database(), deadline, &self.how_to_begin_anew()).await
             })
             .await
             .copied()
@@ -246,13 +256,13 @@ impl Conductor {
         "`drop schema conductor cascade`".to_owned()
     }
 
-    /// The schema version that the database has; 0 where there is none. Changes nothing.
+    /// Returns the database's schema version, or 0 if it has none. Changes nothing.
     pub async fn schema_version(&self) -> Result<i32> {
         self.find_way().await?;
         db::applied_version(self.database()).await
     }
 
-    /// Finds out whether a pooler lies between; between a private server and its program none does.
+    /// Finds out whether a pooler lies between client and server; an embedded server never has one.
     pub(crate) async fn find_way(&self) -> Result<()> {
         #[cfg(feature = "embedded")]
         if self.shared.embedded.is_some() {
@@ -261,27 +271,38 @@ impl Conductor {
         Ok(self.database().look_for_pooler().await?)
     }
 
-    /// Makes the roles `conductor_client`, which invokes, emits, cancels, retries and reads, and
-    /// `conductor_worker`, which works, where they are missing, and gives them their rights on this
-    /// schema. Later migrations give them what is new.
+    /// Creates the roles `conductor_client` and `conductor_worker` if they are missing.
+    ///
+    /// Grants them their rights on this schema.
+    ///
+    /// `conductor_client` may invoke, emit, cancel, retry and read; `conductor_worker` may also run
+    /// workers. Later migrations grant these roles what they add.
     ///
     /// # Errors
-    /// This client's role does not own the schema, or may not create roles.
+    /// [`Error::Database`] if this client's role does not own the schema or may not create roles.
     pub async fn create_roles(&self) -> Result<()> {
         self.migrate().await?;
         db::create_roles(self.database()).await
     }
 
-    /// Makes an execution of `T`: `.await` it, or say more with `.run_at(…)`, `.delay(…)`,
-    /// `.priority(…)`, `.dedupe_key(…)`, `.throttle(…)`, `.debounce(…)`, `.max_wait(…)`, `.in_transaction(…)` first.
+    /// Invokes `T`: creates an execution with this payload.
     ///
-    /// When the call returns, the execution is committed and will run, whatever crashes.
+    /// Configure it with `.run_at(…)`, `.delay(…)`, `.priority(…)`, `.dedupe_key(…)`,
+    /// `.throttle(…)`, `.debounce(…)`, `.max_wait(…)` or `.in_transaction(…)`, then `.await` it.
+    /// Does nothing until awaited.
+    ///
+    /// Once the call returns `Ok`, the execution is committed and survives any crash. If the call
+    /// returns an error because the connection broke, the execution may exist all the same.
     pub fn invoke<T: Task>(&self, payload: T::Payload) -> Invoke<'_, T> {
         Invoke::new(self, payload)
     }
 
-    /// Makes an execution of each payload, all or none, in their order; gives the ids. Any number:
-    /// many go in one transaction, a few thousand a statement.
+    /// Creates one execution for each payload, all or none.
+    ///
+    /// Returns the ids in the order of the payloads.
+    ///
+    /// The batch may have any number of items. They are written in one transaction, with at most
+    /// 5000 in one statement.
     ///
     /// ```no_run
     /// # use conductor::prelude::*;
@@ -300,8 +321,9 @@ impl Conductor {
         InvokeBatch::new(self, payloads.into_iter().map(Invocation::<T>::new))
     }
 
-    /// As [`invoke_batch`](Self::invoke_batch), with options for each; gives the ids in the order
-    /// of the items.
+    /// Creates one execution for each item, with options of its own, all or none.
+    ///
+    /// Returns the ids in the order of the items.
     ///
     /// ```no_run
     /// # use conductor::prelude::*;
@@ -319,8 +341,8 @@ impl Conductor {
     /// # }
     /// ```
     ///
-    /// Where a key occurs several times in a batch, all these items give the same id: the last one's
-    /// payload stays, or with `throttle` the first one's.
+    /// If several items of a batch have the same dedupe key, they all return the same id. The
+    /// execution has the payload of the last of them, or of the first one with `throttle`.
     pub fn invoke_batch_with<T: Task>(
         &self,
         items: impl IntoIterator<Item = Invocation<T>>,
@@ -328,24 +350,29 @@ impl Conductor {
         InvokeBatch::new(self, items.into_iter())
     }
 
-    /// A handle to an execution that exists.
+    /// Returns a handle to an existing execution. Does not check whether it exists.
     pub fn execution<T: Task>(&self, id: Uuid) -> Execution<T> {
         let came_of = Invoked::Existing;
         Execution::invoked(self.clone(), Answer { id, came_of })
     }
 
-    /// Cancels an execution; false where it is unknown or has ended. Add `.reason("…")`.
+    /// Cancels an execution. Returns false if it is unknown or has ended.
     ///
-    /// A pending one ends at once. A running handler is told within a second
-    /// (`ctx.cancelled()`), and whatever it returns is recorded as cancelled.
+    /// Its children are cancelled, too, except detached ones.
+    ///
+    /// A pending or suspended execution ends at once. A running handler receives the cancel within a
+    /// second (`ctx.cancelled()`), and whatever it returns, the execution ends as cancelled. Add
+    /// `.reason("…")` to record why. A cancel that has returned survives any crash.
     pub fn cancel(&self, id: Uuid) -> Cancel<'_> {
         Cancel::new(Ok(self), id)
     }
 
-    /// Runs an execution again: one that waits for its next attempt is due now and keeps its id,
-    /// a failed or cancelled one is repeated under a new id with the same payload, the recorded steps and
-    /// the children that still run. One that was repeated before goes on where its last repeat has ended.
-    /// Gives the id, or none where it is unknown, running or completed, by a repeat too.
+    /// Runs an execution again, and returns the id of the execution that runs.
+    ///
+    /// A pending one is made due now and keeps its id. A failed or cancelled one is repeated under
+    /// a new id, with the same payload, the recorded steps and the children that still run. If it
+    /// was repeated before, the new one continues from where its last repeat ended. Returns `None`
+    /// if the execution is unknown, running or suspended, or if it or a repeat of it has completed.
     pub async fn retry(&self, id: Uuid) -> Result<Option<Uuid>> {
         self.migrate().await?;
         Ok(sqlx::query_scalar("select conductor.retry($1)")
@@ -354,9 +381,10 @@ impl Conductor {
             .await?)
     }
 
-    /// Makes a schedule that invokes `T` with this payload at each tick of a cron rule, whatever is
-    /// deployed or restarted meanwhile, or replaces the one of that name: `.await` it, or say more
-    /// with `.timezone(…)`, `.missed(…)`, `.overlap(…)` first.
+    /// Creates a schedule that invokes `T` at each tick, or replaces the one of that name.
+    ///
+    /// Configure it with `.timezone(…)`, `.missed(…)` or `.overlap(…)`, then `.await` it. The
+    /// schedule survives restarts and deploys until [`unschedule`](Self::unschedule) removes it.
     ///
     /// ```no_run
     /// # use conductor::prelude::*;
@@ -380,8 +408,12 @@ impl Conductor {
         Schedule::new::<T>(Ok(self), name.into(), cron.into(), &payload)
     }
 
-    /// Removes a schedule that was made by [`schedule`](Self::schedule); what it has started goes
-    /// on. False where there is none. Schedules that the code declares stay: pause them instead.
+    /// Removes a dynamic schedule. Returns false if there is none.
+    ///
+    /// A dynamic schedule is one that [`schedule`](Self::schedule) created.
+    ///
+    /// Executions that it has started continue. Schedules that the code declares cannot be removed;
+    /// [pause](Self::pause_schedule) them instead.
     pub fn unschedule<T: Task>(&self, name: impl Into<String>) -> Unschedule<'_> {
         Unschedule::new(Ok(self), T::NAME.to_owned(), name.into())
     }
@@ -398,8 +430,8 @@ impl Conductor {
         &self.shared.inserter
     }
 
-    /// The event of a row change that was watched a moment ago, so that a wait that is met at each of
-    /// many replays asks the database once.
+    /// Returns the event of a row change if it was looked up less than a minute ago. A wait that is
+    /// repeated at each of many replays then asks the database only once.
     pub(crate) fn watched(&self, what: &str) -> Option<String> {
         const FRESH: Duration = Duration::from_secs(60);
         let watches = self.shared.watches.lock();
@@ -418,7 +450,7 @@ impl Conductor {
         &self.shared.emitter
     }
 
-    /// Makes tasks known to the database, with the options that they have here; gives
+    /// Declares tasks in the database, with the options that they have in this binary. Returns
     /// `(task id, queue id, name)` of each.
     pub(crate) async fn declare(
         &self,
@@ -432,7 +464,8 @@ impl Conductor {
         )
     }
 
-    /// Makes a task of this binary known, so that it can be invoked before any worker starts.
+    /// Declares a task of this binary if the database does not know it, so that it can be invoked
+    /// before any worker starts.
     pub(crate) async fn ensure_declared(&self, name: &str) -> Result<()> {
         self.migrate().await?;
         let Some(task) = Registry::global().get(name) else {
@@ -442,7 +475,7 @@ impl Conductor {
             return Ok(());
         }
         Registry::global().check()?;
-        // A worker's declaration stays as it is.
+        // `declare_missing` leaves the declaration of a worker as it is.
         let declaration = declaration(std::iter::once(task));
         let mut patience = Patience::new(OUTAGE);
         loop {

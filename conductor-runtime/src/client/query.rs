@@ -11,7 +11,7 @@ use crate::db::Alone;
 use crate::error::{Error, Result};
 use crate::task::Trigger;
 
-/// What the database knows of one execution.
+/// The details of one execution, as stored in the database.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ExecutionInfo {
@@ -23,53 +23,53 @@ pub struct ExecutionInfo {
     pub queue: String,
     /// Its state.
     pub state: Status,
-    /// Higher is claimed first.
+    /// Executions of higher priority are claimed first.
     pub priority: i32,
     /// When it was invoked.
     pub created_at: DateTime<Utc>,
-    /// When it is due; none once it has ended.
+    /// When it is due; `None` once it has ended.
     pub run_at: Option<DateTime<Utc>>,
-    /// When a worker last took it.
+    /// When a worker last claimed it.
     pub claimed_at: Option<DateTime<Utc>>,
     /// When it ended.
     pub finished_at: Option<DateTime<Utc>>,
-    /// Attempts that failed.
+    /// The number of failed attempts.
     pub failures: i32,
-    /// Attempts that died with their process.
+    /// The number of attempts that ended because their process crashed.
     pub crashes: i32,
     /// The fencing token of its last claim.
     pub claim: i32,
-    /// The execution that this one repeats.
+    /// The execution that this one repeats; after several repeats, the original.
     pub retry_of: Option<Uuid>,
-    /// The key that it was invoked with.
+    /// The dedupe key that it was invoked with.
     pub dedupe_key: Option<String>,
     /// What started it.
     pub trigger: Trigger,
-    /// It is due when its task's window opens: `run_at` is the opening.
+    /// Whether it waits for its task's window: `run_at` is then the opening.
     pub postponed: bool,
-    /// Why it waits for another build; none where it does not.
+    /// Why it waits for another build that can read it; `None` if it does not.
     pub unreadable: Option<String>,
-    /// The event that it is suspended for; of several the first, in the order of keys.
+    /// The event that it waits for; of several, the first in the order of keys.
     pub event: Option<String>,
-    /// JSON.
+    /// The payload as JSON.
     pub payload: Box<RawValue>,
-    /// JSON, of completed ones.
+    /// The output as JSON; only if it has completed.
     pub output: Option<Box<RawValue>>,
     /// The last failure's text, or the reason of a cancel.
     pub error: Option<String>,
-    /// Of one that has failed with a [`Failure`](crate::failure::Failure), its code and details as JSON.
+    /// The code and details of its [`Failure`](crate::failure::Failure) as JSON, if it failed with one.
     pub failure: Option<Box<RawValue>>,
-    /// Why it seems stuck; only of running ones.
+    /// Why it seems stuck; only if it is running.
     pub stuck: Option<Stuck>,
 }
 
-/// Why a running execution seems not to get on.
+/// Why a running execution seems to make no progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stuck {
-    /// Its process has ended, or could not renew its lease; a living one will take it back.
+    /// Its process has ended or could not renew its lease. A living worker will take it back.
     ProcessGone,
-    /// It runs longer than its task's timeout, by so much: the handler does not come to an `.await`.
+    /// It exceeds its task's timeout by this long, so its handler has probably not reached an `.await`.
     Overtime(Duration),
 }
 
@@ -77,15 +77,15 @@ pub enum Stuck {
 #[derive(Debug, Clone, sqlx::FromRow)]
 #[non_exhaustive]
 pub struct FailedAttempt {
-    /// Which attempt, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: i32,
     /// When it failed.
     pub failed_at: DateTime<Utc>,
-    /// Why.
+    /// The text of the error.
     pub error: String,
 }
 
-/// Which executions to list; all by default, the newest 50.
+/// Which executions to list. By default the newest 50 of all.
 #[derive(Debug, Clone)]
 pub struct Filter {
     /// Only of this task.
@@ -94,10 +94,12 @@ pub struct Filter {
     pub queue: Option<String>,
     /// Only in this state.
     pub state: Option<Status>,
-    /// Only those invoked at most this long ago. A child that its parent asked for more than an hour before it was
-    /// made, as another branch of it worked, may be missing.
+    /// Only those invoked at most this long ago.
+    ///
+    /// A child may be missing if its parent invoked it more than an hour before the row was written, because another
+    /// branch of the parent was busy.
     pub newer_than: Option<Duration>,
-    /// At most so many.
+    /// At most this many.
     pub limit: u32,
 }
 
@@ -113,7 +115,7 @@ impl Default for Filter {
     }
 }
 
-/// An attempt's end needs a moment to be written.
+/// How long the end of an attempt may take to be written.
 const GRACE: Duration = Duration::from_secs(1);
 
 const COLUMNS: &str =
@@ -136,7 +138,7 @@ const COLUMNS: &str =
 const VALUES: &str =
     "payload::text as payload, output::text as output, error, failure::text as failure";
 
-/// Of many at once, what is large is told by its size.
+/// In a list, a large value is replaced by a text with its size.
 const SHORT_VALUES: &str =
     "case when octet_length(payload::text) <= 65536 then payload::text
           else to_json('not listed: ' || octet_length(payload::text) || ' bytes; `find` and `show` have it')::text
@@ -145,11 +147,11 @@ const SHORT_VALUES: &str =
           else to_json('not listed: ' || octet_length(output::text) || ' bytes; `find` and `show` have it')::text
           end as output, error, failure::text as failure";
 
-/// The states in which executions have ended; the others are of those that live.
+/// The final states. The view `finished` has executions in these states, and `live` has all others.
 const ENDED: [Status; 3] = [Status::Completed, Status::Failed, Status::Cancelled];
 
-/// The query of a list. What is not asked for is not in it, and the state is in it by name, so that the planner sees
-/// which index serves. Each half is read by a key of its own, newest first, and no further than the limit.
+/// Builds the query of a list. It contains only the conditions that are set, and the state as a literal, so that the
+/// planner chooses the right index. Each half is read in the order of ids, newest first, and not beyond the limit.
 fn listing(filter: &Filter) -> String {
     let ended = filter.state.map(|state| ENDED.contains(&state));
     let live = (ended != Some(true)).then(|| half("live", QUEUE_OF_LIVE, filter));
@@ -159,8 +161,8 @@ fn listing(filter: &Filter) -> String {
     format!("{COLUMNS}, {SHORT_VALUES} from ({halves}) as found order by id desc limit $4")
 }
 
-/// One half of a list: of the table of this kind, and the view that tells of its rows. They are found by an array of
-/// ids, which the planner takes for short; a join of many might read the whole table.
+/// Builds one half of a list: finds ids in the table of this kind, and reads their rows from its view. The ids are an
+/// array, which the planner expects to be short; with a join it might read the whole table.
 fn half(kind: &str, queue_of_row: &str, filter: &Filter) -> String {
     let conditions = [
         filter.task.as_ref().map(|_| {
@@ -185,19 +187,20 @@ fn half(kind: &str, queue_of_row: &str, filter: &Filter) -> String {
     )
 }
 
-/// What waits for a place under a limit lies in a queue of its lane's, and what waits for its turn in the queue 0.
+/// An execution that waits for a limit is in the queue of its lane, a negative number; one that waits for its turn is
+/// in queue 0.
 const QUEUE_OF_LIVE: &str = "(case when r.queue_id <= 0
      then (select t.queue_id from conductor.tasks t where t.id = r.task_id) else r.queue_id end)";
 
-/// Ids are in the order of time, the real one, in which the database's virtual clock only ever runs ahead; so they
-/// bound what has to be read. An id is made before its row: by another machine's clock, before an outage, or for a
-/// child whose parent was busy in another branch. That may be an hour.
+/// Ids are ordered by real time, and the database's virtual clock only runs ahead of it, so an id bounds what has to
+/// be read. An id may be made up to an hour before its row: by a machine whose clock differs, before an outage, or
+/// for a child whose parent was busy in another branch.
 const NEWER: &str = "r.created_at >= (select conductor.now()) - $3 * interval '1 second'
   and r.id >= (select rpad(lpad(to_hex(greatest(0, floor(
           (extract(epoch from clock_timestamp()) - $3 - 3600) * 1000))::bigint), 12, '0'), 32, '0')::uuid)";
 
 impl Conductor {
-    /// What the database knows of one execution; none where it is unknown or was removed.
+    /// Returns the details of one execution, or `None` if it is unknown or was removed.
     pub async fn find(&self, id: Uuid) -> Result<Option<ExecutionInfo>> {
         self.migrate().await?;
         let mut session = self.database().session().await?;
@@ -205,14 +208,16 @@ impl Conductor {
         session.settle(info).await
     }
 
-    /// The newest executions that match. A payload or an output of more than 64 KiB is given as a text that tells
-    /// its size; [`find`](Self::find) has it.
+    /// Returns the newest executions that match, newest first.
+    ///
+    /// A payload or output of more than 64 KiB is replaced by a text with its size; [`find`](Self::find) returns it
+    /// in full.
     pub async fn list(&self, filter: &Filter) -> Result<Vec<ExecutionInfo>> {
         self.migrate().await?;
         let rows = sqlx::query(sqlx::AssertSqlSafe(listing(filter)))
             .bind(&filter.task)
             .bind(&filter.queue)
-            // An interval ends somewhere; 1000 years ago there were no executions.
+            // An interval has a maximum; 1000 years exceed the age of any execution.
             .bind(
                 filter
                     .newer_than
@@ -224,7 +229,7 @@ impl Conductor {
         rows.iter().map(read).collect()
     }
 
-    /// The failed attempts of an execution, the first one first.
+    /// Returns the failed attempts of an execution, the first one first.
     pub async fn failures(&self, id: Uuid) -> Result<Vec<FailedAttempt>> {
         self.migrate().await?;
         let mut session = self.database().session().await?;
@@ -232,7 +237,7 @@ impl Conductor {
         session.settle(failures).await
     }
 
-    /// The database's time, which decides what is due.
+    /// Returns the database's time, which decides what is due.
     pub async fn now(&self) -> Result<DateTime<Utc>> {
         self.migrate().await?;
         Ok(sqlx::query_scalar("select conductor.now()")
@@ -240,10 +245,10 @@ impl Conductor {
             .await?)
     }
 
-    /// Whether a living process serves this task.
+    /// Returns whether a living process serves this task.
     pub async fn is_served(&self, task: &str) -> Result<bool> {
         self.migrate().await?;
-        // Leases go by real time, whatever tests do to the clock.
+        // Leases use real time, even if a test moves the virtual clock.
         Ok(sqlx::query_scalar(
             "select exists (
                  select from conductor.orchestrators o
@@ -255,7 +260,7 @@ impl Conductor {
         .await?)
     }
 
-    /// The names of all tasks that any program has declared in this database.
+    /// Returns the names of all tasks that any program has declared in this database, in order.
     pub async fn task_names(&self) -> Result<Vec<String>> {
         self.migrate().await?;
         Ok(
@@ -265,7 +270,9 @@ impl Conductor {
         )
     }
 
-    /// The JSON Schema of a task's payload, as its program declared it.
+    /// Returns the JSON Schema of a task's payload, as its program declared it.
+    ///
+    /// `None` if the database does not know the task.
     pub async fn payload_schema(&self, task: &str) -> Result<Option<serde_json::Value>> {
         self.migrate().await?;
         Ok(

@@ -2,31 +2,31 @@ use super::Conductor;
 use crate::db::Alone;
 use crate::error::Result;
 
-/// What the database knows of one queue.
+/// The state and the counts of one queue.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 #[non_exhaustive]
 pub struct QueueInfo {
     /// Its name.
     pub name: String,
-    /// Nothing of it is claimed until it is resumed.
+    /// Whether it is paused: nothing in it is claimed until it is resumed.
     pub paused: bool,
-    /// How many executions are due and wait for a worker; counted up to [`Self::MOST`].
+    /// How many executions are due and wait for a worker, counted up to [`Self::MOST`].
     pub waiting: i64,
-    /// How many a worker has; counted up to [`Self::MOST`].
+    /// How many a worker has claimed, counted up to [`Self::MOST`].
     pub running: i64,
-    /// How many wait for a limit of their task; counted up to [`Self::MOST`].
+    /// How many wait for a limit of their task, counted up to [`Self::MOST`].
     pub parked: i64,
     /// How many living processes serve it.
     pub workers: i64,
 }
 
 impl QueueInfo {
-    /// The counts end here: this many are this many or more.
+    /// The counts stop here: this value means this many or more.
     pub const MOST: i32 = 10_000;
 }
 
 impl Conductor {
-    /// All queues that a task has been declared for, by name.
+    /// Returns all queues that a task was ever declared for, ordered by name.
     pub async fn queues(&self) -> Result<Vec<QueueInfo>> {
         self.migrate().await?;
         Ok(sqlx::query_as(
@@ -37,12 +37,13 @@ impl Conductor {
         .await?)
     }
 
-    /// Keeps a queue from being worked on, in all processes, until it is
-    /// [resumed](Self::resume_queue); false where there is none of this name.
+    /// Pauses a queue in all processes until it is [resumed](Self::resume_queue).
     ///
-    /// What runs goes on. What a worker has claimed and not started is given back within a second.
-    /// Executions can be invoked, and wait. The pause is kept in the database, and so survives any
-    /// restart or deploy.
+    /// Returns false if there is no queue of this name.
+    ///
+    /// Running handlers continue. Executions that are claimed but not started are returned within a
+    /// second. New executions can be invoked, and wait. The pause is stored in the database and
+    /// survives restarts and deploys.
     ///
     /// ```no_run
     /// # use conductor::prelude::*;
@@ -58,7 +59,7 @@ impl Conductor {
             .await
     }
 
-    /// Lets a paused queue be worked on again; false where there is none of this name.
+    /// Resumes a paused queue. Returns false if there is no queue of this name.
     pub async fn resume_queue(&self, queue: &str) -> Result<bool> {
         self.steer_queue("select conductor.resume_queue($1)", queue)
             .await
@@ -67,7 +68,7 @@ impl Conductor {
     async fn steer_queue(&self, statement: &'static str, queue: &str) -> Result<bool> {
         self.migrate().await?;
         if queue.contains('\0') {
-            // Postgres knows no such text, so no queue has this name.
+            // Postgres cannot store U+0000, so no queue has this name.
             return Ok(false);
         }
         Ok(sqlx::query_scalar(statement)

@@ -10,14 +10,18 @@ use crate::codec;
 use crate::error::{Error, Result};
 use crate::task::Task;
 
-/// A schedule that is being said; `.await` makes it.
+/// A builder for a dynamic schedule. Does nothing until awaited.
+///
+/// Once the call returns `Ok`, the schedule is committed and survives any crash.
 #[must_use = "a schedule does nothing until it is awaited"]
 pub struct Schedule<'c> {
     conductor: Result<&'c Conductor>,
     rule: Result<Rule>,
 }
 
-/// The end of a schedule that is being said; `.await` removes it.
+/// A builder for the removal of a dynamic schedule. Does nothing until awaited.
+///
+/// `.await` returns false if there is no such schedule.
 #[must_use = "an unschedule does nothing until it is awaited"]
 pub struct Unschedule<'c> {
     conductor: Result<&'c Conductor>,
@@ -25,7 +29,7 @@ pub struct Unschedule<'c> {
     name: String,
 }
 
-/// A schedule as it is stored, checked before it is sent.
+/// A schedule as it is stored, validated before it is sent.
 #[derive(Debug, Clone)]
 pub(crate) struct Rule {
     task: String,
@@ -69,7 +73,7 @@ impl Rule {
         &self.task
     }
 
-    /// Refuses a rule that has no tick to come, by the database's clock.
+    /// Returns an error if the rule has no future tick, by the database's clock.
     pub(crate) async fn refuse_past(&self, conductor: &Conductor) -> Result<()> {
         if !self.cron.has_years() {
             return Ok(());
@@ -80,17 +84,21 @@ impl Rule {
     }
 
     pub(crate) async fn store(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        sqlx::query("select conductor.schedule($1, $2, $3, $4::json, $5, $6, $7)")
-            .bind(&self.task)
-            .bind(&self.name)
-            .bind(self.cron.as_str())
-            .bind(&self.payload)
-            .bind(self.timezone.name())
-            .bind(self.missed.as_str())
-            .bind(self.overlap.as_str())
-            .execute(connection)
-            .await
-            .map(drop)
+        sqlx::query(
+            "select conductor.schedule(
+            task => $1, name => $2, cron => $3, payload => $4::json, timezone => $5, missed => $6,
+            overlap => $7)",
+        )
+        .bind(&self.task)
+        .bind(&self.name)
+        .bind(self.cron.as_str())
+        .bind(&self.payload)
+        .bind(self.timezone.name())
+        .bind(self.missed.as_str())
+        .bind(self.overlap.as_str())
+        .execute(connection)
+        .await
+        .map(drop)
     }
 }
 
@@ -106,7 +114,7 @@ pub(crate) async fn remove(
         .await
 }
 
-/// A name that the database stores: as long as it allows, and nothing that hides in a terminal.
+/// Checks that a name is not empty, has at most 200 bytes and contains no control characters.
 pub(crate) fn check_name(name: &str) -> Result<()> {
     let refused = if name.is_empty() {
         "it is empty"
@@ -135,7 +143,7 @@ impl<'c> Schedule<'c> {
         Self { conductor, rule }
     }
 
-    /// The zone whose clock the rule means, such as `Europe/Berlin`. Default `UTC`.
+    /// Sets the time zone of the rule, such as `Europe/Berlin`. Default: `UTC`.
     pub fn timezone(mut self, name: &str) -> Self {
         if let Ok(rule) = &mut self.rule
             && let Err(error) = rule.set_timezone(name)
@@ -145,8 +153,9 @@ impl<'c> Schedule<'c> {
         self
     }
 
-    /// What becomes of ticks that came while nothing could run them. Default: one execution makes
-    /// up for all.
+    /// Sets how to handle ticks that were due while no worker could run them.
+    ///
+    /// Default: one execution for all of them.
     pub fn missed(mut self, missed: Missed) -> Self {
         if let Ok(rule) = &mut self.rule {
             rule.set_missed(missed);
@@ -154,8 +163,9 @@ impl<'c> Schedule<'c> {
         self
     }
 
-    /// What a tick does while the execution of the tick before has not ended. Default: it makes its
-    /// own all the same.
+    /// Sets what a tick does while the execution of the previous tick has not ended.
+    ///
+    /// Default: it creates its own execution all the same.
     pub fn overlap(mut self, overlap: Overlap) -> Self {
         if let Ok(rule) = &mut self.rule {
             rule.set_overlap(overlap);
@@ -198,7 +208,7 @@ impl<'c> IntoFuture for Unschedule<'c> {
         Box::pin(async move {
             let conductor = self.conductor?;
             conductor.migrate().await?;
-            // Postgres stores no NUL, so there is no such schedule.
+            // Postgres cannot store U+0000, so no schedule has this name.
             if check_name(&self.name).is_err() {
                 return Ok(false);
             }
@@ -210,11 +220,13 @@ impl<'c> IntoFuture for Unschedule<'c> {
 }
 
 impl Conductor {
-    /// As [`schedule`](Self::schedule), by the task's name and with a payload that is JSON already,
-    /// as the command line does.
+    /// Creates a schedule by the task's name, from a payload that is already JSON.
+    ///
+    /// Works as [`schedule`](Self::schedule) does, for the command line. `say` sets the options.
     ///
     /// # Errors
-    /// As [`invoke_json`](Self::invoke_json).
+    /// - Those of [`invoke_json`](Self::invoke_json).
+    /// - [`Error::Invalid`] if the name, the rule or an option is invalid.
     pub async fn schedule_json(
         &self,
         task: &str,
@@ -232,7 +244,7 @@ impl Conductor {
         .await
     }
 
-    /// As [`unschedule`](Self::unschedule), by the task's name.
+    /// Removes a schedule as [`unschedule`](Self::unschedule) does, by the task's name.
     pub async fn unschedule_named(&self, task: &str, name: &str) -> Result<bool> {
         Unschedule::new(Ok(self), task.to_owned(), name.to_owned()).await
     }

@@ -12,45 +12,47 @@ use crate::orchestrator::computed;
 use crate::registry::Registry;
 use crate::task::CronTick;
 
-/// What the database knows of one schedule.
+/// The details of one schedule, as stored in the database.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ScheduleInfo {
     /// The task that it invokes.
     pub task: String,
-    /// Its name, unique among the task's static or dynamic ones.
+    /// Its name. Unique among the task's static schedules, and among its dynamic ones.
     pub name: String,
-    /// Made at run time; else declared by the code.
+    /// Whether it was created at run time; otherwise the code declares it.
     pub dynamic: bool,
-    /// The rule.
+    /// The cron expression.
     pub cron: String,
-    /// The zone whose clock the rule means.
+    /// The time zone of the expression.
     pub timezone: String,
-    /// `skip`, `once` or `all`.
+    /// How missed ticks are handled: `skip`, `once` or `all`.
     pub missed: String,
-    /// `allow` or `skip`.
+    /// What a tick does while the previous execution has not ended: `allow` or `skip`.
     pub overlap: String,
-    /// JSON; none where the code computes it from the tick.
+    /// The payload as JSON; `None` if the code computes it from the tick.
     pub payload: Option<Box<RawValue>>,
-    /// The next tick; none where it is paused, at fault, or has had its last one.
+    /// The next tick; `None` if the schedule is paused, faulty, or has had its last tick.
     pub next_at: Option<DateTime<Utc>>,
-    /// The last tick that made an execution.
+    /// The last tick that created an execution.
     pub last_at: Option<DateTime<Utc>>,
-    /// That execution.
+    /// The execution of that tick.
     pub last_execution: Option<Uuid>,
     /// Whether it is paused.
     pub paused: bool,
-    /// Why the rule cannot be read, where it was made by hand.
+    /// Why the rule cannot be parsed, if it was written by hand.
     pub fault: Option<String>,
-    /// Whether a living process declares it, or has the task of a dynamic one. Without, a static
-    /// schedule does not tick, and the executions of a dynamic one wait.
+    /// Whether a living process declares it, or, for a dynamic one, has its task.
+    ///
+    /// Without one, a static schedule does not tick, and the executions of a dynamic one wait.
     pub served: bool,
-    /// Newer code has it no longer: it goes with the last living process that declares it.
+    /// Whether newer code no longer declares it. It is removed with the last living process that
+    /// does.
     pub retired: bool,
 }
 
 impl Conductor {
-    /// All schedules, by task and name.
+    /// Returns all schedules, ordered by task and name.
     pub async fn schedules(&self) -> Result<Vec<ScheduleInfo>> {
         self.migrate().await?;
         let rows = sqlx::query(
@@ -72,15 +74,20 @@ impl Conductor {
         rows.iter().map(read).collect()
     }
 
-    /// Stops the ticks of a schedule, static or dynamic, until it is resumed; false where there is
-    /// none. Where the task has one of each by this name, both.
+    /// Pauses a schedule, static or dynamic, until it is resumed. Returns false if there is none.
+    ///
+    /// If the task has one of each kind by this name, pauses both. The pause is stored in the
+    /// database and survives restarts and deploys.
     pub async fn pause_schedule(&self, task: &str, name: &str) -> Result<bool> {
         self.steer("select conductor.pause_schedule($1, $2)", task, name)
             .await
     }
 
-    /// Lets a paused schedule tick again from now on; false where there is none. Both, as
-    /// [`pause_schedule`](Self::pause_schedule) says.
+    /// Resumes a paused schedule. Returns false if there is none.
+    ///
+    /// It ticks from now on; ticks during the pause do not count as missed.
+    ///
+    /// If the task has one of each kind by this name, resumes both.
     pub async fn resume_schedule(&self, task: &str, name: &str) -> Result<bool> {
         self.steer("select conductor.resume_schedule($1, $2)", task, name)
             .await
@@ -98,11 +105,15 @@ impl Conductor {
             .await?)
     }
 
-    /// Invokes now what a schedule would invoke, beside its ticks; none where there is no such
-    /// schedule. Where the task has a static and a dynamic one by this name, the dynamic one.
+    /// Invokes now what a schedule would invoke, without affecting its ticks.
+    ///
+    /// Returns the execution's id, or `None` if there is no such schedule.
+    ///
+    /// If the task has a static and a dynamic schedule by this name, uses the dynamic one.
     ///
     /// # Errors
-    /// The payload is computed by code of another program.
+    /// - [`Error::Payload`] if this program's code cannot compute the payload.
+    /// - [`Error::Invalid`] if the code that computes it belongs to another program.
     pub async fn trigger_schedule(&self, task: &str, name: &str) -> Result<Option<Uuid>> {
         let now = self.now().await?;
         if task.contains('\0') || name.contains('\0') {
@@ -140,7 +151,7 @@ impl Conductor {
         )
     }
 
-    /// The database's time, and how far tests have moved it, in milliseconds.
+    /// Returns the database's time, and by how many milliseconds a test has moved it.
     pub(crate) async fn clock(&self) -> Result<(DateTime<Utc>, i64)> {
         Ok(sqlx::query_as(
             "select conductor.now(), floor(extract(epoch from shift) * 1000)::bigint
@@ -177,7 +188,7 @@ fn read(row: &PgRow) -> Result<ScheduleInfo> {
     if info.paused || info.fault.is_some() {
         info.next_at = None;
     } else if row.try_get("unplanned")? {
-        // No worker has looked at it yet; it will compute the same.
+        // No worker has planned it yet; a worker will compute the same tick.
         match (Cron::parse(&info.cron), zone(&info.timezone)) {
             (Ok(cron), Ok(zone)) => {
                 info.next_at = cron.next_after(row.try_get("planned_from")?, zone);

@@ -12,11 +12,11 @@ use super::{Conductor, Status};
 use crate::context::PART;
 use crate::error::Result;
 
-/// Larger values of records are for nobody's eyes, and all of them together for nobody's memory.
+/// The largest value of a record that is shown, and the most that all values of a story take, in bytes.
 const MOST_SHOWN: i32 = 1024 * 1024;
 const MOST_SHOWN_TOGETHER: i64 = 32 * 1024 * 1024;
 
-/// Everything that the database knows of one execution, as it was at one moment.
+/// Everything that the database knows about one execution, as of one moment.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Story {
@@ -24,41 +24,44 @@ pub struct Story {
     pub info: ExecutionInfo,
     /// The moment, by the database's clock.
     pub now: DateTime<Utc>,
-    /// Why it does not run, or that it does.
+    /// Why it does not run, or that it runs.
     pub why: Why,
     /// Whether a living process serves the task.
     pub served: bool,
-    /// How many attempts may fail.
+    /// The number of attempts after which a failure is final.
     pub max_attempts: i32,
-    /// The limit of one attempt.
+    /// The time limit of one attempt.
     pub timeout: Option<TimeDelta>,
-    /// Whether it was cancelled, or is to be.
+    /// Whether it was cancelled, or its cancel was requested.
     pub cancelled: bool,
-    /// Why, where somebody said so.
+    /// The reason of the cancel, if one was given.
     pub cancel_reason: Option<String>,
-    /// Where its keys seem to change at each run.
+    /// Set if its keys seem to change from run to run.
     pub astray: Option<Astray>,
-    /// Who runs it.
+    /// The process that has claimed it.
     pub runner: Option<Runner>,
-    /// Who invoked it with `ctx.invoke`.
+    /// The execution that invoked it with `ctx.invoke`.
     pub parent: Option<Parent>,
     /// The failed attempts, the first one first.
     pub failures: Vec<FailedAttempt>,
-    /// What is recorded, in the order of the records.
+    /// Its recorded steps, in the order of recording.
     pub steps: Vec<StepInfo>,
-    /// Its sleeps, those that are over too, and the children that it waits for.
+    /// Its sleeps, including those that are over, and everything that it waits for.
     pub waits: Vec<WaitInfo>,
-    /// Its children, by id.
+    /// Its children, ordered by id.
     pub children: Vec<Child>,
 }
 
-/// Runs that met nothing of what they had waited for, and waited for something new. Such an execution fails in the end.
+/// Consecutive runs whose keys have probably changed.
+///
+/// They asked for nothing of what they had waited for, and waited for something new. Such an execution fails in the
+/// end.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Astray {
-    /// How many in a row.
+    /// The number of such runs in a row.
     pub runs: i32,
-    /// The key of something that came and was not asked for.
+    /// The key of a wait that ended and that the last run did not ask for.
     pub key: String,
 }
 
@@ -66,9 +69,9 @@ pub struct Astray {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Runner {
-    /// Its number in `conductor.orchestrators`.
+    /// Its id in `conductor.orchestrators`.
     pub orchestrator: i64,
-    /// The process; none where its row is gone.
+    /// The process; `None` if its row was removed.
     pub process: Option<Process>,
 }
 
@@ -76,11 +79,11 @@ pub struct Runner {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Process {
-    /// Its host, as it knows it; may be empty.
+    /// Its host name, as the process reports it; may be empty.
     pub host: String,
-    /// Its number there.
+    /// Its process id on that host.
     pub pid: i32,
-    /// How long its lease lasts; negative where it is over.
+    /// How long its lease still lasts; negative if it has expired.
     pub lease_left: TimeDelta,
 }
 
@@ -90,11 +93,11 @@ pub struct Process {
 pub struct StepKey {
     /// As the handler named it.
     pub name: String,
-    /// The number of the part, in an `invoke_all`.
+    /// The index of the part, in an `invoke_all`.
     pub part: Option<u64>,
 }
 
-/// A record.
+/// A recorded step.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct StepInfo {
@@ -102,7 +105,7 @@ pub struct StepInfo {
     pub key: StepKey,
     /// `step`, `transaction`, `invoke` …
     pub kind: String,
-    /// JSON; of a large one, and of one behind many, a text that says how large it is.
+    /// The value as JSON. A large value, or one after many others, is replaced by a text with its size.
     pub value: Box<RawValue>,
     /// When it was recorded.
     pub recorded_at: DateTime<Utc>,
@@ -116,13 +119,13 @@ pub struct WaitInfo {
     pub key: StepKey,
     /// `sleep`, `invoke` …
     pub kind: String,
-    /// The end of a sleep, or the deadline of a child or an event.
+    /// The end of a sleep, or the deadline of a child, an event or a row change.
     pub wake_at: Option<DateTime<Utc>>,
-    /// The child.
+    /// The child's id.
     pub child_id: Option<Uuid>,
     /// The event's name.
     pub event: Option<String>,
-    /// Whether a filter says which events of the name.
+    /// Whether a filter selects among the events of this name.
     pub filtered: bool,
 }
 
@@ -132,7 +135,7 @@ pub struct WaitInfo {
 pub struct Parent {
     /// Its id.
     pub id: Uuid,
-    /// None where it was removed.
+    /// The parent; `None` if it was removed.
     pub execution: Option<Brief>,
 }
 
@@ -160,10 +163,12 @@ impl fmt::Display for StepKey {
 }
 
 impl Conductor {
-    /// Everything that the database knows of one execution; none where it is unknown or was removed.
+    /// Returns everything that the database knows about one execution.
+    ///
+    /// `None` if it is unknown or was removed.
     pub async fn story(&self, id: Uuid) -> Result<Option<Story>> {
         self.migrate().await?;
-        // All of it at one moment.
+        // One snapshot, so that all parts are of the same moment.
         let mode = "isolation level repeatable read, read only";
         let mut snapshot = self.database().begin_as(mode).await?;
         let story = find(&mut snapshot, id).await;

@@ -10,19 +10,20 @@ use uuid::Uuid;
 use super::{Conductor, Status};
 use crate::error::{Error, Result};
 
-/// Why an execution does not run, or that it does. It reads as a sentence; its JSON is what
-/// `conductor.why_not_running` gives in SQL.
+/// Why an execution does not run, or that it does.
+///
+/// `Display` prints it as a sentence; its JSON is what `conductor.why_not_running` returns in SQL.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Why {
-    /// In plain words.
+    /// The reason as a sentence.
     pub text: String,
-    /// For programs.
+    /// The reason as data.
     #[serde(flatten)]
     pub reason: Reason,
 }
 
-/// The one thing to look at first; another may come after it.
+/// The reason why an execution does not run. If there are several, the first one to resolve.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reason", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -32,37 +33,38 @@ pub enum Reason {
         /// When it is due.
         run_at: Option<DateTime<Utc>>,
     },
-    /// Its task runs within a window only.
+    /// Its task runs only within a window, which is closed.
     Window {
-        /// When it opens.
+        /// When the window opens.
         opens_at: DateTime<Utc>,
     },
-    /// Its schedule's ticks must not overlap, and one that came before it has not ended.
+    /// Its schedule's ticks must not overlap, and the execution of an earlier tick has not ended.
     TickBefore {
-        /// The execution of the first of those ticks; it is the one that runs.
+        /// The execution of the first of those ticks, which is the one that may run.
         execution: Uuid,
         /// How many are before it, counted up to 1000.
         before: u32,
     },
-    /// An attempt has failed, and the next one is later.
+    /// An attempt has failed, and the next one is due later.
     Retry {
-        /// Which one that will be, of those that count: a crash of the process does not.
+        /// The number of the next attempt, among those that count. A crash of the process does not
+        /// count.
         attempt: i32,
-        /// How many there may be.
+        /// The maximum number of attempts.
         max_attempts: i32,
         /// When it is due.
         run_at: DateTime<Utc>,
-        /// How the last one failed; at most 1000 characters.
+        /// The text of the last failure; at most 1000 characters.
         error: Option<String>,
     },
-    /// No build that has tried can read its payload, or something of its records. It waits for one that can,
-    /// and nothing is charged.
+    /// No build that has tried can read its payload or one of its records. It waits for one that
+    /// can, and no attempt is counted.
     Unreadable {
-        /// What, and why; with the field where that is known.
+        /// What cannot be read and why, with the field if it is known.
         error: String,
-        /// Since when.
+        /// Since when it waits.
         since: DateTime<Utc>,
-        /// How often it was tried.
+        /// How many times a build has tried.
         times: i32,
         /// The process that tried last.
         reader: String,
@@ -71,12 +73,12 @@ pub enum Reason {
     },
     /// It is suspended.
     Waits {
-        /// What it waits for, the first ten by key.
+        /// What it waits for; the first ten by key.
         waits: Vec<Awaited>,
-        /// How many there are, counted up to 1000.
+        /// How many waits there are, counted up to 1000.
         count: u32,
     },
-    /// Somebody has paused its queue.
+    /// Its queue is paused.
     Paused {
         /// The queue.
         queue: String,
@@ -88,82 +90,82 @@ pub enum Reason {
         /// The queue.
         queue: String,
     },
-    /// As many run as a concurrency limit allows.
+    /// A concurrency limit is reached.
     Limit {
-        /// How many may.
+        /// The limit.
         amount: i32,
         /// How many slots are taken.
         held: i32,
-        /// For which key; none where the limit is the whole task's.
+        /// The key of the limit; `None` if the limit is for the whole task.
         key: Option<LimitKey>,
-        /// Executions that have a slot or were claimed to have one next, up to ten.
+        /// Up to ten executions that hold a slot, or that were claimed to get the next one.
         executions: Vec<Uuid>,
     },
-    /// Its task is ordered, and another one of its key has not ended.
+    /// Its task is ordered, and an earlier execution of its key has not ended.
     Turn {
-        /// The one that has its turn.
+        /// The execution whose turn it is.
         execution: Uuid,
-        /// How many were invoked before it and have not ended, counted up to 1000.
+        /// How many earlier ones have not ended, counted up to 1000.
         before: u32,
         /// The key.
         key: LimitKey,
     },
-    /// A rate limit lets the next one start later.
+    /// A rate limit delays its start.
     Rate {
-        /// So many may start …
+        /// At most this many starts …
         amount: i32,
-        /// … in so many milliseconds.
+        /// … in this many milliseconds …
         per_ms: u64,
-        /// … and so many at once after a rest.
+        /// … and this many at once after a pause.
         burst: i32,
-        /// For which key; none where the limit is the whole task's.
+        /// The key of the limit; `None` if the limit is for the whole task.
         key: Option<LimitKey>,
-        /// The next start, of this one or of one before it.
+        /// When the next start is allowed, of this execution or of one before it.
         next_at: DateTime<Utc>,
         /// How many are before it, counted up to 1000.
         before: u32,
     },
-    /// It is due, and nothing keeps it.
+    /// It is due and nothing delays it.
     Soon {
         /// How many are before it in its queue, counted up to 1000.
         before: u32,
     },
-    /// A worker has it: it runs, or is about to.
+    /// A worker has claimed it: it runs or is about to start.
     Running {
         /// Since when.
         since: DateTime<Utc>,
-        /// The process's number in `conductor.orchestrators`.
+        /// The process's id in `conductor.orchestrators`.
         orchestrator: i64,
-        /// The process's host, as it knows it; may be empty.
+        /// The process's host name, as the process reports it; may be empty.
         host: String,
-        /// The process's number there.
+        /// The process id on that host.
         pid: i32,
     },
-    /// The process that had it is dead or cut off; a living worker will take the execution back.
+    /// The lease of its process has expired. A living worker will take the execution back.
     LeaseOver {
         /// When that process claimed it.
         since: DateTime<Utc>,
-        /// The process's number in `conductor.orchestrators`.
+        /// The process's id in `conductor.orchestrators`.
         orchestrator: Option<i64>,
-        /// The process's host; none where it was buried already.
+        /// The process's host name; `None` if its row was already removed.
         host: Option<String>,
-        /// The process's number there.
+        /// The process id on that host.
         pid: Option<i32>,
     },
     /// It has ended.
     Done {
-        /// How.
+        /// Its final state.
         state: Status,
-        /// When.
+        /// When it ended.
         finished_at: DateTime<Utc>,
         /// The last failure's text, or the reason of a cancel; at most 1000 characters.
         error: Option<String>,
     },
-    /// No execution has this id; finished ones are removed after the task's `keep`.
+    /// No execution has this id. Finished ones are removed after the task's `keep`.
     Unknown,
 }
 
-/// A thing that a suspended execution waits for.
+/// One of the things that a suspended execution waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Awaited {
@@ -171,9 +173,9 @@ pub struct Awaited {
     pub key: String,
     /// `sleep`, `invoke`, `event` …
     pub kind: String,
-    /// The end of a sleep, or the deadline of a child or an event.
+    /// The end of a sleep, or the deadline of a child, an event or a row change.
     pub wake_at: Option<DateTime<Utc>>,
-    /// The child.
+    /// The child's id.
     pub child: Option<Uuid>,
     /// The child's task.
     pub task: Option<String>,
@@ -184,11 +186,11 @@ pub struct Awaited {
     pub event: Option<String>,
 }
 
-/// The part of the payload by which a limit counts.
+/// The part of the payload that a limit or an order uses as key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LimitKey {
-    /// The field, such as `tenant.id`.
+    /// The path of the field, such as `tenant.id`.
     pub field: String,
     /// Its value in this payload, as text; at most 1000 characters.
     pub value: String,
@@ -201,8 +203,9 @@ impl fmt::Display for Why {
 }
 
 impl Conductor {
-    /// Why an execution does not run, or that it does. Looks by index only, so that it is quick
-    /// beside any backlog.
+    /// Returns why an execution does not run, or that it does.
+    ///
+    /// Reads only by index, so it is fast however large the backlog is.
     ///
     /// ```no_run
     /// # use conductor::prelude::*;
@@ -242,7 +245,7 @@ pub(super) async fn why(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Why> 
     })
 }
 
-/// The task's window, which the database cannot read, and the time.
+/// The task's window, which SQL cannot evaluate, and the database's time.
 #[derive(Debug, Deserialize)]
 struct Beside {
     window: Hours,

@@ -8,14 +8,14 @@ use sqlx::{ConnectOptions, Executor};
 
 use crate::error::{Error, Result};
 
-/// Connections that one client opens at most, the listener apart.
+/// The most connections that one client opens, not counting the listener's.
 const MAX_CONNECTIONS: u32 = 10;
-/// Has the server find out within 11 s, before a lease of the usual 15 s ends, that this host is cut off.
-/// By itself it does within two hours, and what a session holds is locked for that long.
+/// Makes the server detect within 11 s that this host is unreachable, before a lease of the default 15 s ends. By
+/// default that takes two hours, during which the session's locks are held.
 const BE_MISSED: &str = "set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 2;
      set tcp_keepalives_count = 3; set tcp_user_timeout = 11000";
 
-/// What the driver reads behind the `?`.
+/// The parameters of a URL that the driver knows.
 const PARAMETERS: [&str; 17] = [
     "sslmode",
     "ssl-mode",
@@ -36,14 +36,14 @@ const PARAMETERS: [&str; 17] = [
     "application_name",
 ];
 
-/// Where the database is, with a text that shows no password.
+/// A database address, with a text that contains no password.
 #[derive(Clone)]
 pub(crate) struct Address {
     options: PgConnectOptions,
     shown: String,
 }
 
-/// The options would show the password.
+/// Shows the text only, because the options contain the password.
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Address").field(&self.shown).finish()
@@ -65,14 +65,14 @@ impl Address {
         let options = PgConnectOptions::from_str(&known_part(url))
             .map_err(|error| refuse(error.to_string()))?
             .application_name("conductor")
-            // PgBouncer refuses it, and a server of today does without.
+            // PgBouncer refuses this parameter, and current servers do not need it.
             .extra_float_digits(None)
             .disable_statement_logging();
         Ok(Self { options, shown })
     }
 }
 
-/// Where LISTEN is to be had while `DATABASE_URL` leads through a pooler: `CONDUCTOR_LISTEN_URL`.
+/// Returns the direct address for LISTEN, `CONDUCTOR_LISTEN_URL`, for use if `DATABASE_URL` leads through a pooler.
 pub(crate) fn direct_way() -> Option<PgConnectOptions> {
     let url = std::env::var("CONDUCTOR_LISTEN_URL").ok()?;
     match Address::parse(&url) {
@@ -85,12 +85,12 @@ pub(crate) fn direct_way() -> Option<PgConnectOptions> {
     }
 }
 
-/// Of a pool of our own.
+/// Returns options for a pool that the library opens.
 pub(crate) fn pool_options() -> PgPoolOptions {
     PgPoolOptions::new().after_connect(|connection, _| Box::pin(be_missed(connection)))
 }
 
-/// A connection beside the pool.
+/// Opens a connection outside the pool.
 pub(crate) async fn connect(options: &PgConnectOptions) -> sqlx::Result<PgConnection> {
     let mut connection = options.connect().await?;
     be_missed(&mut connection).await?;
@@ -100,7 +100,7 @@ pub(crate) async fn connect(options: &PgConnectOptions) -> sqlx::Result<PgConnec
 async fn be_missed(connection: &mut PgConnection) -> sqlx::Result<()> {
     match connection.execute(BE_MISSED).await {
         Ok(_) => Ok(()),
-        // A server that is not quite Postgres may not know them.
+        // A server that is only compatible with Postgres may not have these settings.
         Err(error @ sqlx::Error::Database(_)) => {
             tracing::debug!(%error, "the server does not take keepalives");
             Ok(())
@@ -109,13 +109,13 @@ async fn be_missed(connection: &mut PgConnection) -> sqlx::Result<()> {
     }
 }
 
-/// Opens a pool and makes sure that the server answers.
+/// Opens a pool and checks that the server answers.
 pub(crate) async fn open(address: &Address) -> Result<PgPool> {
     let opened = pool_options()
         .max_connections(MAX_CONNECTIONS)
         .acquire_timeout(Duration::from_secs(10))
-        // A ping before each use would double the round trips; whoever meets a broken
-        // connection retries where that is safe.
+        // A ping before each use would double the round trips. Callers that get a broken connection retry if that is
+        // safe.
         .test_before_acquire(false)
         .connect_with(address.options.clone())
         .await;
@@ -130,7 +130,7 @@ pub(crate) async fn open(address: &Address) -> Result<PgPool> {
     })
 }
 
-/// The pool waits for a server that is about to start, and does not say what it has met.
+/// Returns why there was no answer: the pool waits for a server that is starting, and hides its errors.
 async fn why_no_answer(address: &Address) -> String {
     let attempt = address.options.connect();
     match tokio::time::timeout(Duration::from_secs(1), attempt).await {
@@ -139,9 +139,9 @@ async fn why_no_answer(address: &Address) -> String {
     }
 }
 
-/// The address without the parameters that the driver does not know: it would log each with its value, which
-/// may be a password (`sslpassword`, or a slip). Their names are not told either, as behind a password that
-/// holds `?` they are a part of it.
+/// Returns the address without parameters that the driver does not know. It would log each with its value, which may
+/// be a password (`sslpassword`, or a typo). Their names are not logged either, because after a password that
+/// contains `?` they are part of it.
 fn known_part(url: &str) -> Cow<'_, str> {
     let Some((place, query)) = url.split_once('?') else {
         return Cow::Borrowed(url);
@@ -167,7 +167,7 @@ fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return "the address in DATABASE_URL".to_owned();
     };
-    // The last `@`, as a password may hold `@`, `/` and `?` that should have been escaped.
+    // The last `@`, because a password may contain unescaped `@`, `/` and `?`.
     let (user, rest) = match rest.rsplit_once('@') {
         Some((user, rest)) => (user.split(':').next().unwrap_or_default(), rest),
         None => match host_forgotten(rest) {
@@ -178,7 +178,7 @@ fn without_password(url: &str) -> String {
     let (host, tail) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     let at = if user.is_empty() { "" } else { "@" };
     let authority = format!("{user}{at}{host}");
-    // A password may also stand among the parameters.
+    // A password may also be among the parameters.
     let tail = tail.split_once('?').map_or(tail, |(path, query)| {
         if query.contains("password") {
             path
@@ -189,7 +189,7 @@ fn without_password(url: &str) -> String {
     format!("{scheme}://{authority}{tail}")
 }
 
-/// The user where no host follows and the password stands where a port would.
+/// Returns the user if the host is missing, so that the password is at the place of the port.
 fn host_forgotten(rest: &str) -> Option<&str> {
     let authority = rest.split(['/', '?']).next()?;
     let (user, port) = authority.split_once(':')?;

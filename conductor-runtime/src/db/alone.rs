@@ -6,7 +6,7 @@ use sqlx::query::{Query, QueryAs, QueryScalar};
 
 use super::{Database, Session};
 
-/// Statements that run by themselves, each in a transaction of its own.
+/// A statement that runs alone, in a transaction of its own.
 pub(crate) trait Alone: Sized + Send {
     type Row: Send;
 
@@ -25,7 +25,7 @@ pub(crate) trait Alone: Sized + Send {
         session: Session,
     ) -> impl Future<Output = Result<Vec<Self::Row>, sqlx::Error>> + Send;
 
-    /// The one row that there is.
+    /// Returns the only row.
     fn one(
         self,
         database: &Database,
@@ -33,7 +33,7 @@ pub(crate) trait Alone: Sized + Send {
         async { self.one_in(database.session().await?).await }
     }
 
-    /// The first row, if there is any.
+    /// Returns the first row, if there is any.
     fn optional(
         self,
         database: &Database,
@@ -76,7 +76,7 @@ alone!(QueryAs<'_, Postgres, O, PgArguments>, O, [O: for<'r> FromRow<'r, PgRow> 
 alone!(QueryScalar<'_, Postgres, O, PgArguments>, O, [O: Send + Unpin + sqlx::Type<Postgres> + for<'r> sqlx::Decode<'r, Postgres>]);
 
 impl Database {
-    /// Runs a statement by itself, for what it does.
+    /// Runs a statement alone, for its effect.
     pub(crate) async fn run(
         &self,
         query: Query<'_, Postgres, PgArguments>,

@@ -1,86 +1,130 @@
-use sqlx::PgConnection;
+use std::cmp::Ordering;
 
-use super::migrate::{Migration, latest_version, migrations};
+use sqlx::{PgConnection, Row as _};
+
+use super::migrations::{FunctionSet, Migration, functions, latest_version, migrations};
 use crate::error::{Error, Result};
 
-/// The migrations that a database has.
+/// What a database has of migrations and functions.
 #[derive(Debug, Default)]
-pub(crate) struct Applied(Vec<Row>);
+pub(crate) struct Applied {
+    migrations: Vec<Row>,
+    /// `None` if it has no functions of this product.
+    functions: Option<Functions>,
+}
 
 #[derive(Debug, sqlx::FromRow)]
 struct Row {
     id: i32,
     breaking: bool,
-    /// Whether the text is the one that this binary has; none where it has no such migration.
+    /// Whether the text is the one in this binary; `None` if this binary has no such migration.
     same: Option<bool>,
 }
 
-/// How the schema stands to this binary.
+/// How the database's functions compare to those of this binary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Functions {
+    /// Those of an earlier version, or of another build of the same version.
+    Other,
+    Same,
+    Newer,
+}
+
+/// How the schema compares to this binary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// There is none.
+    /// The database has no schema of this product.
     Empty,
-    /// This binary would apply migrations.
+    /// This binary would apply migrations or functions.
     Older,
     Current,
-    /// It has migrations that this binary does not know, and that do not concern it.
+    /// The schema is newer than this binary, and the binary can work on it.
     NewerCompatible,
-    /// It has a migration that this binary does not know and must not work with.
+    /// The schema has a migration that this binary does not know and must not work with.
     NewerBreaking(i32),
-    /// This migration has another text here than in the database.
+    /// This migration has another text in the database than in this binary.
     Changed(i32),
 }
 
+/// What a binary has to apply.
+#[derive(Debug, Default)]
+pub(super) struct Missing {
+    pub(super) migrations: Vec<Migration>,
+    /// Its functions, if the database has others.
+    pub(super) functions: Option<&'static FunctionSet>,
+    /// The database has never had functions of this product.
+    pub(super) is_first: bool,
+}
+
+impl Missing {
+    pub(super) fn is_empty(&self) -> bool {
+        self.migrations.is_empty() && self.functions.is_none()
+    }
+}
+
 impl Applied {
+    /// Returns the number of the last migration; 0 if the database has none.
     pub(crate) fn version(&self) -> i32 {
-        self.0.last().map_or(0, |row| row.id)
+        self.migrations.last().map_or(0, |row| row.id)
     }
 
     pub(crate) fn standing(&self) -> Standing {
         let latest = latest_version();
-        if self.0.is_empty() {
+        if self.migrations.is_empty() {
             return Standing::Empty;
         }
-        let newer = || self.0.iter().filter(|row| row.id > latest);
-        if let Some(row) = newer().rfind(|row| row.breaking) {
-            return Standing::NewerBreaking(row.id);
-        }
-        let mut known = self.0.iter().filter(|row| row.id <= latest);
+        let mut known = self.migrations.iter().filter(|row| row.id <= latest);
         if let Some(row) = known.find(|row| row.same != Some(true)) {
             return Standing::Changed(row.id);
         }
-        if self.lacking().next().is_some() {
-            return Standing::Older;
+        let newer = || self.migrations.iter().filter(|row| row.id > latest);
+        if let Some(row) = newer().rfind(|row| row.breaking) {
+            return Standing::NewerBreaking(row.id);
         }
-        match newer().next() {
-            Some(_) => Standing::NewerCompatible,
-            None => Standing::Current,
+        if self.lacking().next().is_some() || self.lacks_functions() {
+            Standing::Older
+        } else if self.functions == Some(Functions::Newer) || newer().next().is_some() {
+            Standing::NewerCompatible
+        } else {
+            Standing::Current
         }
     }
 
-    /// What this binary would apply.
+    /// Whether the functions of this binary have to be applied. Those beside a migration that it does not know
+    /// belong to a newer build, whatever their version.
+    fn lacks_functions(&self) -> bool {
+        let is_newer = self.version() > latest_version();
+        matches!(self.functions, None | Some(Functions::Other)) && !is_newer
+    }
+
+    /// Returns what this binary would apply.
     ///
     /// # Errors
-    /// The binary and the schema do not fit; `begin_anew` says how to have a database without one.
-    pub(crate) fn missing(&self, begin_anew: &str) -> Result<Vec<Migration>> {
+    /// The binary and the schema do not fit. `begin_anew` is the advice on how to get an empty database.
+    pub(super) fn missing(&self, begin_anew: &str) -> Result<Missing> {
         match self.standing() {
             Standing::NewerBreaking(id) => Err(too_new(id)),
             Standing::Changed(id) => Err(Error::Schema(format!(
                 "migration {id} is not the one that was applied to this database: the two come from different builds.\n  Before the first release that is expected. To begin anew: {begin_anew}"
             ))),
-            _ => Ok(self.lacking().collect()),
+            _ => Ok(Missing {
+                migrations: self.lacking().collect(),
+                functions: self.lacks_functions().then(functions),
+                is_first: self.functions.is_none(),
+            }),
         }
     }
 
     fn lacking(&self) -> impl Iterator<Item = Migration> {
         migrations()
             .iter()
-            .filter(|migration| !self.0.iter().any(|row| row.id == migration.id))
+            .filter(|migration| !self.migrations.iter().any(|row| row.id == migration.id))
             .copied()
     }
 }
 
-/// This migration was applied, or is about to be, and this binary cannot work with it.
+/// Returns the error for a migration that was applied, or is about to be, and that this binary cannot
+/// work with.
 pub(crate) fn too_new(id: i32) -> Error {
     Error::Schema(format!(
         "the database has version {id}, which breaks with programs that do not know it, and this binary knows {}; deploy a newer build of this program",
@@ -88,34 +132,56 @@ pub(crate) fn too_new(id: i32) -> Error {
     ))
 }
 
-/// Reads which migrations were applied; none where there is no schema.
+/// Reads which migrations and functions a database has.
 pub(crate) async fn applied(connection: &mut PgConnection) -> Result<Applied> {
-    // By a look into the tables: to_regclass may answer from the session's cache, which waiting for
-    // the lock does not refresh, that there is still no schema.
-    let exists: bool = sqlx::query_scalar(
-        "select exists (
-             select from pg_catalog.pg_class c
-               join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-              where n.nspname = 'conductor' and c.relname = 'migrations')",
+    // By reading the catalogue: to_regclass may use the session's cache, which is not refreshed while
+    // waiting for the lock, and report that there is still no schema.
+    let tables = sqlx::query(
+        "select count(*) filter (where c.relname = 'migrations') = 1,
+                count(*) filter (where c.relname = 'function_set') = 1
+           from pg_catalog.pg_class c
+           join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+          where n.nspname = 'conductor' and c.relname in ('migrations', 'function_set')",
     )
     .fetch_one(&mut *connection)
     .await?;
-    if !exists {
+    if !tables.try_get::<bool, _>(0)? {
         return Ok(Applied::default());
     }
     let ids: Vec<i32> = migrations().iter().map(|m| m.id).collect();
-    let texts: Vec<&str> = migrations().iter().map(|m| m.sql).collect();
-    // A table from before migrations were marked has no such column.
+    let checksums: Vec<String> = migrations().iter().map(Migration::checksum).collect();
+    // The table of an early schema does not have this column.
     let rows = sqlx::query_as(
         "select m.id, coalesce((to_jsonb(m)->>'breaking')::boolean, true) as breaking,
-                m.checksum = md5(known.sql) as same
+                m.checksum = known.checksum as same
            from conductor.migrations m
-           left join unnest($1::integer[], $2::text[]) as known(id, sql) on known.id = m.id
+           left join unnest($1::integer[], $2::text[]) as known(id, checksum) on known.id = m.id
           order by m.id",
     )
     .bind(ids)
-    .bind(texts)
-    .fetch_all(connection)
+    .bind(checksums)
+    .fetch_all(&mut *connection)
     .await?;
-    Ok(Applied(rows))
+    Ok(Applied {
+        migrations: rows,
+        functions: match tables.try_get(1)? {
+            true => applied_functions(connection).await?,
+            false => None,
+        },
+    })
+}
+
+async fn applied_functions(connection: &mut PgConnection) -> Result<Option<Functions>> {
+    let found: Option<(Vec<i32>, String)> =
+        sqlx::query_as("select version, checksum from conductor.function_set")
+            .fetch_optional(connection)
+            .await?;
+    let ours = functions();
+    Ok(found.map(
+        |(version, checksum)| match version.as_slice().cmp(&ours.version) {
+            _ if checksum == ours.checksum => Functions::Same,
+            Ordering::Greater => Functions::Newer,
+            Ordering::Equal | Ordering::Less => Functions::Other,
+        },
+    ))
 }

@@ -3,11 +3,11 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-/// No longer than this is waited for a runtime that may have no free thread.
+/// The longest wait for a runtime that may have no free thread.
 const MOST: Duration = Duration::from_millis(1);
 
-/// Behind what another runtime has to do: it is over when that has been begun, or after a moment. What comes of it
-/// travels together then; across threads, each round trip would else begin with the first that is ready.
+/// Waits until another runtime has begun what it already has to do, or for a moment. The results can then be written
+/// together; otherwise each round trip would begin with the first result that is ready.
 #[derive(Debug)]
 pub(crate) struct Barrier {
     passed: JoinHandle<()>,

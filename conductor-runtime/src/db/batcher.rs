@@ -6,20 +6,21 @@ use tokio::runtime::Handle;
 
 use super::barrier::Barrier;
 
-/// How often the writer lets others go first between two batches.
+/// How often the writer yields to other tasks between two batches.
 const YIELDS: usize = 3;
-/// Of a message, unless one item alone has more; the driver and the server hold copies of it.
+/// The largest message in bytes, unless a single item is larger; driver and server hold copies of
+/// it.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
 
-/// Lets what concurrent callers write travel together: while one batch is under way, the next one
-/// gathers by itself. No timer, so a lone item is written at once.
+/// Batches the items of concurrent callers: while one batch is being written, the next one gathers.
+/// There is no timer, so a single item is written at once.
 #[derive(Debug)]
 pub(crate) struct Batcher<T> {
     gathered: Arc<Mutex<Gathered<T>>>,
     runtimes: Option<Runtimes>,
 }
 
-/// Where it is written, if not on the runtime of who calls, and where the callers are.
+/// The runtime that writes, if it is not the caller's, and the runtime of the callers.
 #[derive(Debug, Clone)]
 struct Runtimes {
     writer: Handle,
@@ -43,7 +44,8 @@ impl<T: Send + 'static> Batcher<T> {
         }
     }
 
-    /// One that writes on this runtime, for callers on the one in which this is called.
+    /// Creates a batcher that writes on this runtime, for callers on the runtime in which this is
+    /// called.
     pub(crate) fn on(writer: Handle) -> Self {
         let callers = Handle::current();
         Self {
@@ -52,9 +54,9 @@ impl<T: Send + 'static> Batcher<T> {
         }
     }
 
-    /// Adds an item. Where nobody writes, a writer is started, with `take` for what goes into the
-    /// next batch (at least one item) and `write` for the batch. The writer is a task of its own:
-    /// a caller that is dropped must not take the others' batch along.
+    /// Adds an item, and starts a writer if none is running. `take` chooses the next batch, at
+    /// least one item; `write` writes it. The writer is an async task of its own, because a caller
+    /// that is dropped must not take the others' batch along.
     pub(crate) fn add<W, F>(&self, item: T, take: fn(&mut Vec<T>) -> Vec<T>, write: W)
     where
         W: Fn(Vec<T>) -> F + Send + 'static,
@@ -63,7 +65,7 @@ impl<T: Send + 'static> Batcher<T> {
         let mut gathered = lock(&self.gathered);
         gathered.waiting.push(item);
         if !mem::replace(&mut gathered.writing, true) {
-            // A runtime that has ended drops the writer here, which takes the lock.
+            // A runtime that has ended drops the writer right here, which takes the lock.
             drop(gathered);
             let writing = Writing(Some(Arc::clone(&self.gathered)));
             match self.runtimes.clone() {
@@ -85,7 +87,7 @@ impl<T> Clone for Batcher<T> {
     }
 }
 
-/// Takes from the front what one statement may bring, as [`message_length`] says.
+/// Takes items for one statement from the front; see [`message_length`].
 pub(crate) fn take_message<T>(
     waiting: &mut Vec<T>,
     most: usize,
@@ -95,8 +97,8 @@ pub(crate) fn take_message<T>(
     mem::replace(waiting, rest)
 }
 
-/// How many of these one statement may bring: at most so many items, and at most 16 MiB unless a
-/// single one is larger. Postgres refuses a message of a gigabyte.
+/// Returns how many items go into one statement: at most `most`, and at most 16 MiB unless a single
+/// one is larger. Postgres refuses a message of 1 GiB.
 pub(crate) fn message_length<T>(
     waiting: &[T],
     most: usize,
@@ -115,13 +117,13 @@ pub(crate) fn message_length<T>(
         .min(waiting.len())
 }
 
-/// While it lives somebody writes. Should the writer end before its work, by a panic or with the
-/// runtime that it ran on, what waits is dropped, which tells the callers, and the next item starts
-/// another.
+/// A guard that exists while a writer runs. If the writer ends early, by a panic or with its
+/// runtime, waiting items are dropped, so that their callers get an error, and the next item starts
+/// another writer.
 struct Writing<T>(Option<Arc<Mutex<Gathered<T>>>>);
 
 impl<T> Writing<T> {
-    /// The next batch, or none when the work is done.
+    /// Returns the next batch, or `None` if nothing waits.
     fn next(&mut self, take: fn(&mut Vec<T>) -> Vec<T>) -> Option<Vec<T>> {
         let shared = self.0.take()?;
         let mut gathered = lock(&shared);
@@ -157,8 +159,8 @@ async fn write_all<T, W, F>(
 {
     while let Some(batch) = writing.next(take) {
         write(batch).await;
-        // The callers that have just been answered may have their next item ready at once; with
-        // them the next batch is whole instead of every second one being half.
+        // Callers that were just answered may add their next item at once. Waiting for them makes
+        // the next batch whole, instead of half.
         if let Some(callers) = &callers {
             Barrier::behind(callers).over().await;
             continue;
@@ -187,7 +189,7 @@ mod tests {
             panic!("a fault of the writer")
         });
         assert!(answer.await.is_err());
-        // The panicked task's guard may be dropped after its batch.
+        // The guard may be dropped after the batch of the task that panicked.
         while lock(&batcher.gathered).writing {
             tokio::task::yield_now().await;
         }

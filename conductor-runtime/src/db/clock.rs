@@ -6,26 +6,27 @@ use tokio::sync::watch;
 
 use super::Deadline;
 
-/// The database's clock as this process knows it, with what tests have moved it by.
+/// An estimate of the database's clock, including the shift that tests set.
 #[derive(Debug, Clone)]
 pub(crate) struct Clock {
     shift_ms: watch::Receiver<i64>,
     seen: Arc<Mutex<Seen>>,
 }
 
-/// The last look at the database's clock.
+/// The last time that was read from the database.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
-    /// Without the shift.
+    /// The time without the shift.
     real: DateTime<Utc>,
     at: Instant,
     shift_ms: i64,
-    /// The shift that notifications had told by then; a later one counts more than the look.
+    /// The shift known from notifications at that time. If it has changed since, it is newer than
+    /// `shift_ms`.
     told_ms: i64,
 }
 
 impl Clock {
-    /// A clock that goes by this machine until it is [set](Self::set).
+    /// Creates a clock that uses this machine's time until it is [set](Self::set).
     pub(crate) fn new(shift_ms: watch::Receiver<i64>) -> Self {
         let told_ms = *shift_ms.borrow();
         let seen = Seen {
@@ -40,7 +41,7 @@ impl Clock {
         }
     }
 
-    /// Takes over what a statement has just said: the virtual time, and its shift.
+    /// Sets the virtual time and its shift, as read from the database.
     pub(crate) fn set(&self, now: DateTime<Utc>, shift_ms: i64) {
         let seen = Seen {
             real: now - milliseconds(shift_ms),
@@ -51,7 +52,8 @@ impl Clock {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
     }
 
-    /// About what `conductor.now()` would say: exact decisions are the database's.
+    /// Returns approximately what `conductor.now()` would; exact decisions are made in the
+    /// database.
     pub(crate) fn now(&self) -> DateTime<Utc> {
         let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let told_ms = *self.shift_ms.borrow();
@@ -64,7 +66,7 @@ impl Clock {
         seen.real + passed + milliseconds(shift_ms)
     }
 
-    /// The time so long from now, by the running clock and what tests move it meanwhile.
+    /// Returns the deadline `duration` from now, by the running clock and the shifts of tests.
     pub(crate) fn deadline(&self, duration: Duration) -> Deadline {
         Deadline::new(self.shift_ms.clone(), duration)
     }
@@ -85,12 +87,12 @@ mod tests {
         let (teller, told) = watch::channel(0);
         let clock = Clock::new(told);
         let base = Utc::now();
-        // The look sees the shift before the notification comes.
+        // The query sees the shift before the notification arrives.
         clock.set(base + day, day.num_milliseconds());
         assert!(near(clock.now(), base + day));
         teller.send_replace(day.num_milliseconds());
         assert!(near(clock.now(), base + day));
-        // The notification comes before the next look.
+        // The notification arrives before the next query.
         teller.send_replace(2 * day.num_milliseconds());
         assert!(near(clock.now(), base + day * 2));
         clock.set(base + day * 2, 2 * day.num_milliseconds());

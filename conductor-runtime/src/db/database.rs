@@ -8,32 +8,32 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, Post
 use super::read_only::{Purged, refusal};
 use super::{ReadOnly, Session};
 
-/// How often two connections are compared. Where several programs connect at the same time, a pooler of
-/// few sessions may show each of them a session of its own for a while.
+/// How often two connections are compared. If several programs connect at the same time, a pooler with few sessions
+/// may give each of them a session of its own for a while.
 const LOOKS: usize = 5;
-/// A pooler may have prepared something under one of the driver's names for somebody else.
+/// Clears statements that the pooler's session has prepared for another client under the driver's names.
 const AFRESH: &str = "; deallocate all";
-/// A process that is frozen between begin and commit would keep what it has locked for as long as it is frozen.
+/// Ends an idle transaction: a process that is frozen between begin and commit would keep its locks.
 const BRIEF: &str = "; set local idle_in_transaction_session_timeout = '10s'";
 
-/// The way to the server: straight, or through a pooler that has a server's session for us for one
-/// transaction only (PgBouncer's mode `transaction`).
+/// The connections to the server: direct, or through a pooler that assigns a server session to one transaction at a
+/// time (PgBouncer's mode `transaction`).
 ///
-/// The driver prepares a statement and runs it in two round trips, which such a pooler may send to two
-/// sessions. So everything is a transaction there, and nothing stays prepared.
+/// The driver prepares a statement and runs it in two round trips, which such a pooler may send to two sessions.
+/// Therefore everything is in a transaction there, and no statement stays prepared.
 #[derive(Debug, Clone)]
 pub(crate) struct Database {
     pool: PgPool,
-    /// A pool of connections that are fit for a pooler, once one was found.
+    /// A pool whose connections work through a pooler, once one was detected.
     through: Arc<OnceLock<PgPool>>,
     read_only: Arc<ReadOnly>,
     purged: Arc<Purged>,
-    /// Of connections of its own, the one whose options they go by.
+    /// For a separate set of connections, the pool whose options they follow.
     like: Option<Arc<Like>>,
 }
 
-/// The pool by whose options another one opens its connections: the application may exchange them, as where
-/// passwords last for minutes only.
+/// The pool whose options another one follows: the application may replace them, for example if its passwords are
+/// valid only for minutes.
 #[derive(Debug)]
 struct Like {
     pool: PgPool,
@@ -48,7 +48,7 @@ impl Like {
         }
     }
 
-    /// The new options, where they were exchanged since the last look.
+    /// Returns the new options if they were replaced since the last call.
     fn exchanged(&self) -> Option<PgConnectOptions> {
         let now = self.pool.connect_options();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,7 +60,7 @@ impl Like {
     }
 }
 
-/// A pool of connections of its own, opened as those of another one are.
+/// Returns a separate pool with the options of another one.
 fn alike(pool: &PgPool, most: u32) -> PgPool {
     pool.options()
         .clone()
@@ -80,8 +80,8 @@ impl Database {
         }
     }
 
-    /// Another way to the same server, with at most so many connections and no more than this one. They
-    /// belong to the runtime in which this is called: what blocks another one does not hold them up.
+    /// Returns separate connections to the same server: at most `most`, and at most as many as this one has. They
+    /// belong to the runtime in which this is called, so that what blocks another runtime does not delay them.
     pub(crate) fn apart(&self, most: u32) -> Self {
         let most = most.min(self.max_connections()).max(1);
         let through = self.through.get().map(|pool| alike(pool, most));
@@ -94,18 +94,18 @@ impl Database {
         }
     }
 
-    /// Ends the connections, waiting for those in use until the deadline.
+    /// Closes the connections, waiting for those in use until the deadline.
     pub(crate) async fn close(&self, deadline: Duration) {
         let close = async { tokio::join!(self.working().close(), self.pool.close()) };
         let _ = tokio::time::timeout(deadline, close).await;
     }
 
-    /// The application's pool.
+    /// Returns the application's pool.
     pub(crate) fn pool(&self) -> &PgPool {
         &self.pool
     }
 
-    /// The pool that the work goes through.
+    /// Returns the pool for the library's statements.
     fn working(&self) -> &PgPool {
         self.through.get().unwrap_or(&self.pool)
     }
@@ -119,7 +119,7 @@ impl Database {
         self.working().options().get_max_connections()
     }
 
-    /// Whether at least half of the pool's connections are free to be had.
+    /// Returns whether at least half of the pool's connections are free.
     pub(crate) fn has_plenty(&self) -> bool {
         let pool = self.working();
         let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
@@ -131,18 +131,18 @@ impl Database {
         self.working().is_closed()
     }
 
-    /// Whether sessions last for a transaction only, so that LISTEN is not to be had.
+    /// Returns whether sessions last only for a transaction, so that LISTEN is not available.
     pub(crate) fn is_through_pooler(&self) -> bool {
         self.through.get().is_some()
     }
 
-    /// Finds out whether a pooler lies between: two connections that have one session between them, or one
-    /// that has several in turn, as where others come between.
+    /// Detects a pooler: two connections that share one session, or one connection that gets several sessions in
+    /// turn, as with other clients.
     pub(crate) async fn look_for_pooler(&self) -> Result<(), sqlx::Error> {
         let options = fit_for_pooler((*self.pool.connect_options()).clone());
         let mut first = self.pool.acquire().await?;
         let Ok(mut second) = PgConnection::connect_with(&options).await else {
-            // No more sessions for this role, or the server is going down: the work will tell.
+            // No more sessions for this role, or the server is shutting down: the first statement will report it.
             return Ok(());
         };
         let mut seen: Option<(i32, i32)> = None;
@@ -168,13 +168,13 @@ impl Database {
         Ok(())
     }
 
-    /// A connection for several statements.
+    /// Returns a connection for several statements.
     pub(crate) async fn session(&self) -> Result<Session, sqlx::Error> {
         let session = self.connection().await?;
         self.ready(session).await
     }
 
-    /// Begins the transaction that everything needs where it goes through a pooler.
+    /// Begins the transaction that every statement needs if it goes through a pooler.
     pub(crate) async fn ready(&self, mut session: Session) -> Result<Session, sqlx::Error> {
         if self.is_through_pooler() {
             session.begin(begin_own()).await?;
@@ -189,7 +189,7 @@ impl Database {
         Ok(session)
     }
 
-    /// A connection on which nothing was begun.
+    /// Returns a connection without a transaction.
     pub(crate) async fn connection(&self) -> Result<Session, sqlx::Error> {
         self.follow();
         if self.read_only.is_wary() {
@@ -209,19 +209,19 @@ impl Database {
         Session::new(connection, self.is_through_pooler(), read_only)
     }
 
-    /// A connection that can write, where there was one lately that could not.
+    /// Returns a connection that can write, if one was recently met that could not.
     async fn writing_connection(&self) -> Result<Session, sqlx::Error> {
         if self.read_only.purges(&self.purged) {
             tokio::spawn(self.clone().purge());
         }
         let mut fault = None;
-        // Behind the idle ones comes a new one, which tells where the way leads now.
+        // After the idle ones the pool opens a new one, which shows where the address leads now.
         for _ in 0..=self.working().num_idle() {
             let mut session = self.any_connection().await?;
             match self.read_only.can_write(&mut session).await {
                 Ok(true) => return Ok(session),
                 Ok(false) => fault = None,
-                // A dead one says nothing of the next.
+                // A broken connection tells nothing about the next one.
                 Err(error) => fault = Some(error),
             }
         }
@@ -230,18 +230,18 @@ impl Database {
 
     /// Closes the idle connections that cannot write.
     async fn purge(self) {
-        // Put back at once, they would be met again.
+        // Kept until the end: a connection that is put back at once would be acquired again.
         let mut good = Vec::new();
         while let Some(connection) = self.working().try_acquire() {
             let mut session = self.session_on(connection);
-            // One that does not answer is closed as well, and now: somebody may wait for its place.
+            // One that does not answer is closed as well, at once, because a caller may wait for its place.
             if matches!(self.read_only.can_write(&mut session).await, Ok(true)) {
                 good.push(session);
             }
         }
     }
 
-    /// What is known of connections that cannot write.
+    /// Returns what is known of connections that cannot write.
     pub(crate) fn read_only(&self) -> &Arc<ReadOnly> {
         &self.read_only
     }
@@ -261,17 +261,17 @@ impl Database {
     }
 }
 
-/// Through a pooler, for statements of our own. A handler's transaction may take its time.
+/// For the library's own statements through a pooler. A handler's transaction may take longer.
 pub(super) fn begin_own() -> String {
     format!("begin{AFRESH}{BRIEF}")
 }
 
-/// What a pooler of the plainest configuration lets through.
+/// Returns options that a pooler with the most basic configuration accepts.
 fn fit_for_pooler(options: PgConnectOptions) -> PgConnectOptions {
     options.statement_cache_capacity(0).extra_float_digits(None)
 }
 
-/// The server's session that a connection has just now.
+/// Returns the server session that a connection has at the moment.
 async fn session_of(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
     use sqlx::Row;
     sqlx::raw_sql("select pg_backend_pid()")

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-/// The longest time that a poll of a handler that does not block takes.
+/// The longest time that a poll of a handler takes if it does not block.
 const ONE_POLL: Duration = Duration::from_millis(50);
 
-/// A time by the clock that tests move.
+/// A point in time by the clock that tests move.
 #[derive(Debug)]
 pub(crate) struct Deadline {
     shift_ms: watch::Receiver<i64>,
@@ -17,18 +17,18 @@ pub(crate) struct Deadline {
     duration: Duration,
 }
 
-/// How something ended that had a deadline.
+/// How work with a deadline ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Timed<T> {
     InTime(T),
-    /// It ended behind its deadline, as it held its thread until then.
+    /// It ended after its deadline, because it held its thread until then.
     Late(T),
     /// It had not ended, and was dropped.
     Over,
 }
 
 impl Deadline {
-    /// So long from now.
+    /// Creates a deadline `duration` from now.
     pub(super) fn new(shift_ms: watch::Receiver<i64>, duration: Duration) -> Self {
         let shift_then = *shift_ms.borrow();
         Self {
@@ -39,11 +39,11 @@ impl Deadline {
         }
     }
 
-    /// Runs this until the deadline at most.
+    /// Runs the work at most until the deadline.
     ///
-    /// Late is what ends in a poll that began before the deadline and went on behind it. A poll that begins
-    /// behind it was held up by others on this thread: what is ready by then may have been ready in time. And
-    /// what ends in the poll in which its time runs out, as with a timeout of 0, has made it.
+    /// Work is late if it ends in a poll that began before the deadline and continued after it. A poll that begins
+    /// after the deadline was delayed by other work on this thread: what is ready then may have been ready in time.
+    /// Work that ends in the poll in which its time runs out, for example with a timeout of 0, is in time.
     pub(crate) async fn bound<T>(self, work: impl Future<Output = T>) -> Timed<T> {
         let mut work = pin!(work);
         let mut passed = pin!(self.passed());
@@ -56,7 +56,7 @@ impl Deadline {
                     false => Timed::InTime(value),
                 });
             }
-            // The timer may not have heard yet of the time that this poll took.
+            // The timer may not have fired yet for the time that this poll took.
             if self.has_passed() || passed.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Timed::Over);
             }
@@ -118,7 +118,7 @@ mod tests {
         let work = tokio::spawn(soon().bound(answered));
         tokio::task::yield_now().await;
         answer.send(7).unwrap();
-        // The only thread is held by another one.
+        // Another future holds the only thread.
         std::thread::sleep(LONGER);
         assert_eq!(work.await.unwrap(), Timed::InTime(Ok(7)));
     }

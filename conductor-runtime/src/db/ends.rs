@@ -6,22 +6,22 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use uuid::Uuid;
 
-/// Ends that are remembered, for those who ask a moment too late. At 70,000 a second, those of the last 14 ms.
+/// How many ends are remembered for callers that ask slightly too late. At 70,000 ends a second, this is 14 ms.
 const REMEMBERED: usize = 1024;
 
-/// Who waits for the end of which execution. A client and the orchestrators that were made from it have one: an
-/// end that one of them hears of, or writes itself, is told to all.
+/// Notifies callers that wait for ends of executions. A client shares it with its orchestrators: an end that one of
+/// them receives or writes is reported to all.
 ///
-/// What is told is a hint to look, and no more.
+/// A notification is only a hint to query the database.
 #[derive(Debug, Default)]
 pub(crate) struct Ends {
     waiting: Mutex<HashMap<Uuid, Waiting>>,
     here: Mutex<Here>,
-    /// How many listeners bring ends from the database just now.
+    /// How many listeners currently receive ends from the database.
     listeners: AtomicUsize,
 }
 
-/// Those who wait for one end, and how many they are.
+/// The waiting callers of one execution.
 #[derive(Debug, Default)]
 struct Waiting {
     notify: Arc<Notify>,
@@ -31,13 +31,13 @@ struct Waiting {
 /// What the workers of this process do.
 #[derive(Debug, Default)]
 struct Here {
-    /// The tasks that they serve; twice where two orchestrators do.
+    /// The tasks that they serve; a task is listed once for each orchestrator.
     tasks: Vec<&'static str>,
-    /// What has ended here last.
+    /// The executions that ended here most recently.
     ended: VecDeque<Uuid>,
 }
 
-/// Tells of one execution's end for as long as it is held.
+/// Receives notifications of one execution's end while it is held.
 #[derive(Debug)]
 pub(crate) struct EndInterest {
     id: Uuid,
@@ -45,7 +45,7 @@ pub(crate) struct EndInterest {
     ends: Arc<Ends>,
 }
 
-/// Held while a listener brings ends.
+/// Held while a listener receives ends.
 #[derive(Debug)]
 pub(super) struct Listening(Arc<Ends>);
 
@@ -57,7 +57,7 @@ pub(crate) struct Serving {
 }
 
 impl Ends {
-    /// Is notified when this execution may have ended.
+    /// Returns an interest that is notified when this execution may have ended.
     pub(crate) fn of(self: &Arc<Self>, id: Uuid) -> EndInterest {
         let mut waiting = lock(&self.waiting);
         let those = waiting.entry(id).or_default();
@@ -81,7 +81,7 @@ impl Ends {
         }
     }
 
-    /// Tells of ends that this process has written.
+    /// Notifies callers of ends that this process has written.
     pub(crate) fn written(&self, ids: impl Iterator<Item = Uuid> + Clone) {
         let mut here = lock(&self.here);
         here.ended.extend(ids.clone());
@@ -96,12 +96,12 @@ impl Ends {
         }
     }
 
-    /// Whether a worker of this process serves the task.
+    /// Returns whether a worker of this process serves the task.
     pub(crate) fn is_served(&self, task: &str) -> bool {
         lock(&self.here).tasks.contains(&task)
     }
 
-    /// Whether this process has just written the execution's end.
+    /// Returns whether this process has just written the execution's end.
     pub(crate) fn has_just_ended(&self, id: Uuid) -> bool {
         lock(&self.here).ended.contains(&id)
     }
@@ -114,7 +114,7 @@ impl Ends {
         }
     }
 
-    /// Whether some listener brings ends from the database.
+    /// Returns whether a listener receives ends from the database.
     pub(super) fn is_told(&self) -> bool {
         self.listeners.load(Ordering::Relaxed) > 0
     }
@@ -126,8 +126,8 @@ impl Ends {
 }
 
 impl EndInterest {
-    /// Ends with the next telling after this call; to be called before the look whose answer may
-    /// be old by the time it is read.
+    /// Waits for the next notification after this call. Must be called before the query, whose result may be outdated
+    /// when it is read.
     pub(crate) fn notified(&self) -> Notified<'_> {
         self.notify.notified()
     }
@@ -148,7 +148,7 @@ impl Drop for EndInterest {
 impl Drop for Listening {
     fn drop(&mut self) {
         self.0.listeners.fetch_sub(1, Ordering::Relaxed);
-        // They look, and listen themselves.
+        // Waiting callers query now, and start a listener themselves.
         self.0.tell_all();
     }
 }

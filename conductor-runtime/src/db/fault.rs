@@ -1,16 +1,16 @@
 use super::has_code;
 
-/// What the server says where a lock was not to be had in time.
+/// The SQLSTATE of a lock timeout.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
-/// What an error of the database means for the statement that met it.
+/// How to react to an error of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The connection or the server failed, or the statement lost a race: send it again.
+    /// The connection or the server failed, or the statement lost a race: retry.
     Passing,
     /// This process's lease is over (raised by `conductor.claim`).
     LeaseLost,
-    /// The statement itself is refused: sending it again gives the same.
+    /// The statement itself is refused; a retry would fail in the same way.
     Refused,
 }
 
@@ -27,8 +27,9 @@ pub(crate) fn fault(error: &sqlx::Error) -> Fault {
     let code = db.code().unwrap_or_default();
     match code.as_ref() {
         "CD003" => Fault::LeaseLost,
-        // What is wrong with the data, or what a trigger or a function of ours says of it. Anything
-        // else, such as a missing grant or a function under change, may be mended meanwhile.
+        // Invalid data, or an error that a trigger or a function of the library raises. Anything
+        // else, such as a missing grant or a function that is being replaced, may be repaired
+        // meanwhile.
         _ if ["22", "23", "54", "P0", "CD"]
             .iter()
             .any(|class| code.starts_with(class)) =>
@@ -39,8 +40,9 @@ pub(crate) fn fault(error: &sqlx::Error) -> Fault {
     }
 }
 
-/// Whether it is about what is asked for, or who asks, and seldom passes within seconds: a missing
-/// grant, a function under change. A worker waits for its end, a caller is told.
+/// Returns whether the error concerns the request or the role, and is unlikely to pass within
+/// seconds: a missing grant, a function that is being replaced. A worker waits until it is
+/// repaired; a client's call fails.
 pub(crate) fn is_lasting(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|db| db.code());
     let code = code.unwrap_or_default();
@@ -49,7 +51,7 @@ pub(crate) fn is_lasting(error: &sqlx::Error) -> bool {
         .any(|class| code.starts_with(class))
 }
 
-/// Whether somebody's transaction had locked what the statement wanted.
+/// Returns whether another transaction had locked what the statement needed.
 pub(crate) fn is_locked(error: &sqlx::Error) -> bool {
     has_code(error, LOCK_NOT_AVAILABLE)
 }

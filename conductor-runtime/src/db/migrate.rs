@@ -2,193 +2,71 @@ use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::applied::{Standing, applied};
+use super::applied::{Missing, Standing, applied};
+use super::migrations::{Migration, latest_version};
 use super::{Database, Session};
 use crate::error::{Error, Result};
 
-/// One file of `migrations/`.
-#[derive(Debug, Clone, Copy)]
-pub struct Migration {
-    /// Its number; they are applied in this order.
-    pub id: i32,
-    /// What it brings, in one word.
-    pub name: &'static str,
-    /// Programs that do not know it must not work on the schema any more: they are told to end before
-    /// it is applied. Where it is false, they go on as if it were not there.
-    pub breaking: bool,
-    pub(super) sql: &'static str,
-}
-
-const MIGRATIONS: &[Migration] = &[
-    Migration::breaking(
-        1,
-        "setup",
-        include_str!("../../migrations/0000000001_setup.sql"),
-    ),
-    Migration::breaking(
-        2,
-        "registry",
-        include_str!("../../migrations/0000000002_registry.sql"),
-    ),
-    Migration::breaking(
-        3,
-        "invoke",
-        include_str!("../../migrations/0000000003_invoke.sql"),
-    ),
-    Migration::breaking(
-        4,
-        "work",
-        include_str!("../../migrations/0000000004_work.sql"),
-    ),
-    Migration::breaking(
-        5,
-        "control",
-        include_str!("../../migrations/0000000005_control.sql"),
-    ),
-    Migration::breaking(
-        6,
-        "durable",
-        include_str!("../../migrations/0000000006_durable.sql"),
-    ),
-    Migration::breaking(
-        7,
-        "schedule",
-        include_str!("../../migrations/0000000007_schedule.sql"),
-    ),
-    Migration::breaking(
-        8,
-        "limits",
-        include_str!("../../migrations/0000000008_limits.sql"),
-    ),
-    Migration::breaking(
-        9,
-        "why",
-        include_str!("../../migrations/0000000009_why.sql"),
-    ),
-    Migration::breaking(
-        10,
-        "events",
-        include_str!("../../migrations/0000000010_events.sql"),
-    ),
-    Migration::breaking(
-        11,
-        "rows",
-        include_str!("../../migrations/0000000011_rows.sql"),
-    ),
-    Migration::breaking(
-        12,
-        "roles",
-        include_str!("../../migrations/0000000012_roles.sql"),
-    ),
-];
-
-/// Serialises all migrations of a database; the number is arbitrary and must never change.
+/// Serialises all migrations of a database. The number is arbitrary and must never change.
 const LOCK: i64 = 0x0063_6f6e_6475_6374;
 
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
-/// How long a breaking migration waits for older processes to end, where nothing else is said.
+/// How long a breaking migration waits for older processes to end by default.
 pub const MIGRATION_DEADLINE: Duration = Duration::from_secs(60);
 
-/// How long it waits for somebody else who migrates, at least.
+/// How long a migration waits at least for another process that migrates.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How often it looks whether they have ended.
+/// How often it checks whether they have ended.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-impl Migration {
-    const fn breaking(id: i32, name: &'static str, sql: &'static str) -> Self {
-        Self {
-            id,
-            name,
-            breaking: true,
-            sql,
-        }
-    }
-
-    #[cfg(feature = "testing")]
-    pub(crate) fn sql(&self) -> &'static str {
-        self.sql
-    }
-}
-
-/// All migrations of this binary, in their order.
-pub fn migrations() -> &'static [Migration] {
-    #[cfg(feature = "testing")]
-    if let Some(pretended) = PRETENDED.get() {
-        return pretended;
-    }
-    MIGRATIONS
-}
-
-#[cfg(feature = "testing")]
-static PRETENDED: std::sync::OnceLock<Vec<Migration>> = std::sync::OnceLock::new();
-
-/// Makes this process one of a later build, which has a migration more.
-#[cfg(feature = "testing")]
-pub(crate) fn pretend(breaking: bool, sql: &'static str) {
-    let mut all = MIGRATIONS.to_vec();
-    all.push(Migration {
-        id: latest_version() + 1,
-        name: "pretended",
-        breaking,
-        sql,
-    });
-    // Said twice, the first one stays.
-    let _ = PRETENDED.set(all);
-}
-
-/// The schema version that this binary brings.
-pub fn latest_version() -> i32 {
-    migrations().last().map_or(0, |migration| migration.id)
-}
-
-/// The schema version that the database has; 0 where there is none.
+/// Returns the database's schema version; 0 if it has none.
 pub(crate) async fn applied_version(database: &Database) -> Result<i32> {
     let mut session = database.session().await?;
     let seen = applied(&mut session).await;
     Ok(session.settle(seen).await?.version())
 }
 
-/// Brings the schema to this binary's version; returns what was applied.
+/// Brings the schema to this binary's version.
 ///
-/// Safe to call from many processes at once: one applies, the others wait and find nothing to do.
-/// All missing migrations are applied in one transaction.
+/// Many processes may call this at once: one applies, the others wait and find nothing to do. All
+/// missing migrations are applied in one transaction.
 ///
-/// Where one of them is breaking, the living processes with an older version are told to drain and
-/// end, and nothing is applied before the last of them is gone, nor can one start meanwhile. It is an
-/// error, which changes nothing, where some are still there after `deadline`.
+/// If one of them is breaking, living processes with an older version are asked to drain and end.
+/// Nothing is applied before the last of them has ended, and none can start meanwhile. If some are
+/// still running after `deadline`, returns an error and changes nothing.
 ///
-/// A schema that is newer than this binary serves it as well, where all that is newer is compatible.
-/// Where something is not, or where the text of a migration has changed since it was applied, that is
-/// an error and changes nothing.
+/// A schema that is newer than this binary is accepted if everything newer is compatible. If
+/// something is not, or if the text of a migration has changed since it was applied, returns an error
+/// and changes nothing.
 pub(crate) async fn migrate(
     database: &Database,
     deadline: Duration,
     begin_anew: &str,
-) -> Result<Vec<Migration>> {
+) -> Result<()> {
     let began = Instant::now();
     let mut session = database.session().await?;
     let fits = require_encoding(&mut session).await;
     if fits.is_err() {
-        return session.settle(fits).await.map(|()| Vec::new());
+        return session.settle(fits).await;
     }
-    // The usual start finds everything in place and takes no lock.
+    // Usually nothing is missing, and no lock is taken.
     let seen = applied(&mut session).await;
     let seen = match session.settle(seen).await {
         Err(Error::Database(error)) if has_code(&error, INSUFFICIENT_PRIVILEGE) => {
-            // A role that may only invoke cannot look; it does not migrate either.
-            return Ok(Vec::new());
+            // A role that may only invoke cannot read this; it does not migrate either.
+            return Ok(());
         }
         other => other?,
     };
     if seen.missing(begin_anew)?.is_empty() {
-        return Ok(Vec::new());
+        return Ok(());
     }
     let mut told = Vec::new();
     loop {
         // In a stricter mode, which may be the database's default, the snapshot would be older than
-        // the lock, and what the one before us applied would not be seen.
+        // the lock, and what another process has just applied would not be seen.
         let mode = "isolation level read committed read write";
         let mut tx = database.begin_as(mode).await?;
         if !locked(&mut tx).await? {
@@ -204,22 +82,25 @@ pub(crate) async fn migrate(
         let found = applied(&mut tx).await?;
         let missing = found.missing(begin_anew)?;
         if missing.is_empty() {
-            return Ok(missing);
+            return Ok(());
         }
         require_version(&mut tx).await?;
-        let breaking = missing.iter().rfind(|migration| migration.breaking);
+        let breaking = missing
+            .migrations
+            .iter()
+            .rfind(|migration| migration.breaking);
         let remaining = match breaking.filter(|_| found.standing() != Standing::Empty) {
             Some(breaking) => retire(&mut tx, breaking.id).await?,
             None => Vec::new(),
         };
         if remaining.is_empty() {
-            return finish(tx, missing).await;
+            return finish(tx, &missing).await;
         }
-        // Not held while they drain: their last statements must not meet it, and whoever waits with
-        // us takes his turn.
+        // The lock is not held while they drain: it must not block their last statements, and other
+        // waiting processes may take it meanwhile.
         tx.end().await?;
         if began.elapsed() >= deadline {
-            return Err(still_there(&missing, &remaining, deadline));
+            return Err(still_there(&missing.migrations, &remaining, deadline));
         }
         if remaining != told {
             tracing::info!(
@@ -233,8 +114,8 @@ pub(crate) async fn migrate(
     }
 }
 
-/// Whether nobody else migrates. Any role may hold this lock for any time, so it is not waited for in the
-/// server, where nothing ends the wait.
+/// Returns whether no other process migrates. Any role may hold this lock for any time, so it is not
+/// awaited in the server, where nothing would end the wait.
 async fn locked(connection: &mut PgConnection) -> Result<bool> {
     Ok(sqlx::query_scalar("select pg_try_advisory_xact_lock($1)")
         .bind(LOCK)
@@ -242,7 +123,7 @@ async fn locked(connection: &mut PgConnection) -> Result<bool> {
         .await?)
 }
 
-/// The sessions that have the lock of the migrations.
+/// Returns the sessions that hold the lock of the migrations.
 async fn holders(connection: &mut PgConnection) -> Result<Vec<i32>> {
     Ok(sqlx::query_scalar(
         "select pid from pg_locks
@@ -304,50 +185,130 @@ fn still_there(missing: &[Migration], older: &[Older], deadline: Duration) -> Er
     ))
 }
 
-async fn finish(mut tx: Session, missing: Vec<Migration>) -> Result<Vec<Migration>> {
-    apply(&mut tx, &missing).await.map_err(|error| match error {
+async fn finish(mut tx: Session, missing: &Missing) -> Result<()> {
+    apply(&mut tx, missing).await.map_err(|error| match error {
         Error::Database(error) if has_code(&error, INSUFFICIENT_PRIVILEGE) => {
             Error::Schema(format!(
-                "the role of DATABASE_URL may not create the schema \"conductor\" ({error}).\n  Run `migrate` once with a role that may, or: grant create on database … to …"
+                "the role of DATABASE_URL may not create the schema \"conductor\", or does not own it ({error}).\n  Run `migrate` once with a role that may, or: grant create on database … to …"
             ))
         }
         other => other,
     })?;
     tx.end().await?;
     tracing::info!(version = latest_version(), "schema migrated");
-    Ok(missing)
+    Ok(())
 }
 
-async fn apply(connection: &mut PgConnection, missing: &[Migration]) -> Result<()> {
+async fn apply(connection: &mut PgConnection, missing: &Missing) -> Result<()> {
     sqlx::raw_sql(
-        "create schema if not exists conductor;
+        // The right to create a schema is asked for even if it exists.
+        "do $$ begin
+             if to_regnamespace('conductor') is null then
+                 create schema conductor;
+             end if;
+         end $$",
+    )
+    .execute(&mut *connection)
+    .await?;
+    act_as_owner(connection).await?;
+    sqlx::raw_sql(
+        // Names in the bodies of functions are resolved with this path, not with the role's own.
+        "set local search_path = pg_catalog, pg_temp;
          create table if not exists conductor.migrations (
              id integer primary key,
              name text not null,
              checksum text not null,
              breaking boolean not null default true,
              applied_at timestamptz not null default now()
+         );
+         create table if not exists conductor.function_set (
+             only_one boolean primary key default true check (only_one),
+             version integer[] not null,
+             checksum text not null,
+             applied_at timestamptz not null default now()
          )",
     )
     .execute(&mut *connection)
     .await?;
-    for migration in missing {
-        sqlx::raw_sql(AssertSqlSafe(migration.sql))
-            .execute(&mut *connection)
-            .await?;
+    for migration in &missing.migrations {
+        run(connection, migration.sql).await?;
         sqlx::query(
             "insert into conductor.migrations (id, name, checksum, breaking)
-             values ($1, $2, md5($3), $4)",
+             values ($1, $2, $3, $4)",
         )
         .bind(migration.id)
         .bind(migration.name)
-        .bind(migration.sql)
+        .bind(migration.checksum())
         .bind(migration.breaking)
         .execute(&mut *connection)
         .await?;
     }
-    // What is new belongs to those who had the rest.
-    sqlx::query("select conductor.grant_roles()")
+    if let Some(functions) = missing.functions {
+        if missing.is_first {
+            require_no_functions(connection).await?;
+        }
+        for function in functions.functions {
+            run(connection, function.sql).await?;
+        }
+        sqlx::query(
+            "insert into conductor.function_set (version, checksum) values ($1, $2)
+                 on conflict (only_one) do update
+                set version = excluded.version, checksum = excluded.checksum, applied_at = now()",
+        )
+        .bind(functions.version.as_slice())
+        .bind(&functions.checksum)
+        .execute(&mut *connection)
+        .await?;
+    }
+    // Roles that had rights on the existing objects get them on the new ones.
+    run(
+        connection,
+        "revoke execute on all functions in schema conductor from public; select conductor.grant_roles()",
+    )
+    .await
+}
+
+/// Makes what is created belong to the owner of the schema, as all else there does.
+///
+/// A function that runs with its owner's rights must have those on the others. A role that is not a member of the
+/// owner continues as itself, and the server refuses what it may not do.
+async fn act_as_owner(connection: &mut PgConnection) -> Result<()> {
+    let owner: Option<String> = sqlx::query_scalar(
+        "select quote_ident(r.rolname) from pg_catalog.pg_namespace n
+           join pg_catalog.pg_roles r on r.oid = n.nspowner
+          where n.nspname = 'conductor' and r.rolname <> current_user
+            and pg_catalog.pg_has_role(current_user, r.oid, 'member')",
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    if let Some(owner) = owner {
+        sqlx::raw_sql(AssertSqlSafe(format!("set local role {owner}")))
+            .execute(connection)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Returns an error if the schema has foreign functions, which `create or replace` might overwrite.
+async fn require_no_functions(connection: &mut PgConnection) -> Result<()> {
+    let foreign: Option<String> = sqlx::query_scalar(
+        "select p.proname::text from pg_catalog.pg_proc p
+           join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+          where n.nspname = 'conductor'
+          order by p.proname limit 1",
+    )
+    .fetch_optional(connection)
+    .await?;
+    match foreign {
+        None => Ok(()),
+        Some(name) => Err(Error::Schema(format!(
+            "nothing was applied: the schema \"conductor\" is not empty: function {name:?} already exists, and no migration has made it.\n  Rename that schema, or drop it"
+        ))),
+    }
+}
+
+async fn run(connection: &mut PgConnection, sql: &'static str) -> Result<()> {
+    sqlx::raw_sql(AssertSqlSafe(sql))
         .execute(connection)
         .await?;
     Ok(())
@@ -382,7 +343,8 @@ async fn require_version(connection: &mut PgConnection) -> Result<()> {
     Ok(())
 }
 
-/// Texts, JSON and errors are Unicode; in another encoding some could not be stored, each at its own time.
+/// Returns an error if the database's encoding is not UTF-8: some texts could then not be stored, and would
+/// fail only when they occur.
 async fn require_encoding(connection: &mut PgConnection) -> Result<()> {
     use sqlx::Row;
     let said = sqlx::raw_sql("select current_setting('server_encoding'), current_database()::text")

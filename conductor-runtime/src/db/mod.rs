@@ -1,4 +1,4 @@
-//! The way to Postgres: addresses, schema, notifications.
+//! Access to Postgres: addresses, connections, schema, notifications.
 
 mod address;
 mod alone;
@@ -11,6 +11,7 @@ mod deadline;
 mod ends;
 mod fault;
 mod migrate;
+mod migrations;
 mod notifier;
 mod outage;
 mod patience;
@@ -27,15 +28,17 @@ pub(crate) use database::Database;
 pub(crate) use deadline::{Deadline, Timed};
 pub(crate) use ends::{Ends, Serving};
 pub(crate) use fault::{Fault, fault, is_lasting, is_locked};
-#[cfg(feature = "testing")]
-pub(crate) use migrate::pretend;
-pub use migrate::{MIGRATION_DEADLINE, Migration, latest_version, migrations};
+pub use migrate::MIGRATION_DEADLINE;
 pub(crate) use migrate::{applied_version, create_roles, has_code, migrate};
+pub use migrations::{Migration, latest_version, migrations};
+#[cfg(feature = "testing")]
+pub(crate) use migrations::{functions, pretended};
 pub(crate) use notifier::Notifier;
 pub(crate) use outage::Outage;
 pub(crate) use patience::{ANSWER, OUTAGE, Patience, living};
 pub(crate) use read_only::ReadOnly;
 pub(crate) use session::{Session, no_answer};
 
-/// An execution that has seen its process die so often is taken for the killer.
+/// The most crashes of its process that an execution may see; then it is taken to be the cause, and
+/// fails.
 pub(crate) const MAX_CRASHES: i32 = 5;

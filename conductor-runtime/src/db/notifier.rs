@@ -8,21 +8,21 @@ use uuid::Uuid;
 
 use super::{ANSWER, Database, Ends, direct_way, pool_options};
 
-/// A listener that has heard nothing for so long is asked whether it lives, and must answer as soon: where
-/// the network has forgotten its connection, nothing else tells.
+/// A listener that has received nothing for this long is tested with a query, which must be answered within the same
+/// time. If the network has lost the connection, nothing else reveals it.
 const QUIET: Duration = Duration::from_secs(5);
-/// Between two looks at the clock, however many notifications tell of it.
+/// The pause between two queries of the clock, however many notifications arrive.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
-/// Most cancels that are on their way to the workers.
+/// The most cancels that may be on their way to the workers.
 const CANCELS: usize = 1024;
 
-/// Listens on the channel "conductor" with one connection of its own and tells those concerned.
+/// Listens on the channel `conductor` with a connection of its own, and wakes those concerned.
 ///
-/// Anybody who may connect can notify, so a message is a hint to look and no more: what it tells of is
-/// asked of the database, and many messages are one look.
+/// Any role that may connect can notify, so a message is only a hint: the database is then queried, and many messages
+/// lead to one query.
 ///
-/// Where LISTEN is not to be had (behind a transaction pooler), nothing is told and everybody
-/// polls. After a lost connection everybody is told to look, as messages may have been missed.
+/// If LISTEN is not available (behind a transaction pooler), there are no notifications and everything polls. After a
+/// lost connection everything is woken, because messages may have been missed.
 #[derive(Debug)]
 pub(crate) struct Notifier {
     interests: Arc<Interests>,
@@ -34,7 +34,7 @@ struct Interests {
     queues: Mutex<HashMap<i32, Arc<Notify>>>,
     ends: Arc<Ends>,
     cancels: broadcast::Sender<Uuid>,
-    /// Changes where something may have been cancelled.
+    /// Changes when something may have been cancelled.
     cancel_hints: watch::Sender<()>,
     clock_shift_ms: watch::Sender<i64>,
     schedules: Arc<Notify>,
@@ -47,7 +47,7 @@ impl Notifier {
         Self::with(Arc::default())
     }
 
-    /// For the orchestrator's own work. Both tell of ends to those who wait at either.
+    /// Returns a notifier for the orchestrator's own work. Both share the notifications of ends.
     pub(crate) fn apart(&self) -> Self {
         Self::with(Arc::clone(self.ends()))
     }
@@ -68,12 +68,12 @@ impl Notifier {
         }
     }
 
-    /// Starts to listen, once; returns when the server listens or has refused to.
+    /// Starts to listen, once. Returns when the server listens or has refused.
     pub(crate) async fn start(&self, database: &Database) {
         self.started
             .get_or_init(|| async {
                 let interests = Arc::clone(&self.interests);
-                // Without one it would take LISTEN, and forget it with the transaction.
+                // A pooler would accept LISTEN and forget it at the end of the transaction.
                 let direct = direct_way();
                 if direct.is_none() && database.is_through_pooler() {
                     return tokio::spawn(std::future::ready(())).abort_handle();
@@ -86,7 +86,7 @@ impl Notifier {
                 }
                 tokio::spawn(async move {
                     let mut listener = listener;
-                    // Also while the connection is made anew, so that nobody else takes one meanwhile.
+                    // Held also during a reconnect, so that no other listener starts meanwhile.
                     let mut listening = None;
                     loop {
                         match listener.take() {
@@ -105,71 +105,71 @@ impl Notifier {
             .await;
     }
 
-    /// Is notified when work may be due in this queue.
+    /// Returns what is notified when work may be due in this queue.
     pub(crate) fn queue(&self, id: i32) -> Arc<Notify> {
         Arc::clone(lock(&self.interests.queues).entry(id).or_default())
     }
 
-    /// Starts to listen, where nobody of this process tells of ends.
+    /// Starts to listen, unless another listener of this process receives ends.
     pub(crate) async fn start_for_ends(&self, database: &Database) {
         if !self.ends().is_told() {
             self.start(database).await;
         }
     }
 
-    /// Who waits for the ends of executions.
+    /// Returns the notifications of ends.
     pub(crate) fn ends(&self) -> &Arc<Ends> {
         &self.interests.ends
     }
 
-    /// Receives the ids of running executions that somebody cancels.
+    /// Returns a receiver for the ids of running executions that are cancelled.
     pub(crate) fn cancels(&self) -> broadcast::Receiver<Uuid> {
         self.interests.cancels.subscribe()
     }
 
-    /// Changes where something that runs may have been cancelled.
+    /// Returns a channel that changes when a running execution may have been cancelled.
     pub(crate) fn cancel_hints(&self) -> watch::Receiver<()> {
         self.interests.cancel_hints.subscribe()
     }
 
-    /// Tells of cancels that were found in the database; telling twice is harmless.
+    /// Sends cancels that were found in the database; sending one twice is harmless.
     pub(crate) async fn pass_on_cancels(&self, ids: Vec<Uuid>) {
         const HALF: usize = CANCELS / 2;
         for portion in ids.chunks(HALF) {
-            // The workers' loops take them on this very thread; what is missed all the same is asked for again.
+            // Workers receive them on this same thread; what they miss they will request again.
             let mut looks = 0;
             while self.interests.cancels.len() > HALF && looks < 1000 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 looks += 1;
             }
             for id in portion {
-                // Nobody subscribed: no worker runs here.
+                // No subscriber means that no worker runs here.
                 let _ = self.interests.cancels.send(*id);
             }
         }
     }
 
-    /// Asks for all cancels anew, as some were missed.
+    /// Requests all cancels again, because some were missed.
     pub(crate) fn ask_for_cancels(&self) {
         self.interests.cancel_hints.send_replace(());
     }
 
-    /// Is notified when a schedule may be due, or may have been changed.
+    /// Returns what is notified when a schedule may be due, or may have been changed.
     pub(crate) fn schedules(&self) -> Arc<Notify> {
         Arc::clone(&self.interests.schedules)
     }
 
-    /// Is notified when events may have to be dispatched.
+    /// Returns what is notified when events may have to be dispatched.
     pub(crate) fn events(&self) -> Arc<Notify> {
         Arc::clone(&self.interests.events)
     }
 
-    /// Is notified when older processes are to end for a breaking migration.
+    /// Returns what is notified when older processes must end for a breaking migration.
     pub(crate) fn versions(&self) -> Arc<Notify> {
         Arc::clone(&self.interests.versions)
     }
 
-    /// How far tests have moved the virtual clock, in milliseconds.
+    /// Returns how far tests have moved the virtual clock, in milliseconds.
     pub(crate) fn clock_shift_ms(&self) -> watch::Receiver<i64> {
         self.interests.clock_shift_ms.subscribe()
     }
@@ -184,7 +184,7 @@ impl Drop for Notifier {
 }
 
 impl Interests {
-    /// Tells those concerned to look; true where the clock may have been moved.
+    /// Wakes those concerned; returns true if the clock may have been moved.
     fn tell(&self, message: &str) -> bool {
         let Some((kind, value)) = message.split_once(':') else {
             return false;
@@ -214,7 +214,7 @@ impl Interests {
         false
     }
 
-    /// True where it is news.
+    /// Returns true if the value is new.
     fn set_clock(&self, shift_ms: i64) -> bool {
         self.clock_shift_ms.send_replace(shift_ms) != shift_ms
     }
@@ -232,7 +232,7 @@ impl Interests {
 
 async fn listen(options: &PgConnectOptions, interests: &Interests) -> Option<PgListener> {
     let attempt = async {
-        // A pool of one, so that the listener takes no connection from the work.
+        // A pool of one, so that the listener takes no connection from the other pools.
         let pool = pool_options()
             .max_connections(1)
             .connect_with(options.clone())
@@ -252,7 +252,7 @@ async fn listen(options: &PgConnectOptions, interests: &Interests) -> Option<PgL
     }
 }
 
-/// Takes over how far tests have moved the clock, and tells everybody where that is news.
+/// Reads how far tests have moved the clock, and wakes everything if that is new.
 async fn look_at_clock(
     listener: &mut PgListener,
     interests: &Interests,
@@ -277,7 +277,7 @@ async fn look_at_clock(
     }
 }
 
-/// Serves until the connection is lost.
+/// Handles notifications until the connection is lost.
 async fn serve(mut listener: PgListener, interests: &Interests) {
     let mut look_due = false;
     let mut looked = Instant::now();

@@ -6,20 +6,20 @@ use std::time::{Duration, Instant};
 use super::read_only::is_read_only;
 use super::{Database, ReadOnly};
 
-/// What comes so soon behind the last outage is not told again before it has lasted a while itself.
+/// An outage that follows the last one this soon is logged only after it has lasted for a while.
 const SOON: Duration = Duration::from_secs(5);
 const A_WHILE: Duration = Duration::from_secs(2);
-/// Until what a chore meets again and again is told again.
+/// When a chore's repeated error is logged again.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// Whether the database is away, as far as this process has noticed; so that the log says it once and
-/// not once for each part of the process and each try.
+/// Whether the database is unavailable, as far as this process has noticed. The log reports it once, and not for each
+/// part of the process and each try.
 #[derive(Debug, Default)]
 pub(crate) struct Outage {
     away: AtomicBool,
     state: Mutex<State>,
     read_only: Arc<ReadOnly>,
-    /// What chores have met, each with the time when it was told.
+    /// The errors of chores, each with the time when it was logged.
     chores: Mutex<HashMap<&'static str, (String, Instant)>>,
 }
 
@@ -38,7 +38,7 @@ impl Outage {
         }
     }
 
-    /// Whether this text of a chore is to be told: the same one is once a minute.
+    /// Returns whether this error of a chore should be logged: the same one is logged once a minute.
     pub(crate) fn is_news(&self, chore: &'static str, text: &str) -> bool {
         let mut chores = self.chores.lock().unwrap_or_else(PoisonError::into_inner);
         let known = chores
@@ -50,8 +50,7 @@ impl Outage {
         !known
     }
 
-    /// True where the error says that the server or the way to it is away: then all is said that is
-    /// to be said of it.
+    /// Returns true if the error shows that the server is unavailable; it is then already logged.
     pub(crate) fn met(&self, error: &sqlx::Error) -> bool {
         if !is_away(error) {
             return false;
@@ -71,9 +70,9 @@ impl Outage {
         true
     }
 
-    /// The database has answered.
+    /// Notes that the database has answered.
     pub(crate) fn over(&self) {
-        // A server that takes no writes answers as well, and the heartbeat has a connection of its own.
+        // A server that refuses writes answers as well, and the heartbeat has a connection of its own.
         if self.read_only.is_recent() || !self.away.swap(false, Relaxed) {
             return;
         }
@@ -97,8 +96,8 @@ fn is_away(error: &sqlx::Error) -> bool {
         | sqlx::Error::Tls(_)
         | sqlx::Error::Protocol(_)
         | sqlx::Error::PoolTimedOut => true,
-        // A connection's failure, what a server says that ends or starts, too many connections, and one that
-        // takes no writes.
+        // A connection failure, a server that is starting or ending, too many connections, or a server that refuses
+        // writes.
         sqlx::Error::Database(db) => {
             let code = db.code().unwrap_or_default();
             code.starts_with("08")

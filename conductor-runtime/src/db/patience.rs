@@ -7,38 +7,38 @@ use super::session::silence;
 use super::{Alone, Database, Fault, Session, fault, is_lasting};
 use crate::error::Error;
 
-/// How long one statement may take: a network that swallows packets says nothing for a quarter of an
-/// hour, while a new connection might work.
+/// How long one statement may take. A network that drops packets may stay silent for a quarter of an hour, while a
+/// new connection might work.
 pub(crate) const ANSWER: Duration = Duration::from_secs(30);
-/// How long a client's call is tried again before it ends in an error.
+/// How long a client's call is retried before it returns an error.
 pub(crate) const OUTAGE: Duration = Duration::from_secs(30);
 
-/// Between tries.
+/// The pauses between tries.
 const PAUSES: [Duration; 4] = [
     Duration::from_millis(10),
     Duration::from_millis(50),
     Duration::from_millis(250),
     Duration::from_secs(1),
 ];
-/// How long the first try may take, so that there is time for others on connections that live.
+/// How long the first try may take, so that there is time for tries on other connections.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
-/// How long a connection of the pool may take to show that it lives.
+/// How long a pooled connection may take to show that it works.
 const PING: Duration = Duration::from_secs(1);
-/// What has waited for so long has waited behind a fault.
+/// What has waited this long has probably waited because of a fault.
 const PROMPT: Duration = Duration::from_secs(1);
 
-/// Tries that follow one another at growing intervals, for a time.
+/// Retries at growing intervals, for a limited time.
 #[derive(Debug)]
 pub(crate) struct Patience {
     began: Instant,
     most: Duration,
     tries: usize,
-    /// The last session could not write.
+    /// Whether the last session could not write.
     read_only: bool,
 }
 
 impl Patience {
-    /// [`Duration::MAX`] for a worker, which tries until it loses its lease.
+    /// Retries for at most `most`; [`Duration::MAX`] for a worker, which retries until it loses its lease.
     pub(crate) fn new(most: Duration) -> Self {
         Self::since(Instant::now(), most)
     }
@@ -53,7 +53,7 @@ impl Patience {
         }
     }
 
-    /// Where what was tried may be tried again behind this error, returns true when it is time to.
+    /// Returns false if the error cannot be retried; otherwise returns true when it is time to retry.
     pub(crate) async fn again(&mut self, error: &sqlx::Error) -> bool {
         let bounded = self.most < Duration::MAX;
         if fault(error) != Fault::Passing
@@ -69,13 +69,13 @@ impl Patience {
         true
     }
 
-    /// A session; behind a fault one that answers.
+    /// Returns a session; after a fault, one that has been tested.
     pub(crate) async fn session(&self, database: &Database) -> Result<Session, sqlx::Error> {
         let session = self.connection(database).await?;
         database.ready(session).await
     }
 
-    /// The same, without a transaction.
+    /// Returns the same, without a transaction.
     pub(crate) async fn connection(&self, database: &Database) -> Result<Session, sqlx::Error> {
         if self.read_only {
             database.read_only().seen();
@@ -87,7 +87,7 @@ impl Patience {
         }
     }
 
-    /// One try of a statement that stands alone; gives the first row, if there is any.
+    /// Runs one try of a statement, and returns the first row, if there is any.
     pub(crate) async fn ask<S: Alone>(
         &self,
         database: &Database,
@@ -98,7 +98,7 @@ impl Patience {
         asked.unwrap_or_else(|_| Err(silence()))
     }
 
-    /// How long this try may take.
+    /// Returns how long this try may take.
     pub(crate) fn answer(&self) -> Duration {
         if self.tries == 0 {
             FIRST_ANSWER
@@ -107,7 +107,7 @@ impl Patience {
         }
     }
 
-    /// What the caller is told when it is not tried again.
+    /// Returns the error for the caller if there is no further try.
     pub(crate) fn over(&self, error: sqlx::Error) -> Error {
         match fault(&error) {
             Fault::Passing if !is_lasting(&error) && !matches!(error, sqlx::Error::PoolClosed) => {
@@ -121,8 +121,8 @@ impl Patience {
     }
 }
 
-/// A connection that answers, without a transaction: after a restart of the server, those in the pool
-/// may be dead.
+/// Returns a connection that has been tested, without a transaction: after a restart of the server, those in the pool
+/// may be broken.
 pub(crate) async fn living(database: &Database) -> Result<Session, sqlx::Error> {
     loop {
         let mut session = database.connection().await?;

@@ -5,22 +5,22 @@ use std::time::{Duration, Instant};
 use super::Session;
 use super::session::silence;
 
-/// For how long behind the last sign each session is asked before it is used.
+/// For how long after the last refused write each session is tested before it is used.
 const WARY: Duration = Duration::from_secs(30);
-/// How long a session may take to say what it is.
+/// How long a session may take to answer the test.
 const ASKED: Duration = Duration::from_secs(1);
-/// A success so soon behind a sign is that of another connection.
+/// A success this soon after a refused write came from another connection.
 const RECENT: Duration = Duration::from_secs(5);
-/// Between two looks at all idle sessions.
+/// The pause between two tests of all idle sessions.
 const BETWEEN_PURGES: Duration = Duration::from_secs(1);
 
 const READ_ONLY_SQL_TRANSACTION: &str = "25006";
 
-/// Whether sessions have been met that cannot write: of a standby, or of a primary that is read-only.
+/// Whether sessions were found that cannot write: of a standby, or of a read-only primary.
 ///
-/// Where the name of a server leads to another one for a while (a failover, a load balancer), sessions that
-/// were opened then would stay in the pool when it leads to the primary again. So each is asked before it is
-/// used, for a while behind the last sign, and those that cannot write are closed.
+/// If a server's name leads to another server for a while (a failover, a load balancer), sessions opened then would
+/// stay in the pool after it leads to the primary again. Therefore each session is tested before it is used, for a
+/// while after the last refused write, and those that cannot write are closed.
 #[derive(Debug, Default)]
 pub(crate) struct ReadOnly {
     wary: AtomicBool,
@@ -29,19 +29,19 @@ pub(crate) struct ReadOnly {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The server's error.
+    /// When the server last refused a write.
     seen: Option<Instant>,
-    /// A session that was asked and cannot write: no reason to ask for longer, as whoever only reads would be
-    /// refused without end.
+    /// When a tested session last could not write. This does not prolong the tests, because otherwise an application
+    /// that only reads would be refused forever.
     refused: Option<Instant>,
 }
 
-/// When the idle sessions of one pool were last looked at. What tells that there may be such is met on any.
+/// When the idle sessions of one pool were last tested. The signs for it come from any pool.
 #[derive(Debug, Default)]
 pub(super) struct Purged(Mutex<Option<Instant>>);
 
 impl ReadOnly {
-    /// Takes note of an error, where it is one of a session that cannot write.
+    /// Notes the error if it comes from a session that cannot write.
     pub(crate) fn heed(&self, error: &sqlx::Error) {
         if is_read_only(error) {
             self.seen();
@@ -53,7 +53,7 @@ impl ReadOnly {
         self.wary.store(true, Relaxed);
     }
 
-    /// Whether sessions are to be asked before they are used.
+    /// Returns whether sessions must be tested before they are used.
     pub(super) fn is_wary(&self) -> bool {
         if !self.wary.load(Relaxed) {
             return false;
@@ -65,7 +65,7 @@ impl ReadOnly {
         wary
     }
 
-    /// Whether a session that cannot write was met a moment ago.
+    /// Returns whether a session that cannot write was met a moment ago.
     pub(super) fn is_recent(&self) -> bool {
         let recent = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < RECENT);
         self.wary.load(Relaxed) && {
@@ -74,7 +74,7 @@ impl ReadOnly {
         }
     }
 
-    /// Whether it is time to look at all idle sessions of a pool; true for one of those who ask.
+    /// Returns whether it is time to test all idle sessions of a pool; true for only one of the callers.
     pub(super) fn purges(&self, purged: &Purged) -> bool {
         let seen = self.state().seen;
         let mut purged = purged.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -88,7 +88,7 @@ impl ReadOnly {
         due
     }
 
-    /// Whether this session can write. One that does not say is closed with it.
+    /// Returns whether this session can write. Closes it if it cannot or does not answer.
     pub(super) async fn can_write(&self, session: &mut Session) -> Result<bool, sqlx::Error> {
         use sqlx::Row;
         let asked = sqlx::raw_sql(
@@ -114,7 +114,7 @@ impl ReadOnly {
     }
 }
 
-/// What a caller is told where all sessions that are to be had cannot write.
+/// Returns the error for a caller if no available session can write.
 pub(super) fn refusal() -> sqlx::Error {
     sqlx::Error::Protocol(
         "the server takes no writes: it is a standby, or its default_transaction_read_only is on"

@@ -11,23 +11,23 @@ use super::database::begin_own;
 use super::patience::ANSWER;
 use super::read_only::is_read_only;
 
-/// How long a connection may take to begin a transaction, and to come back to the pool.
+/// How long a connection may take to begin a transaction, and to return to the pool.
 const BEGIN: Duration = Duration::from_secs(10);
 const GIVE_BACK: Duration = Duration::from_secs(5);
-/// How long one may be used again and again without the pool.
+/// How long a connection may be reused without returning to the pool.
 const KEEP: Duration = Duration::from_secs(60);
 
-/// A connection of the pool for several statements, to be [ended](Self::end) or [settled](Self::settle).
-/// Dropped within a transaction it is closed, which undoes what was done.
+/// A pooled connection for several statements, to be [ended](Self::end) or [settled](Self::settle). If it is dropped
+/// within a transaction, it is closed, which rolls back.
 ///
-/// The pool by itself waits without end for a connection that comes back and does not answer, and has
-/// one fewer for others; this one is given up.
+/// The pool itself would wait forever for a returned connection that does not answer, and have one fewer for others;
+/// this type closes such a connection.
 #[derive(Debug)]
 pub(crate) struct Session {
     connection: PoolConnection<Postgres>,
-    /// Through a pooler everything is in a transaction.
+    /// Whether it goes through a pooler, so that everything is in a transaction.
     through: bool,
-    /// In a transaction of ours.
+    /// Whether a transaction of this type is open.
     open: bool,
     given_up: bool,
     taken: Instant,
@@ -59,12 +59,12 @@ impl Session {
         }
     }
 
-    /// A transaction for code that may begin others in it, which are savepoints.
+    /// Begins a transaction for code that may nest others, as savepoints.
     pub(crate) async fn transaction(
         &mut self,
         words: String,
     ) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
-        // The driver knows of it when the answer is there: given up before, it may be open all the same.
+        // The driver marks it as open only after the answer; if the call is dropped before, it may be open.
         self.open = true;
         let begun = self.connection.begin_with(AssertSqlSafe(words));
         let transaction = match tokio::time::timeout(BEGIN, begun).await {
@@ -75,7 +75,7 @@ impl Session {
         Ok(transaction)
     }
 
-    /// Commits what was done, where it is a transaction.
+    /// Commits, if there is a transaction.
     pub(crate) async fn end(&mut self) -> Result<(), sqlx::Error> {
         if self.open {
             let commit = sqlx::raw_sql("commit").execute(&mut *self.connection);
@@ -88,7 +88,7 @@ impl Session {
         Ok(())
     }
 
-    /// Commits what was done where it went well, and else undoes it, where it is a transaction.
+    /// Commits if `done` is `Ok`, and rolls back otherwise, if there is a transaction.
     pub(crate) async fn settle<T, E: From<sqlx::Error>>(
         mut self,
         done: Result<T, E>,
@@ -97,7 +97,7 @@ impl Session {
             self.end().await?;
         } else if self.open {
             let undo = sqlx::raw_sql("rollback").execute(&mut *self.connection);
-            // What was not undone in time is with the connection.
+            // If the rollback fails, dropping the session closes the connection.
             if let Ok(Ok(_)) = tokio::time::timeout(GIVE_BACK, undo).await {
                 self.open = false;
             }
@@ -105,7 +105,7 @@ impl Session {
         done
     }
 
-    /// Commits what was done so far, where it is a transaction: what follows is one of its own.
+    /// Commits what was done so far, if there is a transaction, and begins another one.
     pub(crate) async fn separate(&mut self) -> Result<(), sqlx::Error> {
         if self.through {
             sqlx::raw_sql(AssertSqlSafe(format!("commit; {}", begin_own())))
@@ -115,17 +115,17 @@ impl Session {
         Ok(())
     }
 
-    /// Whether it may be kept: the pool has to see each of its connections from time to time, to renew it.
+    /// Returns whether it may be kept: the pool must get each connection from time to time, to renew it.
     pub(crate) fn is_young(&self) -> bool {
         self.taken.elapsed() < KEEP
     }
 
-    /// Whether nothing is under way in it.
+    /// Returns whether nothing is in progress on it.
     pub(crate) fn is_at_rest(&self) -> bool {
         !self.open && !self.given_up
     }
 
-    /// Takes note of what a statement met: a session that takes no writes is closed, so that nobody else gets it.
+    /// Notes a statement's error: a session that refuses writes is closed, so that it is not used again.
     pub(super) fn heed<T>(&mut self, answer: &Result<T, sqlx::Error>) {
         if let Err(error) = answer
             && is_read_only(error)
@@ -135,7 +135,7 @@ impl Session {
         }
     }
 
-    /// For one whose statement may still be under way: nobody else gets this connection.
+    /// Closes the connection on drop. For one whose statement may still be running.
     pub(crate) fn close_on_drop(&mut self) {
         self.given_up = true;
         self.connection.close_on_drop();
@@ -159,7 +159,7 @@ impl Drop for Session {
             return;
         }
         let back = self.connection.return_to_pool();
-        // Without a runtime nobody wants it any more.
+        // Without a runtime nothing can use the connection any more.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async { tokio::time::timeout(GIVE_BACK, back).await });
         }
@@ -180,7 +180,7 @@ impl DerefMut for Session {
     }
 }
 
-/// A statement under way. Given up, it takes its connection along, so that nobody else waits for its end.
+/// A statement in progress. If it is dropped early, its connection is closed, so that nothing waits for its end.
 pub(super) struct Flight<'s> {
     session: &'s mut Session,
     pub(super) landed: bool,
@@ -208,8 +208,7 @@ impl DerefMut for Flight<'_> {
     }
 }
 
-/// The error of a statement that took too long. It may still be under way, so nobody else must get its
-/// connection.
+/// Returns the error of a statement that took too long, and closes its connection, because it may still be running.
 pub(crate) fn no_answer(session: &mut Session) -> sqlx::Error {
     session.close_on_drop();
     silence()

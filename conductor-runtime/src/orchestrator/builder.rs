@@ -10,10 +10,10 @@ use crate::error::{Error, Result};
 use crate::registry::{Registry, check_name};
 use crate::task::States;
 
-/// The queue of tasks that name none.
+/// The queue of tasks that name no queue.
 const DEFAULT_QUEUE: &str = "default";
 
-/// Describes an [`Orchestrator`]; also what `setup:` of `conductor::main!` is given.
+/// A builder for an [`Orchestrator`]; also the argument of `setup:` in `conductor::main!`.
 #[derive(Debug)]
 pub struct Builder {
     conductor: Conductor,
@@ -44,13 +44,15 @@ impl Builder {
         }
     }
 
-    /// The client that the orchestrator works with.
+    /// Returns the client that the orchestrator uses.
     pub fn conductor(&self) -> &Conductor {
         &self.conductor
     }
 
-    /// Adds a worker. Where none is added, every queue that a task names has one; where some are,
-    /// only the queue "default" has one by itself.
+    /// Adds a worker.
+    ///
+    /// If no worker is added, every queue that a task names gets one. If some are, only the queue
+    /// `default` is added, if a task uses it.
     #[must_use]
     pub fn worker(mut self, worker: Worker) -> Self {
         self.workers.push(worker);
@@ -64,8 +66,9 @@ impl Builder {
         self
     }
 
-    /// Serves these queues and no others, whatever was added before; other processes serve the
-    /// rest. What `worker --queue …` does.
+    /// Serves exactly these queues, whatever was added before, as `worker --queue …` does.
+    ///
+    /// Queues that no worker serves are then allowed; other processes serve them.
     #[must_use]
     pub fn only_workers(mut self, workers: impl IntoIterator<Item = Worker>) -> Self {
         self.workers = workers.into_iter().collect();
@@ -73,7 +76,9 @@ impl Builder {
         self.allow_unserved_queues()
     }
 
-    /// Gives handlers a value, by `State<T>` or `ctx.state::<T>()`; one a type.
+    /// Provides a value to handlers, one per type.
+    ///
+    /// They receive it as an argument `State<T>`, or by `ctx.state::<T>()`.
     #[must_use]
     pub fn state<T: Send + Sync + 'static>(mut self, value: T) -> Self {
         self.states.insert(value);
@@ -86,63 +91,75 @@ impl Builder {
         self
     }
 
-    /// How long running handlers may go on after a shutdown began. Default 30 s.
+    /// Sets how long running handlers may continue after a shutdown began. Default: 30 s.
     #[must_use]
     pub fn shutdown_deadline(mut self, deadline: Duration) -> Self {
         self.shutdown_deadline = deadline;
         self
     }
 
-    /// How long the start waits for older processes to end, where it has to apply a migration that is
-    /// marked as breaking; after that it is refused. Default 60 s. It only counts where the client has
-    /// not migrated before, as [`Conductor::open`] leaves it.
+    /// Sets how long the start waits for older processes to end. Default: 60 s.
+    ///
+    /// It waits if it has to apply a breaking migration.
+    ///
+    /// After that the start fails. Has an effect only if the client has not migrated before, for
+    /// example if it was opened with [`Conductor::open`].
     #[must_use]
     pub fn migration_deadline(mut self, deadline: Duration) -> Self {
         self.migration_deadline = deadline;
         self
     }
 
-    /// Refuses to start where a look at the database finds something that this program cannot work
-    /// with, such as payloads that it cannot read; without this, it is logged as a warning. What
-    /// `worker --strict` does. See [`Conductor::check`] for what is looked at; at a start only the
-    /// oldest 10,000 executions are (1,000 without this), for two seconds at most.
+    /// Fails to start if a check of the database finds something that does not fit.
+    ///
+    /// For example, payloads that this program cannot read. Default: such findings are logged as
+    /// warnings.
+    ///
+    /// The same as `worker --strict`. See [`Conductor::check`] for what is checked. At the start,
+    /// only the oldest 10,000 executions are checked (1,000 without this option), for at most two
+    /// seconds.
     #[must_use]
     pub fn strict(mut self) -> Self {
         self.strict = true;
         self
     }
 
-    /// How often the lease is renewed, and how long it lasts. Default 5 s and 15 s; a lease is at
-    /// least three heartbeats long.
+    /// Sets how often the lease is renewed and how long it lasts. Defaults: 5 s and 15 s.
+    ///
+    /// The lease must be at least three heartbeats long. After a crash, the process's executions
+    /// are recovered once its lease has expired.
     #[must_use]
     pub fn heartbeat(mut self, every: Duration, lease: Duration) -> Self {
         self.lease = LeaseTimes { every, lease };
         self
     }
 
-    /// Starts although some task's queue has no worker here, nor in another living process; its
-    /// executions wait until somebody serves the queue. Without this, to start is refused with the
-    /// task's place in the source.
+    /// Starts even if a task's queue has no worker in any living process.
+    ///
+    /// Executions in that queue wait until a process serves it. Without this option, the start
+    /// fails with the task's place in the source.
     #[must_use]
     pub fn allow_unserved_queues(mut self) -> Self {
         self.allow_unserved = true;
         self
     }
 
-    /// Makes and drops no triggers on tables, for those who apply such changes by hand: the command
-    /// `triggers --sql` prints them. To start is refused where a trigger that a task needs is missing. What
-    /// `worker --no-ddl` does.
+    /// Never creates or drops triggers on tables, as `worker --no-ddl` does.
+    ///
+    /// For installations that apply such changes by hand; the command `triggers --sql` prints the
+    /// statements. The start fails if a trigger that a task needs is missing.
     #[must_use]
     pub fn no_ddl(mut self) -> Self {
         self.ddl = false;
         self
     }
 
-    /// Checks what can be checked without the database.
+    /// Checks what can be checked without the database, and builds the orchestrator.
     ///
     /// # Errors
     /// [`Error::Refused`] with every fault found: two tasks with one name, two workers for one
-    /// queue, a `State<T>` that was not given, times that make no sense.
+    /// queue, an invalid queue name, a missing `State<T>`, or a lease that is shorter than three
+    /// heartbeats.
     pub fn build(self) -> Result<Orchestrator> {
         let registry = Registry::global();
         let mut faults: Vec<String> = registry.faults().to_vec();

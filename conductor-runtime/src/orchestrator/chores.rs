@@ -8,20 +8,21 @@ use crate::client::Conductor;
 use crate::db::{Alone, MAX_CRASHES};
 use crate::worker::Control;
 
-/// Longest time for one chore; it is soon taken up again over another connection, as a network may
-/// swallow what is sent.
+/// The time limit of one chore. It is retried soon over another connection, because a network may
+/// drop packets without an error.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Most deferred things that one look does.
+/// The most deferred actions in one round.
 const MOST_DEFERRED: i32 = 500;
-/// How long one round goes through the queues that tasks have left.
+/// How long one round moves executions out of queues that their tasks have left.
 const FOLLOWS: Duration = Duration::from_secs(2);
-/// Once in this time across the cluster.
+/// How often this runs across the cluster.
 const HEAL_EVERY: Duration = Duration::from_secs(60);
-/// Between two looks for cancels.
+/// The pause between two queries for cancels.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
-/// Does what some living process of the cluster must do, any of them: recovers the dead, passes on
-/// cancels whose notification was missed. Apart from the heartbeat, which must not wait.
+/// Runs the chores that any living process can do: recovers executions of dead processes, and
+/// passes on cancels whose notification was missed. Separate from the heartbeat, which must not
+/// wait.
 pub(super) async fn chores(
     conductor: Conductor,
     control: watch::Receiver<Control>,
@@ -53,8 +54,8 @@ pub(super) async fn chores(
     }
 }
 
-/// Looks for cancels where a notification hints at one. Anybody may send these, so they are not believed,
-/// and however many come, there is one look at a time and a pause behind it.
+/// Queries for cancels after a notification. Any role can send these, so they only trigger a query,
+/// and there is one query at a time, followed by a pause.
 pub(super) async fn heed_cancels(conductor: Conductor, control: watch::Receiver<Control>) {
     let mut hints = conductor.notifier().cancel_hints();
     while hints.changed().await.is_ok() {
@@ -67,7 +68,8 @@ pub(super) async fn heed_cancels(conductor: Conductor, control: watch::Receiver<
     }
 }
 
-/// A statement that is given up takes its connection along.
+/// Runs one chore with a time limit and logs its failure. A statement that exceeds it is dropped
+/// with its connection.
 pub(super) async fn patiently(
     conductor: &Conductor,
     chore: &'static str,
@@ -96,7 +98,7 @@ pub(super) async fn recover(
     Ok(())
 }
 
-/// What met executions that somebody's open transaction had locked, where that is over now.
+/// Does what was deferred for executions that another transaction had locked, if they are free now.
 async fn do_deferred(conductor: &Conductor) -> Result<(), sqlx::Error> {
     let look = sqlx::query("select conductor.do_deferred($1, $2)")
         .bind(MOST_DEFERRED)
@@ -104,8 +106,9 @@ async fn do_deferred(conductor: &Conductor) -> Result<(), sqlx::Error> {
     conductor.database().run(look).await.map(drop)
 }
 
-/// What was made, or was locked, in the queue that its task has left. Apart from what is deferred, which a
-/// look through a long queue is not to undo; half of the time is for the others.
+/// Moves executions that are still in a queue that their task has left. Separate from the deferred
+/// actions, so that a scan of a long queue does not undo them. Half of the time is left to other
+/// work.
 async fn follow_moves(conductor: &Conductor) -> Result<(), sqlx::Error> {
     let began = Instant::now();
     while began.elapsed() < FOLLOWS {
@@ -121,7 +124,8 @@ async fn follow_moves(conductor: &Conductor) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Times that lie further ahead than they can, as the server's clock was ahead for a while.
+/// Corrects times that lie further ahead than possible, because the server's clock was ahead for a
+/// while.
 async fn heal_times(conductor: &Conductor) -> Result<(), sqlx::Error> {
     if take(conductor, "times", HEAL_EVERY).await?.is_none() {
         return Ok(());

@@ -11,27 +11,27 @@ use crate::client::Conductor;
 use crate::db::{Patience, Serving};
 use crate::worker::{Control, Held, Phase, Pipeline};
 
-/// How long a process that ends tries to give its lease back.
+/// How long a process that ends tries to give up its lease.
 const SIGN_OFF: Duration = Duration::from_secs(5);
-/// How long its connections may take to be closed.
+/// How long its connections may take to close.
 const CLOSE: Duration = Duration::from_millis(500);
-/// How long is written at least behind the end of the application's pool.
+/// How long outcomes are written at least after the application has closed its pool.
 const AT_LEAST: Duration = Duration::from_secs(5);
 
-/// How far the orchestrator's work has come.
+/// The progress of the orchestrator's end.
 #[derive(Debug, Clone, Default)]
 pub(super) struct End {
     /// Why it does not work as it should: a part of it has ended by itself, or its pool is closed.
     pub(super) broken: Option<String>,
-    /// All is written and given back, as far as that could be done.
+    /// Whether everything is written and released, as far as possible.
     pub(super) done: bool,
 }
 
-/// Why the work ends.
+/// A reason to end the work.
 enum Order {
-    /// Handlers may go on until the deadline.
+    /// Handlers may continue until the deadline.
     Stop,
-    /// Nothing can be run any more.
+    /// The runtime of the handlers has ended, so nothing can run any more.
     RuntimeEnded,
     PoolClosed,
 }
@@ -39,21 +39,21 @@ enum Order {
 const POOL_CLOSED: &str = "the application has closed its pool, so the workers have ended and given back what they held; \
      close it behind the end of the orchestrator";
 
-/// What makes the orchestrator end its work in order.
+/// What can make the orchestrator end its work.
 pub(super) struct Orders {
-    /// True when somebody calls `stop`.
+    /// True after a call of `stop`.
     pub(super) stop: watch::Receiver<bool>,
-    /// Where the process listens to signals.
+    /// The process's signals, if it listens to them.
     pub(super) signals: Option<Shutdown>,
-    /// Ends with the runtime of the handlers.
+    /// Closed when the runtime of the handlers ends.
     pub(super) users: oneshot::Receiver<()>,
     pub(super) sentinel: AbortHandle,
-    /// The application's, which it may close.
+    /// The application's pool, which it may close.
     pub(super) pool: PgPool,
 }
 
 impl Orders {
-    /// Of the runtime in which this is called.
+    /// Watches the async runtime in which this is called.
     pub(super) fn new(
         stop: watch::Receiver<bool>,
         signals: Option<Shutdown>,
@@ -73,11 +73,11 @@ impl Orders {
         }
     }
 
-    /// Ends when one is given.
+    /// Waits for an order.
     async fn given(&mut self) -> Order {
         let stop = async {
             if self.stop.wait_for(|stop| *stop).await.is_err() {
-                // The handle is dropped, and this with it.
+                // The handle is dropped, and this future will be dropped with it.
                 std::future::pending().await
             }
         };
@@ -103,16 +103,16 @@ impl Drop for Orders {
     }
 }
 
-/// The orchestrator's work. It lives on a thread beside those of the handlers, and the lease on another.
+/// The orchestrator's work. It runs on a thread separate from those of the handlers; the lease has another one.
 pub(super) struct Core {
     pub(super) conductor: Conductor,
     pub(super) control: watch::Sender<Control>,
     pub(super) pipelines: Vec<Pipeline>,
-    /// What this process runs itself.
+    /// Registers which tasks this process serves itself.
     pub(super) _serving: Serving,
     /// Closed when the last pipeline has ended.
     pub(super) at_work: watch::Sender<()>,
-    /// The chores, the scheduler, the dispatcher of events, the end for a newer build.
+    /// The chores, the scheduler, the event dispatcher, and the drain for a newer build.
     pub(super) keepers: JoinSet<()>,
     /// The heartbeat.
     pub(super) lease: JoinHandle<()>,
@@ -120,7 +120,7 @@ pub(super) struct Core {
     pub(super) shutdown_deadline: Duration,
     /// Whether it still works, and how it ended.
     pub(super) end: watch::Sender<End>,
-    /// The threads, which end with the work.
+    /// The threads that end with the work.
     pub(super) finish: [Arc<Notify>; 2],
 }
 
@@ -142,7 +142,7 @@ impl Core {
                 Some(ended) = pipelines.join_next() => ended.map(|more| left.extend(more)),
                 Some(ended) = self.keepers.join_next() => ended,
                 ended = &mut self.lease => {
-                    // Polled again it would panic.
+                    // A finished handle must not be polled again.
                     self.lease = tokio::spawn(std::future::pending());
                     ended
                 }
@@ -152,7 +152,7 @@ impl Core {
         left.extend(self.wind_down(order, &mut pipelines).await);
         self.keepers.abort_all();
         self.lease.abort();
-        // A beat that is under way must not come behind the end of the lease: it would take another one.
+        // A heartbeat in progress must end first: after the lease is given up, it would take a new one.
         let _ = (&mut self.lease).await;
         let orchestrator = self.control.borrow().orchestrator;
         if let Some(id) = orchestrator {
@@ -162,7 +162,7 @@ impl Core {
         if !left.is_empty()
             && let Some(signals) = self.orders.signals.take()
         {
-            // Not by who waits for the end: its thread may be one of theirs.
+            // Not by the caller that waits for the end: a handler may hold its thread.
             signals.left_behind(left);
         }
         self.end.send_modify(|end| end.done = true);
@@ -171,7 +171,7 @@ impl Core {
         }
     }
 
-    /// Ends the workers; gives the handlers that they have left behind.
+    /// Ends the workers, and returns the handlers that did not end.
     async fn wind_down(&self, order: Order, pipelines: &mut JoinSet<Vec<Held>>) -> Vec<Held> {
         let deadline = match order {
             Order::Stop => self.shutdown_deadline,
@@ -197,7 +197,7 @@ impl Core {
                 }
             }
         };
-        // Whoever closes the pool may be about to exit, with or without the database.
+        // A program that closes its pool may be about to exit, with or without the database.
         let given_up = async {
             self.orders.pool.close_event().await;
             tokio::time::sleep(self.shutdown_deadline.max(AT_LEAST)).await;
@@ -217,7 +217,7 @@ impl Core {
 
     fn tell_ended(&self, ended: Result<(), JoinError>) {
         if self.control.borrow().phase != Phase::Working {
-            // They end as they were told to.
+            // They ended because they were asked to.
             return;
         }
         self.tell_broken(match ended {
@@ -226,14 +226,14 @@ impl Core {
         });
     }
 
-    /// The first reason counts.
+    /// Stores why the orchestrator is broken; the first reason is kept.
     fn tell_broken(&self, reason: String) {
         self.end.send_modify(|end| {
             end.broken.get_or_insert(reason);
         });
     }
 
-    /// Everything is written by now; where nothing can be said any more, the lease ends by itself.
+    /// Gives up the lease. Everything is written by now; if this fails, the lease expires by itself.
     async fn sign_off(&self, id: i64) {
         let mut patience = Patience::new(SIGN_OFF);
         loop {
@@ -250,13 +250,13 @@ impl Core {
     }
 }
 
-/// Ends when the work has, or is to be ended as it is broken.
+/// Waits until the work has ended, or must be ended because it is broken.
 pub(super) async fn over(mut end: watch::Receiver<End>) {
-    // Without a sender its thread is gone.
+    // If the sender is gone, its thread is gone.
     let _ = end.wait_for(|end| end.done || end.broken.is_some()).await;
 }
 
-/// Ends when the work has, and says why, where it was broken.
+/// Waits until the work has ended, and returns why it was broken, if it was.
 pub(super) async fn ended(mut end: watch::Receiver<End>) -> Result<(), String> {
     let told = end.wait_for(|end| end.done).await;
     let broken = match told {

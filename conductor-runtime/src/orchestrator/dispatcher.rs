@@ -1,5 +1,5 @@
-//! Events: declares the subscriptions of this binary, and brings what was emitted in transactions to
-//! those who wait for it.
+//! Events: declares the subscriptions of this binary, and writes events that were emitted in transactions to the log,
+//! which starts tasks and wakes waits.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -14,23 +14,23 @@ use crate::event::EventDefinition;
 use crate::registry::Registry;
 use crate::worker::{Control, Phase};
 
-/// Where notifications do not come, an event is found after this time.
+/// How long an event waits at most if no notification arrives.
 const POLL: Duration = Duration::from_secs(1);
-/// Most events, and most waits of each name, in one transaction.
+/// The most events, and the most waits of each name, in one transaction.
 const PORTION: i32 = 1000;
-/// Events are kept a hundred years at most; the sums of longer times could overflow.
+/// The longest time for which events are kept, 100 years. Sums with longer times could overflow.
 const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
-/// How long one transaction may take before its connection is given up.
+/// How long one transaction may take before its connection is closed.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a start waits for what keeps events out of the log.
+/// How long a start waits for locks that keep events out of the log.
 const CATCH_UP: Duration = Duration::from_secs(5);
-/// Until names that others have locked are looked at again.
+/// The pause before names that other transactions have locked are tried again.
 const LOCKED: Duration = Duration::from_millis(100);
 const KEPT_OUT: &str = "somebody has held the lock of an event's name for long (pg_locks, locktype advisory); \
      what is emitted under this name waits until it is free";
 
-/// The crates that this binary is made of, and the events that its tasks are subscribed to, as
-/// `conductor.declare_subscriptions` wants it.
+/// Returns the crates of this binary and the subscriptions of its tasks, in the form that
+/// `conductor.declare_subscriptions` reads.
 pub(crate) fn declared_subscriptions() -> (Vec<String>, serde_json::Value) {
     let registry = Registry::global();
     let owners: BTreeSet<String> = registry.tasks().map(|task| task.owner()).collect();
@@ -56,7 +56,7 @@ pub(crate) fn declared_subscriptions() -> (Vec<String>, serde_json::Value) {
     (owners.into_iter().collect(), subscriptions)
 }
 
-/// Declares which events start tasks of this binary, and takes away what no longer does.
+/// Declares which events start tasks of this binary, and removes subscriptions that it no longer has.
 pub(super) async fn declare(conductor: &Conductor, task_ids: &[i32]) -> Result<()> {
     let (owners, subscriptions) = declared_subscriptions();
     let events: serde_json::Value = EventDefinition::all()
@@ -81,9 +81,9 @@ pub(super) async fn declare(conductor: &Conductor, task_ids: &[i32]) -> Result<(
     Ok(())
 }
 
-/// Brings into the log what was emitted while no orchestrator was there, before the first deadline of a
-/// wait is looked at: a wait finds no event that is not there. What cannot be dispatched for long keeps no worker
-/// from starting: [`keep`] tries it again.
+/// Writes to the log what was emitted while no orchestrator ran, before the first deadline of a wait is evaluated: a
+/// wait finds only events in the log. Events that cannot be dispatched for long do not block the start; [`keep`]
+/// retries them.
 pub(super) async fn catch_up(conductor: &Conductor) {
     let mut patience = Patience::new(CATCH_UP);
     let began = Instant::now();
@@ -91,7 +91,7 @@ pub(super) async fn catch_up(conductor: &Conductor) {
         match dispatch(conductor).await {
             Ok(Some(false)) => {}
             Ok(Some(true)) => return,
-            // Mostly another process that dispatches them.
+            // Usually another process that is dispatching them.
             Ok(None) if began.elapsed() < CATCH_UP => tokio::time::sleep(LOCKED).await,
             Ok(None) => {
                 tracing::warn!("{KEPT_OUT}; waits whose time is over may end without it");
@@ -109,8 +109,8 @@ pub(super) async fn catch_up(conductor: &Conductor) {
     }
 }
 
-/// Dispatches when it is told to, and looks each second. Every orchestrator does; the database hands
-/// out each event once.
+/// Dispatches events after each notification, and every second. Every orchestrator does this; the database dispatches
+/// each event once.
 pub(super) async fn keep(conductor: Conductor, mut control: watch::Receiver<Control>) {
     let told = conductor.notifier().events();
     let mut failed = false;
@@ -141,7 +141,7 @@ pub(super) async fn keep(conductor: Conductor, mut control: watch::Receiver<Cont
             () = tokio::time::sleep(pause) => {}
             () = told.notified() => {}
             () = stopping(&mut control) => {
-                // What comes now is for those who stay.
+                // From now on, other processes dispatch events.
                 return std::future::pending().await;
             }
         }
@@ -149,13 +149,13 @@ pub(super) async fn keep(conductor: Conductor, mut control: watch::Receiver<Cont
 }
 
 async fn stopping(control: &mut watch::Receiver<Control>) {
-    // Without a sender the orchestrator is gone, and this with it.
+    // Without a sender the orchestrator is gone, and this future with it.
     let _ = control
         .wait_for(|control| control.phase != Phase::Working)
         .await;
 }
 
-/// Whether nothing is left; none where the locks of the names are not to be had.
+/// Returns whether nothing is left; `None` if the locks of the names cannot be obtained.
 async fn dispatch(conductor: &Conductor) -> std::result::Result<Option<bool>, sqlx::Error> {
     let mut session = conductor.database().session().await?;
     let dispatched = sqlx::query_scalar("select conductor.dispatch($1)")
@@ -164,7 +164,7 @@ async fn dispatch(conductor: &Conductor) -> std::result::Result<Option<bool>, sq
     match tokio::time::timeout(PATIENCE, dispatched).await {
         Ok(done) => session.settle(done).await,
         Err(_) => {
-            // The statement may still be under way; nobody else must get this connection.
+            // The statement may still be running, so this connection must not be used again.
             session.close_on_drop();
             Err(sqlx::Error::Protocol(format!(
                 "no answer within {PATIENCE:?}"

@@ -12,15 +12,17 @@ use crate::error::{Error, Result};
 use crate::task::States;
 use crate::worker::{Control, Phase};
 
-/// After the database could not be told that this process ends.
+/// The pause after a failed try to give up the lease.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
-/// An orchestrator at work. Dropping it tells its threads to end, which they do as soon as they come to it, as in a
-/// crash: what it held is recovered after its lease. [`stop`](Self::stop) is the orderly end.
+/// A running orchestrator.
+///
+/// [`stop`](Self::stop) is the orderly end. If the handle is dropped instead, its threads end as soon as they can, as
+/// in a crash, and what the process held is recovered after its lease.
 #[derive(Debug)]
 pub struct Handle {
     pub(super) conductor: Conductor,
-    /// True when the work is to end.
+    /// Set to true when the work is to end.
     pub(super) stop: watch::Sender<bool>,
     /// How the work has ended.
     pub(super) end: watch::Receiver<End>,
@@ -29,34 +31,36 @@ pub struct Handle {
     pub(super) retired: watch::Receiver<Option<i32>>,
     pub(super) identity: Identity,
     pub(super) static_ids: Vec<i64>,
-    /// Of the work, and of the heartbeat. Dropped, they end.
+    /// The threads of the work and of the heartbeat. They end when this is dropped.
     pub(super) threads: [Side; 2],
-    /// The application's values, so that they are dropped on a thread of its own.
+    /// The application's values, kept here so that they are dropped on the application's own thread.
     pub(super) states: Arc<States>,
 }
 
 impl Handle {
-    /// Waits until this process has ended its work for a newer build, which is about to apply a
-    /// migration that this one does not know and that is marked as breaking; gives its number.
+    /// Waits until this process has drained for a newer build, and returns its migration.
     ///
-    /// The orchestrator then drains by itself, as by [`stop`](Self::stop), whether anybody waits here
-    /// or not. [`Orchestrator::run`](super::Orchestrator::run) returns; a program that calls
-    /// [`start`](super::Orchestrator::start) ends itself, and its supervisor finds the newer build.
+    /// This happens if a newer build is about to apply a breaking migration that this build does not know. The
+    /// orchestrator then drains by itself, as in [`stop`](Self::stop), whether this is called or not.
+    /// [`Orchestrator::run`](super::Orchestrator::run) returns; a program that uses
+    /// [`start`](super::Orchestrator::start) must end itself, so that its supervisor starts the newer build.
     pub async fn retired(&self) -> i32 {
         retirement(self.retired.clone()).await
     }
 
-    /// Waits until nothing is due and nothing runs, of the tasks that have a worker here, no
-    /// schedule has a tick to make, and no event is to be dispatched.
+    /// Waits until nothing is due, running or undispatched.
+    ///
+    /// That covers the tasks that have a worker here, the ticks of schedules, and events.
     ///
     /// # Errors
-    /// [`Error::Broken`] as [`stop`](Self::stop), as nobody may be left to do it; what a statement may return.
+    /// - [`Error::Broken`] as for [`stop`](Self::stop), because then nothing may be left that does the work.
+    /// - [`Error::Database`] if a query fails.
     pub async fn drained(&self) -> Result<()> {
         let mut busy = self.busy.clone();
         let mut pause = Duration::from_millis(2);
         loop {
             let idle = async {
-                // The sender ends with the work, behind which the question below decides.
+                // The sender is dropped when the work ends; the query below then decides.
                 let _ = busy.wait_for(|count| *count == 0).await;
             };
             tokio::select! {
@@ -76,21 +80,23 @@ impl Handle {
             if !work && *busy.borrow() == 0 {
                 return Ok(());
             }
-            // The workers are about to find it, or another process has it.
+            // A worker is about to find the work, or another process has it.
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(100));
         }
     }
 
-    /// Shuts down: claims no more, lets handlers run until the deadline, writes what finished and
-    /// releases the rest. While the database is away it waits for it, as outcomes are not dropped.
+    /// Shuts down in order.
     ///
-    /// Where the application has closed its pool, handlers are not waited for, and outcomes for no longer than
-    /// the shutdown's deadline.
+    /// Claims nothing more, lets handlers run until the deadline, writes what has finished and releases the rest.
+    ///
+    /// If the database is unavailable, waits until it is back, because outcomes are never dropped. If the application
+    /// has closed its pool, handlers are not waited for, and the writing of outcomes is given up after the shutdown
+    /// deadline, or after 5 s if that is longer.
     ///
     /// # Errors
-    /// [`Error::Broken`] where a part of the orchestrator had ended by itself, or the application had closed
-    /// its pool. What was left has been ended in order all the same.
+    /// [`Error::Broken`] if a part of the orchestrator had ended by itself, or if the application had closed its
+    /// pool. All other parts have been ended in order nevertheless.
     pub async fn stop(self) -> Result<()> {
         self.stop.send_replace(true);
         let end = ended(self.end).await;
@@ -102,17 +108,17 @@ impl Handle {
     }
 }
 
-/// Ends when the channel tells of the breaking migration for which this process has ended its work.
+/// Waits until the channel has the version of the breaking migration for which this process has ended.
 pub(super) async fn retirement(mut retired: watch::Receiver<Option<i32>>) -> i32 {
     let version = retired.wait_for(Option::is_some).await.ok();
     match version.and_then(|version| *version) {
         Some(version) => version,
-        // The keeper ends with the handle only.
+        // The sender is dropped only together with the handle.
         None => std::future::pending().await,
     }
 }
 
-/// Claims no more, and ends the pipelines: at once where nothing runs, at the deadline at last.
+/// Stops claiming and ends the pipelines: at once if nothing runs, at the deadline at the latest.
 pub(super) async fn wind_down(
     control: &watch::Sender<Control>,
     at_work: &watch::Sender<()>,
@@ -140,8 +146,8 @@ async fn leave(conductor: &Conductor, id: i64) -> std::result::Result<(), sqlx::
     conductor.database().run(stop).await.map(drop)
 }
 
-/// Ends the work of this process once the heartbeat has found that a newer build is about to apply a
-/// breaking migration, and says so when it has ended.
+/// Ends the work of this process once the heartbeat has found that a newer build is about to apply a breaking
+/// migration, and announces when it has ended.
 pub(super) async fn retire(
     conductor: Conductor,
     told: watch::Receiver<Option<i32>>,
@@ -170,6 +176,6 @@ pub(super) async fn retire(
     }
     control.send_modify(|control| control.orchestrator = None);
     retired.send_replace(Some(version));
-    // Its end would be taken for a fault.
+    // If this returned, it would be taken for a fault.
     std::future::pending().await
 }

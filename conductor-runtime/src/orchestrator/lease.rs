@@ -9,15 +9,16 @@ use crate::client::Conductor;
 use crate::db::{Database, connect, latest_version};
 use crate::worker::{BootInstant, Control, Signals};
 
-/// Of a transaction that takes a lease: in a stricter mode the look for newer migrations would be older
-/// than the lock.
+/// The mode of a transaction that takes a lease. In a stricter mode, the query for newer migrations
+/// would use a snapshot that is older than the lock.
 pub(super) const MODE: &str = "isolation level read committed read write";
-/// Between a hint that older processes are to end and the heartbeat that asks whether it is so.
+/// The pause between a notification that older processes must end and the heartbeat that verifies
+/// it.
 const BEHIND_HINT: Duration = Duration::from_millis(50);
-/// After a renewal that failed: the next connection of the pool may be a living one.
+/// The pause after a failed renewal. The next try uses a new connection.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
 
-/// A renewal that has less time than this cannot be expected to succeed.
+/// The shortest useful time for a renewal.
 const SHORTEST_TRY: Duration = Duration::from_millis(100);
 
 /// How often the lease is renewed, and how long it lasts.
@@ -37,12 +38,12 @@ impl Default for LeaseTimes {
 }
 
 impl LeaseTimes {
-    /// How long after a renewal the handlers may still run: they must stop before the lease ends.
+    /// Returns how long after a renewal handlers may run. They must stop before the lease ends.
     fn trust(self) -> Duration {
         self.lease.mul_f64(0.8)
     }
 
-    /// When the handlers of a lease that was renewed then must have stopped.
+    /// Returns when the handlers must have stopped, for a lease that was renewed at this time.
     pub(super) fn until(self, renewed: BootInstant) -> BootInstant {
         renewed + self.trust()
     }
@@ -56,7 +57,7 @@ impl LeaseTimes {
     }
 }
 
-/// What the orchestrator is known by.
+/// What an orchestrator registers about itself.
 #[derive(Debug, Clone)]
 pub(super) struct Identity {
     pub(super) queue_ids: Vec<i32>,
@@ -64,26 +65,30 @@ pub(super) struct Identity {
     pub(super) schedule_ids: Vec<i64>,
 }
 
-/// Takes a lease under a new id, in a transaction of [`MODE`].
+/// Takes a lease under a new id, in a transaction of mode [`MODE`].
 pub(super) async fn start(
     connection: &mut PgConnection,
     identity: &Identity,
     times: LeaseTimes,
 ) -> Result<i64, sqlx::Error> {
     let host = nix::unistd::gethostname().unwrap_or_default();
-    sqlx::query_scalar("select conductor.start_orchestrator($1, $2, $3, $4, $5, $6, $7)")
-        .bind(host.to_string_lossy())
-        .bind(i32::try_from(std::process::id()).unwrap_or_default())
-        .bind(&identity.queue_ids)
-        .bind(&identity.task_ids)
-        .bind(times.interval())
-        .bind(&identity.schedule_ids)
-        .bind(latest_version())
-        .fetch_one(connection)
-        .await
+    sqlx::query_scalar(
+        "select conductor.start_orchestrator(
+        p_host => $1, p_pid => $2, p_queues => $3, p_tasks => $4, p_lease => $5, p_schedules => $6,
+        p_version => $7)",
+    )
+    .bind(host.to_string_lossy())
+    .bind(i32::try_from(std::process::id()).unwrap_or_default())
+    .bind(&identity.queue_ids)
+    .bind(&identity.task_ids)
+    .bind(times.interval())
+    .bind(&identity.schedule_ids)
+    .bind(latest_version())
+    .fetch_one(connection)
+    .await
 }
 
-/// The migration for which a lease was refused: this program does not know it.
+/// Returns the migration for which a lease was refused because this program does not know it.
 pub(super) fn too_new_for(error: &sqlx::Error) -> Option<i32> {
     let error = error
         .as_database_error()?
@@ -91,8 +96,8 @@ pub(super) fn too_new_for(error: &sqlx::Error) -> Option<i32> {
     (error.code() == "CD010").then(|| error.detail()?.parse().ok())?
 }
 
-/// The keeper's own way to the database. A connection that has met a fault, or has not answered in
-/// time, is dropped without a word: another one may get through where this one does not.
+/// The heartbeat's own connection. After a fault or a missing answer it is dropped without the
+/// protocol's closing message, and the next beat opens another one, which may get through.
 struct Line {
     database: Database,
     begin: String,
@@ -107,10 +112,11 @@ impl Line {
         }
     }
 
-    /// Whether the lease held, and the breaking migration for which this process is to end.
+    /// Renews the lease. Returns whether it was still held, and the breaking migration for which
+    /// this process must end, if any.
     ///
-    /// One message: a process that is frozen between begin and commit would keep the others from its row, and
-    /// so from recovering what it holds, for as long as it is frozen.
+    /// All of it is one message: a process that is frozen between begin and commit would keep its
+    /// row locked, and other processes could not recover what it holds.
     async fn beat(
         &mut self,
         id: i64,
@@ -143,8 +149,8 @@ impl Line {
     }
 }
 
-/// Keeps the lease for as long as the orchestrator lives, over a connection of its own: handlers
-/// that use up the pool must not cost the process its lease.
+/// Renews the lease while the orchestrator lives, over a connection of its own: handlers that use
+/// up the pool must not cost the process its lease.
 pub(super) async fn keep(
     conductor: Conductor,
     identity: Identity,
@@ -159,7 +165,7 @@ pub(super) async fn keep(
     let mut renewed = taken;
     let mut line = Line {
         database: conductor.database().clone(),
-        // Behind a pooler, too, each of its statements is a transaction.
+        // Behind a pooler, each of its messages is a transaction as well.
         begin: conductor.database().begin_words(MODE),
         connection: None,
     };
@@ -178,13 +184,13 @@ pub(super) async fn keep(
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = signals.lease_lost.notified() => {}
-            // A hint that anybody may give, as often as they like.
+            // A notification is only a hint, which any role can send, at any rate; hence the pause.
             () = told.notified() => tokio::time::sleep(BEHIND_HINT).await,
         }
 
         let began = BootInstant::now();
-        // A statement that hangs must not outlive the trust in the lease, and where the connection
-        // says nothing any more, there must be time for another one.
+        // A statement that hangs must not outlast the time for which the lease is trusted, and if
+        // this connection fails, there must be time for another one.
         let patience = if doubtful {
             times.every
         } else {
@@ -197,7 +203,7 @@ pub(super) async fn keep(
         failed = !matches!(beaten, Ok(Ok(_)));
         match &beaten {
             Ok(Ok(_)) => conductor.outage().over(),
-            // What it means for the lease is told below.
+            // The consequences for the lease are logged below.
             Ok(Err(error)) => drop(conductor.outage().met(error)),
             Err(_) => {}
         }
@@ -210,7 +216,8 @@ pub(super) async fn keep(
                 }
             }
             Ok(Ok((false, _))) if retired.borrow().is_some() => {
-                // It has ended, or was taken for dead; another lease is not to be had.
+                // The lease was given up, or this process was taken for dead; it cannot get another
+                // lease.
                 doubt(&control);
                 return std::future::pending().await;
             }
@@ -244,7 +251,8 @@ pub(super) async fn keep(
     }
 }
 
-/// Told also where it does not change, to who has seen its end before it was renewed.
+/// Sets the lease. Notifies also if the id is the same but its holder had already seen the lease
+/// expire.
 fn hold(control: &watch::Sender<Control>, id: i64, until: BootInstant) {
     control.send_if_modified(|control| {
         let changed = control.holder() != Some(id);
@@ -258,7 +266,7 @@ fn doubt(control: &watch::Sender<Control>) {
     control.send_if_modified(|control| control.orchestrator.take().is_some());
 }
 
-/// Said again, the first one counts.
+/// Stores the version for which this process must end; the first one is kept.
 fn retire(retired: &watch::Sender<Option<i32>>, version: Option<i32>) {
     retired.send_if_modified(|current| {
         let first = current.is_none();

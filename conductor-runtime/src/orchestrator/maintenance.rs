@@ -1,5 +1,5 @@
-//! Keeps the tables small. One process of the cluster does it at a time: whichever finds it due, by the
-//! row in `conductor.chores`, so that there is no leader to lose.
+//! Keeps the tables small. One process of the cluster at a time runs each chore: the first one that finds it due in
+//! `conductor.chores`, so that there is no leader to lose.
 
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
@@ -14,24 +14,23 @@ use crate::client::Conductor;
 use crate::db::Alone;
 use crate::worker::Control;
 
-/// Once in this time across the cluster, as the two below.
+/// How often each chore runs across the cluster.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 const LOOK_FOR_ORPHANS_EVERY: Duration = Duration::from_secs(60 * 60);
 const SWEEP_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long one process goes on with a chore of which there is more; then any other may.
+/// How long one process continues with a long chore before another process may take over.
 const TURN: Duration = Duration::from_secs(30);
-/// How many executions one statement removes, at most and at least; in between as many as it can
-/// within these times.
+/// How many executions one statement removes; adapted so that a statement takes between `QUICK` and `SLOW`.
 const PORTION: RangeInclusive<i32> = 100..=5000;
 const QUICK: Duration = Duration::from_millis(15);
 const SLOW: Duration = Duration::from_millis(40);
-/// Longest time for one chore, its turns included.
+/// The time limit of one chore, including all its portions.
 const PATIENCE: Duration = Duration::from_secs(60);
 const MOST_LANES: i32 = 5000;
 const SWEPT: i32 = 5000;
 
-/// Looks at each heartbeat whether something is due, and as soon as a test has moved the clock. Apart from the
-/// chores that must not wait.
+/// Checks for due chores at each heartbeat, and at once when a test moves the clock. Separate from the chores that
+/// must not wait.
 pub(super) async fn keep(
     conductor: Conductor,
     control: watch::Receiver<Control>,
@@ -40,7 +39,7 @@ pub(super) async fn keep(
 ) {
     let mut clock = conductor.notifier().clock_shift_ms();
     loop {
-        // Where nobody tells of the clock, the heartbeat is what there is.
+        // If the clock's channel is closed, the heartbeat remains.
         let moved = async {
             if clock.changed().await.is_err() {
                 std::future::pending::<()>().await;
@@ -59,14 +58,14 @@ pub(super) async fn keep(
     }
 }
 
-/// What a process does that may end before its first heartbeat. Triggers are left to those that stay: what this
-/// one listens to is not declared yet.
+/// Prunes in a process that may end before its first heartbeat. Triggers are not dropped, because what this process
+/// listens to is not declared yet.
 pub(super) async fn catch_up(conductor: &Conductor) {
     patiently(conductor, "pruning", PATIENCE, prune(conductor, false)).await;
 }
 
-/// Lanes of keys that nothing uses any more go; one whose parked executions were lost sight of is
-/// found.
+/// Removes lanes and turns of keys that are no longer used, and revives those whose parked executions were
+/// overlooked.
 async fn lanes(conductor: &Conductor, began: Instant) -> Result<(), sqlx::Error> {
     for revive in [
         "select conductor.revive_lanes()",
@@ -74,7 +73,7 @@ async fn lanes(conductor: &Conductor, began: Instant) -> Result<(), sqlx::Error>
     ] {
         conductor.database().run(sqlx::query(revive)).await?;
     }
-    // A key for each execution leaves as many lanes as there were executions.
+    // If each execution has its own key, there are as many lanes as there were executions.
     loop {
         let sent = Instant::now();
         let removed: i32 = sqlx::query_scalar("select conductor.prune_lanes($1)")
@@ -91,7 +90,7 @@ async fn lanes(conductor: &Conductor, began: Instant) -> Result<(), sqlx::Error>
     }
 }
 
-/// Whether this process is to do a chore of the whole cluster's now; where it has come to before.
+/// Takes a chore of the whole cluster if it is due, and returns the position that it had reached before.
 pub(super) async fn take(
     conductor: &Conductor,
     chore: &str,
@@ -149,7 +148,7 @@ async fn prune(conductor: &Conductor, ddl: bool) -> Result<(), sqlx::Error> {
         } else if took < QUICK {
             portion = (portion * 2).min(*PORTION.end());
         }
-        // Half of the time is for the others.
+        // Half of the time is left to other work.
         tokio::time::sleep(took).await;
     }
     loop {
@@ -170,7 +169,7 @@ async fn prune(conductor: &Conductor, ddl: bool) -> Result<(), sqlx::Error> {
     row_triggers(conductor, ddl).await
 }
 
-/// Watches that nobody has used for a week go, and with them triggers that nothing needs.
+/// Removes row watches that were not used for a week, and then triggers that nothing needs.
 async fn row_triggers(conductor: &Conductor, ddl: bool) -> Result<(), sqlx::Error> {
     let prune = sqlx::query("select conductor.prune_row_watches()");
     conductor.database().run(prune).await?;
@@ -180,7 +179,7 @@ async fn row_triggers(conductor: &Conductor, ddl: bool) -> Result<(), sqlx::Erro
     Ok(())
 }
 
-/// What runs under an orchestrator that is not there.
+/// Recovers executions that run under an orchestrator that no longer exists.
 async fn orphans(conductor: &Conductor) -> Result<(), sqlx::Error> {
     if take(conductor, "orphans", LOOK_FOR_ORPHANS_EVERY)
         .await?
@@ -191,7 +190,7 @@ async fn orphans(conductor: &Conductor) -> Result<(), sqlx::Error> {
     recover(conductor, "select conductor.recover_orphans($1)").await
 }
 
-/// Records whose execution is not there.
+/// Removes records whose execution no longer exists.
 async fn sweep(conductor: &Conductor) -> Result<(), sqlx::Error> {
     let Some(mut position) = take(conductor, "sweep", SWEEP_EVERY).await? else {
         return Ok(());

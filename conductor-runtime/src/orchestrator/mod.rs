@@ -1,4 +1,4 @@
-//! One process with its workers: identity, lease, recovery, shutdown.
+//! The workers of one process: identity, lease, recovery, shutdown.
 
 mod builder;
 mod chores;
@@ -37,7 +37,7 @@ use crate::worker::{BootInstant, Control, Phase, Pipeline, Recorder, Signals, St
 use lease::{Identity, LeaseTimes};
 use side::Side;
 
-/// The workers of this process, not yet started.
+/// The workers of this process, before they are started.
 ///
 /// ```no_run
 /// use conductor::prelude::*;
@@ -66,31 +66,33 @@ pub struct Orchestrator {
 }
 
 impl Orchestrator {
-    /// Describes an orchestrator for all tasks of this binary.
+    /// Returns a builder for an orchestrator of all tasks in this binary.
     pub fn builder(conductor: Conductor) -> Builder {
         Builder::new(conductor)
     }
 
-    /// The client that the orchestrator works with.
+    /// Returns the client that the orchestrator uses.
     pub fn conductor(&self) -> &Conductor {
         &self.conductor
     }
 
-    /// The workers, with those that [`Builder::worker`] adds by itself.
+    /// Returns the workers, including those that [`Builder::worker`] adds by default.
     pub fn workers(&self) -> &[Worker] {
         &self.workers
     }
 
-    /// Works until SIGTERM or SIGINT, then shuts down: claims no more, lets running handlers go on
-    /// until the deadline, writes what finished, releases the rest. A second signal ends the
-    /// process at once, and what it held is recovered after its lease. Signals are heard on a thread of
-    /// their own. Where handlers block theirs past the deadline, this returns without them, and if one of them
-    /// still holds a thread 5 s later, the process exits with 0, whatever the program does behind this call.
+    /// Runs until SIGTERM or SIGINT, then shuts down in order.
     ///
-    /// It ends in the same way where a newer build is about to apply a breaking migration.
+    /// The shutdown claims nothing more, lets running handlers continue until the deadline, writes what has finished
+    /// and releases the rest. A second signal ends the process at once, and what it held is recovered after its
+    /// lease. The same shutdown follows if a newer build is about to apply a breaking migration.
+    ///
+    /// Signals are received on a thread of their own. If handlers block their threads beyond the deadline, this
+    /// returns without them. If one of them still holds a thread 5 s later, the process exits with status 0, whatever
+    /// the program does after this call.
     ///
     /// # Errors
-    /// As [`start`](Self::start) and [`Handle::stop`].
+    /// Those of [`start`](Self::start) and [`Handle::stop`].
     pub async fn run(self) -> Result<()> {
         let signals = signal::Shutdown::listen()?;
         let handle = self.launch(Some(signals), None).await?;
@@ -103,11 +105,13 @@ impl Orchestrator {
         handle.stop().await
     }
 
-    /// Removes what is past its time, works until nothing is due and nothing runs, then stops. What is due later
-    /// stays.
+    /// Removes what is past its retention, runs until nothing is due or running, then stops.
+    ///
+    /// What is due later stays.
     ///
     /// # Errors
-    /// As [`start`](Self::start).
+    /// - Those of [`start`](Self::start) and [`Handle::drained`].
+    /// - [`Error::Schema`] if it had to end for a newer build that applies a breaking migration.
     pub async fn drain(self) -> Result<()> {
         self.conductor
             .migrate_within(self.migration_deadline)
@@ -127,19 +131,19 @@ impl Orchestrator {
 
     /// Starts the workers in the background: migrates, declares the tasks, takes a lease.
     ///
-    /// Handlers run on the runtime in which this is called; everything else on two threads of its own, which
-    /// end with the [`Handle`].
+    /// Handlers run on the async runtime in which this is called. Everything else runs on two threads of its own,
+    /// which end with the [`Handle`].
     ///
     /// # Errors
-    /// [`Error::Refused`] where a task's queue has no worker here or elsewhere, where a task listens to a
-    /// table or column that does not exist, or where a [strict](Builder::strict) start finds something;
-    /// [`Error::Locked`] where a table is in use for so long that its trigger cannot be made; what
-    /// [`Conductor::connect`] may return.
+    /// - [`Error::Refused`] if a task's queue has no worker in any living process, if a task listens to a table or
+    ///   column that does not exist, or if a [strict](Builder::strict) start finds something.
+    /// - [`Error::Locked`] if a table is locked for so long that its trigger cannot be created.
+    /// - Those of [`Conductor::connect`].
     pub async fn start(self) -> Result<Handle> {
         self.launch(None, None).await
     }
 
-    /// With `before` comes what must be over before the workers begin.
+    /// Starts the workers, after the task `before` has ended.
     async fn launch(
         self,
         told_to_end: Option<signal::Shutdown>,
@@ -180,7 +184,7 @@ impl Orchestrator {
         // Its connections are opened while the rest is declared.
         let inner = work.run(own_way(conductor.clone(), workers.len()));
 
-        // A worker whose queue has no task of this binary has nothing that it may claim.
+        // A worker without a task of this binary could claim nothing.
         let workers: Vec<Worker> = workers
             .into_iter()
             .filter(|worker| by_queue.contains_key(worker.queue.as_str()))
@@ -205,7 +209,8 @@ impl Orchestrator {
         let inner = inner.await?;
         dispatcher::catch_up(&conductor).await;
         if let Some(before) = before {
-            // Pruning, so that what the work does can be looked at, however short it is kept. A panic in it was told.
+            // Pruning must end first, so that it removes nothing that this run creates, however short its retention
+            // is. A panic in it was already logged.
             before.await.ok();
         }
         let clock = Clock::new(inner.notifier().clock_shift_ms());
@@ -341,8 +346,8 @@ impl Orchestrator {
     }
 }
 
-/// How many connections the orchestrator's own work may have, besides the application's: two for each worker,
-/// and some for records, chores, schedules and events. No more than the application's pool has.
+/// Returns how many connections the orchestrator's own work may have: two for each worker, and four for records,
+/// chores, schedules and events. At most as many as the application's pool has.
 fn most_connections(workers: usize) -> u32 {
     u32::try_from(workers)
         .unwrap_or(u32::MAX)
@@ -350,17 +355,17 @@ fn most_connections(workers: usize) -> u32 {
         .saturating_add(4)
 }
 
-/// The way of the orchestrator's own work: it listens, and soon has a connection for the first claim.
+/// Returns the client for the orchestrator's own work. It listens, and opens a connection for the first claim.
 async fn own_way(conductor: Conductor, workers: usize) -> Conductor {
     let inner = conductor.apart(most_connections(workers));
     let database = inner.database().clone();
-    // Not waited for: whoever needs one finds out what keeps it from being had.
+    // Not awaited: the first query reports an error, if there is one.
     tokio::spawn(async move { database.connection().await.is_ok() });
     inner.notifier().start(inner.database()).await;
     inner
 }
 
-/// Warns of what this program cannot work with, or refuses to start.
+/// Logs what this program cannot work with, or returns it as an error if `strict`.
 async fn look_before(conductor: &Conductor, strict: bool) -> Result<()> {
     match check::at_start(conductor, strict).await {
         Ok(findings) if findings.is_empty() => Ok(()),
@@ -381,7 +386,7 @@ async fn look_before(conductor: &Conductor, strict: bool) -> Result<()> {
     }
 }
 
-/// Refuses tasks whose queue nobody serves: no worker here, and no living one elsewhere.
+/// Returns an error if a task's queue has no worker here and none in another living process.
 async fn refuse_unserved(
     conductor: &Conductor,
     workers: &[Worker],

@@ -1,5 +1,5 @@
-//! Row changes: declares what the tasks of this binary listen to, makes the triggers on the user's tables
-//! and drops those that nothing needs.
+//! Row changes: declares what the tasks of this binary listen to, creates the triggers on the user's tables, and
+//! drops those that nothing needs.
 
 use std::collections::BTreeSet;
 
@@ -11,12 +11,12 @@ use crate::error::{Error, Result};
 use crate::registry::Registry;
 use crate::row::{self, Rule};
 
-/// Finds the tables and columns that tasks name. Refused before anything is declared.
+/// Finds the tables and columns that tasks name; returns an error before anything is declared.
 pub(super) async fn check(conductor: &Conductor) -> Result<Vec<Rule>> {
     row::rules(conductor).await
 }
 
-/// Declares the rules, and makes the triggers that they need.
+/// Declares the rules, and creates the triggers that they need.
 pub(super) async fn declare(
     conductor: &Conductor,
     task_ids: &[i32],
@@ -69,7 +69,7 @@ pub(super) async fn declare(
     Ok(())
 }
 
-/// Drops triggers that neither a task nor a wait needs; what is in use has to wait for the next round.
+/// Drops triggers that neither a task nor a wait needs. A table that is in use is left to the next round.
 pub(super) async fn remove_unneeded(conductor: &Conductor) -> Result<(), sqlx::Error> {
     let unneeded: Vec<(Oid, String, String)> = sqlx::query_as(
         "select l.relation::oid, l.op, l.table_name from conductor.list_row_triggers() l

@@ -1,4 +1,4 @@
-//! Ticks: declares the schedules of this binary, and makes the executions of the ticks that are due.
+//! Ticks: declares the schedules of this binary, and creates the executions of ticks that are due.
 
 mod far;
 mod plan;
@@ -23,27 +23,27 @@ use far::Far;
 pub(crate) use plan::computed;
 use plan::{Row, Ticks};
 
-/// Where notifications do not come, a schedule that was made elsewhere is found after this time.
+/// How long a new schedule of another process stays unnoticed at most if no notification arrives.
 const POLL: Duration = Duration::from_secs(5);
-/// After another worker was quicker, or has locked what is due: from the first pause, as its
-/// transaction may not have committed yet, to the longest.
+/// The pause after another process was faster or has locked what is due: the first value, because its transaction may
+/// not have committed yet, doubling up to the second.
 const OUTDONE: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
-/// While ticks wait for one another, how long until it is asked whether the first has ended: from the first
-/// pause, after one was made due, to the longest.
+/// While ticks wait for one another, the pause between queries whether the first has ended: the first value after one
+/// was made due, doubling up to the second.
 const QUEUED: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
-/// How long a look may take: a network that swallows packets says nothing for a quarter of an hour,
-/// while a new connection might work.
+/// The time limit of one round. A network that drops packets may stay silent for a quarter of an hour, while a new
+/// connection might work.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// How long the application's code may take to make the payloads of what is due.
+/// How long the application's code may take to compute the payloads of what is due.
 const PAYLOADS: Duration = Duration::from_secs(5);
-/// Most schedules in one look.
+/// The most schedules in one round.
 const MOST: i32 = 500;
 
 /// The static schedules of this binary, by their ids in the database.
 pub(super) type Statics = HashMap<i64, &'static CronDefinition>;
 
-/// The crates that this binary is made of, and what its code schedules, as
-/// `conductor.declare_schedules` wants it.
+/// Returns the crates of this binary and the schedules of its tasks, in the form that `conductor.declare_schedules`
+/// reads.
 pub(crate) fn declared_schedules() -> (Vec<String>, serde_json::Value) {
     let registry = Registry::global();
     let owners: BTreeSet<String> = registry.tasks().map(|task| task.owner()).collect();
@@ -65,7 +65,7 @@ pub(crate) fn declared_schedules() -> (Vec<String>, serde_json::Value) {
     (owners.into_iter().collect(), schedules)
 }
 
-/// Declares what the code of this binary schedules, and takes away what it no longer does.
+/// Declares the schedules of this binary, and removes those that it no longer has.
 pub(super) async fn declare(conductor: &Conductor) -> Result<Statics> {
     let (owners, schedules) = declared_schedules();
     let declared: Vec<(i64, String, String)> =
@@ -81,8 +81,8 @@ pub(super) async fn declare(conductor: &Conductor) -> Result<Statics> {
     Ok(statics.collect())
 }
 
-/// Sleeps until a schedule is due, and makes the executions of its ticks. Every orchestrator does;
-/// the database takes each tick once.
+/// Sleeps until a schedule is due, and creates the executions of its ticks. Every orchestrator does this; the
+/// database accepts each tick once.
 pub(super) async fn keep(
     conductor: Conductor,
     statics: Statics,
@@ -119,7 +119,7 @@ pub(super) async fn keep(
             () = tokio::time::sleep(pause) => {}
             () = told.notified() => {}
             () = stopping(&mut control) => {
-                // The executions of further ticks are for those who stay.
+                // From now on, other processes create the executions of ticks.
                 return std::future::pending().await;
             }
         }
@@ -127,7 +127,7 @@ pub(super) async fn keep(
 }
 
 async fn stopping(control: &mut watch::Receiver<Control>) {
-    // Without a sender the orchestrator is gone, and this with it.
+    // Without a sender the orchestrator is gone, and this future with it.
     let _ = control
         .wait_for(|control| control.phase != Phase::Working)
         .await;
@@ -136,20 +136,21 @@ async fn stopping(control: &mut watch::Receiver<Control>) {
 struct Scheduler {
     conductor: Conductor,
     statics: Arc<Statics>,
-    /// The last one, where the look that began it did not wait for its end.
+    /// The last computation of payloads, if the round that began it did not wait for its end.
     planning: Option<JoinHandle<Ticks>>,
     ids: Vec<i64>,
     clock: Clock,
-    /// The next pause, should somebody else be quicker.
+    /// The next pause if another process is faster.
     outdone: Duration,
-    /// The next pause, should the first of the queued ticks not have ended.
+    /// The next pause if the first of the queued ticks has not ended.
     queued: Duration,
     far: Far,
 }
 
 impl Scheduler {
-    /// What is to be written of these. The application's code makes payloads and may block its thread, so it has
-    /// one of its own; one at a time, as nothing can end it. What it does not make soon, the executions ask for.
+    /// Computes what to write for these schedules. The application's code makes payloads and may block, so it runs on
+    /// a thread of its own, one computation at a time, because it cannot be interrupted. Payloads that are not ready
+    /// in time are computed when their executions run.
     async fn plan(&mut self, rows: Vec<Row>) -> Ticks {
         let rows = Arc::new(rows);
         if (self.planning.as_ref()).is_none_or(|planning| planning.is_finished()) {
@@ -167,14 +168,14 @@ impl Scheduler {
         Ticks::of(&rows, &self.statics, blocks)
     }
 
-    /// Looks once, ticks what is due, and says how long to sleep.
+    /// Runs one round: creates what is due, and returns how long to sleep.
     async fn look(&mut self) -> std::result::Result<Duration, sqlx::Error> {
         let mut session = self.conductor.database().session().await?;
         match tokio::time::timeout(PATIENCE, self.tick(&mut session)).await {
             Ok(looked) => session.settle(looked).await,
             Err(_) => {
-                // The statement may still be under way; nobody else must get this connection. What
-                // it has moved on, or yet will, matches no version again.
+                // The statement may still be running, so this connection must not be used again. The schedules that
+                // it moves on get new versions, so nothing is done twice.
                 session.close_on_drop();
                 Err(sqlx::Error::Protocol(format!(
                     "no answer within {PATIENCE:?}"
@@ -183,7 +184,7 @@ impl Scheduler {
         }
     }
 
-    /// Lets the next ones of queued ticks run, and says when to look again.
+    /// Releases the next queued ticks, and returns when to check again.
     async fn release(
         &mut self,
         connection: &mut PgConnection,
@@ -235,20 +236,23 @@ impl Scheduler {
             return Ok(pause);
         }
         let ticks = self.plan(rows).await;
-        let moved: i32 =
-            sqlx::query_scalar("select conductor.tick($1, $2, $3, $4, $5, $6, $7, $8)")
-                .bind(&ticks.ids)
-                .bind(&ticks.versions)
-                .bind(&ticks.next)
-                .bind(&ticks.faults)
-                .bind(&ticks.schedules)
-                .bind(&ticks.executions)
-                .bind(&ticks.at)
-                .bind(&ticks.payloads)
-                .fetch_one(&mut *connection)
-                .await?;
+        let moved: i32 = sqlx::query_scalar(
+            "select conductor.tick(
+                p_ids => $1, p_versions => $2, p_next => $3, p_faults => $4, p_schedules => $5,
+                p_executions => $6, p_at => $7, p_payloads => $8)",
+        )
+        .bind(&ticks.ids)
+        .bind(&ticks.versions)
+        .bind(&ticks.next)
+        .bind(&ticks.faults)
+        .bind(&ticks.schedules)
+        .bind(&ticks.executions)
+        .bind(&ticks.at)
+        .bind(&ticks.payloads)
+        .fetch_one(&mut *connection)
+        .await?;
         if usize::try_from(moved) == Ok(ticks.ids.len()) {
-            // What was moved on tells when it is due next.
+            // The next round finds when these schedules are due next.
             self.outdone = OUTDONE[0];
             return Ok(Duration::ZERO);
         }
@@ -256,7 +260,7 @@ impl Scheduler {
         self.outdone = OUTDONE[1].min(outdone * 2);
         let next = ticks.next.iter().flatten().min();
         let until_next = next.and_then(|next| (*next - now).to_std().ok());
-        // A list that was cut has a next tick that is due already.
+        // If a list was cut, its next tick is already due.
         Ok(pause.min(outdone).min(until_next.unwrap_or(outdone)))
     }
 }

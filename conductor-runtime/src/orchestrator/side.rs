@@ -8,14 +8,14 @@ use tokio::sync::{Notify, oneshot};
 use crate::error::{Error, Result};
 use crate::worker::Beside;
 
-/// A thread with a runtime of its own, for what must go on whatever handlers do to the threads of theirs. It
-/// ends with this value, and drops what ran on it.
+/// A thread with an async runtime of its own, for work that must continue even if handlers block their threads.
+/// Dropping this value ends the thread and drops what runs on it.
 #[derive(Debug)]
 pub(super) struct Side {
     beside: Beside,
     finish: Arc<Notify>,
     ended: oneshot::Receiver<()>,
-    // Dropped, it ends the thread.
+    // Dropping it ends the thread.
     _alive: oneshot::Sender<()>,
 }
 
@@ -37,7 +37,7 @@ impl Side {
                 }
             });
             over.store(true, Ordering::Release);
-            // Without waiting for a look-up of names that the network has swallowed.
+            // Does not wait for a DNS lookup that never gets an answer.
             runtime.shutdown_background();
             let _: Result<(), ()> = ending.send(());
         })
@@ -62,12 +62,12 @@ impl Side {
         &self.beside.runtime
     }
 
-    /// Ends the thread also where nobody drops this value.
+    /// Returns a signal that ends the thread without dropping this value.
     pub(super) fn finish(&self) -> Arc<Notify> {
         Arc::clone(&self.finish)
     }
 
-    /// Runs this there, from now on, and gives what comes of it.
+    /// Runs a future on this thread, and returns its result.
     pub(super) fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
@@ -76,17 +76,18 @@ impl Side {
         async { done.await.map_err(|error| Error::Broken(error.to_string())) }
     }
 
-    /// Ends the thread and waits for its end.
+    /// Ends the thread and waits until it has ended.
     pub(super) async fn end(self) {
         let Self { ended, _alive, .. } = self;
         drop(_alive);
-        // Nobody sends where the thread is gone already.
+        // The sender is gone if the thread has already ended.
         let _ = ended.await;
     }
 }
 
-/// Starts a thread that has a runtime of its own, and gives the handle of that. The runtime is made there: where no
-/// thread is to be had, one that was made here would be dropped among the tasks of another, which panics.
+/// Starts a thread that has an async runtime of its own, and returns the runtime's handle. The runtime is created on
+/// that thread: if the thread could not be started, a runtime created here would be dropped inside another runtime,
+/// which panics.
 pub(super) fn start(
     name: &str,
     work: impl FnOnce(Runtime) + Send + 'static,
@@ -107,7 +108,7 @@ pub(super) fn start(
                 }
                 Err(error) => (None, Err(error)),
             };
-            // Where nobody listens, the process is about to end.
+            // If the receiver is gone, the process is about to end.
             let _: Result<(), _> = tell.send(said);
             if let Some(runtime) = runtime {
                 work(runtime);

@@ -7,13 +7,13 @@ use super::side;
 use crate::error::{Error, Result};
 use crate::worker::Held;
 
-/// How long a process that has ended its work may still take where handlers hold its threads.
+/// How long handlers may still hold threads of a process that has ended its work.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// SIGTERM and SIGINT, heard on a thread of its own: handlers may block all others.
+/// SIGTERM and SIGINT, received on a thread of their own, because handlers may block all others.
 pub(super) struct Shutdown {
     told: watch::Receiver<bool>,
-    /// Told when the orderly end is done and handlers are left that do not yield.
+    /// Receives the handlers that are left after the orderly end and do not yield.
     over: oneshot::Sender<Vec<Held>>,
 }
 
@@ -46,7 +46,7 @@ impl Shutdown {
         let (over, ended) = oneshot::channel();
         let (begin, begun) = oneshot::channel();
         let runtime = side::start("conductor-signal", move |runtime| {
-            // Without signals there is nothing to heed.
+            // Without signals there is nothing to wait for.
             if let Ok(signals) = runtime.block_on(begun) {
                 runtime.block_on(heed(signals, tell, ended));
             }
@@ -60,26 +60,27 @@ impl Shutdown {
         Ok(Self { told, over })
     }
 
-    /// Ends with the first signal; the second one ends the process.
+    /// Waits for the first signal. A second one ends the process.
     pub(super) async fn first(&mut self) {
         if self.told.wait_for(|told| *told).await.is_err() {
-            // Its thread is gone, which only a fault of ours does.
+            // Its thread is gone, which only a bug can cause.
             std::future::pending().await
         }
     }
 
-    /// The work has ended in order, but these hold threads: where they go on to, the process ends all the same.
+    /// Ends the process after a grace period if these handlers, left after the orderly end, hold
+    /// threads.
     pub(super) fn left_behind(self, held: Vec<Held>) {
-        // Nobody listens where no signal has come.
+        // Without a signal nothing receives this.
         let _: std::result::Result<(), Vec<Held>> = self.over.send(held);
     }
 }
 
-/// Passes on the first signal; stays for the second one until the process ends.
+/// Passes on the first signal, then waits for the second one until the process ends.
 async fn heed(mut signals: Signals, told: watch::Sender<bool>, over: oneshot::Receiver<Vec<Held>>) {
     tokio::select! {
         () = signals.next() => {}
-        // The orchestrator has ended by itself.
+        // The orchestrator has ended without a signal.
         () = told.closed() => return,
     }
     tracing::info!("shutting down; a second signal ends the process at once");
@@ -87,7 +88,8 @@ async fn heed(mut signals: Signals, told: watch::Sender<bool>, over: oneshot::Re
     let left_behind = async {
         let held = over.await.unwrap_or_default();
         tokio::time::sleep(GRACE).await;
-        // Without them the process ends by itself, when the program behind `run` does.
+        // If no handler holds a thread, the process ends by itself when the program after `run`
+        // does.
         if !held.iter().any(Held::holds) {
             std::future::pending().await
         }

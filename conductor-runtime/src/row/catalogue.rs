@@ -5,16 +5,16 @@ use super::TableName;
 use crate::db::{Alone, Database};
 use crate::registry::nearest;
 
-/// A table as the database has it.
+/// A table in the database's catalogue.
 #[derive(Debug, Clone)]
 pub(crate) struct Table {
     pub(crate) oid: Oid,
-    /// With its schema, quoted where it must be.
+    /// The table with its schema, quoted if necessary.
     pub(crate) name: String,
     columns: Vec<String>,
 }
 
-/// The tables that are looked up, each once.
+/// A cache of table lookups.
 #[derive(Debug)]
 pub(crate) struct Catalogue<'p> {
     database: &'p Database,
@@ -29,7 +29,7 @@ impl<'p> Catalogue<'p> {
         }
     }
 
-    /// The table of this name, or why its rows cannot be listened to.
+    /// Returns the table of this name, or why its rows cannot be listened to.
     pub(crate) async fn table(&mut self, name: &str) -> Result<Result<Table, String>, sqlx::Error> {
         if let Some((_, found)) = self.found.iter().find(|(looked_up, _)| looked_up == name) {
             return Ok(found.clone());
@@ -44,8 +44,8 @@ impl<'p> Catalogue<'p> {
             Ok(name) => name,
             Err(reason) => return Ok(Err(format!("{text:?} is no table's name: {reason}"))),
         };
-        // For each part of the name first as SQL reads it, then as it is written. No function of ours, as a
-        // check is made by roles that may only read.
+        // Each part of the name is tried as SQL reads it, then as it is written. The query calls no function of the
+        // library, because roles that may only read run checks.
         let row: Option<(Oid, String, String, bool, bool, Vec<String>)> = sqlx::query_as(
             "select c.oid, format('%I.%I', n.nspname, c.relname), c.relkind::text, c.relpersistence = 't',
                     n.nspname = 'conductor' or n.nspname = 'information_schema' or n.nspname ~ '^pg_',
@@ -89,7 +89,7 @@ impl<'p> Catalogue<'p> {
         })
     }
 
-    /// The table that was most likely meant.
+    /// Returns a suggestion of the table that was probably meant.
     async fn hint(&self, name: &TableName) -> Result<String, sqlx::Error> {
         let tables: Vec<(String, String)> = sqlx::query_as(
             "select c.relname::text, format('%I.%I', n.nspname, c.relname)
@@ -113,7 +113,7 @@ impl<'p> Catalogue<'p> {
 }
 
 impl Table {
-    /// Why a column cannot be read; none where it is there.
+    /// Returns why a column cannot be read, or `None` if it exists.
     pub(crate) fn column_fault(&self, column: &str, wanted_by: &str) -> Option<String> {
         if self.columns.iter().any(|known| known == column) {
             return None;
@@ -129,7 +129,7 @@ impl Table {
     }
 }
 
-/// The columns that a struct reads: the properties of its JSON Schema.
+/// Returns the columns that a struct reads: the properties of its JSON Schema.
 pub(crate) fn columns_of(schema: &Value) -> Result<Vec<String>, String> {
     let is_object = schema.get("type").is_some_and(|kind| kind == "object");
     match schema.get("properties").and_then(Value::as_object) {

@@ -6,10 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Field;
 
-/// A row that was inserted, updated or deleted; the payload of tasks that row changes start, and what
-/// a wait for one gives.
+/// A row that was inserted, updated or deleted: a payload, and the result of a wait.
 ///
-/// `R` is a struct with a field for each column that is wanted, under the names that serde gives them.
+/// `R` is a struct with one field for each column that is read, under the names that serde uses.
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -28,11 +27,11 @@ use crate::event::Field;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RowChange<R> {
-    /// What happened to the row.
+    /// The operation.
     pub op: RowOp,
-    /// The row before; none of an insert.
+    /// The row before; `None` for an insert.
     pub old: Option<R>,
-    /// The row after; none of a delete.
+    /// The row after; `None` for a delete.
     pub new: Option<R>,
 }
 
@@ -42,33 +41,33 @@ impl<R> RowChange<R> {
     /// The row after, for filters.
     pub const NEW: Field<Self, R> = Field::new(&["new"]);
 
-    /// The row as it is now, or as it was last: the new one, else the old one.
+    /// Returns the latest version of the row: the new one, or the old one if it was deleted.
     pub fn row(&self) -> Option<&R> {
         self.new.as_ref().or(self.old.as_ref())
     }
 
-    /// As [`row`](Self::row), by value.
+    /// Returns the same as [`row`](Self::row), by value.
     pub fn into_row(self) -> Option<R> {
         self.new.or(self.old)
     }
 }
 
-/// What happened to a row.
+/// The operation on a row.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum RowOp {
-    /// It was inserted.
+    /// The row was inserted.
     Insert,
-    /// It was updated.
+    /// The row was updated.
     Update,
-    /// It was deleted.
+    /// The row was deleted.
     Delete,
 }
 
 impl RowOp {
-    /// As in SQL: `insert`, `update` or `delete`.
+    /// Returns the name as in SQL: `insert`, `update` or `delete`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Insert => "insert",
@@ -90,22 +89,22 @@ impl fmt::Display for RowOp {
     }
 }
 
-/// Everything that a row can be read into: owned, (de)serializable, with a JSON Schema.
+/// A type that a row can be read into: owned, (de)serializable, with a JSON Schema.
 pub trait Row: Serialize + DeserializeOwned + JsonSchema + Send + 'static {}
 impl<T: Serialize + DeserializeOwned + JsonSchema + Send + 'static> Row for T {}
 
-/// The row of a task that wants none of its columns.
+/// The row of a task that reads no columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct NoRow {}
 
-/// A payload that says which row it wants.
+/// A payload that names the type of its row.
 #[diagnostic::on_unimplemented(
     message = "this task is started by row changes, and its payload `{Self}` does not say what a row is",
     label = "says nothing of the row",
     note = "take `payload: RowChange<User>`, or name the row with `row = User` and write `impl From<RowChange<User>> for {Self}`"
 )]
 pub trait RowPayload {
-    /// The row.
+    /// The type of the row.
     type Row: Row;
 }
 
@@ -121,14 +120,14 @@ impl<R> From<RowChange<R>> for () {
     fn from(_: RowChange<R>) {}
 }
 
-/// What can be made of a row change; implemented through `From`.
+/// A payload that can be made from a row change; implemented through `From`.
 #[diagnostic::on_unimplemented(
     message = "this task is started by changes of rows `{R}`, so its payload `{Self}` must come from them",
     label = "comes from no `RowChange<{R}>`",
     note = "write `impl From<RowChange<{R}>> for {Self}`, or take `payload: RowChange<{R}>`"
 )]
 pub trait FromRowChange<R> {
-    /// Makes the payload.
+    /// Creates the payload.
     fn from_row_change(change: RowChange<R>) -> Self;
 }
 

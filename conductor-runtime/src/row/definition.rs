@@ -9,28 +9,27 @@ use crate::task::Task;
 use crate::unreadable::{Unreadable, read};
 use crate::verdict::permanent;
 
-/// Changes of a table's rows that start executions of a task, declared with `on_insert`, `on_update` or
-/// `on_delete`.
+/// Row changes that start a task, declared with `on_insert`, `on_update` or `on_delete`.
 #[derive(Clone, Copy)]
 pub struct RowTriggerDefinition {
-    /// What happens to the rows.
+    /// The operation.
     pub op: RowOp,
-    /// The table, as it is written in the code.
+    /// The table's name, as it is written in the code.
     pub table: &'static str,
-    /// An update counts where one of these columns changed its value; any where there is none.
+    /// Columns of which an update must change at least one; any update counts if empty.
     pub columns: &'static [&'static str],
-    /// Which changes; all where there is none.
+    /// Which changes start the task; all if `None`.
     pub filter: Option<fn() -> Value>,
-    /// Makes the payload's JSON of the change's.
+    /// Converts the change's JSON to the payload's.
     pub convert: fn(&str) -> anyhow::Result<String>,
-    /// Whether the change is the task's payload, as it is.
+    /// Whether the payload is the change itself.
     pub(crate) is_payload: fn() -> bool,
     pub(crate) schema: fn() -> schemars::Schema,
     pub(crate) row: fn() -> &'static str,
 }
 
 impl RowTriggerDefinition {
-    /// Every change of this kind.
+    /// Declares every change of this operation.
     pub const fn of<T: Task, R: Row>(op: RowOp, table: &'static str) -> Self
     where
         T::Payload: FromRowChange<R>,
@@ -53,22 +52,22 @@ impl RowTriggerDefinition {
         }
     }
 
-    /// Only updates that change one of these columns.
+    /// Restricts it to updates that change one of these columns.
     #[must_use]
     pub const fn columns(mut self, columns: &'static [&'static str]) -> Self {
         self.columns = columns;
         self
     }
 
-    /// Only those that a filter lets through: a function that gives [`crate::event::Filter::to_json`].
+    /// Restricts it to changes that match a filter; the function returns [`crate::event::Filter::to_json`].
     #[must_use]
     pub const fn when(mut self, filter: fn() -> Value) -> Self {
         self.filter = Some(filter);
         self
     }
 
-    /// The one that makes the payload of a change; by the operation alone where it is the only one
-    /// and the table was renamed.
+    /// Returns the definition that converts a change. If no table name matches, for example after a rename, uses the
+    /// only definition of the operation, if there is one.
     pub(crate) fn of_change<'d>(
         definitions: &'d [Self],
         op: RowOp,
@@ -83,13 +82,13 @@ impl RowTriggerDefinition {
             .or((!more).then_some(first))
     }
 
-    /// The filter's JSON.
+    /// Returns the filter's JSON.
     pub(crate) fn filter_json(&self) -> Option<Value> {
         self.filter.map(|filter| filter())
     }
 }
 
-/// `User` of `shop::model::User`.
+/// Returns `User` for `shop::model::User`.
 pub(super) fn short(name: &'static str) -> &'static str {
     let path = name.split('<').next().unwrap_or(name);
     path.rsplit("::").next().unwrap_or(path)

@@ -3,10 +3,12 @@ use serde_json::Value;
 use super::{RowChange, RowOp};
 use crate::event::Filter;
 
-/// What `.when(…)` of a wait for a row takes: a filter on the whole change, or one on the row, which
-/// then means the new one, and the old one where it was deleted.
+/// The argument of `.when(…)` for a wait for a row.
+///
+/// It is a filter on the whole change, or a filter on the row, which applies to the new row, or to the old one if it
+/// was deleted.
 pub trait IntoRowFilter<R> {
-    /// The filter's JSON, over `{"old": …, "new": …}`.
+    /// Returns the filter's JSON, over `{"old": …, "new": …}`.
     fn row_filter_json(self, op: RowOp) -> Value;
 }
 
@@ -26,12 +28,12 @@ impl<R> IntoRowFilter<R> for Filter<RowChange<R>> {
 }
 
 impl<R> Filter<R> {
-    /// The same filter on the row before a change.
+    /// Returns the same filter on the row before a change.
     pub fn on_old(&self) -> Filter<RowChange<R>> {
         self.below("old")
     }
 
-    /// The same filter on the row after a change.
+    /// Returns the same filter on the row after a change.
     pub fn on_new(&self) -> Filter<RowChange<R>> {
         self.below("new")
     }
@@ -60,7 +62,7 @@ fn prefix(json: &mut Value, side: &str) {
     }
 }
 
-/// The columns that a filter on a change looks at: the second names of its paths.
+/// Collects the columns that a filter on a change reads: the second names of its paths.
 pub(super) fn columns(json: &Value, found: &mut Vec<String>) {
     match json {
         Value::Array(parts) => parts.iter().for_each(|part| columns(part, found)),

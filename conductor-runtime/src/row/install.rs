@@ -1,4 +1,4 @@
-//! Triggers on the user's tables: made and dropped under short locks.
+//! Creates and drops triggers on the user's tables, holding locks only briefly.
 
 use std::time::Duration;
 
@@ -9,27 +9,27 @@ use super::catalogue::Table;
 use crate::db::{Alone, Database};
 use crate::error::{Error, Result};
 
-/// How long one try waits for the table's lock, and makes its writers wait behind it.
+/// How long one try waits for the table's lock; writers of the table wait behind it.
 const PATIENCE: PgInterval = PgInterval {
     months: 0,
     days: 0,
     microseconds: 1_000_000,
 };
-/// To drop a trigger is in no hurry.
+/// The same for dropping a trigger, which is not urgent.
 const SHORT_PATIENCE: PgInterval = PgInterval {
     months: 0,
     days: 0,
     microseconds: 200_000,
 };
 const TRIES: u32 = 6;
-/// Between two tries, so that those who wait behind the first one get through; grows.
+/// The pause between two tries, so that waiting writers can proceed; it grows.
 const PAUSE: Duration = Duration::from_millis(200);
 
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 const DEADLOCK: &str = "40P01";
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
-/// Makes the trigger of an operation, unless it is there.
+/// Creates the trigger of an operation, unless it exists.
 pub(crate) async fn install(database: &Database, table: &Table, op: RowOp) -> Result<()> {
     let mut tries = Tries::new(table, op);
     loop {
@@ -44,8 +44,8 @@ pub(crate) async fn install(database: &Database, table: &Table, op: RowOp) -> Re
     }
 }
 
-/// Lets changes enter the log of events; gives the name of the event. With `ddl`, the trigger is made
-/// where it is missing.
+/// Makes changes enter the event log, and returns the name of their event. With `ddl`, creates a
+/// missing trigger.
 pub(crate) async fn watch(
     database: &Database,
     table: &Table,
@@ -75,14 +75,14 @@ pub(crate) async fn watch(
     }
 }
 
-/// What somebody reads who makes triggers by hand.
+/// Returns the error for a missing trigger if this worker creates none.
 pub(crate) fn missing(table: &str, op: RowOp) -> String {
     format!(
         "the table {table} has no trigger for {op}s, and this worker makes none (--no-ddl); apply what the command `triggers --sql` prints"
     )
 }
 
-/// Drops a trigger that nothing needs any more. False where that has to wait for another time.
+/// Drops a trigger that nothing needs any more. Returns false if that has to wait.
 pub(crate) async fn remove(
     database: &Database,
     relation: Oid,
@@ -96,7 +96,7 @@ pub(crate) async fn remove(
         .await
 }
 
-/// What is left of the patience with one table.
+/// The tries that are left for one table.
 struct Tries<'t> {
     table: &'t Table,
     op: RowOp,
@@ -114,7 +114,7 @@ impl<'t> Tries<'t> {
         }
     }
 
-    /// Returns when it is time for the next try, or with the error that ends them.
+    /// Returns when it is time for the next try, or returns the final error.
     async fn pause(&mut self, database: &Database, error: sqlx::Error) -> Result<()> {
         let name = &self.table.name;
         let code = error.as_database_error().and_then(|error| error.code());
@@ -131,7 +131,7 @@ impl<'t> Tries<'t> {
                 holders: holders(database, self.table.oid).await?,
             }),
             Some(INSUFFICIENT_PRIVILEGE) => Err(Error::Table(format!(
-                "this role may not make the trigger for {}s on the table {name}: {error}; grant it `trigger` on the table (and the owner of the schema conductor, who makes it), or let the table's owner apply what the command `triggers --sql` prints and start with --no-ddl",
+                "this role may not make the trigger for {}s on the table {name}: {error}; grant it `trigger` on the table (and the owner of the schema conductor, who makes it), or let the owner of the schema conductor, or a superuser, apply what the command `triggers --sql` prints and start with --no-ddl",
                 self.op
             ))),
             _ => Err(error.into()),
@@ -139,7 +139,7 @@ impl<'t> Tries<'t> {
     }
 }
 
-/// Who holds locks on a table, for the person who has to decide.
+/// Returns a description of the sessions that hold locks on a table.
 async fn holders(database: &Database, relation: Oid) -> Result<String> {
     let holders: Vec<(i32, String, i64)> = sqlx::query_as(
         "select a.pid, coalesce(a.state, ''), coalesce(extract(epoch from clock_timestamp() - a.xact_start), 0)::bigint

@@ -10,64 +10,67 @@ use crate::error::{Error, Result};
 use crate::registry::Registry;
 use crate::task::TaskDefinition;
 
-/// An operation of a table that tasks or waits want to hear of, or that has a trigger of ours.
+/// An operation on a table that tasks or waits listen to, or that has a trigger of the library.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct RowTriggerInfo {
-    /// With its schema, quoted where it must be; a number where the table is gone.
+    /// The table with its schema, quoted if necessary; a number if the table was dropped.
     pub table: String,
-    /// What happens to its rows.
+    /// The operation.
     pub op: RowOp,
     /// The tasks that it starts.
     pub tasks: Vec<String>,
-    /// The events of executions that wait, or did in the last seven days.
+    /// The events that executions wait for, or waited for in the last seven days.
     pub watches: Vec<String>,
     /// Whether the table has the trigger.
     pub installed: bool,
-    /// Whether it fires: somebody may have disabled it.
+    /// Whether the trigger is enabled.
     pub enabled: bool,
-    /// What is to be applied by hand: makes the trigger where it is missing, drops it where nothing needs
-    /// it; none where all is well.
+    /// The statement to apply by hand; `None` if nothing has to be done.
+    ///
+    /// It creates a missing trigger, or drops one that is not needed.
     pub sql: Option<String>,
 }
 
 impl RowTriggerInfo {
-    /// Whether a task or a wait needs it.
+    /// Returns whether a task or a wait needs the trigger.
     pub fn is_needed(&self) -> bool {
         !self.tasks.is_empty() || !self.watches.is_empty()
     }
 }
 
-/// What went wrong in a trigger; the statement of the user that fired it was not disturbed, and what it
-/// would have started was not.
+/// An error in a trigger.
+///
+/// The statement that fired the trigger was not affected, but what it would have started was not started.
 #[derive(Debug, Clone, sqlx::FromRow)]
 #[non_exhaustive]
 pub struct RowFault {
-    /// With its schema, quoted where it must be.
+    /// The table with its schema, quoted if necessary.
     #[sqlx(rename = "table_name")]
     pub table: String,
-    /// What happened to its rows.
+    /// The operation.
     pub op: String,
-    /// The task that was not started; none where it concerns waits.
+    /// The task that was not started; `None` if waits are concerned.
     pub task: Option<String>,
     /// The SQLSTATE.
     pub code: String,
     /// The last message.
     pub message: String,
-    /// How often it was noted; it may have been more often.
+    /// How often it was noted; it may have occurred more often.
     pub times: i64,
-    /// When it was noted first.
+    /// When it was first noted.
     pub first_at: DateTime<Utc>,
-    /// When it was noted last.
+    /// When it was last noted.
     pub last_at: DateTime<Utc>,
 }
 
 impl Conductor {
-    /// The triggers on tables: those that this binary's tasks and the database's tasks and waits need,
-    /// and those that are there.
+    /// Returns the triggers that exist, and those that tasks and waits need.
+    ///
+    /// The tasks are those of this binary and those in the database.
     ///
     /// # Errors
-    /// [`Error::Refused`] where a task of this binary names a table or column that does not exist.
+    /// [`Error::Refused`] if a task of this binary names a table or column that does not exist.
     pub async fn row_triggers(&self) -> Result<Vec<RowTriggerInfo>> {
         self.migrate().await?;
         let rules = rules(self).await?;
@@ -139,7 +142,7 @@ impl Conductor {
         Ok(triggers)
     }
 
-    /// What went wrong in triggers in the last seven days, the latest first.
+    /// Returns the errors in triggers of the last seven days, the latest first.
     pub async fn row_faults(&self) -> Result<Vec<RowFault>> {
         self.migrate().await?;
         Ok(sqlx::query_as(
@@ -161,20 +164,20 @@ struct Listed {
     enabled: bool,
 }
 
-/// What a task wants to hear of, found in the catalogue.
+/// What a task listens to, resolved in the catalogue.
 #[derive(Debug)]
 pub(crate) struct Rule {
     pub(crate) task: &'static TaskDefinition,
     pub(crate) table: Table,
     pub(crate) op: RowOp,
-    /// What `conductor.declare_row_triggers` reads.
+    /// The input of `conductor.declare_row_triggers`.
     pub(crate) declaration: Value,
 }
 
-/// What the tasks of this binary want to hear of.
+/// Returns what the tasks of this binary listen to.
 ///
 /// # Errors
-/// [`Error::Refused`] with all tables and columns that are not there, and the tasks' places.
+/// [`Error::Refused`] with all tables and columns that do not exist, and the places of their tasks.
 pub(crate) async fn rules(conductor: &Conductor) -> Result<Vec<Rule>> {
     let mut catalogue = Catalogue::new(conductor.database());
     let (mut rules, mut faults): (Vec<Rule>, Vec<String>) = (Vec::new(), Vec::new());
@@ -245,7 +248,7 @@ pub(crate) async fn rules(conductor: &Conductor) -> Result<Vec<Rule>> {
     }
 }
 
-/// A field that a filter names by its name in Rust, where serde gives it another: the column would
+/// Returns an error if a filter names a field by its Rust name and serde uses another name, because that column would
 /// never be found.
 pub(crate) fn unread(filter: Option<&Value>, columns: &[String], row: &str) -> Option<String> {
     let mut named = Vec::new();

@@ -1,9 +1,9 @@
 use std::fmt;
 
-/// A table's name as a person writes it: `users`, `public.users`, `"Odd Schema"."Weird ""Table"""`.
+/// A table's name as written in code: `users`, `public.users`, `"Odd Schema"."Weird ""Table"""`.
 ///
-/// A part without quotes is read as SQL does, in lower case, and where there is no such table, as it is
-/// written: `public.Users` finds a table that was created as `"Users"`.
+/// A part without quotes is read in lower case, as in SQL, and, if there is no such table, as it is written:
+/// `public.Users` finds a table that was created as `"Users"`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TableName {
     schema: Option<Part>,
@@ -17,7 +17,7 @@ struct Part {
 }
 
 impl Part {
-    /// What it may mean, the likelier first.
+    /// Returns what it can mean, the likelier first.
     fn candidates(&self) -> Vec<String> {
         let lower = self.text.to_lowercase();
         if self.quoted || lower == self.text {
@@ -52,7 +52,7 @@ impl TableName {
         }
     }
 
-    /// The schemas that it may mean; none where none was written, which is public.
+    /// Returns the schemas that it can mean; `None` if no schema is written, which means `public`.
     pub(crate) fn schemas(&self) -> Option<Vec<String>> {
         self.schema.as_ref().map(Part::candidates)
     }
@@ -61,7 +61,7 @@ impl TableName {
         self.name.candidates()
     }
 
-    /// Whether it may mean the table that has exactly this name.
+    /// Returns whether it can mean the table that has exactly this name.
     pub(crate) fn may_be(&self, exact: &Self) -> bool {
         let public = || vec!["public".to_owned()];
         let schema = exact.schema.as_ref().map_or("public", |part| &part.text);
@@ -74,7 +74,7 @@ impl TableName {
     }
 }
 
-/// The first part and what comes after it.
+/// Splits the first part from the rest of a name.
 fn part(text: &str) -> Result<(Part, &str), String> {
     if text.contains('\0') {
         return Err("it contains the character U+0000".to_owned());

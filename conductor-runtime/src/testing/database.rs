@@ -6,13 +6,13 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use uuid::Uuid;
 
 use crate::client::Conductor;
-use crate::db::{Migration, migrations};
+use crate::db::{functions, migrations};
 use crate::error::{Error, Result};
 
-/// Serialises the making of templates; the number is arbitrary and must never change.
+/// Serialises the creation of templates. The number is arbitrary and must never change.
 const LOCK: i64 = 0x0063_6f6e_6475_6375;
 
-/// A database of a test's own, dropped with this value.
+/// A test's own database, dropped with this value.
 pub(super) struct Database {
     url: String,
     server: String,
@@ -22,7 +22,7 @@ pub(super) struct Database {
     _embedded: Option<crate::embedded::Embedded>,
 }
 
-/// The addresses may hold a password.
+/// Leaves out the addresses, which may contain a password.
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Database")
@@ -44,7 +44,7 @@ impl Database {
         let mut admin = PgConnection::connect(&server).await?;
         let template = template(&mut admin, &server).await?;
         let name = format!("conductor_test_{}", Uuid::now_v7().simple());
-        // Copying files is faster than logging blocks, where the server has the choice (15).
+        // Copying files is faster than logging blocks; Postgres 15 or later has the choice.
         let version: i32 =
             sqlx::query_scalar("select current_setting('server_version_num')::integer")
                 .fetch_one(&mut admin)
@@ -73,7 +73,8 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         let (server, name) = (self.server.clone(), self.name.clone());
-        // A thread with a runtime of its own: the test's may be about to end, or be this thread.
+        // A thread with its own runtime: the test's runtime may be ending, or may run on this
+        // thread.
         let dropper = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -90,7 +91,8 @@ impl Drop for Database {
     }
 }
 
-/// Many tests that end at once may take all of the server's connections for a moment.
+/// Drops the database, with retries: many tests that end at once may use all of the server's
+/// connections.
 async fn drop_patiently(server: &str, name: &str) -> std::io::Result<()> {
     const TRIES: u32 = 120;
     let mut tries = 0;
@@ -111,17 +113,19 @@ async fn drop_patiently(server: &str, name: &str) -> std::io::Result<()> {
     }
 }
 
-/// The template with this build's schema; made by the first test that wants it.
+/// Returns the template with this build's schema; the first test that needs it creates it.
 async fn template(admin: &mut PgConnection, server: &str) -> Result<String> {
     let mut hasher = DefaultHasher::new();
     for migration in migrations() {
-        Migration::sql(migration).hash(&mut hasher);
+        migration.sql.hash(&mut hasher);
     }
+    functions().checksum.hash(&mut hasher);
     let name = format!("conductor_template_{:016x}", hasher.finish());
     if is_template(admin, &name).await? {
         return Ok(name);
     }
-    // A session's lock, as a database cannot be made in a transaction; it ends with the session.
+    // A session lock, because a database cannot be created in a transaction; it ends with the
+    // session.
     sqlx::query("select pg_advisory_lock($1)")
         .bind(LOCK)
         .execute(&mut *admin)
@@ -156,7 +160,7 @@ async fn is_template(admin: &mut PgConnection, name: &str) -> Result<bool> {
     .await?)
 }
 
-/// Copies the template; autovacuum may be in it for a moment, which refuses the copy.
+/// Copies the template, with retries: autovacuum may be connected to it for a moment.
 async fn copy(admin: &mut PgConnection, name: &str, template: &str, strategy: &str) -> Result<()> {
     const TRIES: u32 = 50;
     for attempt in 1.. {
@@ -178,7 +182,7 @@ async fn copy(admin: &mut PgConnection, name: &str, template: &str, strategy: &s
     Ok(())
 }
 
-/// The same server's address with another database.
+/// Returns the same server's address with another database.
 fn with_database(url: &str, database: &str) -> Result<String> {
     let malformed = || Error::Invalid("DATABASE_URL is malformed".to_owned());
     let (scheme, rest) = url.split_once("://").ok_or_else(malformed)?;

@@ -1,4 +1,4 @@
-//! Tests of tasks, each against a database of its own.
+//! Tests of tasks, each with a database of its own.
 //!
 //! ```no_run
 //! use conductor::prelude::*;
@@ -18,9 +18,9 @@
 //! }
 //! ```
 //!
-//! The databases live on the server of `DATABASE_URL`, or on a volatile embedded one that all
-//! tests of a machine's user share and that ends with the last of them. Each is copied from a
-//! template that has the schema already, and dropped when its `TestConductor` is.
+//! The databases are on the server of `DATABASE_URL`, or on a volatile embedded one that all tests
+//! of the machine's user share and that ends with the last of them. Each is copied from a template
+//! that already has the schema, and is dropped together with its `TestConductor`.
 
 mod database;
 mod run;
@@ -42,21 +42,21 @@ use crate::task::{States, Trigger};
 use crate::worker::Claim;
 use database::Database;
 
-/// A [`Conductor`] on a database of its own, with what tests want beside.
+/// A [`Conductor`] on a database of its own, with additions for tests.
 #[derive(Debug)]
 pub struct TestConductor {
     conductor: Conductor,
     states: Mutex<States>,
-    // Dropped last: the connections above must be closed before the database can go.
+    // Dropped last: the connections above must be closed before the database is dropped.
     database: Database,
 }
 
 impl TestConductor {
-    /// Makes a database and connects to it.
+    /// Creates a database and connects to it.
     ///
     /// # Errors
-    /// As [`Conductor::connect`]; with `DATABASE_URL` set, its role must be allowed to create
-    /// databases.
+    /// Those of [`Conductor::connect`]. If `DATABASE_URL` is set, its role must be allowed to
+    /// create databases.
     pub async fn new() -> Result<Self> {
         let database = Database::create().await?;
         let conductor = Conductor::connect_to(database.url()).await?;
@@ -67,12 +67,12 @@ impl TestConductor {
         })
     }
 
-    /// The address of the test's database, for processes that the test starts.
+    /// Returns the address of the test's database, for processes that the test starts.
     pub fn url(&self) -> &str {
         self.database.url()
     }
 
-    /// Gives handlers a value in every later [`drain`](Self::drain); one a type.
+    /// Provides a value to handlers in every later [`drain`](Self::drain); one value per type.
     #[must_use]
     pub fn state<T: Send + Sync + 'static>(self, value: T) -> Self {
         self.states
@@ -82,34 +82,38 @@ impl TestConductor {
         self
     }
 
-    /// An orchestrator for this database, to be started by the test itself.
+    /// Returns a builder for an orchestrator on this database, which the test starts itself.
     pub fn orchestrator(&self) -> Builder {
         let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         Orchestrator::builder(self.conductor.clone()).states(states.clone())
     }
 
-    /// A context for calling a handler as the function that it is, with the values of
+    /// Returns a context for calling a handler as a function, with the values of
     /// [`state`](Self::state).
     pub fn context(&self) -> TaskContext {
         let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         detached(states.clone())
     }
 
-    /// As [`context`](Self::context), for a batch handler that is called with so many items.
+    /// Returns a context for calling a batch handler with this many items.
     pub fn batch_context(&self, items: usize) -> BatchContext {
         let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         detached_batch(states.clone(), items)
     }
 
-    /// Runs everything that is due, and what comes of it, until nothing is due and nothing runs. Before it, what
-    /// has passed the end of its retention since the clock was moved is removed.
-    /// Items that wait for a batch to fill do so in real time.
+    /// Runs everything that is due, and what follows from it, until nothing is due and nothing
+    /// runs.
+    ///
+    /// First removes what is past its retention by the moved clock. Items that wait for a batch to
+    /// fill do so in real time.
     pub async fn drain(&self) -> Result<()> {
         self.orchestrator().build()?.drain().await
     }
 
-    /// Moves the one virtual clock: schedules, delays, backoffs, timeouts, retention. Running workers are
-    /// told; with none, the next [`drain`](Self::drain) finds what has become due.
+    /// Moves the virtual clock forward: schedules, delays, backoffs, timeouts, retention.
+    ///
+    /// Running workers are notified; without any, the next [`drain`](Self::drain) finds what has
+    /// become due.
     pub async fn advance(&self, by: Duration) -> Result<()> {
         let micros = i64::try_from(by.as_micros())
             .map_err(|_| Error::Invalid(format!("cannot advance the clock by {by:?}")))?;
@@ -121,17 +125,25 @@ impl TestConductor {
     }
 }
 
-/// Makes this process one of a later build, which has one migration more: for tests of deploys, in a
-/// process of their own. To be called before anything else; said twice, the first one stays.
+/// Makes this process one of a later build that has one more migration, for tests of deploys in a
+/// process of their own. Must be called before anything else; only the first call counts.
 #[doc(hidden)]
 pub fn pretend_migration(breaking: bool, sql: &'static str) {
-    crate::db::pretend(breaking, sql);
+    crate::db::pretended::migration(breaking, sql);
 }
 
-/// A context for calling a handler as the function that it is, without any database.
+/// Makes this process one of another build, whose functions have this version and end with these
+/// statements, for tests of deploys in a process of their own. Must be called before anything else;
+/// only the first call counts.
+#[doc(hidden)]
+pub fn pretend_functions(version: [i32; 3], sql: &'static str) {
+    crate::db::pretended::functions(version, sql);
+}
+
+/// Returns a context for calling a handler as a function, without a database.
 ///
-/// Steps run and are not recorded. What cannot be without a database is an error: `transaction`,
-/// `sleep`, `invoke`, `cancel`.
+/// Steps run and are not recorded. `transaction`, `sleep`, `invoke` and `cancel` return an error,
+/// because they need a database.
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -151,7 +163,7 @@ pub fn context() -> TaskContext {
     detached(States::default())
 }
 
-/// A context for calling a batch handler with so many items, without any database.
+/// Returns a context for calling a batch handler with this many items, without a database.
 ///
 /// ```
 /// use conductor::prelude::*;

@@ -3,13 +3,13 @@ use std::future::Future;
 use super::TestConductor;
 use crate::client::Conductor;
 
-/// What a `#[conductor::test]` function may take: a [`TestConductor`], a [`Conductor`], or nothing.
+/// The argument of a `#[conductor::test]` function: a [`TestConductor`], a [`Conductor`], or none.
 #[diagnostic::on_unimplemented(
     message = "a test cannot take `{Self}`",
     note = "take `test: TestConductor`, `conductor: Conductor`, or no argument"
 )]
 pub trait FromTest: Sized {
-    /// The argument, and what must live as long as the test.
+    /// Returns the argument, and what must live as long as the test.
     fn from_test(test: TestConductor) -> (Self, Option<TestConductor>);
 }
 
@@ -25,11 +25,12 @@ impl FromTest for Conductor {
     }
 }
 
-/// Runs a test's body on a runtime and a database of its own; the code that
-/// `#[conductor::test]` generates.
+/// Runs a test's body with its own runtime and database.
+///
+/// Called by the code that `#[conductor::test]` generates.
 ///
 /// # Panics
-/// Where the runtime or the database cannot be made, which fails the test.
+/// If the runtime or the database cannot be created; this fails the test.
 pub fn run<A, F>(body: impl FnOnce(A) -> F) -> F::Output
 where
     A: FromTest,

@@ -8,20 +8,19 @@ use super::gathering::{Gathering, MOST_BATCH_BYTES};
 use super::lanes::Lanes;
 use crate::task::TaskDefinition;
 
-/// What was claimed and waits for a handler: its turn, a slot of its lanes, its time, or others for
-/// a batch.
+/// What was claimed and waits for a free handler, a slot of its lanes, its start time, or a batch.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
-    /// By task, for those that run in batches.
+    /// By task, for tasks that run in batches.
     gatherings: HashMap<i32, Gathering>,
     ready: VecDeque<Claimed>,
-    /// By the time of the start that a rate allows; the number keeps the order.
+    /// By the start time that a rate limit sets; the number keeps the order of equal times.
     later: BTreeMap<(Instant, u64), Claimed>,
     number: u64,
     lanes: Lanes,
 }
 
-/// What one handler is to run.
+/// What one handler runs next.
 #[derive(Debug)]
 pub(super) enum Turn {
     Single(Claimed),
@@ -41,11 +40,12 @@ impl Backlog {
         }
     }
 
-    /// Takes in what a claim has brought.
+    /// Adds claimed executions.
     pub(super) fn extend(&mut self, claimed: Vec<Claimed>) {
         let now = Instant::now();
         for mut claimed in claimed {
-            // Not since its row came: a large answer takes its time, and what waits long is given back.
+            // Not since its row arrived: a large answer takes time, and what waits long is given
+            // back.
             claimed.since = now;
             self.lanes.claimed(&claimed, now);
             if let Some(gathering) = self.gatherings.get_mut(&claimed.task_id) {
@@ -62,8 +62,8 @@ impl Backlog {
         }
     }
 
-    /// What may start next; its lanes count it as running until it has [ended](Self::ended).
-    /// A batch that is ready has waited longer than what came alone.
+    /// Returns what may start next. Its lanes count it as running until [`ended`](Self::ended). A
+    /// batch that is ready comes first, because it has waited longer than single executions.
     pub(super) fn next(&mut self) -> Option<Turn> {
         self.next_batch()
             .map(Turn::Batch)
@@ -72,7 +72,7 @@ impl Backlog {
 
     fn next_batch(&mut self) -> Option<Vec<Claimed>> {
         let now = Instant::now();
-        // Where small batches of many tasks have taken the room, the first one makes some.
+        // If small batches of many tasks use up the room, the first one starts early.
         let gathered: usize = self.gatherings.values().map(Gathering::bytes).sum();
         let crowded = gathered >= 3 * MOST_BATCH_BYTES;
         let ready = self.gatherings.values_mut();
@@ -81,7 +81,7 @@ impl Backlog {
             .min_by_key(|gathering| gathering.since())?;
         let batch = oldest.take();
         for claimed in &batch {
-            // Where another program limits the task: it does not know of the batch.
+            // The task may have limits if another program declares it differently.
             self.lanes.start(&claimed.lanes);
         }
         Some(batch)
@@ -106,12 +106,12 @@ impl Backlog {
         None
     }
 
-    /// One that ran in these lanes has ended.
+    /// Ends one execution that ran in these lanes.
     pub(super) fn ended(&mut self, lanes: &[i32]) {
         self.lanes.ended(lanes, &mut self.ready);
     }
 
-    /// All that waits, to be given back.
+    /// Removes everything that waits, to give it back.
     pub(super) fn drain(&mut self) -> Vec<Claimed> {
         let mut all = self.drain_singles();
         let gatherings = self.gatherings.values_mut();
@@ -123,7 +123,7 @@ impl Backlog {
         all
     }
 
-    /// What waits for its turn, a slot or its time, and for no batch.
+    /// Removes everything except what waits for a batch.
     pub(super) fn drain_singles(&mut self) -> Vec<Claimed> {
         let mut all: Vec<Claimed> = self.ready.drain(..).collect();
         all.extend(std::mem::take(&mut self.later).into_values());
@@ -134,7 +134,7 @@ impl Backlog {
         all
     }
 
-    /// What has waited for a slot of its lanes for so long, while others may have gone on.
+    /// Removes what has waited this long for a slot of its lanes, while others may have continued.
     pub(super) fn drain_blocked(&mut self, long: Duration) -> Vec<Claimed> {
         let all = self.lanes.drain_old(long);
         for claimed in &all {
@@ -143,13 +143,13 @@ impl Backlog {
         all
     }
 
-    /// Whether something has waited for a handler for so long.
+    /// Returns whether something has waited this long for a handler.
     pub(super) fn has_waited(&self, long: Duration) -> bool {
         let oldest = self.ready.front();
         oldest.is_some_and(|claimed| claimed.since.elapsed() >= long)
     }
 
-    /// Takes out the one with this id.
+    /// Removes the execution with this id.
     pub(super) fn remove(&mut self, id: Uuid) -> Option<Claimed> {
         fn take(queue: &mut VecDeque<Claimed>, id: Uuid) -> Option<Claimed> {
             let at = queue.iter().position(|claimed| claimed.id == id)?;
@@ -169,7 +169,7 @@ impl Backlog {
         Some(claimed)
     }
 
-    /// The slots that the database says are ours, of the lanes that it was asked for and of others.
+    /// Sets the slots that the database grants, for the lanes in the request and for others.
     pub(super) fn granted(&mut self, asked: &[i32], told: Vec<Slots>) {
         self.lanes.granted(asked, told, &mut self.ready);
     }
@@ -182,14 +182,14 @@ impl Backlog {
         &mut self.lanes
     }
 
-    /// When something that waits for its time, or for its batch, may start.
+    /// Returns when something that waits for its start time or its batch may start.
     pub(super) fn next_start(&self) -> Option<Instant> {
         let later = self.later.first_key_value().map(|((at, _), _)| *at);
         let batches = self.gatherings.values().filter_map(Gathering::ready_at);
         later.into_iter().chain(batches).min()
     }
 
-    /// Whether something waits for a handler or a slot.
+    /// Returns whether something waits for a handler or a slot.
     pub(super) fn is_waiting(&self) -> bool {
         let now = Instant::now();
         let is_ready = |gathering: &Gathering| gathering.is_ready(now);
@@ -198,25 +198,25 @@ impl Backlog {
             || self.gatherings.values().any(is_ready)
     }
 
-    /// The tasks that run in batches.
+    /// Returns the tasks that run in batches.
     pub(super) fn batched(&self) -> impl Iterator<Item = i32> {
         self.gatherings.keys().copied()
     }
 
-    /// How many items fill so many more batches, of the task that lacks most.
+    /// Returns how many items fill this many more batches, for the task that needs most.
     pub(super) fn batch_room(&self, batches: usize) -> usize {
         let rooms = self.gatherings.values().map(|of| of.room(batches));
         rooms.max().unwrap_or(0)
     }
 
-    /// All that waits.
+    /// Returns everything that waits.
     pub(super) fn all(&self) -> impl Iterator<Item = &Claimed> {
         let waiting = self.ready.iter().chain(self.later.values());
         let gathered = self.gatherings.values().flat_map(Gathering::items);
         waiting.chain(self.lanes.blocked()).chain(gathered)
     }
 
-    /// How many wait, those for a batch not counted.
+    /// Returns how many wait, except those for a batch.
     pub(super) fn singles(&self) -> usize {
         self.ready.len() + self.later.len() + self.lanes.count_blocked()
     }
@@ -249,7 +249,7 @@ mod tests {
         .collect()
     }
 
-    /// What the database is told.
+    /// The lanes, used slots and offered slots that the database receives.
     fn lanes(backlog: &mut Backlog) -> (Vec<i32>, Vec<i32>, Vec<i32>) {
         let columns = backlog.lanes_mut().columns(1, |_| 1);
         (columns.lanes, columns.used, columns.back)
@@ -290,11 +290,11 @@ mod tests {
                 .unsettled()
                 .is_some_and(|at| at > Instant::now())
         );
-        // All are asked for from time to time.
+        // All lanes are requested from time to time.
         assert_eq!(lanes(&mut backlog), (vec![1], vec![0], vec![1]));
         assert_eq!(lanes(&mut backlog), (vec![1], vec![0], vec![]));
         assert!(backlog.lanes().unsettled().is_some());
-        // An answer that is lost may have taken slots.
+        // The answer to a lost request may have taken slots away.
         backlog.lanes_mut().unsettle();
         assert_eq!(lanes(&mut backlog), (vec![1], vec![0], vec![1]));
         backlog.granted(&[1], slots(&[(1, 1)]));
@@ -315,7 +315,7 @@ mod tests {
         backlog.extend(needs.iter().zip(1..).map(|(l, n)| claimed(n, l)).collect());
         backlog.granted(&[], slots(&[(1, 1), (2, 1)]));
         assert_eq!(started(&mut backlog), [1, 2]);
-        // The third has lane 1, but not lane 2.
+        // The third one has lane 1, but not lane 2.
         backlog.ended(&[1]);
         assert_eq!(started(&mut backlog), [4]);
         backlog.ended(&[2]);
@@ -361,7 +361,7 @@ mod tests {
         backlog.extend((1..=2).map(|n| claimed(n, &[])).collect());
         assert_eq!(backlog.all().count(), 2);
         assert_eq!((backlog.singles(), backlog.is_empty()), (0, false));
-        // It waits for nothing but time, so no stall gives it back.
+        // It only waits for time, so a stall does not give it back.
         assert!(!backlog.is_waiting());
         assert!(backlog.drain_singles().is_empty());
         assert!(backlog.next().is_none());

@@ -8,8 +8,8 @@ use crate::db::Timed;
 use crate::task::{BatchDefinition, TaskDefinition, Trigger};
 use crate::verdict::noting;
 
-/// Runs one attempt of each execution, together; gives their ends in their order. The tokens are
-/// theirs.
+/// Runs one attempt of each execution together, and returns their ends in order. `cancels` has one
+/// token for each.
 pub(super) async fn batch_attempt(
     task: &'static TaskDefinition,
     batch: &'static BatchDefinition,
@@ -43,7 +43,7 @@ pub(super) async fn batch_attempt(
     }
     let decoded = (batch.decode)(&payloads);
     drop(payloads);
-    // Those that were converted are decoded, in their order.
+    // The results of `decode` are in the order of the payloads that were converted.
     let open = refused.iter_mut().filter(|end| end.is_none());
     for (end, unreadable) in open.zip(&decoded.refused) {
         *end = unreadable.as_ref().map(End::unreadable);
@@ -57,7 +57,7 @@ pub(super) async fn batch_attempt(
     };
     let mut ends = Vec::new();
     if !context.items.is_empty() {
-        // What is known of other items is not lost by a panic.
+        // Catching a panic here keeps what is known of other items.
         let handler = caught(decoded.items.run(&context));
         let handler = noting(async {
             match handler.await {

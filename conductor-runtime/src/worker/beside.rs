@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::runtime::Handle;
 
-/// The runtime beside that of the handlers, on which everything is written.
+/// The runtime separate from that of the handlers, on which everything is written.
 #[derive(Debug, Clone)]
 pub(crate) struct Beside {
     pub(crate) runtime: Handle,

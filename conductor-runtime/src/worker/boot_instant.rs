@@ -8,14 +8,13 @@ const CLOCK: ClockId = ClockId::CLOCK_BOOTTIME;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const CLOCK: ClockId = ClockId::CLOCK_MONOTONIC;
 
-/// A moment by a clock that goes on while the machine sleeps, as the one of `Instant` does not: the lease goes
-/// on, too.
+/// A moment by a clock that continues while the machine sleeps, as the lease does; the clock of `Instant` does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct BootInstant(Duration);
 
 impl BootInstant {
     pub(crate) fn now() -> Self {
-        // There is no such system without this clock.
+        // Every system that this compiles for has this clock.
         Self(clock_gettime(CLOCK).map(Duration::from).unwrap_or_default())
     }
 
@@ -23,7 +22,7 @@ impl BootInstant {
         Self::now().since(self)
     }
 
-    /// Zero where it is the earlier one.
+    /// Returns the time since `earlier`; zero if `earlier` is later.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }

@@ -1,13 +1,13 @@
-/// The right to run an execution, until it is given back. Its number alone is not enough: where a server lost the
-/// commit of a claim, the next one has the same number, under another identity.
+/// The right to run an execution, until it is given back. The number alone is not enough: if a server lost the commit
+/// of a claim, the next claim has the same number, under another orchestrator.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Claim {
     pub(crate) number: i32,
-    /// The identity under which it was made.
+    /// The orchestrator that made the claim.
     pub(crate) orchestrator: i64,
 }
 
-/// Claims as the arrays that travel.
+/// Claims as the columns of a statement.
 #[derive(Debug, Default)]
 pub(super) struct ClaimColumns {
     pub(super) numbers: Vec<i32>,

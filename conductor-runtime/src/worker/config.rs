@@ -1,7 +1,7 @@
-/// How many handlers of a queue run at once in this process, where nothing else is said.
+/// How many handlers of a queue run at once in this process by default.
 pub const DEFAULT_CONCURRENCY: usize = 50;
 
-/// A queue that this process serves.
+/// The configuration of a worker: a queue that this process serves.
 ///
 /// ```
 /// use conductor::prelude::*;
@@ -15,8 +15,10 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Serves this queue with 50 handlers at once. A name has 1 to 100 bytes, no control character,
-    /// and no white space at its ends; `a-b`, `a_b` and `A-B` are three queues.
+    /// Serves this queue with at most 50 handlers at once.
+    ///
+    /// A name has 1 to 100 bytes, no control characters, and no white space at its ends. `a-b`,
+    /// `a_b` and `A-B` are three different queues.
     pub fn queue(name: impl Into<String>) -> Self {
         Self {
             queue: name.into(),
@@ -24,19 +26,19 @@ impl Worker {
         }
     }
 
-    /// How many handlers run at once in this process; at least 1.
+    /// Sets how many handlers run at once in this process; at least 1. Default: 50.
     #[must_use]
     pub fn concurrency(mut self, handlers: usize) -> Self {
         self.concurrency = handlers.max(1);
         self
     }
 
-    /// The queue's name.
+    /// Returns the queue's name.
     pub fn queue_name(&self) -> &str {
         &self.queue
     }
 
-    /// How many handlers run at once at most.
+    /// Returns how many handlers run at once at most.
     pub fn handlers(&self) -> usize {
         self.concurrency
     }

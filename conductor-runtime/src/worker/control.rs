@@ -4,42 +4,42 @@ use tokio::sync::{Notify, watch};
 
 use super::boot_instant::BootInstant;
 
-/// What the orchestrator tells its workers.
+/// What the orchestrator sends to its workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Control {
-    /// The identity under which claims are made; none while the lease is in doubt.
+    /// The orchestrator's id, under which claims are made; `None` while the lease is in doubt.
     pub(crate) orchestrator: Option<i64>,
-    /// When the trust in the lease ends. A process that was stopped itself, or slept with its machine, wakes
-    /// behind that, before anybody can have said so.
+    /// When the lease is no longer trusted. A process that was stopped, or slept with its machine,
+    /// may wake after that, before `orchestrator` could be cleared.
     pub(crate) until: BootInstant,
     pub(crate) phase: Phase,
 }
 
 impl Control {
-    /// The identity under which work may begin now.
+    /// Returns the orchestrator's id if work may begin now.
     pub(crate) fn holder(&self) -> Option<i64> {
         self.orchestrator
             .filter(|_| BootInstant::now() < self.until)
     }
 }
 
-/// Where in its life the orchestrator is.
+/// The phase of the orchestrator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Claims and runs.
     Working,
-    /// Claims no more; running handlers go on.
+    /// Claims nothing more; running handlers continue.
     Stopping,
     /// The deadline is over: handlers are dropped, and what they held is released.
     Halting,
 }
 
-/// How orchestrator and workers speak.
+/// The channels between orchestrator and workers.
 #[derive(Debug, Clone)]
 pub(crate) struct Signals {
     pub(crate) control: watch::Receiver<Control>,
-    /// How many workers of this process have something to do; what drain watches.
+    /// How many workers of this process have something to do; draining waits until it is zero.
     pub(crate) busy: watch::Sender<usize>,
-    /// A worker was told that the orchestrator's lease is over.
+    /// Notified when the database tells a worker that the orchestrator's lease is over.
     pub(crate) lease_lost: Arc<Notify>,
 }

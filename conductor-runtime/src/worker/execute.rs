@@ -27,7 +27,7 @@ use crate::task::{CronTick, ErasedFuture, RunSingle, States, TaskDefinition, Tri
 use crate::unreadable::Unreadable;
 use crate::verdict::{Verdict, noting, verdict};
 
-/// What every attempt of a worker is given.
+/// What all attempts of a worker share.
 #[derive(Debug, Clone)]
 pub(super) struct Surroundings {
     pub(super) states: Arc<States>,
@@ -35,8 +35,8 @@ pub(super) struct Surroundings {
     pub(super) durable: Arc<Durable>,
 }
 
-/// Runs one attempt to its end; no end where the claim was lost. A panic is the caller's to catch,
-/// by the task that it spawns.
+/// Runs one attempt to its end, and returns how it ended and how long it took; no end if the claim was lost. The
+/// caller catches panics.
 pub(super) async fn attempt(
     task: &'static TaskDefinition,
     run_single: RunSingle,
@@ -50,7 +50,7 @@ pub(super) async fn attempt(
     if let Some(reason) = &claimed.unreadable {
         return (Some(unreadable(reason)), started.elapsed());
     }
-    // Its text goes, as the values are copies.
+    // The text is dropped here, because the memo has copies of its values.
     let memo = match Memo::load(claimed.memo.take().as_deref()) {
         Ok(memo) => memo,
         Err(Unloadable::TooMany(reason)) => {
@@ -99,7 +99,7 @@ pub(super) async fn attempt(
     (end, started.elapsed())
 }
 
-/// The end of an execution whose limit has a key that cannot be read in its payload.
+/// Returns the end of an execution whose payload cannot be read for the key of its limit.
 pub(super) fn unreadable(reason: &str) -> End {
     End::permanent(&format!(
         "it was not run: Postgres cannot read its payload, and so not the key of the task's limit ({reason}); \
@@ -107,8 +107,8 @@ pub(super) fn unreadable(reason: &str) -> End {
     ))
 }
 
-/// Polls the attempt for as long as its lease holds, or until it panics. A process that was stopped
-/// for longer begins nothing when it goes on, of what others may have run meanwhile.
+/// Polls an attempt while its lease is held. Returns `None` if the lease was lost, for example while the process was
+/// stopped: others may already run the execution, so nothing may begin.
 pub(super) async fn while_held<T>(
     (control, orchestrator): (watch::Receiver<Control>, Option<i64>),
     pulse: Arc<Pulse>,
@@ -116,7 +116,7 @@ pub(super) async fn while_held<T>(
 ) -> Option<Result<T, Panicked>> {
     let mut attempt = pin!(caught(attempt));
     poll_fn(|cx| {
-        // What is borrowed is locked: not while the handler runs.
+        // `borrow` holds a lock, so it must not last while the handler runs.
         let held = control.borrow().holder() == orchestrator;
         if !held || !pulse.begin() {
             return Poll::Ready(None);
@@ -128,7 +128,7 @@ pub(super) async fn while_held<T>(
     .await
 }
 
-/// The future's value, or its panic.
+/// Returns the future's value, or its panic.
 pub(super) async fn caught<T>(future: impl Future<Output = T>) -> Result<T, Panicked> {
     let mut future = pin!(future);
     poll_fn(
@@ -141,9 +141,9 @@ pub(super) async fn caught<T>(future: impl Future<Output = T>) -> Result<T, Pani
     .await
 }
 
-/// What the handler is to read instead of the stored payload: of an execution that an event or a row
-/// change started, what the task makes of it. Where the code no longer subscribes, it reads the event
-/// or the change itself. Of a tick whose payload could not be made, what the code makes of it now.
+/// Returns the JSON that the handler reads instead of the stored payload, if any. For an event or a row change, it is
+/// what the task makes of it; if the code no longer subscribes, the handler reads the stored event or change. For a
+/// tick whose payload could not be computed, it is computed now.
 pub(crate) fn converted(
     task: &TaskDefinition,
     trigger: &Trigger,
@@ -174,7 +174,7 @@ pub(crate) fn converted(
     }
 }
 
-/// What comes of an execution whose payload was not made of what started it.
+/// Returns the end of an execution whose payload could not be converted.
 pub(super) fn not_converted(error: anyhow::Error) -> End {
     match error.downcast_ref() {
         Some(unreadable) => End::unreadable(unreadable),
@@ -182,18 +182,18 @@ pub(super) fn not_converted(error: anyhow::Error) -> End {
     }
 }
 
-/// Polls the handler until it ends, until each of its branches waits, or until it must not go on. What waits beside a
-/// step that runs is attended to meanwhile.
+/// Polls the handler until it ends, until every branch waits, or until it must not continue. Meanwhile, begins what
+/// waits while a step runs.
 async fn run<A: Future<Output = Infallible>>(
     mut handler: ErasedFuture<'_>,
     memo: &Memo,
     id: Uuid,
     attend: impl Fn() -> A,
 ) -> Option<End> {
-    // Few handlers need it.
+    // Created only if needed, because few handlers have such waits.
     let mut attending = None;
     poll_fn(|cx| match handler.as_mut().poll(cx) {
-        // A handler may have dropped the branch that must not go on, or swallowed its error.
+        // A handler may have dropped the branch that must not continue, or ignored its error.
         Poll::Ready(result) => Poll::Ready(match memo.stopped() {
             None => Some(match result {
                 Err(error) => failed(&error, memo),
@@ -218,10 +218,10 @@ async fn run<A: Future<Output = Infallible>>(
     .await
 }
 
-/// The end of an attempt by an error of its handler.
+/// Returns the end of an attempt whose handler returned an error.
 fn failed(error: &anyhow::Error, memo: &Memo) -> End {
     let verdict = match verdict(error) {
-        // Another attempt would meet the same recorded end.
+        // Another attempt would receive the same recorded outcome.
         Verdict::Policy if memo.is_recorded(error) => Verdict::Permanent,
         verdict => verdict,
     };
@@ -230,9 +230,11 @@ fn failed(error: &anyhow::Error, memo: &Memo) -> End {
     End::of_error(error, verdict, &failure).forgetting(memo.ended_with(error))
 }
 
-/// The payloads of all children that it is to make travel together.
+/// Returns the end of an attempt whose branches all wait, unless what it must write is too large: the payloads of all
+/// new children are in one message.
 fn suspended(waiting: Waiting, id: Uuid) -> End {
-    // A child that was started in a branch that lost is not asked for either; a wait would have been withdrawn.
+    // Not for a child that was started in a losing branch: such a child is not asked for either, but is no withdrawn
+    // wait.
     if let Some(key) = (waiting.astray.as_ref()).filter(|key| waiting.withdrawn.contains(key)) {
         tracing::warn!(execution = %id, key,
             "what it waited for came, and the code does not ask for it and waits for something new; a key must be the \

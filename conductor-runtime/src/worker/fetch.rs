@@ -13,7 +13,7 @@ use super::outcome::Outcome;
 use super::window::WindowColumns;
 use crate::db::Session;
 
-/// An execution that this worker may run, under this claim number.
+/// An execution that this worker has claimed.
 #[derive(Debug)]
 pub(super) struct Claimed {
     pub(super) id: Uuid,
@@ -21,26 +21,27 @@ pub(super) struct Claimed {
     pub(super) claim: Claim,
     pub(super) attempt: i32,
     pub(super) payload: String,
-    /// Why Postgres cannot read the payload, and with it the key of the task's limit: it must not run.
+    /// Why Postgres cannot read the payload, which the key of the task's limit needs. It must not
+    /// run then.
     pub(super) unreadable: Option<Box<str>>,
-    /// What is recorded of it, where it was claimed before.
+    /// Its records as JSON, if it was claimed before.
     pub(super) memo: Option<String>,
-    /// The first execution where this one repeats another, else its own id.
+    /// The first original if this execution is a repeat, otherwise its own id.
     pub(super) origin: Uuid,
-    /// Who waits for its end.
+    /// The parent that waits for its end.
     pub(super) parent: Option<Uuid>,
-    /// What started it, as JSON; none where it was invoked.
+    /// What started it, as JSON; `None` if it was invoked.
     pub(super) trigger: Option<String>,
-    /// The lanes whose slots it needs to run.
+    /// The lanes whose slots it needs.
     pub(super) lanes: Vec<i32>,
-    /// Its start, where a rate gives it one.
+    /// When it may start, if a rate limit sets a time.
     pub(super) start_at: Option<Instant>,
-    /// When the worker heard of it.
+    /// When the worker received it.
     pub(super) since: Instant,
 }
 
 impl Claimed {
-    /// About what it holds in memory.
+    /// Returns approximately how many bytes it holds in memory.
     pub(super) fn bytes(&self) -> usize {
         self.payload.len() + self.memo.as_ref().map_or(0, String::len)
     }
@@ -48,7 +49,7 @@ impl Claimed {
 
 #[cfg(test)]
 impl Claimed {
-    /// One of this task that needs slots of these lanes.
+    /// An execution of this task that needs slots of these lanes.
     pub(super) fn example(task_id: i32, lanes: &[i32]) -> Self {
         Self {
             id: Uuid::nil(),
@@ -71,7 +72,7 @@ impl Claimed {
     }
 }
 
-/// What a worker asks for in one round trip.
+/// The request of one round trip.
 #[derive(Debug, Clone)]
 pub(super) struct Ask {
     pub(super) orchestrator: i64,
@@ -79,30 +80,34 @@ pub(super) struct Ask {
     pub(super) tasks: Vec<i32>,
     pub(super) windows: WindowColumns,
     pub(super) lanes: LaneColumns,
-    /// Most that can run at once, and how many executions may be claimed per slot of quick tasks.
+    /// The most that can run at once, and for each task with limits how many executions one slot
+    /// may claim.
     pub(super) most: usize,
     pub(super) quick: Vec<i32>,
     pub(super) ahead: Vec<i32>,
-    /// Counts how often the worker has given up on claims under way; one from before is void.
+    /// How often the worker has given up claims in progress; requests with an older number are
+    /// void.
     pub(super) fence: i32,
-    /// How many at most; 0 where only outcomes are brought.
+    /// How many executions to claim at most; 0 if only outcomes are written.
     pub(super) want: usize,
-    /// Those of the tasks that run in batches, where others do not, and how many executions of them
-    /// have a place: more than `want`, as one slot is enough for a batch.
+    /// The tasks that run in batches, if other tasks do not, and how many of their executions have
+    /// room: more than `want`, because one slot is enough for a batch.
     pub(super) batched: Vec<i32>,
     pub(super) batch_want: usize,
-    /// How many bytes of payloads and records may come; one execution comes in any case.
+    /// How many bytes of payloads and records may be returned; one execution is returned in any
+    /// case.
     pub(super) bytes: usize,
-    /// Where the look begins.
+    /// The position at which the scan begins.
     pub(super) seen: Seen,
-    /// The worker will sleep if this brings nothing, and wants to be woken.
+    /// Whether the worker will sleep if nothing is returned, and wants to be woken.
     pub(super) idle: bool,
-    /// The worker holds what it has not started, and wants to know whether its queue is paused.
+    /// Whether the worker holds executions that have not started, and must know if its queue is
+    /// paused.
     pub(super) paused: bool,
 }
 
 impl Ask {
-    /// The same, for outcomes alone.
+    /// Returns the same request for outcomes only.
     pub(super) fn without_claim(&self) -> Self {
         Self {
             want: 0,
@@ -115,25 +120,25 @@ impl Ask {
     }
 }
 
-/// Where the look before has ended, as the claim tells it: a look from there on passes over what runs or has
-/// ended. Without priorities, the look is a whole one.
+/// The position where the previous scan ended. Beginning there skips what is running or has ended.
+/// Without priorities, the scan begins at the start.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seen {
     /// The highest first.
     priorities: Vec<i32>,
-    /// The `run_at` from which on something may be due; none: from the beginning.
+    /// The `run_at` from which on something may be due; `None` from the beginning.
     from: Vec<Option<DateTime<Utc>>>,
 }
 
-/// What a worker says of the lanes in which it has slots.
+/// What a worker reports about the lanes in which it has slots.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LaneColumns {
     pub(super) lanes: Vec<i32>,
-    /// How many executions it holds in each.
+    /// How many executions it holds in each lane.
     pub(super) used: Vec<i32>,
-    /// Those in which it wants to keep no more slots than that.
+    /// The lanes in which it wants no more slots than that.
     pub(super) back: Vec<i32>,
-    /// Those with room for their part of what it asks for, with their limits and keys.
+    /// The lanes with room for their part of the request, with their limits and keys.
     pub(super) roomy: Vec<i32>,
     pub(super) roomy_limits: Vec<i32>,
     pub(super) roomy_keys: Vec<Arc<str>>,
@@ -144,35 +149,45 @@ pub(super) struct LaneColumns {
 pub(super) struct Slots {
     pub(super) lane: i32,
     pub(super) slots: i32,
-    /// The limit and the key, where the worker may not know them.
+    /// The limit and the key, if the worker may not know them.
     pub(super) of: Option<(i32, Arc<str>)>,
 }
 
-/// What comes back.
+/// The result of a round trip.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
     pub(super) claimed: Vec<Claimed>,
-    /// How long until something is due, where nothing is and something will be.
+    /// How long until something is due, if nothing is due now.
     pub(super) next_due: Option<Duration>,
     pub(super) slots: Vec<Slots>,
-    /// From where on the next look has to read.
+    /// Where the next scan begins.
     pub(super) seen: Seen,
 }
 
 const FINISH_CLAIM: &str =
     "select id, task_id, claim, attempt, payload, memo, origin, parent, trigger, lanes, slots,
             lane_limits, lane_keys, start_ms, next_due_ms, seen, seen_from
-       from conductor.finish_and_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
-                                       $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28,
-                                       $29, $30, $31, $32, $33, $34, $35)";
+       from conductor.finish_and_claim(
+           p_ids => $1, p_claims => $2, p_outputs => $3, p_failed_ids => $4, p_failed_claims => $5,
+           p_errors => $6, p_permanent => $7, p_delay_ms => $8, p_parents => $9, p_orchestrator => $10,
+           p_queue => $11, p_tasks => $12, p_windowed => $13, p_opens => $14, p_closes => $15,
+           p_limit => $16, p_idle => $17, p_lanes => $18, p_used => $19, p_back => $20, p_most => $21,
+           p_quick => $22, p_ahead => $23, p_roomy => $24, p_roomy_limits => $25, p_roomy_keys => $26,
+           p_fence => $27, p_bytes => $28, p_seen => $29, p_from => $30, p_orchestrators => $31,
+           p_failed_orchestrators => $32, p_failures => $33, p_forgotten_of => $34, p_forgotten => $35)";
 
-/// Claims in the order of all tasks first. Where that brought all it was asked for, and batches are
-/// half of it or more, another claim fills them. Where they are fewer, it might walk past a deep
-/// backlog of other tasks; then batches fill as their items come.
+/// Claims in the order of all tasks first. If that returned as many as were requested and at least
+/// half are batch items, a second claim fills the batches. With fewer batch items it might scan a
+/// deep backlog of other tasks; then batches fill as their items become due.
 const FINISH_CLAIM_FILL: &str = "with first as materialized (
          select f.* from conductor.finish_and_claim(
-             $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
-             $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35) f
+             p_ids => $1, p_claims => $2, p_outputs => $3, p_failed_ids => $4, p_failed_claims => $5,
+             p_errors => $6, p_permanent => $7, p_delay_ms => $8, p_parents => $9, p_orchestrator => $10,
+             p_queue => $11, p_tasks => $12, p_windowed => $13, p_opens => $14, p_closes => $15,
+             p_limit => $16, p_idle => $17, p_lanes => $18, p_used => $19, p_back => $20, p_most => $21,
+             p_quick => $22, p_ahead => $23, p_roomy => $24, p_roomy_limits => $25, p_roomy_keys => $26,
+             p_fence => $27, p_bytes => $28, p_seen => $29, p_from => $30, p_orchestrators => $31,
+             p_failed_orchestrators => $32, p_failures => $33, p_forgotten_of => $34, p_forgotten => $35) f
      ), got as (
          select count(f.id) as claimed, count(f.id) filter (where f.task_id = any ($36)) as batched,
                 coalesce(sum(octet_length(f.payload) + coalesce(octet_length(f.memo), 0)), 0) as bytes
@@ -186,15 +201,16 @@ const FINISH_CLAIM_FILL: &str = "with first as materialized (
             c.lanes, c.slots, c.lane_limits, c.lane_keys, c.start_ms, c.next_due_ms, null, null
        from got g
       cross join lateral conductor.claim(
-            $10, $11, $36, ($37 - g.batched)::integer, false, $13, $14, $15,
+            p_orchestrator => $10, p_queue => $11, p_tasks => $36, p_limit => ($37 - g.batched)::integer,
+            p_idle => false, p_windowed => $13, p_opens => $14, p_closes => $15,
             p_bytes => ($28 - g.bytes)::bigint) c
       where g.claimed >= $16 and g.batched * 2 >= g.claimed and g.batched < $37 and g.bytes < $28
         and c.id is not null";
 
-/// From where on a trip is worth the while of shrinking what it has left.
+/// The size from which on the session's buffers are shrunk after a trip.
 const LARGE: usize = 1024 * 1024;
 
-/// The leased claim: brings outcomes in and claims back, in one statement and transaction.
+/// Runs the round trip under a lease: writes outcomes and claims, in one statement and transaction.
 pub(super) async fn finish_and_claim(
     session: &mut Session,
     outcomes: &[Outcome],
@@ -284,7 +300,7 @@ pub(super) async fn finish_and_claim(
     } else {
         query
     };
-    // Row by row: the whole answer is held once, and not a second time as it came.
+    // Row by row, so that the answer is not held twice in memory.
     let mut rows = query.fetch(&mut **session);
     let mut answer = Answer::default();
     while let Some(row) = rows.try_next().await? {
@@ -304,7 +320,7 @@ pub(super) async fn finish_and_claim(
     let came: usize = answer.claimed.iter().map(Claimed::bytes).sum();
     let went: usize = outcomes.iter().map(Outcome::bytes).sum();
     if came.max(went) > LARGE {
-        // The session would keep what it grew to.
+        // The session would otherwise keep its grown buffers.
         session.shrink_buffers();
     }
     Ok(answer)
@@ -316,7 +332,7 @@ fn claimed(row: &PgRow, orchestrator: i64) -> Result<Option<Claimed>, sqlx::Erro
     };
     let payload: Option<String> = row.try_get(4)?;
     let memo: Option<String> = row.try_get(5)?;
-    // Without a payload, the memo's place has the reason.
+    // Without a payload, the column `memo` has the reason.
     let (payload, memo, unreadable) = match payload {
         Some(payload) => (payload, memo, None),
         None => (String::new(), None, Some(memo.unwrap_or_default().into())),
@@ -348,7 +364,7 @@ fn slots(row: &PgRow) -> Result<Vec<Slots>, sqlx::Error> {
     ) -> Result<Vec<T>, sqlx::Error> {
         Ok(row.try_get::<Option<Vec<T>>, _>(index)?.unwrap_or_default())
     }
-    // Those of which the worker may not know what they stand for come first.
+    // Lanes whose limit and key the worker may not know come first.
     let of = column::<i32>(row, 11)?
         .into_iter()
         .zip(column::<String>(row, 12)?);
@@ -376,7 +392,7 @@ fn start_at(millis: i32) -> Option<Instant> {
     Some(Instant::now() + Duration::from_millis(millis))
 }
 
-/// Whether somebody has paused the queue.
+/// Returns whether the queue is paused.
 pub(super) async fn is_paused(
     connection: &mut PgConnection,
     queue: i32,
@@ -387,7 +403,7 @@ pub(super) async fn is_paused(
         .await
 }
 
-/// Gives back what the database has claimed for this worker and the worker never heard of.
+/// Gives back what the database has claimed for this worker and whose answer never arrived.
 pub(super) async fn disown(
     connection: &mut PgConnection,
     ask: &Ask,
@@ -395,7 +411,9 @@ pub(super) async fn disown(
 ) -> Result<(), sqlx::Error> {
     let ids: Vec<Uuid> = known.iter().map(|(id, _)| *id).collect();
     let claims: ClaimColumns = known.iter().map(|(_, claim)| *claim).collect();
-    sqlx::query("select conductor.disown($1, $2, $3, $4, $5, $6, $7)")
+    sqlx::query("select conductor.disown(
+        p_orchestrator => $1, p_queue => $2, p_ids => $3, p_claims => $4, p_lanes => $5, p_fence => $6,
+        p_orchestrators => $7)")
         .bind(ask.orchestrator)
         .bind(ask.queue)
         .bind(ids)

@@ -14,7 +14,7 @@ use crate::client::Conductor;
 use crate::db::{ANSWER, Database, Fault, Session, fault, is_locked, living, no_answer};
 use crate::verdict::Verdict;
 
-/// Outcomes as the arrays that travel.
+/// Outcomes as the columns of a statement.
 #[derive(Debug, Default)]
 pub(super) struct Columns<'o> {
     pub(super) ids: Vec<Uuid>,
@@ -28,7 +28,7 @@ pub(super) struct Columns<'o> {
     pub(super) forgotten: Vec<&'o str>,
     pub(super) permanent: Vec<bool>,
     pub(super) delay_ms: Vec<Option<i64>>,
-    /// Who waits for what ends here.
+    /// The parents that wait for what ends here.
     pub(super) parents: Vec<Uuid>,
     pub(super) released_ids: Vec<Uuid>,
     pub(super) released_claims: ClaimColumns,
@@ -99,61 +99,62 @@ impl<'o> Columns<'o> {
     }
 }
 
-/// Those of which this is the end, as far as is known here: a failed one may be tried again.
+/// Returns the executions that end here, as far as is known: a failed one may be retried.
 fn ends(outcomes: &[Outcome]) -> impl Iterator<Item = Uuid> + Clone {
     let is_end = |outcome: &&Outcome| matches!(outcome.end, End::Completed(_) | End::Failed { .. });
     outcomes.iter().filter(is_end).map(|outcome| outcome.id)
 }
 
-/// A delay in milliseconds, at most 1000 years, which an interval still holds.
+/// Returns a delay in milliseconds, at most 1000 years, which fits into an interval.
 pub(super) fn millis(delay: Duration) -> i64 {
     const LONGEST: i64 = 1000 * 365 * 24 * 60 * 60 * 1000;
     i64::try_from(delay.as_millis()).map_or(LONGEST, |millis| millis.min(LONGEST))
 }
 
-/// What a round trip brings to the database, and how it gets there.
+/// The input of a round trip.
 pub(super) struct Trip {
     pub(super) conductor: Conductor,
-    /// The session of the last one.
+    /// The session of the previous trip.
     pub(super) spare: Option<Session>,
     pub(super) outcomes: Vec<Outcome>,
     pub(super) ask: Ask,
-    /// All claims that the worker knows, where the others are to be given back.
+    /// All claims that the worker knows, if the others are to be given back.
     pub(super) known: Option<Vec<(Uuid, Claim)>>,
     pub(super) after_fault: bool,
-    /// What was locked has been left out already.
+    /// Whether locked outcomes have already been left out.
     pub(super) again: bool,
     pub(super) control: watch::Receiver<Control>,
 }
 
-/// What came of a round trip.
+/// The result of a round trip.
 #[derive(Debug)]
 pub(super) struct Returned {
     pub(super) ask: Ask,
     pub(super) claimed: Vec<Claimed>,
     pub(super) next_due: Option<Duration>,
     pub(super) slots: Vec<Slots>,
-    /// Where the next look begins.
+    /// Where the next scan begins.
     pub(super) seen: Seen,
-    /// The queue is paused, as far as was asked.
+    /// Whether the queue is paused, if that was requested.
     pub(super) paused: bool,
-    /// Outcomes that are not known to be written; to be brought again.
+    /// Outcomes that are not known to be written, to be sent again.
     pub(super) unwritten: Vec<Outcome>,
-    /// Outcomes that the database refuses, and refuses as failures too.
+    /// Outcomes that the database refuses in every form.
     pub(super) refused: Vec<Outcome>,
-    /// Outcomes of executions that somebody else has locked.
+    /// Outcomes of executions that another transaction has locked.
     pub(super) locked: Vec<Outcome>,
     pub(super) fault: Option<Fault>,
-    /// The claim may have committed although the answer was lost.
+    /// Whether the claim may have committed although the answer was lost.
     pub(super) suspect: bool,
-    /// For the next trip, as it has everything prepared.
+    /// The session for the next trip, which has its statements prepared.
     pub(super) session: Option<Session>,
 }
 
-/// One round trip: writes the outcomes, and claims.
+/// Runs one round trip: writes the outcomes, and claims.
 ///
-/// A passing fault leaves the outcomes to be brought again, which is harmless where they were
-/// written: a claim number matches once. A refusal is narrowed down to the outcome that caused it.
+/// After a temporary fault the outcomes are sent again. That is harmless if they were already
+/// written, because a claim number matches only once. A refusal is narrowed down to the outcome
+/// that causes it.
 pub(super) async fn round_trip(trip: Trip) -> Returned {
     let Trip {
         conductor,
@@ -229,10 +230,10 @@ pub(super) async fn round_trip(trip: Trip) -> Returned {
             session.end().await?;
             return Ok((answer, false));
         }
-        // After the claim, so that a pause which the claim did not see is seen now.
+        // After the claim, so that a pause that the claim did not see is seen now.
         session.separate().await?;
         let paused = is_paused(&mut session, ask.queue).await.unwrap_or(false);
-        // What counts is committed.
+        // What matters is committed.
         let _ = session.end().await;
         Ok((answer, paused))
     };
@@ -292,8 +293,8 @@ pub(super) async fn round_trip(trip: Trip) -> Returned {
     returned
 }
 
-/// The trip again, after a lock was not to be had in time, without the outcomes that are locked. Where none
-/// is, it is something else that a claim or a new wait touches: then without those.
+/// Repeats the trip after a lock timeout, without the outcomes that are locked. If none is locked,
+/// something that a claim or a new wait touches must be; then repeats it without those.
 async fn without_locked(mut trip: Trip, error: &sqlx::Error) -> Returned {
     let (database, orchestrator) = (trip.conductor.database().clone(), trip.ask.orchestrator);
     let asked = trip.ask.clone();
@@ -317,27 +318,28 @@ async fn without_locked(mut trip: Trip, error: &sqlx::Error) -> Returned {
     let mut returned = Box::pin(round_trip(trip)).await;
     returned.locked.extend(locked);
     if !found {
-        // What it asked for was not answered.
+        // The request was not answered.
         returned.ask = asked;
         returned.fault.get_or_insert(Fault::Passing);
     }
     returned
 }
 
-/// None where it takes too long, or still takes its time when the lease is lost: what keeps the heartbeat
-/// from its answers may keep this one's for ever, and what it claims is no longer to be run.
+/// Runs `work` with a time limit, and only while the lease is held. Returns `None` otherwise: a
+/// network that drops the heartbeat's answers may drop these, too, and what it claims must not run
+/// any more.
 async fn in_time<T>(
     work: impl Future<Output = T>,
     orchestrator: i64,
     mut control: watch::Receiver<Control>,
 ) -> Option<T> {
     let lost = async {
-        // Outcomes alone are also brought without an identity.
+        // Outcomes alone are also written without an orchestrator id.
         let lost = control.wait_for(|control| {
             orchestrator != i64::default() && control.orchestrator != Some(orchestrator)
         });
         if lost.await.is_err() {
-            // The orchestrator is gone, and with it soon this.
+            // The orchestrator is gone, and this future will be dropped.
             std::future::pending().await
         }
     };
@@ -347,8 +349,9 @@ async fn in_time<T>(
     }
 }
 
-/// What the server itself refuses, such as a deadlock's victim, has not happened. Of a session that ends, by
-/// itself or between a pooler and the server, nobody knows.
+/// Returns whether an error proves that nothing was committed. It does if the server itself
+/// refused, as for the victim of a deadlock, but not if the session ended or a pooler lost the
+/// server.
 fn is_undone(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().map(|db| db.code());
     code.is_some_and(|code| {
@@ -357,7 +360,7 @@ fn is_undone(error: &sqlx::Error) -> bool {
     })
 }
 
-/// Writes outcomes by themselves; the ask claims nothing.
+/// Writes outcomes without claiming.
 pub(super) async fn write_alone(
     database: &Database,
     outcomes: &[Outcome],
@@ -371,9 +374,9 @@ pub(super) async fn write_alone(
     }
 }
 
-/// Writes halves of halves until the refused outcomes stand alone, and fails those executions
-/// with the database's words. Gives back what a passing fault has kept from being written, and what
-/// is refused in every form.
+/// Splits refused outcomes in halves until each refused one is alone, and fails those executions
+/// with the database's error. Returns those that a temporary fault kept from being written, and
+/// those that are refused in every form.
 async fn narrow_down(
     database: &Database,
     outcomes: Vec<Outcome>,

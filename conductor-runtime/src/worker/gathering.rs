@@ -5,17 +5,17 @@ use uuid::Uuid;
 
 use super::fetch::Claimed;
 
-/// The claimed executions of one task that wait for others, to run as a batch.
+/// The claimed executions of one task that wait to run together as a batch.
 #[derive(Debug)]
 pub(super) struct Gathering {
     max_size: usize,
     max_wait: Duration,
-    /// Each with the time at which it came to this worker.
+    /// Each with the time at which it reached this worker.
     items: VecDeque<(Instant, Claimed)>,
     bytes: usize,
 }
 
-/// What makes a batch full however few it has, as a worker holds no more than some of them.
+/// The size at which a batch is full, because a worker holds only a few times this much.
 pub(super) const MOST_BATCH_BYTES: usize = 16 * 1024 * 1024;
 
 impl Gathering {
@@ -33,12 +33,12 @@ impl Gathering {
         self.items.push_back((now, claimed));
     }
 
-    /// Since when the first one waits.
+    /// Returns since when the first item waits.
     pub(super) fn since(&self) -> Option<Instant> {
         self.items.front().map(|(at, _)| *at)
     }
 
-    /// When the first one has waited long enough.
+    /// Returns when the first item has waited long enough.
     pub(super) fn ready_at(&self) -> Option<Instant> {
         let since = self.since()?;
         Some(since.checked_add(self.max_wait).unwrap_or(since))
@@ -50,7 +50,8 @@ impl Gathering {
             || self.ready_at().is_some_and(|at| at <= now)
     }
 
-    /// One batch: no more than make it full, of which one may be as large as it is.
+    /// Takes one batch: at most as many items as make it full, where a single item may be of any
+    /// size.
     pub(super) fn take(&mut self) -> Vec<Claimed> {
         let mut bytes = 0;
         let first = self.items.iter().take(self.max_size);
@@ -65,7 +66,7 @@ impl Gathering {
         batch
     }
 
-    /// How many more make it so many batches.
+    /// Returns how many more items fill this many batches.
     pub(super) fn room(&self, batches: usize) -> usize {
         let most = batches.saturating_mul(self.max_size);
         most.saturating_sub(self.items.len())
@@ -128,7 +129,7 @@ mod tests {
         assert!(gathering.remove(Uuid::from_u128(2)).is_some());
         let batch: Vec<u128> = gathering.take().iter().map(|c| c.id.as_u128()).collect();
         assert_eq!(batch, [1, 3, 4]);
-        // What is left waits since it came itself.
+        // The remaining items have waited since they arrived.
         assert_eq!(gathering.ready_at().unwrap(), later + wait);
         assert_eq!(gathering.items().count(), 1);
     }

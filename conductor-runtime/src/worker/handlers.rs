@@ -11,27 +11,28 @@ use tokio::sync::Notify;
 use super::execute::caught;
 use crate::panics::{Panicked, note_places};
 
-/// Tells the handlers of a worker apart.
+/// Identifies a handler of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct HandlerId(u64);
 
-/// Handlers that run on another runtime than their worker does. What goes from one to the other goes together,
-/// as each hop between threads costs as much as a small handler.
+/// Handlers that run on another runtime than their worker. Starts and ends are transferred in groups, because each
+/// hop between threads costs as much as a small handler.
 pub(super) struct Handlers<E> {
     runtime: Handle,
     last: u64,
-    /// Added, and not started yet. It is in a mutex because `Handlers` must be `Sync` and these futures are not.
+    /// Handlers that were added and not started. In a mutex because `Handlers` must be `Sync` and these futures are
+    /// not.
     starting: Mutex<Vec<Pin<Box<dyn Future<Output = ()> + Send>>>>,
     ends: Arc<Ends<E>>,
 }
 
-/// Where handlers leave how they have ended.
+/// Collects how handlers have ended.
 struct Ends<E> {
     ended: Mutex<Vec<(HandlerId, Option<E>)>>,
     some: Notify,
 }
 
-/// Ends its handler at the next `.await`, when asked or when dropped.
+/// Aborts its handler at the next `.await`, on request or when dropped.
 #[derive(Debug)]
 pub(super) struct Abort(AbortHandle);
 
@@ -47,7 +48,7 @@ impl Drop for Abort {
     }
 }
 
-/// Leaves the end of a handler, even where it is dropped with its runtime; none where it has not ended by itself.
+/// Reports the end of a handler, even if it is dropped with its runtime; `None` if it did not end by itself.
 struct Ending<E> {
     handler: HandlerId,
     ends: Arc<Ends<E>>,
@@ -88,7 +89,7 @@ impl<E: Send + 'static> Handlers<E> {
         &self.runtime
     }
 
-    /// One that starts with the next `start`; `panicked` makes an end of a panic.
+    /// Adds a handler, which starts with the next `start`. `panicked` converts a panic to an end.
     pub(super) fn add(
         &mut self,
         handler: impl Future<Output = E> + Send + 'static,
@@ -108,12 +109,12 @@ impl<E: Send + 'static> Handlers<E> {
         (id, Abort(abort))
     }
 
-    /// Hands over what was added.
+    /// Starts what was added.
     pub(super) fn start(&mut self) {
         let starting = self.starting.get_mut();
         let mut starting = std::mem::take(starting.unwrap_or_else(PoisonError::into_inner));
         if starting.len() > 1 {
-            // From a thread of that runtime, where they begin without a hop each.
+            // Spawned from a thread of that runtime, so that they start without a hop each.
             self.runtime.spawn(async move {
                 for handler in starting {
                     tokio::spawn(handler);
@@ -124,7 +125,7 @@ impl<E: Send + 'static> Handlers<E> {
         }
     }
 
-    /// Those that have ended since, at least one.
+    /// Waits until handlers have ended, and returns those that have; at least one.
     pub(super) async fn ended(&mut self) -> Vec<(HandlerId, Option<E>)> {
         loop {
             let ended = std::mem::take(&mut *self.ends.lock());
@@ -151,7 +152,7 @@ async fn run<E>(
         Ok(end) => end.ok(),
         Err(panic) => Some(panicked(panic)),
     };
-    // What it holds may panic as well when it is dropped.
+    // Dropping what the handler holds may panic as well.
     let dropped = catch_unwind(AssertUnwindSafe(|| handler.set(None)));
     ending.end = match dropped {
         Ok(()) => end,

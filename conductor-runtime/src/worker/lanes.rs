@@ -6,53 +6,53 @@ use uuid::Uuid;
 
 use super::fetch::{Claimed, LaneColumns, Slots};
 
-/// How long slots are kept for what the next claims bring, where much is due; and how often the worker
-/// asks then how many it has: a limit may have been changed.
+/// How long free slots are kept for the next claims while much is due, and how often the worker then asks for its
+/// number of slots, because a limit may have changed.
 const KEEP: Duration = Duration::from_millis(200);
 const ASK_FOR_ALL: Duration = Duration::from_secs(1);
-/// When to offer slots again that could not be given back, as somebody else had their lane locked.
+/// When slots are offered again that could not be given back because their lane was locked.
 const AGAIN: Duration = Duration::from_millis(20);
-/// From how many executions per slot a lane need not be looked at by each claim, what part of a claim there
-/// must be room for, as it is of many lanes, and how often it is looked at even so: there may be more slots
-/// to be had.
+/// From this many executions per slot, not every claim has to examine a lane; the part of a claim that it must have
+/// room for, because a claim is for many lanes; and how often it is examined nevertheless, because more slots may
+/// have become free.
 const QUICK: usize = 500;
 const PART: usize = 4;
 const LOOK: Duration = Duration::from_millis(500);
 
-/// What limits allow this worker, by lane, and what waits for a slot there.
+/// The slots that limits grant this worker, by lane, and the executions that wait for them.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
     lanes: HashMap<i32, Lane>,
-    /// How many wait, in all lanes.
+    /// How many executions wait, in all lanes.
     blocked: usize,
-    /// When the database should hear that fewer slots are in use than it knows.
+    /// When the database should be informed that fewer slots are in use than it knows.
     unsettled: Option<Instant>,
-    /// More is due than was claimed.
+    /// Whether more is due than was claimed.
     deep: bool,
     asked_for_all: Option<Instant>,
 }
 
-/// What a limit allows this worker for one key.
+/// The slots that a limit grants this worker for one key.
 #[derive(Debug, Default)]
 struct Lane {
     task_id: i32,
-    /// The limit, and the key as the database has it.
+    /// The limit, and the key as the database stores it.
     of: Option<(i32, Arc<str>)>,
-    /// How many may run at once here.
+    /// How many executions may run at once here.
     slots: usize,
     running: usize,
-    /// Running or waiting here.
+    /// How many are running or waiting here.
     claimed: usize,
     blocked: VecDeque<Claimed>,
     /// When something was last claimed here.
     claimed_at: Option<Instant>,
-    /// The database was told that it need not look here; when it last did.
+    /// Whether the database was asked not to examine this lane, and when it last did.
     roomy: bool,
     looked_at: Option<Instant>,
 }
 
 impl Lane {
-    /// Until when slots that are free are kept.
+    /// Returns until when free slots are kept.
     fn kept_until(&self) -> Option<Instant> {
         self.claimed_at.map(|at| at + KEEP)
     }
@@ -61,7 +61,7 @@ impl Lane {
         self.running >= self.slots
     }
 
-    /// Whether the slots do for its part of a claim of so many, at `ahead` a slot.
+    /// Returns whether the slots suffice for its part of a claim of `want`, at `ahead` executions per slot.
     fn has_room(&self, want: usize, ahead: usize) -> bool {
         ahead >= QUICK
             && self.slots > 0
@@ -71,7 +71,7 @@ impl Lane {
 }
 
 impl Lanes {
-    /// One was claimed that needs slots here.
+    /// Notes an execution that was claimed in these lanes.
     pub(super) fn claimed(&mut self, claimed: &Claimed, now: Instant) {
         for lane in &claimed.lanes {
             let lane = self.lanes.entry(*lane).or_default();
@@ -84,13 +84,13 @@ impl Lanes {
         }
     }
 
-    /// The first of these that has no free slot.
+    /// Returns the first of these lanes without a free slot.
     pub(super) fn full(&self, lanes: &[i32]) -> Option<i32> {
         let is_full = |lane: &&i32| self.lanes.get(*lane).is_some_and(Lane::is_full);
         lanes.iter().find(is_full).copied()
     }
 
-    /// One starts in these lanes.
+    /// Notes that an execution starts in these lanes.
     pub(super) fn start(&mut self, lanes: &[i32]) {
         for lane in lanes {
             if let Some(lane) = self.lanes.get_mut(lane) {
@@ -99,7 +99,7 @@ impl Lanes {
         }
     }
 
-    /// Waits for a slot of a lane. The turn that it had in its other lanes goes to the next there.
+    /// Makes an execution wait for a slot of a lane. Its turn in its other lanes goes to the next one there.
     pub(super) fn block(&mut self, full: i32, claimed: Claimed, ready: &mut VecDeque<Claimed>) {
         for other in &claimed.lanes {
             if let Some(lane) = self.lanes.get_mut(other)
@@ -116,7 +116,7 @@ impl Lanes {
         }
     }
 
-    /// One that ran in these lanes has ended; the next ones are ready.
+    /// Notes that an execution that ran in these lanes has ended; the next ones become ready.
     pub(super) fn ended(&mut self, lanes: &[i32], ready: &mut VecDeque<Claimed>) {
         for lane in lanes {
             let Some(lane) = self.lanes.get_mut(lane) else {
@@ -131,7 +131,7 @@ impl Lanes {
         self.left(lanes);
     }
 
-    /// One that was claimed in these lanes is gone from here.
+    /// Notes that an execution that was claimed in these lanes is gone.
     pub(super) fn left(&mut self, lanes: &[i32]) {
         for lane in lanes {
             if let Some(lane) = self.lanes.get_mut(lane) {
@@ -142,7 +142,7 @@ impl Lanes {
         }
     }
 
-    /// Whether more is due than was claimed: only then slots are kept.
+    /// Sets whether more is due than was claimed. Only then are free slots kept.
     pub(super) fn set_deep(&mut self, deep: bool) {
         if self.deep && !deep && self.unsettled.is_some() {
             self.unsettled = Some(Instant::now());
@@ -150,7 +150,7 @@ impl Lanes {
         self.deep = deep;
     }
 
-    /// All that waits for a slot.
+    /// Removes everything that waits for a slot.
     pub(super) fn drain(&mut self) -> Vec<Claimed> {
         let lanes = self.lanes.values_mut();
         let all = lanes.flat_map(|lane| lane.blocked.drain(..)).collect();
@@ -158,7 +158,7 @@ impl Lanes {
         all
     }
 
-    /// What has waited for a slot for so long, with all that waits behind it.
+    /// Removes what has waited this long for a slot, with everything that waits after it.
     pub(super) fn drain_old(&mut self, long: Duration) -> Vec<Claimed> {
         let mut all = Vec::new();
         for lane in self.lanes.values_mut() {
@@ -171,7 +171,7 @@ impl Lanes {
         all
     }
 
-    /// Takes out the one with this id.
+    /// Removes the execution with this id.
     pub(super) fn remove(&mut self, id: Uuid) -> Option<Claimed> {
         let mut lanes = self.lanes.values_mut();
         let found = lanes.find_map(|lane| {
@@ -182,8 +182,8 @@ impl Lanes {
         found
     }
 
-    /// The slots that the database says are ours. A lane that it was asked for and no longer knows
-    /// belonged to a limit that is gone. What may start now is ready.
+    /// Sets the slots that the database grants. A lane in the request that it no longer knows belonged to a removed
+    /// limit. What may start now becomes ready.
     pub(super) fn granted(
         &mut self,
         asked: &[i32],
@@ -195,14 +195,14 @@ impl Lanes {
             let lane = self.lanes.entry(lane).or_default();
             lane.slots = usize::try_from(slots).unwrap_or(0);
             lane.of = of.or(lane.of.take());
-            // More slots than before may be free now.
+            // There may be more free slots than before.
             let free = lane.slots.saturating_sub(lane.running);
             let blocked = lane.blocked.len().min(free);
             self.blocked -= blocked;
             for next in lane.blocked.drain(..blocked).rev() {
                 ready.push_front(next);
             }
-            // Kept, or somebody else had the lane locked when we wanted to give them back.
+            // The slots are kept, or the lane was locked when they were offered back.
             if lane.slots > lane.claimed {
                 let at = lane.kept_until().filter(|_| self.deep);
                 let at = at.unwrap_or_else(|| Instant::now() + AGAIN);
@@ -219,8 +219,8 @@ impl Lanes {
             .retain(|_, lane| lane.claimed > 0 || lane.slots > 0);
     }
 
-    /// What the database is told with a claim of `want`, where `ahead` executions of a task are quick
-    /// enough for one slot.
+    /// Returns what the database receives with a claim of `want`. `ahead` tells how many executions of a task one
+    /// slot can run quickly enough.
     pub(super) fn columns(&mut self, want: usize, ahead: impl Fn(i32) -> usize) -> LaneColumns {
         self.unsettled = None;
         let now = Instant::now();
@@ -252,13 +252,13 @@ impl Lanes {
         columns
     }
 
-    /// When the database should hear that slots are free.
+    /// Returns when the database should be informed that slots are free.
     pub(super) fn unsettled(&self) -> Option<Instant> {
         self.unsettled
     }
 
-    /// What was said of the lanes may not have been heard, and what came of it is not known: there may be
-    /// fewer slots than before.
+    /// Must be called if a request may not have arrived and its result is unknown: there may be fewer slots than
+    /// before.
     pub(super) fn unsettle(&mut self) {
         self.unsettled = (!self.lanes.is_empty()).then(Instant::now);
         self.asked_for_all = None;
@@ -267,18 +267,18 @@ impl Lanes {
         }
     }
 
-    /// Under another identity: the slots are gone with the old one.
+    /// Must be called under a new orchestrator id: the slots ended with the old one.
     pub(super) fn forget(&mut self) {
         self.lanes.clear();
         self.unsettled = None;
     }
 
-    /// What waits for a slot.
+    /// Returns what waits for a slot.
     pub(super) fn blocked(&self) -> impl Iterator<Item = &Claimed> {
         self.lanes.values().flat_map(|lane| &lane.blocked)
     }
 
-    /// How many wait for a slot.
+    /// Returns how many wait for a slot.
     pub(super) fn count_blocked(&self) -> usize {
         self.blocked
     }
@@ -316,7 +316,7 @@ mod tests {
         let columns = lanes.columns(most, |task| if task == TASK { QUICK } else { 0 });
         assert_eq!((columns.roomy, columns.roomy_limits), (vec![7], vec![3]));
         assert_eq!(&*columns.roomy_keys[0], "acme");
-        // One is there already.
+        // One slot is already in use.
         assert!(lanes.columns(most + PART, |_| QUICK).roomy.is_empty());
         assert!(lanes.columns(1, |_| QUICK - 1).roomy.is_empty());
     }
@@ -331,7 +331,7 @@ mod tests {
         assert!(looked(&mut lanes));
         lanes.claimed(&Claimed::example(TASK, &[7]), Instant::now());
         assert!(!looked(&mut lanes));
-        // What comes without a look does not put the next one off.
+        // Executions from a claim that did not examine the lane do not delay the next examination.
         let long_ago = Instant::now().checked_sub(LOOK);
         lanes.lanes.get_mut(&7).unwrap().looked_at = long_ago;
         lanes.claimed(&Claimed::example(TASK, &[7]), Instant::now());

@@ -1,11 +1,12 @@
-//! Tells of executions that this build cannot read: once a task, then how many more, less and less often.
+//! Logs executions that this build cannot read: one line per task, then the number of further ones, at growing
+//! intervals.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-/// From the first line of a task to its second.
+/// The interval between a task's first and second line.
 const FIRST: Duration = Duration::from_secs(60);
 const LONGEST: Duration = Duration::from_secs(60 * 60);
 
@@ -14,7 +15,7 @@ pub(super) struct Left(HashMap<&'static str, Told>);
 
 #[derive(Debug)]
 struct Told {
-    /// How often since the last line.
+    /// How many since the last line.
     times: u64,
     next: Instant,
     pause: Duration,
@@ -27,7 +28,7 @@ impl Left {
         }
     }
 
-    /// How often it has come since the last line, where it is time for one.
+    /// Returns how many have occurred since the last line, if it is time for one.
     fn due(&mut self, task: &'static str, now: Instant) -> Option<u64> {
         let told = self.0.entry(task).or_insert(Told {
             times: 0,

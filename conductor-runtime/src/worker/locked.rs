@@ -1,4 +1,4 @@
-//! Executions that somebody's open transaction has locked: the outcomes of others do not wait for them.
+//! Executions that another transaction has locked: the outcomes of others do not wait for them.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -12,12 +12,12 @@ use super::flush::write_alone;
 use super::outcome::Outcome;
 use crate::db::{Alone, Database, is_locked, take_message};
 
-/// Between tries, which wait themselves for a while.
+/// The pause between tries. A try itself waits for the lock for a while.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Most outcomes in one try.
+/// The most outcomes in one try.
 const MOST: usize = 500;
 
-/// What an outcome changes: the execution, and the parent that is to hear of its end.
+/// Returns the rows that an outcome changes: the execution, and the parent that is informed of its end.
 fn touched(outcome: &Outcome) -> impl Iterator<Item = Uuid> {
     [Some(outcome.id), outcome.parent].into_iter().flatten()
 }
@@ -27,7 +27,7 @@ fn take_touching(outcomes: &mut Vec<Outcome>, locked: &HashSet<Uuid>) -> Vec<Out
     outcomes.extract_if(.., is_locked).collect()
 }
 
-/// Takes out the outcomes that cannot be written just now.
+/// Removes the outcomes that cannot be written now.
 pub(super) async fn take_locked(
     database: &Database,
     outcomes: &mut Vec<Outcome>,
@@ -38,24 +38,24 @@ pub(super) async fn take_locked(
     Ok(take_touching(outcomes, &locked.into_iter().collect()))
 }
 
-/// Outcomes that wait for a lock. Those of one execution after the other are brought by themselves, where
-/// they can queue for it: whoever only looks whether it is free may never meet it so.
+/// Outcomes that wait for a lock. Those of one execution at a time are sent separately, so that they queue for the
+/// lock; a query that only tests it may never find it free.
 #[derive(Debug)]
 pub(super) struct Locked {
     waiting: VecDeque<Outcome>,
     tries: JoinSet<Try>,
-    /// The claims of the try under way, and all that it touches.
+    /// The claims of the try in progress, and all rows that it changes.
     under_way: Vec<(Uuid, Claim)>,
     touches: HashSet<Uuid>,
     not_before: Instant,
 }
 
-/// How a try ended.
+/// The result of a try.
 #[derive(Debug)]
 pub(super) enum Try {
     Written,
     StillLocked(Vec<Outcome>),
-    /// By another fault, which the usual trips deal with.
+    /// Another fault occurred, which the normal round trips handle.
     Failed(Vec<Outcome>),
 }
 
@@ -74,7 +74,7 @@ impl Locked {
         self.waiting.extend(outcomes);
     }
 
-    /// Takes over the outcomes that would meet the same locks.
+    /// Takes over the outcomes that would wait for the same locks.
     pub(super) fn attract(&mut self, outcomes: &mut Vec<Outcome>) {
         if !self.is_empty() {
             let waiting = self.waiting.iter().flat_map(touched);
@@ -83,7 +83,7 @@ impl Locked {
         }
     }
 
-    /// Begins the next try where it is time; the ask claims nothing.
+    /// Begins the next try, if it is time. `ask` claims nothing.
     pub(super) fn send(&mut self, database: &Database, ask: Ask) {
         if !self.tries.is_empty() || Instant::now() < self.not_before {
             return;
@@ -110,7 +110,7 @@ impl Locked {
         });
     }
 
-    /// The end of a try; never, where none is under way.
+    /// Waits for the end of a try; forever if none is in progress.
     pub(super) async fn ended(&mut self) -> Result<Try, JoinError> {
         match self.tries.join_next().await {
             Some(ended) => ended,
@@ -118,7 +118,7 @@ impl Locked {
         }
     }
 
-    /// Gives the outcomes that the usual trips are to bring.
+    /// Returns the outcomes that the normal round trips must send.
     pub(super) fn take(&mut self, ended: Result<Try, JoinError>) -> Vec<Outcome> {
         self.under_way.clear();
         self.touches.clear();
@@ -131,20 +131,20 @@ impl Locked {
             }
             Ok(Try::Failed(outcomes)) => outcomes,
             Err(error) => {
-                // They are lost to us, but not to the lease.
+                // The outcomes are lost here; the executions are recovered after the lease.
                 tracing::error!(%error, "a try to write an outcome panicked");
                 Vec::new()
             }
         }
     }
 
-    /// When the next try may begin.
+    /// Returns when the next try may begin.
     pub(super) fn next_try(&self) -> Option<Instant> {
         let waits = self.tries.is_empty() && !self.waiting.is_empty();
         waits.then_some(self.not_before)
     }
 
-    /// The claims of all of them.
+    /// Returns the claims of all of them.
     pub(super) fn claims(&self) -> impl Iterator<Item = (Uuid, Claim)> {
         let waiting = self.waiting.iter();
         let waiting = waiting.map(|outcome| (outcome.id, outcome.claim));

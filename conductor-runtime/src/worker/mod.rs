@@ -1,7 +1,8 @@
-//! The pipeline of one queue in one process: fetch, execute, flush.
+//! The worker of one queue in one process: fetch, execute, flush.
 //!
-//! One loop owns all of a worker's state. Handlers run as tasks of their own; up to two round
-//! trips to the database are under way at once, each bringing outcomes in and claims back.
+//! One loop owns all of a worker's state. Each handler runs as an async task of its own. At most
+//! two round trips to the database are in progress at once; each writes outcomes and returns
+//! claims.
 
 mod backlog;
 mod batch;

@@ -12,21 +12,21 @@ use crate::panics::Panicked;
 use crate::unreadable::Unreadable;
 use crate::verdict::{Verdict, verdict};
 
-/// Longest error text that is stored.
+/// The longest error text that is stored, in bytes.
 const MAX_ERROR_BYTES: usize = 16 * 1024;
 
-/// How an attempt ended, under the claim that it ran by.
+/// How an attempt ended, and the claim under which it ran.
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) id: Uuid,
     pub(super) claim: Claim,
-    /// Who waits for the end.
+    /// The parent that waits for the end.
     pub(super) parent: Option<Uuid>,
     pub(super) end: End,
     weight: Weight,
 }
 
-/// How many bytes of outcomes a worker holds, wherever they are on their way to the database.
+/// How many bytes of outcomes a worker holds, until they are written.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Unwritten(Arc<AtomicUsize>);
 
@@ -36,7 +36,7 @@ impl Unwritten {
     }
 }
 
-/// The share of one outcome, until it is dropped.
+/// The share of one outcome in these bytes; dropping it subtracts them.
 #[derive(Debug)]
 struct Weight {
     of: Unwritten,
@@ -53,21 +53,21 @@ impl Drop for Weight {
 pub(super) enum End {
     /// The output as JSON.
     Completed(String),
-    /// The error's text, its code and details where it has some, what it says of the next attempt, and the keys of the
-    /// recorded errors that it is, which the next attempt does again.
+    /// The error's text; its code and details, if any; its verdict on the next attempt; and the keys of the recorded
+    /// errors that it consists of, whose steps the next attempt runs again.
     Failed {
         error: String,
         failure: Option<String>,
         verdict: Verdict,
         forgotten: Vec<String>,
     },
-    /// Every branch of the handler waits; what for, by key.
+    /// Every branch of the handler waits; the waits, by key.
     Suspended(Waiting),
-    /// Not run to its end, and nobody's fault: another claim may follow at once.
+    /// It did not run to its end and is not charged: another claim may follow at once.
     Released,
-    /// As released, but not before its task's window opens.
+    /// Like `Released`, but not before its task's window opens.
     Postponed(DateTime<Utc>),
-    /// As released, but for a build that can read what this one cannot; why.
+    /// Like `Released`, but for a build that can read what this one cannot; with the reason.
     Unreadable(String),
 }
 
@@ -91,7 +91,7 @@ impl Outcome {
         }
     }
 
-    /// Another end instead, counted as itself.
+    /// Replaces the end, and its size in the count.
     pub(super) fn replace(&mut self, end: End) {
         let of = self.weight.of.clone();
         let bytes = end.bytes();
@@ -100,7 +100,7 @@ impl Outcome {
         self.weight = Weight { of, bytes };
     }
 
-    /// About how much it adds to a message.
+    /// Returns approximately how many bytes it adds to a message.
     pub(super) fn bytes(&self) -> usize {
         self.end.bytes() + 32
     }
@@ -150,13 +150,13 @@ impl End {
         Self::failed(&format!("timed out after {timeout}"))
     }
 
-    /// What becomes of an end behind the timeout.
+    /// Returns what an end after the timeout becomes.
     pub(super) fn late(self, timeout: Duration) -> Self {
         match self {
             Self::Completed(_) | Self::Suspended(_) => Self::timed_out(timeout),
-            // Its own error says more, such as that it is permanent.
+            // The error tells more than the timeout, for example that it is permanent.
             Self::Failed { .. } => self,
-            // It may be cut off at any time, and is to begin anew.
+            // These may be interrupted at any time, and begin anew.
             Self::Released | Self::Postponed(_) | Self::Unreadable(_) => self,
         }
     }
@@ -170,7 +170,7 @@ impl End {
         }
     }
 
-    /// Left for another build, where one may be able to read it.
+    /// Leaves it to another build, or fails it if no build can read it.
     pub(super) fn unreadable(unreadable: &Unreadable) -> Self {
         let text = unreadable.to_string();
         match unreadable.is_for_good() {
@@ -186,7 +186,7 @@ impl End {
         }
     }
 
-    /// The same, and the next attempt does these steps again.
+    /// Sets the keys of the steps that the next attempt runs again.
     pub(super) fn forgetting(mut self, keys: Vec<String>) -> Self {
         if let Self::Failed { forgotten, .. } = &mut self {
             *forgotten = keys;
@@ -204,7 +204,7 @@ impl End {
     }
 }
 
-/// A text that Postgres takes: no NUL, and not without end.
+/// Returns a text that Postgres can store, of limited length.
 fn storable(text: &str) -> String {
     let mut text = text.replace('\0', "\u{fffd}");
     if text.len() > MAX_ERROR_BYTES {

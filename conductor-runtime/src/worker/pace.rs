@@ -1,16 +1,16 @@
 use std::time::Duration;
 
-/// How long a claimed execution may wait for a handler's slot.
+/// How long a claimed execution may wait for a handler.
 const LONGEST_WAIT: Duration = Duration::from_millis(50);
-/// Most executions that a worker holds, running ones included.
+/// The most executions that a worker holds, including running ones.
 const MOST_HELD: usize = 4000;
-/// The weight of one more measurement.
+/// The weight of a new measurement in the mean.
 const WEIGHT: f64 = 0.05;
 
-/// How many executions a worker may hold, judged by how long its handlers have taken.
+/// Determines how many executions a worker may hold, from the mean duration of its handlers.
 ///
-/// Slow handlers: no more than can run, so that other workers find the rest. Quick ones: as many
-/// as will be started within [`LONGEST_WAIT`], so that one claim brings thousands.
+/// With slow handlers, only as many as can run, so that other workers get the rest. With quick
+/// ones, as many as start within [`LONGEST_WAIT`], so that one claim returns thousands.
 #[derive(Debug)]
 pub(super) struct Pace {
     concurrency: usize,
@@ -33,7 +33,8 @@ impl Pace {
         });
     }
 
-    /// The handlers have become slow: hold no more than can run until they prove quick again.
+    /// Notes that handlers have become slow. Only as many are held as can run, until they are quick
+    /// again.
     pub(super) fn stalled(&mut self) {
         self.mean_seconds = Some(LONGEST_WAIT.as_secs_f64() * 20.0);
     }

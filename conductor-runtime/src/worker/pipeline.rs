@@ -31,21 +31,21 @@ use crate::context::Durable;
 use crate::db::{Barrier, Database, Session};
 use crate::task::{States, TaskDefinition};
 
-/// The safety net under the notifications.
+/// How often the worker queries at least, in case notifications are lost.
 const POLL: Duration = Duration::from_secs(1);
-/// When outcomes that were refused in every form are brought again.
+/// When outcomes that were refused in every form are sent again.
 const REFUSED_AGAIN: Duration = Duration::from_secs(10);
-/// How long dropped handlers have to stop at the next `.await`.
+/// How long aborted handlers may take to reach their next `.await`.
 const STUCK: Duration = Duration::from_secs(3);
-/// What a worker holds beside its handlers at most: payloads and records that wait for one, and outcomes that
-/// wait to be written.
+/// The most that a worker holds besides its handlers, in bytes: payloads and records that wait for a handler, and
+/// outcomes that wait to be written.
 const MOST_BYTES: usize = 64 * 1024 * 1024;
-/// Claims that have waited so long for a handler or a slot are given back.
+/// Claims that have waited this long for a handler or a slot are given back.
 const STALL: Duration = Duration::from_millis(500);
 
-/// One queue's worker at work.
+/// A running worker: the loop that owns all its state.
 pub(crate) struct Pipeline {
-    /// With connections of the runtime that this runs on.
+    /// Uses connections of the runtime on which the worker runs.
     conductor: Conductor,
     database: Database,
     queue: String,
@@ -61,67 +61,68 @@ pub(crate) struct Pipeline {
     counted_busy: bool,
 
     pace: Pace,
-    /// How quick the tasks with limits are.
+    /// The pace of tasks with limits.
     limited: HashMap<i32, Pace>,
     waiting: Backlog,
-    /// Cancelled while a claim was under way, which may be about to bring them.
+    /// Ids that were cancelled while a claim was in progress, which may return them.
     cancelled_early: HashSet<Uuid>,
-    /// On the application's runtime, whose threads they may block.
+    /// They run on the application's runtime, whose threads they may block.
     handlers: Handlers<Ended>,
     running: HashMap<HandlerId, Running>,
-    /// Handlers that were taken back as no thread was free for them, and whose tasks have not ended yet.
+    /// Handlers that were taken back because no thread was free, and whose async tasks have not ended yet.
     taken_back: usize,
     outcomes: Vec<Outcome>,
-    /// What they and those that are on their way have together.
+    /// The bytes of outcomes that are not written, including those in round trips.
     unwritten: Unwritten,
     left: Left,
     trips: JoinSet<Returned>,
-    /// The sessions of the last trips, for the next ones where those follow soon: what they run is prepared there.
+    /// Sessions of the last trips, kept for the next ones because their statements are prepared.
     spare: Vec<Session>,
-    /// Behind the handlers that are about to end, and whether some have started or ended since.
+    /// Set while handlers are about to end, so that their outcomes go with the next trip; `stirred` is set when a
+    /// handler starts or ends.
     barrier: Option<Barrier>,
     stirred: bool,
-    /// Claims that are asked for and not yet answered.
+    /// The number of claims in the request that is not yet answered.
     asked: usize,
-    /// The trip under way tells which slots are in use, so that no other may.
+    /// Whether a trip in progress reports slots; no other trip may do so at the same time.
     settling: bool,
-    /// The last claim brought all that it asked for, so there may be more.
+    /// Whether the last claim returned as many as were requested, so that there may be more.
     more: bool,
-    /// The database knows that this worker wants to be woken.
+    /// Whether the database knows that this worker sleeps and wants to be woken.
     idle: bool,
     looks: usize,
     faults: usize,
-    /// After a fault nothing is sent before this.
+    /// After a fault, nothing is sent before this time.
     patient_until: Instant,
     next_look: Instant,
-    /// Where the next look begins, when the last one was whole and when one is again, and whether somebody has
-    /// woken this worker since.
+    /// Where the next scan begins, when the last full scan was and when the next one is, and whether a notification
+    /// has arrived since.
     seen: Seen,
     last_whole_look: Instant,
     whole_look_at: Instant,
     woken: bool,
-    /// When to look whether the queue is paused, while claims wait for a handler.
+    /// When to check whether the queue is paused, while claims wait for a handler.
     next_pause_look: Instant,
     last_start: Instant,
-    /// The identity under which a claim may have committed without our knowing.
+    /// The orchestrator id under which a claim may have committed without an answer.
     suspect: Option<i64>,
-    /// The trip under way gives such claims back, so no other may claim beside it.
+    /// Whether the trip in progress gives such claims back; no other trip may claim at the same time.
     disowning: bool,
-    /// How often that was done: what was sent before is void from then on.
+    /// How often claims were given back like this. Requests sent before are then void.
     fence: i32,
-    /// Outcomes that the database refuses in every form, brought again from time to time.
+    /// Outcomes that the database refuses in every form; sent again from time to time.
     refused: Vec<Outcome>,
     refused_at: Instant,
-    /// Outcomes of executions that somebody else has locked.
+    /// Outcomes of executions that another transaction has locked.
     locked: Locked,
     orchestrator: Option<i64>,
-    /// An identity that the database no longer accepts.
+    /// An orchestrator id that the database no longer accepts.
     over: Option<i64>,
     lease_lost: Arc<Notify>,
     halting_since: Option<Instant>,
 }
 
-/// The time at which something may start; never, where nothing has one.
+/// Waits until this time; forever if there is none.
 async fn start(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -137,7 +138,8 @@ async fn over(barrier: &mut Option<Barrier>) {
 }
 
 impl Pipeline {
-    /// Of handlers on the runtime in which this is called; the first client is for the worker's own use.
+    /// Creates a worker whose handlers run on the runtime in which this is called; `conductor` is for the worker's
+    /// own statements.
     pub(crate) fn new(
         conductor: Conductor,
         durable: Durable,
@@ -212,12 +214,12 @@ impl Pipeline {
         }
     }
 
-    /// Works until the orchestrator stops and everything that was claimed is written or released. Gives the
-    /// handlers that have not yielded until then.
+    /// Works until the orchestrator stops and everything that was claimed is written or released. Returns the
+    /// handlers that have not yielded by then.
     pub(crate) async fn run(mut self) -> Vec<Held> {
         loop {
             if self.database.is_closed() {
-                // Nothing can be written any more.
+                // Without connections, nothing can be written.
                 return self.left_behind();
             }
             self.heed_control();
@@ -233,10 +235,11 @@ impl Pipeline {
             let pause_look = self.pause_look();
             let settle_at = self.settle_at();
             let next_try = (self.locked.next_try()).map(|at| at.max(self.patient_until));
+            // Every arm may be cancelled: each waits for a time, or for a signal that is kept until it is received.
             tokio::select! {
                 changed = self.control.changed() => {
                     if changed.is_err() {
-                        // The orchestrator is gone; its lease will run out.
+                        // The orchestrator is gone; its lease will expire.
                         return self.left_behind();
                     }
                 }
@@ -258,9 +261,9 @@ impl Pipeline {
                 }
                 cancelled = self.cancels.recv() => self.cancelled(cancelled),
                 () = tokio::time::sleep_until(self.next_look.into()) => self.tick(),
-                // Without a free slot, and room for what comes of it, nothing starts, however long it has been due.
+                // Without a free slot and room for its outcome, nothing can start, however long it has been due.
                 () = start(self.waiting.next_start()), if self.has_free_slot() && self.has_room() => {}
-                // The answer puts the next look off, so this is the time to see what has waited.
+                // A round trip delays `next_look`, so long waits are also checked here.
                 () = start(pause_look) => self.give_back(),
                 () = start(settle_at) => {}
                 () = start(next_try) => {}
@@ -271,7 +274,7 @@ impl Pipeline {
         self.left_behind()
     }
 
-    /// Takes over what the orchestrator says: a lost lease or the deadline ends all handlers.
+    /// Applies the orchestrator's control: a lost lease or the deadline ends all handlers.
     fn heed_control(&mut self) {
         let (phase, holder) = {
             let control = self.control.borrow_and_update();
@@ -297,25 +300,25 @@ impl Pipeline {
             let before = std::mem::replace(&mut self.orchestrator, current);
             Arc::make_mut(&mut self.surroundings.durable).orchestrator = current;
             self.waiting.lanes_mut().forget();
-            // What ends late had its slots under the old identity.
+            // Executions that end later held their slots under the old orchestrator id.
             for running in self.running.values_mut() {
                 for member in &mut running.members {
                     member.lanes.clear();
                 }
             }
             if current.is_none() {
-                // It may be held again, with slots and claims that are not known here any more.
+                // The same lease may be held again, with slots and claims that are no longer known here.
                 self.suspect = before.or(self.suspect);
             } else if self.suspect != current {
-                // Under another identity: what the old one held has been given back.
+                // Under a new id: what the old one held has been given back.
                 self.suspect = None;
             }
             self.look();
         }
     }
 
-    /// Drops all handlers. One that has finished meanwhile keeps its outcome; the others are given
-    /// back when they have really stopped, which `ended` is told.
+    /// Aborts all handlers. A handler that has already finished keeps its outcome; `ended` gives the others back when
+    /// they have really stopped.
     fn abort_all(&mut self) {
         for running in self.running.values() {
             running.abort.now();
@@ -335,14 +338,14 @@ impl Pipeline {
         }
     }
 
-    /// Takes over an end that is to be written.
+    /// Adds an end that must be written.
     fn keep(&mut self, id: Uuid, claim: Claim, parent: Option<Uuid>, end: End) {
         let outcome = Outcome::new(id, claim, parent, end, &self.unwritten);
         self.outcomes.push(outcome);
     }
 
-    /// Whether handlers that have just been started or woken are about to end, so that what is sent now would
-    /// lack their outcomes.
+    /// Returns whether handlers that have just been started or woken are about to end, in which case a trip that is
+    /// sent now would lack their outcomes.
     fn wait_for_others(&mut self) -> bool {
         if self.barrier.as_ref().is_some_and(Barrier::is_over) || self.running.is_empty() {
             self.barrier = None;
@@ -352,7 +355,7 @@ impl Pipeline {
         self.barrier.is_some()
     }
 
-    /// Something may be due.
+    /// Must be called when something may be due.
     fn look(&mut self) {
         self.idle = false;
         self.looks = 0;
@@ -373,7 +376,7 @@ impl Pipeline {
         self.look_for_blocking();
     }
 
-    /// What has waited long for a handler or a slot is for others.
+    /// Gives back what has waited long for a handler or a slot, so that others can run it.
     fn give_back(&mut self) {
         let nothing_starts = self.waiting.is_waiting() && self.last_start.elapsed() >= STALL;
         if nothing_starts || self.waiting.has_waited(STALL) {
@@ -382,8 +385,7 @@ impl Pipeline {
             for pace in self.limited.values_mut() {
                 pace.stalled();
             }
-            // With a free slot, and room for what comes of it, they wait for one of a limit, and batches for
-            // nothing but time.
+            // With a free handler and room, singles wait for a limit's slot, and batches only for time.
             let waiting = if self.has_free_slot() && self.has_room() {
                 self.waiting.drain_singles()
             } else {
@@ -391,7 +393,7 @@ impl Pipeline {
             };
             self.release(waiting);
         }
-        // Those of one limit, while others go on: they wait where everybody can see why.
+        // Those of one limit, while others continue: in the database, their reason is visible.
         let blocked = self.waiting.drain_blocked(STALL);
         for claimed in &blocked {
             if let Some(pace) = self.limited.get_mut(&claimed.task_id) {
@@ -414,7 +416,7 @@ impl Pipeline {
         if let Some(member) = running.find(|member| member.id == id) {
             member.cancel.cancel();
         } else if let Some(claimed) = self.waiting.remove(id) {
-            // One that waits for a slot or a batch is given back, which ends it as cancelled.
+            // An execution that waits for a slot or a batch is given back, which ends it as cancelled.
             self.keep(id, claimed.claim, claimed.parent, End::Released);
         } else if self.asked > 0 {
             self.cancelled_early.insert(id);
@@ -434,12 +436,12 @@ impl Pipeline {
         if phase == Phase::Working {
             return false;
         }
-        // Others wait for its slots, while another queue of this process may take its time to drain.
+        // Other workers wait for its slots, while another queue of this process may take time to drain.
         let has_slots = self.orchestrator.is_some() && self.waiting.lanes().unsettled().is_some();
         if phase != Phase::Halting && has_slots {
             return false;
         }
-        // A handler that never yields cannot be dropped; the process is about to end with it.
+        // A handler that never yields cannot be dropped; the process is about to end anyway.
         let stuck = self
             .halting_since
             .is_some_and(|since| since.elapsed() >= STUCK);

@@ -6,12 +6,12 @@ const WAITS: u8 = 0;
 const BEGUN: u8 = 1;
 const TAKEN: u8 = 2;
 
-/// How a handler gets on with the threads of its runtime, as its worker sees it from another one.
+/// Observes from another thread how a handler uses the threads of its runtime.
 #[derive(Debug)]
 pub(super) struct Pulse {
     state: AtomicU8,
     spawned: Instant,
-    /// Of the poll under way: microseconds since it was spawned, and one more; zero between polls.
+    /// When the poll in progress began: microseconds since `spawned`, plus one; zero between polls.
     polled: AtomicU64,
 }
 
@@ -24,7 +24,8 @@ impl Pulse {
         }
     }
 
-    /// At each poll; false where the worker has taken the handler back before it came to run.
+    /// Called at each poll. Returns false if the worker took the handler back before its first
+    /// poll.
     pub(super) fn begin(&self) -> bool {
         let begun = self
             .state
@@ -37,12 +38,12 @@ impl Pulse {
         true
     }
 
-    /// It has yielded.
+    /// Called when the handler has yielded.
     pub(super) fn rest(&self) {
         self.polled.store(0, Ordering::Relaxed);
     }
 
-    /// Whether the handler has found no thread for so long and is taken back: it will never begin.
+    /// Takes the handler back if it has had no thread for this long. It will then never begin.
     pub(super) fn take_back(&self, after: Duration) -> bool {
         self.spawned.elapsed() >= after
             && self
@@ -51,7 +52,7 @@ impl Pulse {
                 .is_ok()
     }
 
-    /// For how long it has not yielded.
+    /// Returns for how long it has not yielded, if a poll is in progress.
     pub(super) fn blocks(&self) -> Option<Duration> {
         let since = self.polled.load(Ordering::Relaxed).checked_sub(1)?;
         Some(
@@ -61,18 +62,18 @@ impl Pulse {
         )
     }
 
-    /// Since it was handed over to the runtime.
+    /// Returns the time since it was handed to the runtime.
     pub(super) fn elapsed(&self) -> Duration {
         self.spawned.elapsed()
     }
 }
 
-/// A handler that its worker has left behind, as it did not yield.
+/// A handler that its worker left behind because it did not yield.
 #[derive(Debug)]
 pub(crate) struct Held(pub(super) Weak<Pulse>);
 
 impl Held {
-    /// Whether it holds its thread still.
+    /// Returns whether it still holds its thread.
     pub(crate) fn holds(&self) -> bool {
         let pulse = self.0.upgrade();
         pulse.is_some_and(|pulse| pulse.blocks().is_some())

@@ -12,22 +12,22 @@ use crate::context::Decided;
 use crate::db::{Batcher, Database, Fault, Patience, Session, fault, is_locked, take_message};
 use crate::error::{Error, Result};
 
-/// Most records in one statement.
+/// The most records in one statement.
 const MAX_ROWS: usize = 2000;
-/// Between tries of a record whose execution somebody else has locked, which wait themselves for a while.
+/// The pause between tries of a record whose execution is locked. A try itself waits for the lock for a while.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Writes the step records of many executions together.
 #[derive(Debug, Clone)]
 pub(crate) struct Recorder {
-    /// With connections of the runtime beside that of the handlers.
+    /// Uses connections of the runtime that is separate from the handlers'.
     conductor: Conductor,
     beside: Beside,
-    /// The application's, for what handlers do themselves.
+    /// The application's pool, for transactions that handlers run themselves.
     application: Database,
     batcher: Batcher<Record>,
     transactions: Arc<Semaphore>,
-    /// Whose turn it is to wait for a locked execution.
+    /// Held by the one record that waits for a locked execution.
     turn: Arc<Semaphore>,
 }
 
@@ -69,9 +69,8 @@ impl Recorder {
         }
     }
 
-    /// A connection for a handler's transaction, when there is one. No more than half of the pool's
-    /// connections serve such ones, so that those of the
-    /// application always find one.
+    /// Waits for a connection for a handler's transaction. At most half of the pool's connections serve these, so
+    /// that the application can always get one.
     pub(crate) async fn share(&self, patience: &mut Patience) -> Result<Share> {
         let permit = Arc::clone(&self.transactions).acquire_owned().await.ok();
         let database = &self.application;
@@ -89,8 +88,8 @@ impl Recorder {
         }
     }
 
-    /// Returns when it is time to try again, where that may help; the lease ends the handlers of a
-    /// process that waits too long.
+    /// Returns when it is time to retry, or returns the error if a retry cannot help. The lease ends the handlers of
+    /// a process that waits too long.
     pub(crate) async fn again(&self, patience: &mut Patience, error: sqlx::Error) -> Result<()> {
         self.conductor.outage().met(&error);
         match patience.again(&error).await {
@@ -99,7 +98,7 @@ impl Recorder {
         }
     }
 
-    /// Returns when the record is committed; false where the claim was lost and nothing written.
+    /// Returns once the record is committed; false if the claim was lost and nothing was written.
     pub(crate) async fn record(
         &self,
         id: Uuid,
@@ -126,7 +125,7 @@ impl Recorder {
         });
         match outcome.await {
             Ok(written) => written,
-            // The orchestrator was dropped: the handler is, too, and must not take this for a failure.
+            // The orchestrator was dropped, and its handlers are, too: this must not look like a failure.
             Err(_) if self.beside.has_ended() => Ok(false),
             Err(_) => Err(Error::Database(sqlx::Error::WorkerCrashed)),
         }
@@ -155,7 +154,7 @@ async fn write(conductor: &Conductor, turn: &Arc<Semaphore>, batch: Vec<Record>)
                 refuse(record, &error);
             }
         }
-        // One by one, so that a refused record is refused alone.
+        // One by one, so that a record that is refused fails alone.
         Err(_) => {
             for record in batch {
                 Box::pin(write(conductor, turn, vec![record])).await;
@@ -171,8 +170,8 @@ fn refuse(record: Record, error: &sqlx::Error) {
         .send(Err(Error::Database(sqlx::Error::Protocol(text))));
 }
 
-/// Writes the record of an execution that somebody else has locked, one after the other, until it is
-/// written or nobody wants it any more. It queues for the lock: whoever only looks may never find it free.
+/// Writes the record of a locked execution, one record at a time, until it is written or its handler is gone. It
+/// queues for the lock, because a query that only tests it may never find it free.
 async fn write_locked(conductor: Conductor, turn: Arc<Semaphore>, record: Record) {
     let record = [record];
     loop {
@@ -197,8 +196,8 @@ async fn write_locked(conductor: Conductor, turn: Arc<Semaphore>, record: Record
     }
 }
 
-/// Writes until the database answers: a record that is sent twice changes nothing. The lease ends
-/// the handlers of a process that waits too long.
+/// Writes until the database answers; sending a record twice changes nothing. The lease ends the handlers of a
+/// process that waits too long.
 async fn insert(
     conductor: &Conductor,
     batch: &[Record],
@@ -213,7 +212,9 @@ async fn insert(
     let withdrawn = keyed(batch, |decided| &decided.withdrawn);
     let mut patience = Patience::new(Duration::MAX);
     loop {
-        let sql = "select conductor.record_steps($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+        let sql = "select conductor.record_steps(
+            p_ids => $1, p_claims => $2, p_keys => $3, p_kinds => $4, p_values => $5, p_waits => $6,
+            p_had_of => $7, p_had => $8, p_withdrawn_of => $9, p_withdrawn => $10, p_orchestrators => $11)";
         let held = sqlx::query_scalar(sql)
             .bind(&ids)
             .bind(&claims.numbers)
@@ -240,7 +241,7 @@ async fn insert(
     }
 }
 
-/// Keys of several executions as the two arrays that travel.
+/// Returns the keys of several executions as two columns.
 fn keyed(batch: &[Record], of: impl Fn(&Decided) -> &Vec<String>) -> (Vec<Uuid>, Vec<&str>) {
     (batch.iter())
         .flat_map(|record| {

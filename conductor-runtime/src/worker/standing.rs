@@ -1,4 +1,5 @@
-//! What a handler waits for while a step of it runs: begun in the database at once, and brought to it in place.
+//! Waits of a handler while one of its steps runs: they begin in the database at once, and their results are
+//! delivered to the running handler.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -18,20 +19,21 @@ use crate::codec::MAX_RECORDS_BYTES;
 use crate::context::{Memo, Stands, Wait, Waiting};
 use crate::db::{ANSWER, Alone, Batcher, Fault, fault, no_answer, take_message};
 
-/// How long a step may run before what stands beside it is begun: most are over sooner, and then the suspension begins it.
+/// How long a step may run before waits of other branches begin. Most steps end sooner, and then the suspension
+/// begins the waits.
 const GRACE: Duration = Duration::from_millis(10);
-/// Between two looks at what has come, at first and at most. A deadline is looked at when it is over.
+/// The pause between two queries for results, at first and at most. A deadline is also queried when it passes.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 const LAST_LOOK: Duration = Duration::from_millis(250);
-/// What one wait adds to the time between two looks.
+/// How much each wait adds to the pause between two queries.
 const EACH: Duration = Duration::from_micros(100);
-/// Most executions in one statement.
+/// The most executions in one statement.
 const MAX_ROWS: usize = 500;
 
-/// Begins waits, and looks for what has come to them, for many executions together.
+/// Begins waits and queries their results, for many executions together.
 #[derive(Debug, Clone)]
 pub(crate) struct Standing {
-    /// With connections of the runtime beside that of the handlers.
+    /// Uses connections of the runtime that is separate from the handlers'.
     conductor: Conductor,
     begins: Batcher<Begin>,
     looks: Batcher<Look>,
@@ -53,7 +55,7 @@ struct Look {
     done: oneshot::Sender<Vec<Came>>,
 }
 
-/// What is known of a wait.
+/// The state of a wait.
 #[derive(Debug, sqlx::FromRow)]
 struct Came {
     execution_id: Uuid,
@@ -72,7 +74,8 @@ impl Standing {
         }
     }
 
-    /// Begins waits of an execution that runs, and withdraws those that its handler has dropped. False where its claim is lost or it is cancelled.
+    /// Begins waits of a running execution, and withdraws those that its handler has dropped. Returns false if its
+    /// claim is lost or it is cancelled.
     async fn begin(
         &self,
         id: Uuid,
@@ -102,7 +105,7 @@ impl Standing {
         begun.await.unwrap_or(Ok(false))
     }
 
-    /// What is known of these waits; nothing where the database does not answer.
+    /// Returns the state of these waits; nothing if the database does not answer.
     async fn look(&self, id: Uuid, claim: Claim, keys: Vec<String>) -> Vec<Came> {
         let (done, came) = oneshot::channel();
         let look = Look {
@@ -119,8 +122,8 @@ impl Standing {
         came.await.unwrap_or_default()
     }
 
-    /// Begins what a handler waits for beside a step that runs, and brings it what comes. Polled after each poll of the
-    /// handler, so that it sees what the handler waits for.
+    /// Begins what a handler waits for while a step runs, and delivers results. Polled after each poll of the
+    /// handler, so that it sees the handler's current waits.
     pub(crate) async fn attend(self, memo: &Memo, id: Uuid, claim: Claim) -> Infallible {
         let mut pause = FIRST_LOOK;
         loop {
@@ -138,7 +141,7 @@ impl Standing {
                 }
                 pause = FIRST_LOOK;
                 let keys: Vec<String> = waits.keys().cloned().collect();
-                // What is withdrawn from now on may be on its way.
+                // Noted before they are sent, because the handler may drop them while the message is on its way.
                 memo.note_standing(&keys, Stands::Asked);
                 let stands = match self.begin(id, claim, waits, memo.dropped()).await {
                     Ok(true) => Stands::Yes,
@@ -147,13 +150,13 @@ impl Standing {
                         tokio::time::sleep(LAST_LOOK).await;
                         Stands::No
                     }
-                    // The suspension says what is wrong with it.
+                    // The suspension will report what is wrong.
                     Ok(false) | Err(_) => Stands::Refused,
                 };
                 memo.note_standing(&keys, stands);
             }
             let known = memo.known_waits();
-            // Many children are looked for less often.
+            // With many waits, queries are less frequent.
             let least = EACH * u32::try_from(known.len()).unwrap_or(u32::MAX);
             let left = match known.is_empty() {
                 true => LAST_LOOK,
@@ -168,7 +171,7 @@ impl Standing {
     }
 }
 
-/// Ends when this is so; looked at whenever it is polled.
+/// Waits until the condition is true; evaluated at each poll.
 async fn poll_until(condition: impl Fn() -> bool) {
     poll_fn(|_| match condition() {
         true => Poll::Ready(()),
@@ -177,7 +180,7 @@ async fn poll_until(condition: impl Fn() -> bool) {
     .await;
 }
 
-/// Gives the handler what has come, and tells how long until the next deadline.
+/// Delivers results to the handler, and returns how long until the next deadline.
 fn bring(memo: &Memo, known: Vec<Came>) -> Duration {
     let mut left = LAST_LOOK;
     for came in known {
@@ -187,7 +190,7 @@ fn bring(memo: &Memo, known: Vec<Came>) -> Duration {
                 let ms = came.left_ms.and_then(|ms| u64::try_from(ms).ok());
                 left = match ms {
                     None => left,
-                    // It could not be settled at this look.
+                    // The deadline has passed, but could not be settled in this query.
                     Some(0) => left.min(FIRST_LOOK),
                     Some(ms) => left.min(Duration::from_millis(ms + 1)),
                 };
@@ -233,7 +236,7 @@ async fn write_begins(conductor: &Conductor, batch: Vec<Begin>) {
                 let _ = begin.done.send(Err(error));
             }
         }
-        // One by one, so that a refused one is refused alone.
+        // One by one, so that one that is refused fails alone.
         Err(_) => {
             for begin in batch {
                 Box::pin(write_begins(conductor, vec![begin])).await;
@@ -257,7 +260,7 @@ async fn answer(conductor: &Conductor, batch: Vec<Look>) {
     let looked = tokio::time::timeout(ANSWER, looked.all(conductor.database()));
     let mut known: Vec<Came> = match looked.await {
         Ok(Ok(known)) => known,
-        // One by one, so that one that cannot be answered keeps no other from its answer.
+        // One by one, so that one that cannot be answered does not affect the others.
         Ok(Err(error)) if fault(&error) == Fault::Refused && batch.len() > 1 => {
             for look in batch {
                 Box::pin(answer(conductor, vec![look])).await;

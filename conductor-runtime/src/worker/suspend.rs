@@ -6,7 +6,7 @@ use super::claim::{Claim, ClaimColumns};
 use super::flush::millis;
 use crate::context::{Waiting, Wake};
 
-/// Suspensions as the arrays that travel: the executions, and the waits of all of them.
+/// Suspensions as the columns of a statement: the executions, and the waits of all of them.
 #[derive(Debug, Default)]
 pub(super) struct Suspensions<'o> {
     pub(super) ids: Vec<Uuid>,
@@ -72,14 +72,18 @@ impl<'o> Suspensions<'o> {
         }
     }
 
-    /// Begins the waits of executions that go on; returns which claims still hold, in their order.
+    /// Begins the waits of executions that continue; returns which claims are still held, in their
+    /// order.
     pub(super) async fn write_beside(
         &self,
         connection: &mut PgConnection,
     ) -> Result<Vec<bool>, sqlx::Error> {
         sqlx::query_scalar(
-            "select conductor.wait_beside($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-                $16, $17)",
+            "select conductor.wait_beside(
+                p_ids => $1, p_claims => $2, p_executions => $3, p_keys => $4, p_kinds => $5,
+                p_groups => $6, p_wake_ms => $7, p_wake_at => $8, p_children => $9, p_tasks => $10,
+                p_payloads => $11, p_detached => $12, p_events => $13, p_filters => $14,
+                p_withdrawn_of => $15, p_withdrawn => $16, p_orchestrators => $17)",
         )
         .bind(&self.ids)
         .bind(&self.claims.numbers)
@@ -102,11 +106,15 @@ impl<'o> Suspensions<'o> {
         .await
     }
 
-    /// Sent twice, it matches nothing the second time.
+    /// Suspends the executions. Sent a second time, it matches nothing.
     pub(super) async fn write(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         sqlx::query(
-            "select conductor.suspend($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
-                $17, $18, $19, $20, $21)",
+            "select conductor.suspend(
+                p_ids => $1, p_claims => $2, p_executions => $3, p_keys => $4, p_kinds => $5,
+                p_groups => $6, p_wake_ms => $7, p_wake_at => $8, p_children => $9, p_tasks => $10,
+                p_payloads => $11, p_detached => $12, p_events => $13, p_filters => $14,
+                p_withdrawn_of => $15, p_withdrawn => $16, p_orchestrators => $17, p_met => $18,
+                p_astray => $19, p_had_of => $20, p_had => $21)",
         )
         .bind(&self.ids)
         .bind(&self.claims.numbers)

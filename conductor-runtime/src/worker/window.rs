@@ -10,7 +10,8 @@ use crate::task::TaskDefinition;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Windows(Arc<HashMap<i32, Window>>);
 
-/// The windows as the arrays that travel: for each task the one that is open, else the next one.
+/// The windows as the columns of a statement: for each task the one that is open, or else the next
+/// one.
 #[derive(Debug, Clone, Default)]
 pub(super) struct WindowColumns {
     pub(super) tasks: Vec<i32>,
@@ -19,7 +20,7 @@ pub(super) struct WindowColumns {
 }
 
 impl Windows {
-    /// Windows that cannot be read were refused before the worker started.
+    /// Returns the windows of these tasks. Invalid windows were refused before the worker started.
     pub(super) fn of(tasks: &HashMap<i32, &'static TaskDefinition>) -> Self {
         let windows = tasks.iter().filter_map(|(id, task)| {
             let window = task.window?.read().ok()?;
@@ -36,7 +37,7 @@ impl Windows {
         let mut columns = WindowColumns::default();
         for (task, window) in self.0.iter() {
             columns.tasks.push(*task);
-            // This clock may be ahead of the database's, for which the window is closed yet.
+            // This clock may be ahead of the database's, by which the window may still be closed.
             let opens = window.open_since(now);
             columns
                 .opens

@@ -5,16 +5,16 @@ use sqlx::{FromRow, PgConnection};
 
 use super::plan::next_tick;
 
-/// Between two looks of one process; each takes a portion.
+/// The pause between two rounds of one process; each reads a portion.
 const EVERY: Duration = Duration::from_secs(5);
 const PORTION: i32 = 200;
 
-/// Finds schedules whose next tick lies further ahead than their rule says, as the server's clock was ahead
-/// when it was written: they would rest until then.
+/// Finds schedules whose next tick is later than their rule allows, because the server's clock was ahead when it was
+/// written. They would not tick until then.
 #[derive(Debug, Default)]
 pub(super) struct Far {
     looked: Option<Instant>,
-    /// How far the portions have come, from the furthest tick on.
+    /// How far the portions have come, beginning at the latest tick.
     before: Option<DateTime<Utc>>,
 }
 
@@ -31,7 +31,7 @@ struct Planned {
 }
 
 impl Far {
-    /// Looks at the next portion, where it is time to.
+    /// Checks the next portion, if it is time to.
     pub(super) async fn look(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         if self.looked.is_some_and(|at| at.elapsed() < EVERY) {
             return Ok(());
@@ -68,7 +68,7 @@ impl Far {
 }
 
 impl Planned {
-    /// What the rule does not say is left to the tick, which tells of it.
+    /// Returns false if the rule has no further tick or cannot be parsed; the tick itself reports that.
     fn is_far(&self) -> bool {
         next_tick(&self.cron, &self.timezone, self.now).is_some_and(|next| self.next_at > next)
     }

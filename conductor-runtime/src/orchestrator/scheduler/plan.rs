@@ -9,14 +9,14 @@ use super::Statics;
 use crate::panics::{Panicked, note_places};
 use crate::task::{CronDefinition, CronTick};
 
-/// Most executions in one statement; further ticks that were missed come with the next looks.
+/// The most executions in one statement; further missed ticks follow in the next rounds.
 const MOST_EXECUTIONS: usize = 5000;
-/// Most of them for one schedule.
+/// The most of them for one schedule.
 const MOST_OF_ONE: usize = 500;
-/// How late a tick of a rule that has been replaced may be where missed ones are left out.
+/// With `missed = "skip"`, how late a tick of a replaced rule may still run.
 const GRACE: TimeDelta = TimeDelta::seconds(5);
 
-/// A schedule that is due, or, without an id, the time.
+/// A schedule that is due; a row without an id has the time.
 #[derive(Debug, FromRow)]
 pub(super) struct Row {
     pub(super) id: Option<i64>,
@@ -37,12 +37,12 @@ pub(super) struct Row {
     pub(super) queued: Option<bool>,
 }
 
-/// Makes the payload of a tick.
+/// Computes the payload of a tick.
 pub(super) trait Make: Fn(&CronDefinition, CronTick) -> Result<String, String> {}
 
 impl<F: Fn(&CronDefinition, CronTick) -> Result<String, String>> Make for F {}
 
-/// What is to be written of the schedules that were due, as the arrays that travel.
+/// What to write for the schedules that were due, as the columns of a statement.
 #[derive(Debug, Default)]
 pub(super) struct Ticks {
     pub(super) ids: Vec<i64>,
@@ -52,14 +52,14 @@ pub(super) struct Ticks {
     pub(super) schedules: Vec<i64>,
     pub(super) executions: Vec<Uuid>,
     pub(super) at: Vec<DateTime<Utc>>,
-    /// None where the code could not make it.
+    /// `None` if the code could not compute it.
     pub(super) payloads: Vec<Option<String>>,
 }
 
 impl Ticks {
-    /// What the schedules of the code carry is made by the function.
+    /// Plans the ticks. Payloads of schedules that the code declares are computed by `payload`.
     pub(super) fn of(rows: &[Row], statics: &Statics, payload: impl Make) -> Self {
-        // A fair share for each, so that a long backlog delays nobody else's ticks.
+        // An equal share for each, so that a long backlog of one schedule delays no others.
         let limit = (MOST_EXECUTIONS / rows.len().max(1)).clamp(1, MOST_OF_ONE);
         let mut ticks = Self::default();
         for row in rows {
@@ -125,7 +125,7 @@ impl Ticks {
     }
 }
 
-/// Which ticks of a schedule are due, and when the next one is.
+/// Returns which ticks of a schedule are due, and when the next one is.
 fn due(row: &Row, limit: usize) -> Result<Due, String> {
     let (cron, zone) = rule(&row.cron, &row.timezone)?;
     let missed: Missed = (row.missed.as_deref().unwrap_or_default())
@@ -140,7 +140,7 @@ fn due(row: &Row, limit: usize) -> Result<Due, String> {
         if missed == Missed::Skip {
             owed.run.retain(|tick| row.now - tick <= GRACE);
         }
-        // All settled: the new rule's turn, whose ticks may be due already in the next look.
+        // The former rule is settled. Ticks of the new rule may already be due in the next round.
         if owed.next.is_none_or(|next| next > planned_from) {
             owed.next = cron.next_after(planned_from, zone);
         }
@@ -155,7 +155,7 @@ fn due(row: &Row, limit: usize) -> Result<Due, String> {
     }))
 }
 
-/// The first tick of a rule behind this time; none where it cannot be read, too.
+/// Returns the first tick of a rule after this time; `None` also if the rule cannot be parsed.
 pub(super) fn next_tick(cron: &str, timezone: &str, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let (cron, zone) = (Cron::parse(cron).ok()?, zone(timezone).ok()?);
     cron.next_after(after, zone)
@@ -170,7 +170,7 @@ fn rule(cron: &Option<String>, timezone: &Option<String>) -> Result<(Cron, Tz), 
     ))
 }
 
-/// The user's code makes the payload; its panic must not stop all other schedules.
+/// Computes a payload. It is the application's code, so a panic must not stop the other schedules.
 pub(crate) fn computed(cron: &CronDefinition, tick: CronTick) -> Result<String, String> {
     note_places();
     match catch_unwind(AssertUnwindSafe(|| (cron.payload)(&tick))) {

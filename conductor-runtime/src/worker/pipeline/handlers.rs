@@ -1,4 +1,4 @@
-//! The handlers that run: how they start, and what comes of their ends.
+//! The running handlers: how they start, and how their ends are processed.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -20,16 +20,16 @@ use crate::worker::handlers::{Abort, HandlerId};
 use crate::worker::outcome::End;
 use crate::worker::pulse::{Held, Pulse};
 
-/// What has found no thread for so long is given back.
+/// A handler that has had no thread for this long is given back.
 const NO_THREAD: Duration = Duration::from_secs(2);
-/// A handler that has not yielded for so long and is past its timeout by as much is told of in the log; one
-/// that is not, after a longer time.
+/// A handler that has not yielded for this long and exceeds its timeout by as much is logged; without a timeout,
+/// after the longer time.
 const OVERTIME: Duration = Duration::from_secs(2);
 const LONG: Duration = Duration::from_secs(10);
 const USE_INSTEAD: &str =
     "Code that blocks belongs into tokio::task::spawn_blocking, awaited in a step";
 
-/// What a handler runs: one execution, or the items of a batch.
+/// A running handler: of one execution, or of the items of a batch.
 #[derive(Debug)]
 pub(super) struct Running {
     task: &'static str,
@@ -38,7 +38,7 @@ pub(super) struct Running {
     pub(super) members: Vec<Member>,
     pulse: Arc<Pulse>,
     pub(super) abort: Abort,
-    /// The log has told that it blocks its thread, and that it does so past its timeout.
+    /// Whether the log has reported that it blocks its thread, and that it does so beyond its timeout.
     told: bool,
     told_overtime: bool,
 }
@@ -66,17 +66,17 @@ impl Member {
 
 /// How a handler ended.
 pub(super) enum Ended {
-    /// No end where the claim was lost.
+    /// No end if the claim was lost.
     Single(Option<End>, Duration),
     /// In the order of the members.
     Batch(Vec<End>),
-    /// The text of its panic.
+    /// It panicked.
     Panicked(Panicked),
-    /// Dropped, as its lease was over.
+    /// It was dropped because its lease was over.
     Dropped,
 }
 
-/// One line a handler: a batch may have thousands of failures.
+/// Logs one line per handler, because a batch may have thousands of failures.
 fn warn_of_failures(running: &Running, ends: &[Option<End>]) {
     let failures = running.members.iter().zip(ends);
     let mut failures = failures.filter_map(|(member, end)| match end {
@@ -112,7 +112,7 @@ impl Pipeline {
         self.handlers.start();
     }
 
-    /// Whether what waits to be written leaves room for more.
+    /// Returns whether the outcomes that wait to be written leave room for more.
     pub(super) fn has_room(&self) -> bool {
         self.unwritten.bytes() < MOST_BYTES
     }
@@ -125,7 +125,7 @@ impl Pipeline {
         let task_id = claimed.task_id;
         let task = self.tasks.get(&task_id).copied();
         let Some((task, Runner::Single(run))) = task.map(|task| (task, &task.runner)) else {
-            // The claim names our tasks, so this is a claim of a task that we do not have.
+            // The claim names this binary's tasks, so an unknown task is unexpected; it is given back.
             self.waiting.ended(&claimed.lanes);
             self.release(vec![claimed]);
             return;
@@ -134,7 +134,7 @@ impl Pipeline {
         let surroundings = self.surroundings.clone();
         let lease = (self.control.clone(), self.orchestrator);
         let attempt = attempt(task, *run, claimed, member.cancel.clone(), surroundings);
-        // It is large, and would be copied into each future around it.
+        // Boxed because it is large and would be copied into each future around it.
         let attempt = Box::pin(attempt);
         let pulse = Arc::new(Pulse::new());
         let attempt = while_held(lease, Arc::clone(&pulse), attempt);
@@ -196,8 +196,8 @@ impl Pipeline {
         self.stirred = true;
     }
 
-    /// What has found no thread for so long is for other processes; gives how many handlers. Nothing more is
-    /// claimed until a thread has time for what is left of them.
+    /// Gives back handlers that have had no thread for this long, and returns their number. Nothing more is claimed
+    /// until their async tasks have ended.
     pub(super) fn take_back(&mut self, after: Duration) -> usize {
         let no_thread = (self.running).extract_if(|_, running| running.pulse.take_back(after));
         let taken: Vec<Running> = no_thread.map(|(_, running)| running).collect();
@@ -228,7 +228,7 @@ impl Pipeline {
             .collect()
     }
 
-    /// Tells, once each, of handlers that hold their thread.
+    /// Logs, once each, handlers that block their thread.
     pub(super) fn look_for_blocking(&mut self) {
         for running in self.running.values_mut() {
             let Some(blocks) = running.pulse.blocks().filter(|blocks| *blocks >= OVERTIME) else {
@@ -253,7 +253,7 @@ impl Pipeline {
 
     pub(super) fn ended(&mut self, handler: HandlerId, ended: Option<Ended>) {
         let Some(running) = self.running.remove(&handler) else {
-            // It was taken back, and there is a thread again.
+            // It was taken back before; now a thread is free again.
             self.taken_back = self.taken_back.saturating_sub(1);
             self.more = true;
             self.look();
@@ -267,7 +267,7 @@ impl Pipeline {
                 }
                 vec![end]
             }
-            // How long a batch takes says nothing of how many to claim ahead.
+            // The duration of a batch does not tell how many executions to claim ahead.
             Some(Ended::Batch(ends)) => ends.into_iter().map(Some).collect(),
             Some(Ended::Panicked(panicked)) => {
                 vec![Some(End::panicked(&panicked)); running.members.len()]

@@ -1,4 +1,4 @@
-//! When a worker speaks to the database, and what it makes of the answer.
+//! When a worker makes round trips to the database, and how it processes their results.
 
 use std::time::{Duration, Instant};
 
@@ -14,34 +14,37 @@ use crate::worker::flush::{Returned, Trip, round_trip};
 use crate::worker::outcome::{End, Outcome};
 use crate::worker::pace::Pace;
 
-/// Looks after going idle: an invoke that was under way may not have seen the flag.
+/// The pauses before further queries after going idle: a concurrent invoke may not have seen the
+/// idle flag.
 const LOOKS_AGAIN: [Duration; 4] = [
     Duration::from_millis(2),
     Duration::from_millis(10),
     Duration::from_millis(50),
     Duration::from_millis(200),
 ];
-/// Waits between tries while the database is away.
+/// The pauses between tries while the database is unavailable.
 const PATIENCE: [Duration; 4] = [
     Duration::from_millis(50),
     Duration::from_millis(250),
     Duration::from_secs(1),
     Duration::from_secs(3),
 ];
-/// Round trips that may be under way at once, and from how much work on a second one pays.
+/// The most round trips at once, and the amount of work from which a second one pays.
 const MOST_TRIPS: usize = 2;
 const WORTH_A_SECOND_TRIP: usize = 500;
-/// How often a worker that holds what it has not started looks whether its queue is paused.
+/// How often a worker that holds executions that have not started checks whether its queue is
+/// paused.
 const PAUSE_LOOK: Duration = Duration::from_millis(500);
-/// How often a look begins at the beginning, and how soon after the last one if a worker was woken and found
-/// nothing: what was given back or committed late lies before the place where a look begins else.
+/// How often a scan begins at the start, and how soon after the last such scan if a notified worker
+/// found nothing: executions that were given back or committed late lie before the position where
+/// other scans begin.
 const WHOLE_LOOK: Duration = Duration::from_secs(1);
 const WHOLE_LOOK_WOKEN: Duration = Duration::from_millis(250);
-/// Most claims in one statement.
+/// The most claims in one statement.
 const MOST_CLAIMS: usize = 2000;
 
 impl Pipeline {
-    /// Starts a round trip where there is reason for one and room for it.
+    /// Starts a round trip, if there is a reason and room for one.
     pub(super) fn send(&mut self) {
         if Instant::now() < self.patient_until {
             return;
@@ -56,7 +59,7 @@ impl Pipeline {
         }
         let room = if want > 0 { self.room() } else { 0 };
         if want > 0 && room == 0 {
-            // What is there comes first.
+            // What is already here must be processed first.
             want = 0;
             if !self.has_reason(want, disown || paused) {
                 return;
@@ -87,7 +90,7 @@ impl Pipeline {
             ask.seen = std::mem::take(&mut self.seen);
         }
         if ends_last {
-            // The look follows at once.
+            // Another trip that claims follows at once.
             self.idle = false;
         }
         self.asked += want;
@@ -104,7 +107,8 @@ impl Pipeline {
         }));
     }
 
-    /// Whether there is reason for a trip that asks for so many, or that is made for something else, and place for it.
+    /// Returns whether there is a reason for a trip that claims `want`, or for something else, and
+    /// room for it.
     fn has_reason(&self, want: usize, or_else: bool) -> bool {
         match self.trips.len() {
             0 => {
@@ -121,9 +125,10 @@ impl Pipeline {
         }
     }
 
-    /// Whether results are to be written, the last that the worker has, and nothing more is known to be due. They go
-    /// alone then, and the look follows at once: whoever waits for a result does not wait for the look. What is to go
-    /// on here later goes with the look, which finds out when.
+    /// Returns whether only results are to be written, they are the last that the worker has, and
+    /// nothing more is known to be due. They are then written alone, and the claim follows at once,
+    /// so that callers that wait for a result do not wait for the claim. Outcomes of executions
+    /// that continue here later go with the claim, which finds out when.
     fn ends_last(&self) -> bool {
         let is_result = |outcome: &Outcome| {
             matches!(outcome.end, End::Completed(_)) && outcome.parent.is_none()
@@ -136,13 +141,13 @@ impl Pipeline {
             && self.trips.is_empty()
     }
 
-    /// How many bytes may come with a claim.
+    /// Returns how many bytes a claim may return.
     fn room(&self) -> usize {
         let waiting: usize = self.waiting.all().map(Claimed::bytes).sum();
         MOST_BYTES.saturating_sub(waiting + self.unwritten.bytes())
     }
 
-    /// What is asked for with the outcomes, if anything.
+    /// Builds the request that accompanies the outcomes.
     fn ask(&self, want: usize, bytes: usize, paused: bool, lanes: LaneColumns) -> Ask {
         let ahead = |pace: &Pace| i32::try_from(pace.most_held()).unwrap_or(i32::MAX);
         let (quick, ahead) = (self.limited.iter())
@@ -172,7 +177,7 @@ impl Pipeline {
         }
     }
 
-    /// Brings what waits for a lock.
+    /// Sends outcomes that wait for a lock.
     pub(super) fn send_locked(&mut self) {
         if Instant::now() >= self.patient_until && !self.locked.is_empty() {
             let ask = self
@@ -182,21 +187,21 @@ impl Pipeline {
         }
     }
 
-    /// When to look whether the queue is paused, where nothing else leads to the database before.
+    /// Returns when to check whether the queue is paused, if no trip is in progress.
     pub(super) fn pause_look(&self) -> Option<Instant> {
         let look = !self.waiting.is_empty() && self.trips.is_empty();
         look.then(|| self.next_pause_look.max(self.patient_until))
     }
 
-    /// When to give slots back, where nothing else leads to the database before.
+    /// Returns when to give slots back, if no trip is in progress.
     pub(super) fn settle_at(&self) -> Option<Instant> {
         let settle = self.trips.is_empty() && self.orchestrator.is_some();
         let at = self.waiting.lanes().unsettled().filter(|_| settle)?;
         Some(at.max(self.patient_until))
     }
 
-    /// How many more executions the worker can hold. One claim at a time, as the answers of two
-    /// might overtake one another.
+    /// Returns how many more executions the worker can hold. Only one claim at a time, because the
+    /// answers of two could arrive in the wrong order.
     fn want(&self) -> usize {
         if self.orchestrator.is_none()
             || self.asked > 0
@@ -220,7 +225,7 @@ impl Pipeline {
         }
     }
 
-    /// How many items of batches have a place in the slots that are free.
+    /// Returns how many batch items have room in the free slots.
     fn batch_want(&self) -> usize {
         let free = self.concurrency.saturating_sub(self.running.len());
         self.waiting.batch_room(free).min(MOST_CLAIMS)
@@ -230,8 +235,8 @@ impl Pipeline {
         self.tasks.len() == self.waiting.batched().count()
     }
 
-    /// All claims that the worker knows to be its own. Not the executions: one that was written as
-    /// suspended may have been claimed again, in the trip whose answer is missing.
+    /// Returns all claims that the worker knows as its own. Not just executions: one that was
+    /// written as suspended may have been claimed again, in the trip whose answer is missing.
     fn held(&self) -> Vec<(Uuid, Claim)> {
         let running = self.running.values().flat_map(|running| &running.members);
         let running = running.map(|member| (member.id, member.claim));
@@ -247,7 +252,7 @@ impl Pipeline {
         let returned = match returned {
             Ok(returned) => returned,
             Err(error) => {
-                // Its outcomes are lost to us, but not to the lease.
+                // The outcomes are lost here; the executions are recovered after the lease.
                 tracing::error!(%error, "a round trip panicked");
                 self.suspect = self.orchestrator.or(self.suspect);
                 self.disowning = false;
@@ -257,7 +262,7 @@ impl Pipeline {
                 return;
             }
         };
-        // Others of this process may need it more.
+        // A session is kept only if other parts of this process do not need it.
         let keeps = |session: &Session| session.is_young() && self.database.has_plenty();
         if self.spare.len() < MOST_TRIPS {
             self.spare.extend(returned.session.filter(keeps));
@@ -271,7 +276,7 @@ impl Pipeline {
         if told && returned.fault.is_some() && current {
             self.waiting.lanes_mut().unsettle();
         }
-        // Without one now, that may be held again.
+        // Without a current id, the suspect one may be held again.
         if returned.suspect && (current || self.orchestrator.is_none()) {
             self.suspect = Some(returned.ask.orchestrator);
         }
@@ -285,7 +290,7 @@ impl Pipeline {
         match returned.fault {
             None => self.faults = 0,
             Some(Fault::LeaseLost) => {
-                // Nothing to claim by until the orchestrator has a new identity.
+                // Nothing can be claimed until the orchestrator has a new id.
                 self.over = Some(returned.ask.orchestrator);
                 self.lease_lost.notify_one();
             }
@@ -327,7 +332,7 @@ impl Pipeline {
         for id in cancelled {
             self.cancel(id);
         }
-        // Or what is left was too large for this answer.
+        // If the answer was large, what is left may not have fit into it.
         self.more = got == returned.ask.want || bytes > returned.ask.bytes / 2;
         self.waiting.lanes_mut().set_deep(self.more);
         if got > 0 {

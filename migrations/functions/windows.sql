@@ -1,0 +1,58 @@
+-- Locks and returns those of these tasks whose windows have not changed since p_since. Until the end of the
+-- transaction no other window can be declared, and a later declaration finds what was moved. Tasks that another
+-- session has locked are left out, because the caller may hold executions. Runs with the owner's rights,
+-- because a worker may not write tasks, and so cannot lock them. Called by await_windows.
+-- Locks: tasks (for share, if free).
+create or replace function conductor.hold_windows(p_tasks integer[], p_since timestamptz) returns integer[]
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+begin
+    return array(
+        select t.id from conductor.tasks t
+         where t.id = any (p_tasks) and t.window_since <= p_since
+           for share skip locked);
+end
+$$;
+
+-- Moves executions that are due outside their window to its opening: of each priority those that come first,
+-- because the rest does not need to be read yet. If a window was declared after this process began, its
+-- executions are left to newer processes. Called by claim. Returns the number of executions that were moved.
+-- Locks: as hold_windows, live_executions (if free).
+create or replace function conductor.await_windows(
+    p_orchestrator bigint, p_queue integer, p_tasks integer[], p_closed integer[], p_windowed integer[], p_opens timestamptz[],
+    p_now timestamptz, p_limit integer)
+returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+    v_ids uuid[];
+    v_mine integer[];
+    v_count integer;
+begin
+    v_ids := array(
+        select first.id
+          from conductor.priorities(p_queue) as p,
+               lateral (select l.id, l.task_id from conductor.live_executions l
+                         where l.queue_id = p_queue and l.priority = p and l.run_at <= p_now
+                           and l.state in ('pending', 'suspended') and l.task_id = any (p_tasks)
+                         order by l.run_at, l.id
+                         limit p_limit) first
+         where first.task_id = any (p_closed));
+    if cardinality(v_ids) = 0 then
+        return 0;
+    end if;
+    v_mine := conductor.hold_windows(
+        p_closed, (select o.started_at from conductor.orchestrators o where o.id = p_orchestrator));
+    v_ids := array(
+        select l.id from conductor.live_executions l
+         where l.id = any (v_ids) and l.task_id = any (v_mine) and l.run_at <= p_now and l.state in ('pending', 'suspended')
+           for no key update skip locked);
+    update conductor.live_executions l set run_at = w.opens, postponed = true
+      from unnest(p_windowed, p_opens) as w(task_id, opens)
+     where l.id = any (v_ids) and w.task_id = l.task_id;
+    get diagnostics v_count = row_count;
+    return v_count;
+end
+$$;
