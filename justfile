@@ -13,11 +13,11 @@ test *ARGS:
 
 # The suite on the Postgres that PyPI has, instead of the installed one.
 test-newest:
-    CONDUCTOR_EMBEDDED_BINARIES=wheel cargo test -p conductor --test suite
+    CONDUCTOR_EMBEDDED_BINARIES=wheel cargo test --workspace --test suite
 
 # A storm of kills, stops, restarts and cuts for so many minutes; CHAOS_SEED repeats one.
 chaos MINUTES="20":
-    CHAOS_SECONDS=$(({{MINUTES}} * 60)) cargo test -p conductor --test operations chaos:: -- --nocapture
+    CHAOS_SECONDS=$(({{MINUTES}} * 60)) cargo test --workspace --test operations chaos:: -- --nocapture
 
 lint:
     cargo fmt --check
