@@ -255,6 +255,29 @@ async fn a_cancel_cascades_but_for_the_detached(test: TestConductor) -> anyhow::
     Ok(())
 }
 
+#[conductor::test]
+async fn a_cancel_from_sql_may_leave_the_children(test: TestConductor) -> anyhow::Result<()> {
+    let run = test.invoke::<G8Middle>(G8Middle { n: 3 }).await?;
+    test.drain().await?;
+    let cancelled: bool =
+        sqlx::query_scalar("select conductor.cancel($1, 'not needed', cascade => false)")
+            .bind(run.id())
+            .fetch_one(test.pool())
+            .await?;
+    assert!(cancelled);
+    assert_eq!(run.status().await?, Status::Cancelled);
+    let child = "select count(*) from conductor.live_executions l where not l.cancelled and l.state = 'suspended'";
+    let left: i64 = sqlx::query_scalar(child).fetch_one(test.pool()).await?;
+    assert_eq!(left, 1);
+    test.advance(DAY * 9).await?;
+    test.drain().await?;
+    let completed =
+        "select count(*) from conductor.finished_executions f where f.state = 'completed'";
+    let ended: i64 = sqlx::query_scalar(completed).fetch_one(test.pool()).await?;
+    assert_eq!(ended, 1);
+    Ok(())
+}
+
 /// A task that only some other program has; nobody declared it here.
 struct Elsewhere;
 

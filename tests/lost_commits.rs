@@ -110,7 +110,7 @@ impl<'t> Claimant<'t> {
 }
 
 /// Everything that writes under a claim; true where it held.
-const WRITES: [(&str, &str); 7] = [
+const WRITES: [(&str, &str); 8] = [
     ("complete", "select conductor.complete(array[{id}], array[1], array['1'], array[{me}]) = 1"),
     (
         "fail",
@@ -136,6 +136,13 @@ const WRITES: [(&str, &str); 7] = [
                  array[3600000::bigint], array[null::timestamptz], array[null::uuid], array[null::text],
                  array[null::text], array[false], array[null::text], array[null::text],
                  p_orchestrators => array[{me}]) = 1",
+    ),
+    (
+        "wait_beside",
+        "select (conductor.wait_beside(array[{id}], array[1], array[{id}], array['late'], array['sleep'], array['late'],
+                 array[3600000::bigint], array[null::timestamptz], array[null::uuid], array[null::text],
+                 array[null::text], array[false], array[null::text], array[null::text],
+                 p_orchestrators => array[{me}]))[1]",
     ),
 ];
 

@@ -107,7 +107,7 @@ begin
     if cardinality(v_gone || v_left || v_changed) > 0 then
         perform from conductor.lanes a
           where a.limit_id = any (v_gone || v_left || v_changed)
-            and (a.limit_id <> all (v_changed) or a.parked
+            and (a.limit_id = any (v_gone || v_left) or a.parked
                  or (select c.kind = 'rate' from conductor.limits c where c.id = a.limit_id))
           order by a.id for update;
     end if;

@@ -203,7 +203,8 @@ begin
         perform conductor.invoke_again(
             p_ids => p_ids, p_tasks => p_tasks, p_payloads => p_payloads, p_run_at => p_run_at,
             p_delay_ms => p_delay_ms, p_priorities => p_priorities, p_in_transaction => p_in_transaction);
-    elsif v_count = 1 then
+    elsif v_count = 1 and array_lower(p_ids, 1) = 1 and array_lower(p_tasks, 1) = 1 and array_lower(p_payloads, 1) = 1
+          and array_lower(p_run_at, 1) = 1 and array_lower(p_delay_ms, 1) = 1 and array_lower(p_priorities, 1) = 1 then
         perform conductor.invoke_one(
             p_id => p_ids[1], p_task => p_tasks[1], p_payload => p_payloads[1], p_run_at => p_run_at[1],
             p_delay_ms => p_delay_ms[1], p_priority => p_priorities[1], p_in_transaction => p_in_transaction);

@@ -16,4 +16,11 @@ begin
 end
 $$;
 
-create or replace trigger number_lane before insert on conductor.lanes for each row execute function conductor.number_lane();
+-- Only once, because to replace a trigger locks the table.
+do $$
+begin
+    if not exists (select from pg_trigger t where t.tgrelid = 'conductor.lanes'::regclass and t.tgname = 'number_lane') then
+        create trigger number_lane before insert on conductor.lanes for each row execute function conductor.number_lane();
+    end if;
+end
+$$;
