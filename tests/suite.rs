@@ -61,6 +61,7 @@ mod g18_unknown;
 mod g23_deploys;
 
 mod astray;
+mod new_inputs;
 mod attempts;
 mod batches;
 mod bytes;

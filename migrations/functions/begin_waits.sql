@@ -2,7 +2,7 @@
 -- they name. A wait that is recorded or has begun already stays as it is. Called by suspend and wait_beside,
 -- which hold the executions (p_held) and, since before that, the locks of the event names.
 --
--- Arguments: the arrays from p_executions to p_filters have one element for each wait; waits of executions that
+-- Arguments: the arrays from p_executions to p_filters, and p_inputs, have one element for each wait; waits of executions that
 -- are not in p_held are ignored.
 --
 -- Returns in fresh the executions that have new waits, and in queues the queues of the new children.
@@ -11,6 +11,7 @@ create or replace function conductor.begin_waits(
     p_held uuid[], p_executions uuid[], p_keys text[], p_kinds text[], p_groups text[], p_wake_ms bigint[],
     p_wake_at timestamptz[], p_children uuid[], p_tasks text[], p_payloads text[], p_detached boolean[],
     p_events text[], p_filters text[], p_withdrawn_of uuid[], p_withdrawn text[], p_now timestamptz,
+    p_inputs integer[] default null,
     out fresh uuid[], out queues integer[])
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
@@ -32,11 +33,11 @@ begin
     with given as materialized (
         select distinct on (g.execution_id, g.key) g.execution_id, g.key, g.kind, g.group_key,
                coalesce(g.wake_at, p_now + g.wake_ms * interval '1 ms') as wake_at,
-               g.child_id, g.task, g.payload, g.detached, g.event, g.filter
+               g.child_id, g.task, g.payload, g.detached, g.event, g.filter, g.input
           from unnest(p_executions, p_keys, p_kinds, p_groups, p_wake_ms, p_wake_at, p_children, p_tasks,
-                      p_payloads, p_detached, p_events, p_filters)
+                      p_payloads, p_detached, p_events, p_filters, p_inputs)
                as g(execution_id, key, kind, group_key, wake_ms, wake_at, child_id, task, payload, detached, event,
-                    filter)
+                    filter, input)
          where g.execution_id = any (p_held)
            and (select true from conductor.steps s
                  where s.execution_id = g.execution_id and s.key = g.key limit 1) is null
@@ -44,9 +45,10 @@ begin
                  where w.execution_id = g.execution_id and w.key = g.key limit 1) is null
     ), begun as (
         insert into conductor.waits (
-               execution_id, key, kind, group_key, wake_at, child_id, event_name, event_filter, event_hash, event_path)
+               execution_id, key, kind, group_key, wake_at, child_id, event_name, event_filter, event_hash, event_path,
+               input)
         select g.execution_id, g.key, g.kind, g.group_key, g.wake_at, g.child_id, g.event, g.filter::jsonb,
-               coalesce(f.hash, 0), f.path
+               coalesce(f.hash, 0), f.path, g.input
           from given g
           left join (
                select k.execution_id, k.key, o.hash, o.path

@@ -41,7 +41,7 @@ begin
     for v_wait in
         select distinct on (w.execution_id, w.key)
                w.execution_id, w.key, w.kind, w.event_name, w.event_filter, w.event_path, w.event_hash,
-               w.seen_at, w.seen_seq,
+               w.seen_at, w.seen_seq, w.input,
                g.key is null as anew, l.created_at, l.claim, coalesce(w.wake_at, 'infinity') as deadline
           from unnest(p_executions, p_keys) as g(execution_id, key)
          cross join lateral (
@@ -159,11 +159,12 @@ begin
             v_had := v_had || v_event.id;
             delete from conductor.waits w where w.execution_id = v_of and w.key = v_wait.key;
             insert into conductor.steps (
-                   execution_id, key, kind, value, recorded_at, ended_at, claim, event_id, event_at, event_filter)
+                   execution_id, key, kind, value, recorded_at, ended_at, claim, event_id, event_at, event_filter,
+                   input)
             values (v_of, v_wait.key, v_wait.kind,
                     json_build_object('event', v_event.id, 'emitted_at', v_event.emitted_at, 'payload', v_event.payload),
                     p_now, v_event.at, v_wait.claim, v_event.id, v_event.emitted_at,
-                    conductor.filter_number(v_wait.event_name, v_wait.event_filter))
+                    conductor.filter_number(v_wait.event_name, v_wait.event_filter), v_wait.input)
                 on conflict (execution_id, key) do nothing;
         elsif v_left <= 0 then
             behind := behind || v_of;

@@ -100,15 +100,16 @@ begin
                                  where s.execution_id = o.execution_id and s.event_id = v_event.event_id limit 1) is null
                          order by o.execution_id, o.key) f
                  where w.ctid = f.place
-                returning w.execution_id, w.key, w.kind, w.event_filter
+                returning w.execution_id, w.key, w.kind, w.event_filter, w.input
             ), recorded as (
                 insert into conductor.steps (
-                       execution_id, key, kind, value, recorded_at, ended_at, claim, event_id, event_at, event_filter)
+                       execution_id, key, kind, value, recorded_at, ended_at, claim, event_id, event_at, event_filter,
+                       input)
                 select t.execution_id, t.key, t.kind,
                        json_build_object('event', v_event.event_id, 'emitted_at', v_event.emitted_at,
                                          'payload', v_event.payload), v_now, v_event.at,
                        (v_claims->>t.execution_id::text)::integer, v_event.event_id, v_event.emitted_at,
-                       conductor.filter_number(p_name, t.event_filter)
+                       conductor.filter_number(p_name, t.event_filter), t.input
                   from taken t
                     on conflict (execution_id, key) do nothing
             )

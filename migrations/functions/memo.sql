@@ -10,7 +10,8 @@ $$;
 -- Returns what is known of an execution that was claimed before, as a JSON array of [key, kind, value, fresh,
 -- at]: its steps, its sleeps that are over (their value is null), and its other waits, with only key and kind.
 -- fresh is true if the value came to a wait since the last suspension, so that no run has had it. at is the
--- time when the value came about, in microseconds since 1970. If there are too many records, returns
+-- time when the value came about, in microseconds since 1970. kind ends with # and the fingerprint of what the
+-- call was given, if it has one. If there are too many records, returns
 -- {"records": n, "bytes": n} instead: then the attempt fails, and not the claim. Called by claim.
 create or replace function conductor.memo(p_id uuid, p_now timestamptz, p_suspended_claim integer) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -31,14 +32,14 @@ begin
     return (
         select json_agg(m.entry)::text
           from (select json_build_array(
-                           s.key, s.kind, s.value, coalesce(s.claim >= p_suspended_claim, false),
+                           s.key, s.kind || coalesce('#' || s.input, ''), s.value, coalesce(s.claim >= p_suspended_claim, false),
                            (extract(epoch from coalesce(s.ended_at, s.recorded_at)) * 1000000)::bigint) as entry
                   from conductor.steps s where s.execution_id = p_id
                 union all
                 select case when w.child_id is null and w.event_name is null and w.wake_at <= p_now
                             then json_build_array(w.key, w.kind, null, false,
                                                   (extract(epoch from w.wake_at) * 1000000)::bigint)
-                            else json_build_array(w.key, w.kind) end
+                            else json_build_array(w.key, w.kind || coalesce('#' || w.input, '')) end
                   from conductor.waits w where w.execution_id = p_id) m);
 end
 $$;

@@ -75,7 +75,8 @@ $$;
 -- Called by handlers. Fails with CD004 if the claim is lost, and with CD005 if the execution was cancelled.
 -- Locks: live_executions (one row, waits), steps (new row).
 create or replace function conductor.record_in_transaction(
-    p_id uuid, p_claim integer, p_key text, p_kind text, p_value text, p_orchestrator bigint default null)
+    p_id uuid, p_claim integer, p_key text, p_kind text, p_value text, p_orchestrator bigint default null,
+    p_input integer default null)
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -93,8 +94,8 @@ begin
     if v_cancelled then
         raise exception 'execution % was cancelled', p_id using errcode = 'CD005';
     end if;
-    insert into conductor.steps (execution_id, key, kind, value, recorded_at)
-    values (p_id, p_key, p_kind, p_value::json, conductor.now());
+    insert into conductor.steps (execution_id, key, kind, value, recorded_at, input)
+    values (p_id, p_key, p_kind, p_value::json, conductor.now(), p_input);
 end
 $$;
 

@@ -30,10 +30,10 @@ begin
         delete from conductor.waits w
          using found f
          where w.ctid = any (array(select o.place from found o)) and w.ctid = f.place
-        returning w.execution_id, w.key, w.kind, w.group_key, f.outcome
+        returning w.execution_id, w.key, w.kind, w.group_key, w.input, f.outcome
     ), recorded as (
-        insert into conductor.steps (execution_id, key, kind, value, recorded_at)
-        select r.execution_id, r.key, r.kind, r.outcome::json, v_now from resolved r
+        insert into conductor.steps (execution_id, key, kind, value, recorded_at, input)
+        select r.execution_id, r.key, r.kind, r.outcome::json, v_now, r.input from resolved r
             on conflict (execution_id, key) do nothing
     )
     select array_agg(r.execution_id), array_agg(r.group_key) into v_executions, v_groups from resolved r;

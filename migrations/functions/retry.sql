@@ -25,13 +25,14 @@ begin
            and not l.cancelled
          order by l.id for no key update);
     update conductor.live_executions l set parent_id = p_to where l.id = any (v_children);
-    insert into conductor.waits (execution_id, key, kind, group_key, wake_at, child_id)
+    insert into conductor.waits (execution_id, key, kind, group_key, wake_at, child_id, input)
     select p_to, w.key, w.kind, w.group_key,
-           case when w.child_id is null then w.wake_at else w.wake_at + (v_now - v_ended) end, w.child_id
+           case when w.child_id is null then w.wake_at else w.wake_at + (v_now - v_ended) end, w.child_id, w.input
       from conductor.waits w
      where w.execution_id = p_from and (w.kind = 'sleep' or w.child_id = any (v_children));
-    insert into conductor.waits (execution_id, key, kind, group_key, wake_at, child_id)
-    select p_to, s.key, s.kind, split_part(s.key, chr(31), 1), v_now + (s.ended_at - l.created_at), l.id
+    insert into conductor.waits (execution_id, key, kind, group_key, wake_at, child_id, input)
+    select p_to, s.key, s.kind, split_part(s.key, chr(31), 1), v_now + (s.ended_at - l.created_at), l.id,
+           s.input
       from conductor.steps s
      cross join lateral (
            select o.id, o.created_at from conductor.live_executions o
@@ -39,8 +40,9 @@ begin
      where s.execution_id = p_from and s.kind = 'invoke'
        and conductor.json_field(s.value, 'state') = 'timed_out';
     insert into conductor.steps (
-           execution_id, key, kind, value, recorded_at, ended_at, event_id, event_at, event_filter)
-    select p_to, s.key, s.kind, s.value, s.recorded_at, s.ended_at, s.event_id, s.event_at, s.event_filter
+           execution_id, key, kind, value, recorded_at, ended_at, event_id, event_at, event_filter, input)
+    select p_to, s.key, s.kind, s.value, s.recorded_at, s.ended_at, s.event_id, s.event_at, s.event_filter,
+           s.input
       from conductor.steps s
      where s.execution_id = p_from
        -- A child that did not complete is tried again, and so is a wait for an event or a row that did not

@@ -36,10 +36,11 @@ begin
                        where o.execution_id = g.execution_id and o.key = g.key and o.event_name is not null limit 1) k
                 -- These have not looked at everything that came in time. Another claim follows.
                 where v_behind is null or g.execution_id <> all (v_behind)))
-        returning w.execution_id, w.key, w.kind, w.child_id, w.wake_at
+        returning w.execution_id, w.key, w.kind, w.child_id, w.wake_at, w.input
     ), recorded as (
-        insert into conductor.steps (execution_id, key, kind, value, recorded_at, ended_at)
-        select l.execution_id, l.key, l.kind, json_build_object('state', 'timed_out', 'id', l.child_id), p_now, l.wake_at
+        insert into conductor.steps (execution_id, key, kind, value, recorded_at, ended_at, input)
+        select l.execution_id, l.key, l.kind, json_build_object('state', 'timed_out', 'id', l.child_id), p_now, l.wake_at,
+               l.input
           from late l
             on conflict (execution_id, key) do nothing
     )

@@ -33,7 +33,7 @@ $$;
 -- is withdrawn. A cancelled execution ends. Called by workers. Returns the number of executions that were
 -- suspended.
 --
--- Arguments: the arrays from p_executions to p_filters have one element for each wait. p_had_of and p_had are
+-- Arguments: the arrays from p_executions to p_filters, and p_inputs, have one element for each wait. p_had_of and p_had are
 -- the keys of what came during the run and the handler has received. p_met is the number of records that each
 -- run has used. p_astray is the key of something that came and that the run did not ask for, while it waits for
 -- something new. An execution that continues in this way, and uses no more records than before, would never end
@@ -47,7 +47,7 @@ create or replace function conductor.suspend(
     p_wake_at timestamptz[], p_children uuid[], p_tasks text[], p_payloads text[], p_detached boolean[],
     p_events text[], p_filters text[], p_withdrawn_of uuid[] default '{}', p_withdrawn text[] default '{}',
     p_orchestrators bigint[] default null, p_met integer[] default null, p_astray text[] default null,
-    p_had_of uuid[] default '{}', p_had text[] default '{}')
+    p_had_of uuid[] default '{}', p_had text[] default '{}', p_inputs integer[] default null)
 returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
@@ -98,6 +98,7 @@ begin
           p_held => v_held, p_executions => p_executions, p_keys => p_keys, p_kinds => p_kinds, p_groups => p_groups,
           p_wake_ms => p_wake_ms, p_wake_at => p_wake_at, p_children => p_children, p_tasks => p_tasks,
           p_payloads => p_payloads, p_detached => p_detached, p_events => p_events, p_filters => p_filters,
+          p_inputs => p_inputs,
           p_withdrawn_of => p_withdrawn_of, p_withdrawn => p_withdrawn, p_now => v_now) b;
 
     -- Due at once if something has come already, otherwise at the first time that it waits for.

@@ -8,7 +8,7 @@ create or replace function conductor.wait_beside(
     p_executions uuid[], p_keys text[], p_kinds text[], p_groups text[], p_wake_ms bigint[],
     p_wake_at timestamptz[], p_children uuid[], p_tasks text[], p_payloads text[], p_detached boolean[],
     p_events text[], p_filters text[], p_withdrawn_of uuid[] default '{}', p_withdrawn text[] default '{}',
-    p_orchestrators bigint[] default null)
+    p_orchestrators bigint[] default null, p_inputs integer[] default null)
 returns boolean[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
@@ -39,7 +39,7 @@ begin
               p_held => v_held, p_executions => p_executions, p_keys => p_keys, p_kinds => p_kinds,
               p_groups => p_groups, p_wake_ms => p_wake_ms, p_wake_at => p_wake_at, p_children => p_children,
               p_tasks => p_tasks, p_payloads => p_payloads, p_detached => p_detached, p_events => p_events,
-              p_filters => p_filters, p_withdrawn_of => p_withdrawn_of, p_withdrawn => p_withdrawn,
+              p_filters => p_filters, p_inputs => p_inputs, p_withdrawn_of => p_withdrawn_of, p_withdrawn => p_withdrawn,
               p_now => conductor.now()) b;
         update conductor.live_executions l set partial_wakes = 0
          where l.id = any (v_held) and l.id = any (v_fresh) and l.partial_wakes > 0;

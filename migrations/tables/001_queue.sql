@@ -339,6 +339,9 @@ create table conductor.steps (
     event_id uuid,
     event_at timestamptz,
     event_filter bigint,
+    -- A fingerprint of what the call was given: the payload of a child, the filter of a wait, an event. A replay
+    -- compares it with its own. Null: there is nothing to compare.
+    input integer,
     -- As in live_executions: the sum is what all records of an execution add to the result of a claim,
     -- including what surrounds a value there.
     bytes integer not null generated always as (octet_length(value::text) + octet_length(key) + 60) stored,
@@ -369,6 +372,8 @@ create table conductor.waits (
     -- delivered to it (event_hash is -1).
     seen_at timestamptz,
     seen_seq bigint,
+    -- As in steps.
+    input integer,
     primary key (execution_id, key)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 

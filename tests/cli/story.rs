@@ -332,6 +332,28 @@ async fn a_long_story_is_cut_and_the_removed_are_named(test: TestConductor) -> a
 }
 
 #[conductor::test]
+async fn a_handler_that_does_not_do_the_same_is_named(test: TestConductor) -> anyhow::Result<()> {
+    let program = Program::on(&test);
+    let run = test.invoke::<StoryGated>(()).await?;
+    assert!(!shown(&program, run.id()).contains("changed"));
+    sqlx::query(
+        "insert into conductor.steps (execution_id, key, kind, value, recorded_at)
+         values ($1, chr(31), 'new input', '\"book 0\"', now())",
+    )
+    .bind(run.id())
+    .execute(test.pool())
+    .await?;
+    let story = shown(&program, run.id());
+    assert!(
+        story.contains("changed  a later run called \"book 0\" with something else"),
+        "{story}"
+    );
+    assert!(section(&story, "steps").is_empty(), "{story}");
+    assert_eq!(whole(&program, run.id())["new_input"], json!("book 0"));
+    Ok(())
+}
+
+#[conductor::test]
 async fn hostile_keys_and_values_are_harmless(test: TestConductor) -> anyhow::Result<()> {
     let program = Program::on(&test);
     let run = test

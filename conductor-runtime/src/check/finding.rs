@@ -78,6 +78,17 @@ pub enum Finding {
         /// The error for that one.
         error: String,
     },
+    /// Executions in which a run gave a call something else than the run that recorded it.
+    NewInput {
+        /// The task's name.
+        task: String,
+        /// How many there are.
+        executions: u64,
+        /// One of them.
+        execution: Uuid,
+        /// The key of the call in that one.
+        key: String,
+    },
     /// Executions that no build could read so far. A start tries them again. A change.
     Left {
         /// The task's name.
@@ -191,6 +202,7 @@ impl Finding {
             Self::UnknownTask { task, .. }
             | Self::Payload { task, .. }
             | Self::Record { task, .. }
+            | Self::NewInput { task, .. }
             | Self::Left { task, .. }
             | Self::Schedule { task, .. }
             | Self::ScheduledPayload { task, .. }
@@ -247,35 +259,10 @@ impl Finding {
                 "{} in this queue, which no running process serves",
                 counted(*executions, "execution")
             ),
-            Self::Payload {
-                executions,
-                execution,
-                error,
-                ..
-            } => format!(
-                "{} with a payload that it cannot read, such as {execution}: {error}",
-                counted(*executions, "execution")
-            ),
-            Self::Record {
-                step,
-                records,
-                execution,
-                key,
-                error,
-                ..
-            } => format!(
-                "{} of the kind {step:?} that it cannot read, such as {key:?} of {execution}: {error}",
-                counted(*records, "record")
-            ),
-            Self::Left {
-                executions,
-                execution,
-                error,
-                ..
-            } => format!(
-                "{} left for a build that can read what others could not, such as {execution} ({error}); a start tries again",
-                counted(*executions, "execution")
-            ),
+            Self::Payload { .. }
+            | Self::Record { .. }
+            | Self::NewInput { .. }
+            | Self::Left { .. } => self.stored_text(),
             Self::Schedule {
                 schedule, change, ..
             } => format!("the schedule {schedule:?} {change}"),
@@ -298,6 +285,52 @@ impl Finding {
             Self::Subscription { event, change, .. } => {
                 format!("the subscription to {event:?} {change}")
             }
+        }
+    }
+
+    /// Returns the text of what is about stored values.
+    fn stored_text(&self) -> String {
+        match self {
+            Self::Payload {
+                executions,
+                execution,
+                error,
+                ..
+            } => format!(
+                "{} with a payload that it cannot read, such as {execution}: {error}",
+                counted(*executions, "execution")
+            ),
+            Self::Record {
+                step,
+                records,
+                execution,
+                key,
+                error,
+                ..
+            } => format!(
+                "{} of the kind {step:?} that it cannot read, such as {key:?} of {execution}: {error}",
+                counted(*records, "record")
+            ),
+            Self::NewInput {
+                executions,
+                execution,
+                key,
+                ..
+            } => format!(
+                "{} in which a later run called with something else than the run that recorded it, such as {key:?} of \
+                 {execution}: the handler does not do the same in each run",
+                counted(*executions, "execution")
+            ),
+            Self::Left {
+                executions,
+                execution,
+                error,
+                ..
+            } => format!(
+                "{} left for a build that can read what others could not, such as {execution} ({error}); a start tries again",
+                counted(*executions, "execution")
+            ),
+            _ => String::new(),
         }
     }
 }

@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Bound, Finding, Report};
-use crate::context::KINDS;
+use crate::context::{KINDS, NEW_INPUT};
 use crate::error::Result;
 use crate::event::EventDefinition;
 use crate::registry::Registry;
@@ -46,6 +46,8 @@ struct Stored {
 struct Unreadable {
     payloads: BTreeMap<&'static str, (u64, Uuid, String)>,
     records: BTreeMap<(&'static str, String), (u64, Uuid, String, String)>,
+    /// Executions in which a call was given something else than when it was recorded, with the call's key.
+    new_inputs: BTreeMap<&'static str, (u64, Uuid, String)>,
 }
 
 pub(super) async fn look(
@@ -128,7 +130,7 @@ impl Unreadable {
         let ids: Vec<Uuid> = tasks.keys().copied().collect();
         let mut rows = sqlx::query_as::<_, Stored>(
             "select s.execution_id, s.key, s.kind,
-                    case when s.kind in ('invoke', 'event', 'emit', 'race') then s.value::text end as value,
+                    case when s.kind in ('invoke', 'event', 'emit', 'race', 'new input') then s.value::text end as value,
                     case when s.kind = 'invoke' then
                         (select t.name from conductor.finished_executions f
                            join conductor.tasks t on t.id = f.task_id
@@ -152,9 +154,17 @@ impl Unreadable {
         let mut seen = 0;
         while let Some(stored) = rows.try_next().await? {
             seen += 1;
-            if let Some(task) = tasks.get(&stored.execution_id)
-                && let Err(error) = readable(&stored)
-            {
+            let Some(task) = tasks.get(&stored.execution_id) else {
+                continue;
+            };
+            if stored.kind == NEW_INPUT {
+                let key = stored.value.unwrap_or_default();
+                let key = serde_json::from_str(&key).unwrap_or(key);
+                let first = (0, stored.execution_id, key);
+                self.new_inputs.entry(task.name).or_insert(first).0 += 1;
+                continue;
+            }
+            if let Err(error) = readable(&stored) {
                 let sort = (task.name, stored.kind);
                 let first = (0, stored.execution_id, stored.key, error);
                 self.records.entry(sort).or_insert(first).0 += 1;
@@ -171,6 +181,15 @@ impl Unreadable {
                 executions,
                 execution,
                 error,
+            }),
+        );
+        let new_inputs = self.new_inputs.into_iter();
+        findings.extend(
+            new_inputs.map(|(task, (executions, execution, key))| Finding::NewInput {
+                task: task.to_owned(),
+                executions,
+                execution,
+                key,
             }),
         );
         let records = self.records.into_iter();

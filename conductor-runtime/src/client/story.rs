@@ -9,7 +9,7 @@ use super::children::{Brief, Child, briefs, children};
 use super::query::{self, ExecutionInfo, FailedAttempt, raw};
 use super::why::{Why, why};
 use super::{Conductor, Status};
-use crate::context::PART;
+use crate::context::{NEW_INPUT, PART};
 use crate::error::Result;
 
 /// The largest value of a record that is shown, and the most that all values of a story take, in bytes.
@@ -38,6 +38,9 @@ pub struct Story {
     pub cancel_reason: Option<String>,
     /// Set if its keys seem to change from run to run.
     pub astray: Option<Astray>,
+    /// The key of the first call that a run gave something else than the run that recorded it. Such a handler does not
+    /// do the same in each run.
+    pub new_input: Option<String>,
     /// The process that has claimed it.
     pub runner: Option<Runner>,
     /// The execution that invoked it with `ctx.invoke`.
@@ -224,7 +227,11 @@ async fn read(
     };
     let orchestrator: Option<i64> = row.try_get("orchestrator_id")?;
     let cancelled: Option<bool> = row.try_get("cancelled")?;
+    let mut steps = steps(connection, info.id).await?;
+    let new_input = steps.iter().position(|step| step.kind == NEW_INPUT);
+    let new_input = new_input.map(|place| steps.remove(place));
     Ok(Story {
+        new_input: new_input.and_then(|step| serde_json::from_str(step.value.get()).ok()),
         now: row.try_get("now")?,
         why: why(&mut *connection, info.id).await?,
         served: row.try_get("served")?,
@@ -242,7 +249,7 @@ async fn read(
         }),
         parent,
         failures,
-        steps: steps(connection, info.id).await?,
+        steps,
         waits: waits(connection, info.id).await?,
         children: children(connection, &[info.id], i64::MAX).await?,
         info,

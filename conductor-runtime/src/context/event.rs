@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::TaskContext;
 use super::block::Block;
+use super::input::Input;
 use super::lazy::Lazy;
 use super::memo::{Awaited, Met, Recorded, Stands, Wait, Wake, Wanted};
 use crate::codec;
@@ -122,7 +123,10 @@ impl TaskContext {
         let key = key.into();
         let met = self.memo.meet(&key, KIND_EMIT);
         let new = NewEvent::of(&event);
+        let payload = new.as_ref().ok().map(NewEvent::payload);
+        let input = payload.and_then(|payload| Input::of(E::NAME, payload));
         async move {
+            self.compare(&key, input);
             if let Some(recorded) = met? {
                 return self.replayed(&key, KIND_EMIT, &recorded).await;
             }
@@ -130,10 +134,11 @@ impl TaskContext {
             let mut patience = Patience::new(Duration::MAX);
             loop {
                 let new = new.clone();
-                let emit = self.transact(key.clone(), KIND_EMIT, Ok(None), async move |tx| {
-                    write_events(tx, std::slice::from_ref(&new), true).await?;
-                    Ok::<_, Error>(new.id)
-                });
+                let emit =
+                    self.transact(key.clone(), KIND_EMIT, Ok(None), input, async move |tx| {
+                        write_events(tx, std::slice::from_ref(&new), true).await?;
+                        Ok::<_, Error>(new.id)
+                    });
                 let error = match emit.await {
                     Ok(id) => return Ok(id),
                     Err(error) => error,
@@ -180,6 +185,9 @@ impl<E: Event> Future for WaitForEvent<'_, E> {
         let this = self.get_mut();
         let ctx = this.ctx;
         this.lazy.poll_with(cx, |options| async move {
+            let filter = options.filter.map(|filter| filter.to_string());
+            let input = Input::of(E::NAME, filter.as_deref().unwrap_or("null"));
+            ctx.compare(&options.key, input);
             if let Some(recorded) = options.met? {
                 options.wanted.had();
                 return came_to::<E>(ctx, options.key, &recorded).await;
@@ -187,7 +195,6 @@ impl<E: Event> Future for WaitForEvent<'_, E> {
             if let Some(error) = options.timeout.and_then(too_long) {
                 return Err(error);
             }
-            let filter = options.filter.map(|filter| filter.to_string());
             if let Some(Err(reason)) = filter.as_deref().map(codec::check_storable) {
                 let reason = format!("its filter cannot be stored: {reason}");
                 return Err(Error::event(E::NAME, reason));
@@ -202,6 +209,7 @@ impl<E: Event> Future for WaitForEvent<'_, E> {
                     filter,
                 }),
                 since: Instant::now(),
+                input,
                 stands: Stands::No,
             };
             ctx.durable()?;

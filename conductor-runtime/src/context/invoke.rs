@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::TaskContext;
 use super::block::Block;
+use super::input::Input;
 use super::lazy::Lazy;
 use super::memo::{Child, Met, PART, Recorded, Stands, WHOLE, Wait, Wake};
 use crate::codec;
@@ -194,11 +195,13 @@ impl<'c, T: Task> Future for InvokeChild<'c, T> {
         let this = self.get_mut();
         let ctx = this.ctx;
         this.lazy.poll_with(cx, |options| async move {
+            let input = input::<T>(&options.payload);
+            ctx.compare(&options.key, input);
             if let Some(recorded) = options.met? {
                 ctx.memo.give(&options.key);
                 return outcome::<T>(ctx, &recorded).await;
             }
-            let wait = wait::<T>(options.key.clone(), options.payload?, options.terms)?;
+            let wait = wait::<T>(options.key.clone(), options.payload?, input, options.terms)?;
             ready_for::<T>(ctx).await?;
             let waits = vec![(options.key.clone(), wait)];
             let came = Block::on(&ctx.memo, waits).await;
@@ -238,13 +241,15 @@ async fn all_ends<T: Task>(
     // In the order of the payloads; results that are still missing are filled in below.
     let (mut recorded, mut waits) = (Vec::new(), Vec::new());
     for (key, met, payload) in options.children {
+        let input = input::<T>(&payload);
+        ctx.compare(&key, input);
         match met? {
             Some(value) => {
                 ctx.memo.give(&key);
                 recorded.push(Some(value));
             }
             None => {
-                let wait = wait::<T>(options.key.clone(), payload?, options.terms)?;
+                let wait = wait::<T>(options.key.clone(), payload?, input, options.terms)?;
                 waits.push((key, wait));
                 recorded.push(None);
             }
@@ -271,7 +276,16 @@ async fn all_ends<T: Task>(
     Ok(ends)
 }
 
-fn wait<T: Task>(group: String, payload: String, terms: Terms) -> Result<Wait> {
+fn input<T: Task>(payload: &Result<String>) -> Option<Input> {
+    Input::of(T::NAME, payload.as_deref().ok()?)
+}
+
+fn wait<T: Task>(
+    group: String,
+    payload: String,
+    input: Option<Input>,
+    terms: Terms,
+) -> Result<Wait> {
     if let Some(error) = terms.timeout.and_then(too_long) {
         return Err(error);
     }
@@ -287,6 +301,7 @@ fn wait<T: Task>(group: String, payload: String, terms: Terms) -> Result<Wait> {
         }),
         event: None,
         since: Instant::now(),
+        input,
         stands: Stands::No,
     })
 }

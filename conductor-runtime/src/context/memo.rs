@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::input::Input;
 use crate::codec::MAX_RECORDS_BYTES;
 use crate::error::{Error, Result};
 use crate::failure::Failure;
@@ -28,6 +29,8 @@ pub(crate) use wait::{Awaited, Child, Stands, Wait, Waiting, Wake};
 const MAX_KEY_BYTES: usize = 500;
 /// Separates a key from the index of one of its parts. Keys of users cannot contain it.
 pub(crate) const PART: char = '\u{1f}';
+/// The kind of the record that a call was given something else in a replay.
+pub(crate) const NEW_INPUT: &str = "new input";
 /// The kind of a key that has parts.
 pub(super) const WHOLE: &str = "invoke_all";
 
@@ -45,6 +48,7 @@ pub(crate) const KINDS: &[&str] = &[
     "emit",
     "schedule",
     "unschedule",
+    NEW_INPUT,
 ];
 
 /// What an attempt knows of its execution's records, and what it currently does.
@@ -91,6 +95,19 @@ struct Present {
     bytes: usize,
     /// How many records this run has used.
     records_met: usize,
+    /// The key of the first call that was given something else than in the run that recorded it.
+    new_input: NewInput,
+}
+
+/// What is known of a call that was given something else than in the run that recorded it.
+#[derive(Debug, Default)]
+enum NewInput {
+    #[default]
+    None,
+    /// It is to be recorded under this key.
+    Key(String),
+    /// It is recorded. One for each execution is enough.
+    Recorded,
 }
 
 /// What `conductor.memo` returns if there are too many records to load.
@@ -140,6 +157,8 @@ const FAILED: &str = "failed ";
 #[derive(Debug)]
 struct Entry {
     kind: String,
+    /// The fingerprint of what the call was given.
+    input: Option<Input>,
     /// `None` while it is still awaited.
     value: Option<Box<RawValue>>,
     /// When it ended.
@@ -201,16 +220,26 @@ impl Memo {
     fn read(json: &str) -> serde_json::Result<Self> {
         let rows: Vec<Vec<Box<RawValue>>> = serde_json::from_str(json)?;
         let mut entries = HashMap::with_capacity(rows.len());
+        let mut new_input = NewInput::None;
         for row in rows {
             let mut columns = row.into_iter();
             if let (Some(key), Some(kind)) = (columns.next(), columns.next()) {
                 let kind: String = serde_json::from_str(kind.get())?;
+                if kind == NEW_INPUT {
+                    new_input = NewInput::Recorded;
+                    continue;
+                }
+                let (kind, input) = match kind.split_once('#') {
+                    Some((kind, input)) => (kind.to_owned(), input.parse().ok().map(Input)),
+                    None => (kind, None),
+                };
                 let value = columns.next();
                 let fresh = columns.next().is_some_and(|fresh| fresh.get() == "true");
                 let at = columns.next().and_then(|at| at.get().parse().ok());
                 let entry = Entry {
                     loose: is_loose(&kind) && (value.is_none() || fresh),
                     kind,
+                    input,
                     value,
                     at,
                     anew: false,
@@ -221,6 +250,7 @@ impl Memo {
                     // Only the parts are stored, but the whole has a kind of its own.
                     entries.entry(whole.to_owned()).or_insert(Entry {
                         kind: WHOLE.to_owned(),
+                        input: None,
                         value: None,
                         at: None,
                         loose: false,
@@ -234,6 +264,7 @@ impl Memo {
         Ok(Self(Mutex::new(Present {
             entries,
             bytes: json.len(),
+            new_input,
             ..Present::default()
         })))
     }
@@ -309,6 +340,31 @@ impl Memo {
         };
         present.records_met += 1;
         Ok(Some(Recorded { value, failed }))
+    }
+
+    /// Compares what a call is given with what it was given in the run that recorded it. Returns its kind if that was
+    /// something else and it is the first such call of the execution.
+    pub(super) fn note_input(&self, key: &str, input: Option<Input>) -> Option<String> {
+        let mut present = self.present();
+        let entry = present.entries.get(key)?;
+        if entry.input? == input? || !matches!(present.new_input, NewInput::None) {
+            return None;
+        }
+        let kind = entry.kind.clone();
+        present.new_input = NewInput::Key(shown(key));
+        Some(kind)
+    }
+
+    /// Returns the key of that call once.
+    pub(super) fn take_new_input(&self) -> Option<String> {
+        let new = &mut self.present().new_input;
+        match std::mem::replace(new, NewInput::Recorded) {
+            NewInput::Key(key) => Some(key),
+            other => {
+                *new = other;
+                None
+            }
+        }
     }
 
     /// Does the same as [`meet`](Self::meet) for calls without a key: repeated names are numbered.
@@ -491,6 +547,7 @@ impl Entry {
     fn awaited(kind: &str) -> Self {
         Self {
             kind: kind.to_owned(),
+            input: None,
             value: None,
             at: None,
             loose: is_loose(kind),

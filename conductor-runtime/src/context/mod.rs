@@ -3,6 +3,7 @@
 mod batch;
 mod block;
 mod event;
+mod input;
 mod invoke;
 mod lazy;
 mod memo;
@@ -35,7 +36,8 @@ pub use batch::{BatchContext, BatchItem};
 pub use event::WaitForEvent;
 pub use invoke::{InvokeChild, InvokeChildren, SettleChildren};
 pub(crate) use memo::{
-    Blocked, Decided, KINDS, Memo, PART, Stands, Stop, Unloadable, Wait, Waiting, Wake, size,
+    Blocked, Decided, KINDS, Memo, NEW_INPUT, PART, Stands, Stop, Unloadable, Wait, Waiting, Wake,
+    size,
 };
 pub use race::Race;
 pub use row::WaitForRow;
@@ -386,8 +388,10 @@ impl TaskContext {
         }
     }
 
-    /// Records the errors that the handler has continued after.
+    /// Records what this run has found out before: a call that was given something else, and the errors that the
+    /// handler has continued after.
     async fn record_errors(&self) -> Result<()> {
+        self.record_new_input().await?;
         while let Some(error) = self.memo.next_unrecorded() {
             let _busy = self.memo.busy();
             let (value, decided) = (error.value.clone(), error.decided.clone());

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::TaskContext;
 use super::block::Block;
+use super::input::Input;
 use super::lazy::Lazy;
 use super::memo::{Awaited, Met, Recorded, Stands, Wait, Wake, Wanted};
 use crate::codec;
@@ -209,6 +210,9 @@ impl<R: Row> Future for WaitForRow<'_, R> {
         let this = self.get_mut();
         let ctx = this.ctx;
         this.lazy.poll_with(cx, |mut options| async move {
+            let given = serde_json::json!([options.table, options.columns, options.filter]);
+            let input = Input::of(options.op.as_str(), &given.to_string());
+            ctx.compare(&options.key, input);
             let met = std::mem::replace(&mut options.met, Ok(None));
             if let Some(recorded) = met? {
                 options.wanted.had();
@@ -240,6 +244,7 @@ impl<R: Row> Future for WaitForRow<'_, R> {
                     filter: options.filter.as_ref().map(|filter| filter.to_string()),
                 }),
                 since: Instant::now(),
+                input,
                 stands: Stands::No,
             };
             let waits = vec![(options.key.clone(), wait)];

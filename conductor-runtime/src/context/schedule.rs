@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use conductor_schedule::{Missed, Overlap};
 
 use super::TaskContext;
+use super::input::Input;
 use super::lazy::Lazy;
 use super::memo::Met;
 use crate::client::{Rule, check_schedule_name, remove_schedule};
@@ -25,6 +26,7 @@ pub struct ScheduleStep<'c> {
 struct Options {
     key: String,
     met: Met,
+    input: Option<Input>,
     rule: Result<Rule>,
 }
 
@@ -63,11 +65,18 @@ impl TaskContext {
         let (key, met) = self
             .memo
             .meet_unnamed(format!("schedule {} {}", T::NAME, shortened(&name)), KIND);
-        let rule = codec::encode_payload::<T>(&payload)
-            .and_then(|payload| Rule::new(T::NAME, name, cron.as_ref(), payload));
+        let payload = codec::encode_payload::<T>(&payload);
+        let given = payload.as_deref().ok();
+        let input = given.and_then(|payload| Input::of(cron.as_ref(), payload));
+        let rule = payload.and_then(|payload| Rule::new(T::NAME, name, cron.as_ref(), payload));
         ScheduleStep {
             ctx: self,
-            lazy: Lazy::new(Options { key, met, rule }),
+            lazy: Lazy::new(Options {
+                key,
+                met,
+                input,
+                rule,
+            }),
         }
     }
 
@@ -81,7 +90,7 @@ impl TaskContext {
         let name = name.into();
         let base = format!("unschedule {} {}", T::NAME, shortened(&name));
         let (key, met) = self.memo.meet_unnamed(base, KIND_END);
-        self.transact(key, KIND_END, met, async move |tx| {
+        self.transact(key, KIND_END, met, None, async move |tx| {
             match check_schedule_name(&name) {
                 Ok(()) => remove_schedule(tx, T::NAME, &name).await,
                 // No schedule can have an invalid name.
@@ -146,14 +155,19 @@ impl Future for ScheduleStep<'_> {
 
 async fn run(ctx: &TaskContext, options: Options) -> anyhow::Result<()> {
     let rule = options.rule?;
+    ctx.compare(&options.key, options.input);
     if let Ok(None) = &options.met {
         let _busy = ctx.memo.busy();
         let conductor = ctx.conductor()?;
         conductor.ensure_declared(rule.task()).await?;
         rule.refuse_past(conductor).await?;
     }
-    ctx.transact(options.key, KIND, options.met, async move |tx| {
-        rule.store(tx).await
-    })
+    ctx.transact(
+        options.key,
+        KIND,
+        options.met,
+        options.input,
+        async move |tx| rule.store(tx).await,
+    )
     .await
 }

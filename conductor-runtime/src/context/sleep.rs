@@ -74,6 +74,8 @@ impl TaskContext {
                 child: None,
                 event: None,
                 since: Instant::now(),
+                // A duration is often what is left until some time, and differs in each run of correct code.
+                input: None,
                 stands: Stands::No,
             };
             self.durable()?;

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use sqlx::{PgConnection, Postgres, Transaction};
 
 use super::TaskContext;
+use super::input::Input;
 use super::memo::{Met, Stop};
 use super::step::encoded;
 use crate::db::{Fault, Patience, fault};
@@ -74,7 +75,7 @@ impl TaskContext {
     {
         let key = key.into();
         let met = self.memo.meet(&key, KIND);
-        self.transact(key, KIND, met, body)
+        self.transact(key, KIND, met, None, body)
     }
 
     /// Does the same for every kind of step whose effect is in this database.
@@ -85,6 +86,7 @@ impl TaskContext {
         key: String,
         kind: &'static str,
         met: Met,
+        input: Option<Input>,
         body: F,
     ) -> impl Future<Output = anyhow::Result<T>> + Send
     where
@@ -105,7 +107,7 @@ impl TaskContext {
             loop {
                 let mut share = recorder.share(&mut patience).await?;
                 match share.begin().await {
-                    Ok(tx) => return self.within(tx, &key, kind, body).await,
+                    Ok(tx) => return self.within(tx, (&key, kind, input), body).await,
                     Err(error) => recorder.again(&mut patience, error).await?,
                 }
             }
@@ -116,8 +118,7 @@ impl TaskContext {
     async fn within<T, E, F>(
         &self,
         mut tx: Transaction<'_, Postgres>,
-        key: &str,
-        kind: &'static str,
+        (key, kind, input): (&str, &'static str, Option<Input>),
         body: F,
     ) -> anyhow::Result<T>
     where
@@ -137,13 +138,18 @@ impl TaskContext {
         let (json, value) = encoded(self, key, &value)?;
         let (id, claim) = (self.execution_id, self.claim);
         let recorded =
-            sqlx::query("select conductor.record_in_transaction($1, $2, $3, $4, $5, $6)")
+            sqlx::query(
+                "select conductor.record_in_transaction(
+                    p_id => $1, p_claim => $2, p_key => $3, p_kind => $4, p_value => $5, p_orchestrator => $6,
+                    p_input => $7)",
+            )
                 .bind(id)
                 .bind(claim.number)
                 .bind(key)
                 .bind(kind)
                 .bind(&json)
                 .bind(claim.orchestrator)
+                .bind(input.map(|input| input.0))
                 .execute(&mut *tx)
                 .await;
         if let Err(error) = recorded {

@@ -51,6 +51,11 @@ impl NewEvent {
         Self::encoded(E::NAME, payload)
     }
 
+    /// Returns its JSON.
+    pub(crate) fn payload(&self) -> &str {
+        &self.payload
+    }
+
     /// Checks JSON from an outside source.
     pub(super) fn checked(name: &str, payload: &str) -> Result<Self> {
         let refuse = |reason: String| Error::event(name, reason);

@@ -23,6 +23,7 @@ pub(super) struct Suspensions<'o> {
     detached: Vec<bool>,
     events: Vec<Option<&'o str>>,
     filters: Vec<Option<&'o str>>,
+    inputs: Vec<Option<i32>>,
     withdrawn_of: Vec<Uuid>,
     withdrawn: Vec<&'o str>,
     had_of: Vec<Uuid>,
@@ -69,6 +70,7 @@ impl<'o> Suspensions<'o> {
             self.events.push(event.map(|event| event.name.as_ref()));
             self.filters
                 .push(event.and_then(|event| event.filter.as_deref()));
+            self.inputs.push(wait.input.map(|input| input.0));
         }
     }
 
@@ -83,7 +85,7 @@ impl<'o> Suspensions<'o> {
                 p_ids => $1, p_claims => $2, p_executions => $3, p_keys => $4, p_kinds => $5,
                 p_groups => $6, p_wake_ms => $7, p_wake_at => $8, p_children => $9, p_tasks => $10,
                 p_payloads => $11, p_detached => $12, p_events => $13, p_filters => $14,
-                p_withdrawn_of => $15, p_withdrawn => $16, p_orchestrators => $17)",
+                p_withdrawn_of => $15, p_withdrawn => $16, p_orchestrators => $17, p_inputs => $18)",
         )
         .bind(&self.ids)
         .bind(&self.claims.numbers)
@@ -102,6 +104,7 @@ impl<'o> Suspensions<'o> {
         .bind(&self.withdrawn_of)
         .bind(&self.withdrawn)
         .bind(&self.claims.orchestrators)
+        .bind(&self.inputs)
         .fetch_one(connection)
         .await
     }
@@ -114,7 +117,7 @@ impl<'o> Suspensions<'o> {
                 p_groups => $6, p_wake_ms => $7, p_wake_at => $8, p_children => $9, p_tasks => $10,
                 p_payloads => $11, p_detached => $12, p_events => $13, p_filters => $14,
                 p_withdrawn_of => $15, p_withdrawn => $16, p_orchestrators => $17, p_met => $18,
-                p_astray => $19, p_had_of => $20, p_had => $21)",
+                p_astray => $19, p_had_of => $20, p_had => $21, p_inputs => $22)",
         )
         .bind(&self.ids)
         .bind(&self.claims.numbers)
@@ -137,6 +140,7 @@ impl<'o> Suspensions<'o> {
         .bind(&self.astray)
         .bind(&self.had_of)
         .bind(&self.had)
+        .bind(&self.inputs)
         .execute(connection)
         .await
         .map(drop)

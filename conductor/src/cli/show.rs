@@ -72,6 +72,7 @@ fn object(told: &Story) -> String {
         ("parent", json!(parent).to_string()),
         ("runner", json!(runner).to_string()),
         ("served", told.served.to_string()),
+        ("new_input", json!(told.new_input).to_string()),
         ("why", json!(told.why).to_string()),
         ("cancelled", told.cancelled.to_string()),
         ("cancel_reason", json!(told.cancel_reason).to_string()),

@@ -94,14 +94,8 @@ fn excerpt(text: &str) -> Vec<String> {
 
 fn rows(told: &Story) -> Vec<(&'static str, String)> {
     let (info, now) = (&told.info, told.now);
-    let mut rows = vec![(
-        "queue",
-        format!(
-            "{}, priority {}",
-            output::line(&info.queue, 100),
-            info.priority
-        ),
-    )];
+    let queue = output::line(&info.queue, 100);
+    let mut rows = vec![("queue", format!("{queue}, priority {}", info.priority))];
     if let Some(parent) = &told.parent {
         let known = parent.execution.as_ref().map(|brief| {
             let state = styled(of_state(brief.state), brief.state.as_str());
@@ -130,19 +124,7 @@ fn rows(told: &Story) -> Vec<(&'static str, String)> {
         Trigger::Row { table, op } => format!(" by an {op} of {}", output::line(table, 140)),
         _ => String::new(),
     };
-    if let Some(astray) = &told.astray {
-        rows.push((
-            "astray",
-            format!(
-                "{} in a row did not ask for what had come, last for {:?}: its keys change at each run",
-                match astray.runs {
-                    1 => "1 run".to_owned(),
-                    runs => format!("{runs} runs"),
-                },
-                output::line(&astray.key, 100)
-            ),
-        ));
-    }
+    rows.extend(unsteady(told));
     rows.push(("invoked", format!("{}{by}", moment(info.created_at, now))));
     if let Some(at) = info.claimed_at {
         rows.push((
@@ -174,6 +156,30 @@ fn rows(told: &Story) -> Vec<(&'static str, String)> {
         rows.push(("ended", format!("{}{took}", moment(at, now))));
     }
     rows
+}
+
+/// Returns rows about a handler that does not do the same in each run.
+fn unsteady(told: &Story) -> impl Iterator<Item = (&'static str, String)> {
+    let astray = told.astray.as_ref().map(|astray| {
+        let runs = match astray.runs {
+            1 => "1 run".to_owned(),
+            runs => format!("{runs} runs"),
+        };
+        let key = output::line(&astray.key, 100);
+        let what = format!(
+            "{runs} in a row did not ask for what had come, last for {key:?}: its keys change at each run"
+        );
+        ("astray", what)
+    });
+    let changed = told.new_input.as_ref().map(|key| {
+        let key = output::line(key, 100);
+        let what = format!(
+            "a later run called {key:?} with something else than the run that recorded it: the handler does not do \
+             the same in each run"
+        );
+        ("changed", what)
+    });
+    astray.into_iter().chain(changed)
 }
 
 /// Returns the rows about the process that runs the execution, and whether the execution seems stuck.

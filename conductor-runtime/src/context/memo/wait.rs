@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use crate::context::input::Input;
+
 /// What an execution waits for when it is suspended, and what it no longer waits for.
 #[derive(Debug, Clone)]
 pub(crate) struct Waiting {
@@ -31,6 +33,8 @@ pub(crate) struct Wait {
     pub(crate) event: Option<Awaited>,
     /// When the handler first waited for it.
     pub(crate) since: Instant,
+    /// What the call was given.
+    pub(crate) input: Option<Input>,
     pub(crate) stands: Stands,
 }
 
