@@ -290,15 +290,16 @@ async fn a_rate_lets_them_start_at_even_distances(test: TestConductor) -> anyhow
         start_with(&test, 20, Arc::clone(&log)).await?,
         start_with(&test, 20, Arc::clone(&log)).await?,
     ];
+    let began = Instant::now();
     let runs = invoke_each::<G11Rated>(&test, (0..50).map(|n| G11Rated { n })).await?;
     for run in runs {
         soon("its end", run.result()).await?;
     }
     let mut starts: Vec<Instant> = log.lock().unwrap().iter().map(|(_, at)| *at).collect();
     starts.sort();
-    let all = starts[49] - starts[0];
-    // 49 distances of 50 ms.
-    assert!(all >= Duration::from_millis(2350), "{all:?}");
+    // 50 ms apart, from the beginning on: on a busy machine the first one starts late, and the others do not.
+    let all = starts[49] - began;
+    assert!(all >= Duration::from_millis(2440), "{all:?}");
     for window in starts.windows(22) {
         let within = window[21] - window[0];
         assert!(within >= Duration::from_millis(900), "22 within {within:?}");

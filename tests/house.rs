@@ -11,7 +11,7 @@ const LONG_SQL: &[(&str, usize)] = &[
     ("admit", 252),
     ("begin_waits", 86),
     ("catch_up", 172),
-    ("claim", 415),
+    ("claim_gated", 264),
     ("close_lanes", 75),
     ("declare_limits", 116),
     ("declare_tasks", 100),

@@ -18,10 +18,7 @@ create or replace function conductor.finish_and_claim(
     p_bytes bigint default 64 * 1024 * 1024, p_seen integer[] default null, p_from timestamptz[] default null,
     p_orchestrators bigint[] default null, p_failed_orchestrators bigint[] default null,
     p_failures text[] default null, p_forgotten_of uuid[] default null, p_forgotten text[] default null)
-returns table (
-    id uuid, task_id integer, claim integer, attempt integer, payload text, memo text, origin uuid,
-    parent uuid, trigger text, lanes integer[], slots integer[], lane_limits integer[], lane_keys text[],
-    start_ms integer, next_due_ms bigint, seen integer[], seen_from timestamptz[])
+returns setof conductor.claimed
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$

@@ -56,3 +56,21 @@ begin
     return v_count;
 end
 $$;
+
+-- Moves parked executions of tasks whose windows are closed back to their queue, those of lanes that they share
+-- with other tasks included. Called by claim_gated.
+-- Locks: as unpark.
+create or replace function conductor.unpark_closed(p_closed integer[]) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+    v_owners integer[];
+begin
+    select array_agg(c.task_id) || array_agg(-c.shared_id) filter (where c.shared_id is not null) into v_owners
+      from conductor.limits c where c.task_id = any (p_closed);
+    if v_owners is not null then
+        perform conductor.unpark(v_owners, 1000);
+    end if;
+end
+$$;

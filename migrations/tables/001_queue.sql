@@ -248,6 +248,33 @@ create index live_executions_aside on conductor.live_executions (task_id, order_
 -- For processes that look for cancelled executions that they run.
 create index live_executions_cancelled on conductor.live_executions (id) where cancelled;
 
+-- What a claim may take, with an element for each execution in the arrays: the task, the key of its limit and its
+-- size. bytes and count are of all together. is_all says that no more is due, and last is the run_at of the last.
+-- limited, again and ordered say whether some have a limit, were claimed before, or have an order.
+create type conductor.candidates as (
+    ids uuid[], of integer[], keys text[], sizes integer[], bytes bigint, count integer, is_all boolean,
+    last timestamptz, limited boolean, again boolean, ordered boolean
+);
+
+-- What a claim returns: a row for each execution, and at the end perhaps one without id.
+create type conductor.claimed as (
+    id uuid, task_id integer, claim integer,
+    -- The number of the attempt.
+    attempt integer,
+    -- Null if Postgres cannot read it for the key of a limit. Then memo has the reason.
+    payload text,
+    -- Its records, if it was claimed before (conductor.memo).
+    memo text,
+    origin uuid, parent uuid, trigger text,
+    -- The lanes whose slots it needs, and the milliseconds until a rate lets it start. In the row without id, the
+    -- lanes in which the worker has the slots that follow.
+    lanes integer[],
+    slots integer[], lane_limits integer[], lane_keys text[],
+    start_ms integer,
+    -- Only in the row without id: the time until something is due, and where the next look begins.
+    next_due_ms bigint, seen integer[], seen_from timestamptz[]
+);
+
 create table conductor.finished_executions (
     id uuid primary key,
     created_at timestamptz not null,

@@ -100,6 +100,17 @@ pub(super) const STORY: &[(&str, &str)] = &[
          '{}', '{}', '{}', 100, false, '{}', '{}', '{}', 9, '{}', '{}', '{}', '{}', array[{n}], 0) r"),
     ("claim", "select count(r.id) = 0 from conductor.claim({orchestrator}, {queue}, array[{task}], 9, false,
          p_roomy => array[7], p_roomy_limits => array[1], p_roomy_keys => array[{n}]) r"),
+    ("claim_gated", "select count(r.id) = 0 from conductor.claim_gated(
+         {orchestrator}, {queue}, array[{task}], 9, true, false, '{}', '{}', '{}', '{}', '{}', '{}', 9, '{}', '{}', array[7],
+         array[1], array[{n}], 9, null, null) r"),
+    ("due_gated", "select (conductor.due_gated({queue}, 0, array[{task}], null, clock_timestamp(), 9, array[{task}], '{}', 1,
+         array[{n}], array[{task}], array[{n}])).ids = '{}'"),
+    ("due_in_lanes", "select (conductor.due_in_lanes(0, array[{task}], clock_timestamp(), 9, array[{n}], array[7], array[9],
+         row(array[{a}], array[{task}], array[{n}], array[1], 1, 1, true, null, true, false, false))).ids = array[{a}]"),
+    ("take", "select count(*) = 0 from conductor.take({orchestrator}, '{}', false, clock_timestamp(), '{}', array[{n}]) r
+               where r.id = {a}"),
+    ("last_row", "select lane_keys = array[{n}] from conductor.last_row('{}', '{}', '{}', '{}', false, '1 s', true, '{7}', '{1}',
+         '{1}', array[{n}])"),
     ("invoke", "select conductor.invoke({n}, jsonb_build_object({n}, {n}), dedupe_key => {n} || '3') is not null"),
     ("lane_runs", "select cardinality(conductor.lane_runs({task}, array[{n}], {n}, clock_timestamp(), 9)) = 4"),
     ("record_steps", "select conductor.record_steps(array[{a}], array[1], array[{n}], array[{n}], array[{value}]) = '{t}'"),

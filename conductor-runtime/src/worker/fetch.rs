@@ -2,8 +2,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use futures_util::TryStreamExt as _;
-use sqlx::postgres::{PgHasArrayType, PgRow, Postgres};
+use futures_util::{Stream, TryStreamExt as _};
+use sqlx::postgres::{PgArguments, PgHasArrayType, PgRow, Postgres};
+use sqlx::query::Query;
 use sqlx::{Connection as _, Decode, PgConnection, Row, Type};
 use uuid::Uuid;
 
@@ -217,6 +218,28 @@ pub(super) async fn finish_and_claim(
     ask: &Ask,
 ) -> Result<Answer, sqlx::Error> {
     let columns = Columns::of(outcomes);
+    write_others(session, &columns, ask.orchestrator).await?;
+    let roomy_keys: Vec<&str> = ask.lanes.roomy_keys.iter().map(|key| &**key).collect();
+    let answer = read(
+        statement(columns, ask, &roomy_keys).fetch(&mut **session),
+        ask.orchestrator,
+    )
+    .await?;
+    let came: usize = answer.claimed.iter().map(Claimed::bytes).sum();
+    let went: usize = outcomes.iter().map(Outcome::bytes).sum();
+    if came.max(went) > LARGE {
+        // The session would otherwise keep its grown buffers.
+        session.shrink_buffers();
+    }
+    Ok(answer)
+}
+
+/// Writes the outcomes that have statements of their own.
+async fn write_others(
+    session: &mut Session,
+    columns: &Columns<'_>,
+    orchestrator: i64,
+) -> Result<(), sqlx::Error> {
     if !columns.released_ids.is_empty() {
         sqlx::query("select conductor.release($1, $2, $3)")
             .bind(&columns.released_ids)
@@ -238,7 +261,7 @@ pub(super) async fn finish_and_claim(
     }
     if !columns.unreadable_ids.is_empty() {
         sqlx::query("select conductor.leave_unreadable($1, $2, $3, $4, $5)")
-            .bind(ask.orchestrator)
+            .bind(orchestrator)
             .bind(&columns.unreadable_ids)
             .bind(&columns.unreadable_claims.numbers)
             .bind(&columns.unreadable_reasons)
@@ -251,7 +274,15 @@ pub(super) async fn finish_and_claim(
         columns.suspended.write(session).await?;
         session.separate().await?;
     }
-    let roomy_keys: Vec<&str> = ask.lanes.roomy_keys.iter().map(|key| &**key).collect();
+    Ok(())
+}
+
+/// Returns the statement that writes the other outcomes and claims.
+fn statement<'q>(
+    columns: Columns<'q>,
+    ask: &'q Ask,
+    roomy_keys: &'q Vec<&'q str>,
+) -> Query<'q, Postgres, PgArguments> {
     let fills = ask.want > 0 && !ask.batched.is_empty();
     let query = sqlx::query(if fills {
         FINISH_CLAIM_FILL
@@ -283,7 +314,7 @@ pub(super) async fn finish_and_claim(
     .bind(&ask.ahead)
     .bind(&ask.lanes.roomy)
     .bind(&ask.lanes.roomy_limits)
-    .bind(&roomy_keys)
+    .bind(roomy_keys)
     .bind(ask.fence)
     .bind(i64::try_from(ask.bytes).unwrap_or(i64::MAX))
     .bind(&ask.seen.priorities)
@@ -293,18 +324,24 @@ pub(super) async fn finish_and_claim(
     .bind(columns.failures)
     .bind(columns.forgotten_of)
     .bind(columns.forgotten);
-    let query = if fills {
+    if fills {
         query
             .bind(&ask.batched)
             .bind(i32::try_from(ask.batch_want).unwrap_or(i32::MAX))
     } else {
         query
-    };
+    }
+}
+
+/// Reads the answer.
+async fn read(
+    mut rows: impl Stream<Item = Result<PgRow, sqlx::Error>> + Unpin,
+    orchestrator: i64,
+) -> Result<Answer, sqlx::Error> {
     // Row by row, so that the answer is not held twice in memory.
-    let mut rows = query.fetch(&mut **session);
     let mut answer = Answer::default();
     while let Some(row) = rows.try_next().await? {
-        match claimed(&row, ask.orchestrator)? {
+        match claimed(&row, orchestrator)? {
             Some(claimed) => answer.claimed.push(claimed),
             None => {
                 answer.slots = slots(&row)?;
@@ -315,13 +352,6 @@ pub(super) async fn finish_and_claim(
                     .map(Duration::from_millis);
             }
         }
-    }
-    drop(rows);
-    let came: usize = answer.claimed.iter().map(Claimed::bytes).sum();
-    let went: usize = outcomes.iter().map(Outcome::bytes).sum();
-    if came.max(went) > LARGE {
-        // The session would otherwise keep its grown buffers.
-        session.shrink_buffers();
     }
     Ok(answer)
 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::claim::{Claim, ClaimColumns};
 use super::control::Control;
-use super::fetch::{Ask, Claimed, Seen, Slots, disown, finish_and_claim, is_paused};
+use super::fetch::{Answer, Ask, Claimed, Seen, Slots, disown, finish_and_claim, is_paused};
 use super::locked::take_locked;
 use super::outcome::{End, Outcome};
 use super::suspend::Suspensions;
@@ -173,123 +173,171 @@ pub(super) async fn round_trip(trip: Trip) -> Returned {
                 "the database does not do what a worker asks for; outcomes are kept and it is tried again");
         }
     };
-    let mut returned = Returned {
-        ask,
-        claimed: Vec::new(),
-        next_due: None,
-        slots: Vec::new(),
-        seen: Seen::default(),
-        paused: false,
-        unwritten: Vec::new(),
-        refused: Vec::new(),
-        locked: Vec::new(),
-        fault: None,
-        suspect: known.is_some(),
-        session: None,
-    };
-    let ask = &returned.ask;
-    let session = async {
-        let session = match spare {
-            _ if after_fault => living(database).await?,
-            Some(session) => session,
-            None => database.connection().await?,
-        };
-        database.ready(session).await
-    };
-    let mut session = match session.await {
+    let mut returned = Returned::of(ask, known.is_some());
+    let mut session = match opened(database, spare, after_fault).await {
         Ok(session) => session,
         Err(error) => {
-            tell(&error, ask.queue);
-            returned.unwritten = outcomes;
-            returned.fault = Some(Fault::Passing);
-            return returned;
+            tell(&error, returned.ask.queue);
+            return returned.without(outcomes, Fault::Passing);
         }
     };
     if let Some(known) = known {
-        let disown = async {
-            disown(&mut session, ask, &known).await?;
-            session.separate().await
-        };
-        let disowned = tokio::time::timeout(ANSWER, disown).await;
-        match disowned.unwrap_or_else(|_| Err(no_answer(&mut session))) {
-            Ok(()) => returned.suspect = false,
-            Err(error) => {
-                let kind = fault(&error);
-                if kind == Fault::Passing {
-                    tell(&error, ask.queue);
-                }
-                returned.unwritten = outcomes;
-                returned.fault = Some(kind);
-                return returned;
+        if let Err(error) = given_back(&mut session, &returned.ask, &known).await {
+            let kind = fault(&error);
+            if kind == Fault::Passing {
+                tell(&error, returned.ask.queue);
             }
+            return returned.without(outcomes, kind);
+        }
+        returned.suspect = false;
+    }
+    let answer = answered(&mut session, &outcomes, &returned.ask, control.clone()).await;
+    let error = match answer {
+        Ok((answer, paused)) => {
+            conductor.outage().over();
+            conductor.notifier().ends().written(ends(&outcomes));
+            return returned.with(answer, paused, session);
+        }
+        Err(error) => error,
+    };
+    drop(session);
+    match fault(&error) {
+        Fault::Passing if is_locked(&error) && !again => {
+            let trip = Trip {
+                ask: returned.ask,
+                spare: None,
+                outcomes,
+                known: None,
+                after_fault,
+                again: true,
+                control,
+                conductor,
+            };
+            without_locked(trip, &error).await
+        }
+        Fault::Passing => {
+            tell(&error, returned.ask.queue);
+            let asked = returned.ask.want > 0 || !returned.ask.lanes.back.is_empty();
+            returned.suspect = asked && !is_undone(&error);
+            returned.without(outcomes, Fault::Passing)
+        }
+        Fault::LeaseLost => returned.without(outcomes, Fault::LeaseLost),
+        Fault::Refused => refused(database, returned, outcomes, &error).await,
+    }
+}
+
+impl Returned {
+    /// The result of a trip of which nothing is known yet.
+    fn of(ask: Ask, suspect: bool) -> Self {
+        Self {
+            ask,
+            claimed: Vec::new(),
+            next_due: None,
+            slots: Vec::new(),
+            seen: Seen::default(),
+            paused: false,
+            unwritten: Vec::new(),
+            refused: Vec::new(),
+            locked: Vec::new(),
+            fault: None,
+            suspect,
+            session: None,
         }
     }
+
+    fn with(self, answer: Answer, paused: bool, session: Session) -> Self {
+        Self {
+            paused,
+            claimed: answer.claimed,
+            next_due: answer.next_due,
+            slots: answer.slots,
+            seen: answer.seen,
+            session: Some(session).filter(Session::is_at_rest),
+            ..self
+        }
+    }
+
+    /// The same, after a fault, with these outcomes to be sent again.
+    fn without(self, unwritten: Vec<Outcome>, fault: Fault) -> Self {
+        Self {
+            unwritten,
+            fault: Some(fault),
+            ..self
+        }
+    }
+}
+
+/// Returns a session at whose other end a server answers.
+async fn opened(
+    database: &Database,
+    spare: Option<Session>,
+    after_fault: bool,
+) -> Result<Session, sqlx::Error> {
+    let session = match spare {
+        _ if after_fault => living(database).await?,
+        Some(session) => session,
+        None => database.connection().await?,
+    };
+    database.ready(session).await
+}
+
+/// Gives back what the database has claimed for this worker and the worker does not know.
+async fn given_back(
+    session: &mut Session,
+    ask: &Ask,
+    known: &[(Uuid, Claim)],
+) -> Result<(), sqlx::Error> {
+    let disown = async {
+        disown(session, ask, known).await?;
+        session.separate().await
+    };
+    match tokio::time::timeout(ANSWER, disown).await {
+        Ok(disowned) => disowned,
+        Err(_) => Err(no_answer(session)),
+    }
+}
+
+/// Returns the answer, and whether the queue is paused, if that was requested.
+async fn answered(
+    session: &mut Session,
+    outcomes: &[Outcome],
+    ask: &Ask,
+    control: watch::Receiver<Control>,
+) -> Result<(Answer, bool), sqlx::Error> {
     let answer = async {
-        let answer = finish_and_claim(&mut session, &outcomes, ask).await?;
+        let answer = finish_and_claim(session, outcomes, ask).await?;
         if !ask.paused {
             session.end().await?;
             return Ok((answer, false));
         }
         // After the claim, so that a pause that the claim did not see is seen now.
         session.separate().await?;
-        let paused = is_paused(&mut session, ask.queue).await.unwrap_or(false);
+        let paused = is_paused(session, ask.queue).await.unwrap_or(false);
         // What matters is committed.
         let _ = session.end().await;
         Ok((answer, paused))
     };
-    let answer = match in_time(answer, ask.orchestrator, control.clone()).await {
+    match in_time(answer, ask.orchestrator, control).await {
         Some(answer) => answer,
-        None => Err(no_answer(&mut session)),
-    };
-    match answer {
-        Ok((answer, paused)) => {
-            conductor.outage().over();
-            conductor.notifier().ends().written(ends(&outcomes));
-            returned.paused = paused;
-            returned.claimed = answer.claimed;
-            returned.next_due = answer.next_due;
-            returned.slots = answer.slots;
-            returned.seen = answer.seen;
-            returned.session = Some(session).filter(Session::is_at_rest);
-        }
-        Err(error) => {
-            let kind = fault(&error);
-            returned.fault = Some(kind);
-            match kind {
-                Fault::Passing if is_locked(&error) && !again => {
-                    drop(session);
-                    let trip = Trip {
-                        ask: returned.ask,
-                        spare: None,
-                        outcomes,
-                        known: None,
-                        after_fault,
-                        again: true,
-                        control,
-                        conductor,
-                    };
-                    return without_locked(trip, &error).await;
-                }
-                Fault::Passing => {
-                    tell(&error, returned.ask.queue);
-                    let asked = returned.ask.want > 0 || !returned.ask.lanes.back.is_empty();
-                    returned.suspect = asked && !is_undone(&error);
-                    returned.unwritten = outcomes;
-                }
-                Fault::LeaseLost => returned.unwritten = outcomes,
-                Fault::Refused if outcomes.is_empty() => {
-                    tracing::error!(%error, "the database refuses to claim");
-                }
-                Fault::Refused => {
-                    tracing::warn!(%error, "the database refuses an outcome; looking for it");
-                    let ask = returned.ask.without_claim();
-                    drop(session);
-                    (returned.unwritten, returned.refused) =
-                        narrow_down(database, outcomes, &ask).await;
-                }
-            }
-        }
+        None => Err(no_answer(session)),
     }
+}
+
+/// Looks for the outcomes that the database refuses, and writes the others.
+async fn refused(
+    database: &Database,
+    mut returned: Returned,
+    outcomes: Vec<Outcome>,
+    error: &sqlx::Error,
+) -> Returned {
+    returned.fault = Some(Fault::Refused);
+    if outcomes.is_empty() {
+        tracing::error!(%error, "the database refuses to claim");
+        return returned;
+    }
+    tracing::warn!(%error, "the database refuses an outcome; looking for it");
+    let ask = returned.ask.without_claim();
+    (returned.unwritten, returned.refused) = narrow_down(database, outcomes, &ask).await;
     returned
 }
 
