@@ -226,3 +226,59 @@ async fn a_process_that_is_told_to_end_loses_nothing_and_exits_0(
     assert_eq!(count(&test, "failures > 0").await?, 0);
     Ok(())
 }
+
+/// As beside a web server: the program decides when the workers end.
+#[conductor::test]
+async fn run_until_lets_a_running_handler_finish(test: TestConductor) -> anyhow::Result<()> {
+    let gate = Gate::new();
+    let workers = test
+        .orchestrator()
+        .worker(narrow(1))
+        .allow_unserved_queues()
+        .state(gate.clone())
+        .build()?;
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(workers.run_until(ended));
+    let run = test.invoke::<G14Gated>(()).await?;
+    gate.entered(1).await;
+    assert!(!running.is_finished());
+    end.send(()).unwrap();
+    gate.open(1);
+    soon("the end", running).await??;
+    assert_eq!(run.status().await?, Status::Completed);
+    assert_eq!(orchestrators(&test).await?, 0);
+    Ok(())
+}
+
+#[conductor::test]
+async fn run_until_ends_at_once_if_its_future_is_ready(test: TestConductor) -> anyhow::Result<()> {
+    let workers = test.orchestrator().allow_unserved_queues();
+    let workers = workers.state(Gate::new()).build()?;
+    soon("the end", workers.run_until(async {})).await?;
+    assert_eq!(orchestrators(&test).await?, 0);
+    Ok(())
+}
+
+#[conductor::test]
+async fn run_until_returns_if_the_application_closes_its_pool(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let pool = sqlx::PgPool::connect(test.url()).await?;
+    let workers = Orchestrator::builder(Conductor::from_pool(pool.clone()))
+        .worker(narrow(1))
+        .allow_unserved_queues()
+        .state(Gate::new())
+        .build()?;
+    let running = tokio::spawn(workers.run_until(std::future::pending::<()>()));
+    eventually("the workers", async || {
+        orchestrators(&test).await.unwrap() == 1
+    })
+    .await;
+    pool.close().await;
+    let ended = soon("the end", running).await?;
+    assert!(
+        matches!(ended, Err(conductor::Error::Broken(_))),
+        "{ended:?}"
+    );
+    Ok(())
+}

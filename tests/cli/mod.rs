@@ -2,6 +2,7 @@
 
 mod bank;
 mod batches;
+mod billing;
 mod cancellation;
 mod check;
 mod events;
@@ -12,6 +13,7 @@ mod queues;
 mod schedules;
 mod scheduling;
 mod secrets;
+mod shop;
 mod story;
 mod triggers;
 

@@ -1,7 +1,6 @@
 //! An example as a process of its own.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -10,7 +9,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use conductor::testing::TestConductor;
-use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -78,25 +76,6 @@ impl Program {
 
     pub(crate) fn start<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Running {
         Running::from(self.command(arguments))
-    }
-
-    /// Starts it with a terminal for its output; its log goes elsewhere.
-    pub(crate) fn start_on_a_terminal(&self, arguments: &[&str]) -> Running {
-        let size = Winsize {
-            ws_row: 24,
-            ws_col: 80,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        let terminal = openpty(&size, None).unwrap();
-        let mut command = self.command(arguments);
-        let mut child = command.stdout(terminal.slave).spawn().unwrap();
-        let err = child.stderr.take().unwrap();
-        Running {
-            child,
-            out: Stream::read(File::from(terminal.master)),
-            err: Stream::read(err),
-        }
     }
 
     /// A worker that has started to claim.

@@ -66,32 +66,6 @@ fn four_lanes_work_side_by_side_and_one_is_paused() {
 }
 
 #[test]
-fn on_a_terminal_the_lanes_are_drawn_with_bars() {
-    run(|test: TestConductor| async move {
-        let program = Program::example("06_queues", &test);
-        let worker = program.start_on_a_terminal(&["worker"]);
-        worker.says("worker started");
-        let done = |lane: &str, many: u32| format!("{lane:<8}{many:>5} done ");
-        let empty = |handlers: usize| "     [········]".repeat(handlers);
-        for (lane, handlers) in [("default", 2), ("fast", 5), ("slow", 1), ("normal", 3)] {
-            worker.says(&format!("{}{}\x1b[K", done(lane, 0), empty(handlers)));
-        }
-        program.ok(&["invoke", "flood", "n=10"]);
-        for lane in ["default", "fast", "normal"] {
-            worker.says(&format!("{} ", done(lane, 10)));
-        }
-        // A busy machine may not see each part of a job that takes two seconds.
-        let part = |full| format!("{}    1[{}·", done("slow", 0), "#".repeat(full));
-        until(
-            || (1..8).any(|full| worker.out().contains(&part(full))),
-            || format!("a bar in {:?}", worker.out()),
-        );
-        worker.says("   2[");
-        assert!(!worker.out().contains("job"), "{}", worker.out());
-    });
-}
-
-#[test]
 fn what_is_not_there_is_refused_with_words() {
     run(|test: TestConductor| async move {
         let program = Program::example("06_queues", &test);

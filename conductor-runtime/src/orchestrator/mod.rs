@@ -96,13 +96,37 @@ impl Orchestrator {
     pub async fn run(self) -> Result<()> {
         let signals = signal::Shutdown::listen()?;
         let handle = self.launch(Some(signals), None).await?;
-        tokio::select! {
-            () = core::over(handle.end.clone()) => {}
-            version = handle.retired() => {
-                tracing::warn!(version, "drained; start the newer build of this program");
-            }
-        }
-        handle.stop().await
+        serve(handle, std::future::pending::<()>()).await
+    }
+
+    /// Runs until `end` is ready, then shuts down in order, as [`Handle::stop`] does.
+    ///
+    /// For a program that handles signals itself, for example because a web server runs beside the workers. This
+    /// function handles no signal. The future's output is dropped. The workers are started first; a future that is
+    /// ready by then stops them at once.
+    ///
+    /// Like [`run`](Self::run), it also returns if a newer build is about to apply a breaking migration, or if a part
+    /// of the orchestrator has ended. The rest of the program should end then, too.
+    ///
+    /// ```no_run
+    /// use conductor::prelude::*;
+    ///
+    /// # async fn f(conductor: Conductor) -> anyhow::Result<()> {
+    /// Orchestrator::builder(conductor)
+    ///     .build()?
+    ///     .run_until(tokio::signal::ctrl_c())
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// If the returned future is dropped, the workers end as in a crash; see [`Handle`].
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start) and [`Handle::stop`].
+    pub async fn run_until(self, end: impl Future) -> Result<()> {
+        let handle = self.start().await?;
+        serve(handle, end).await
     }
 
     /// Removes what is past its retention, runs until nothing is due or running, then stops.
@@ -344,6 +368,18 @@ impl Orchestrator {
             states,
         })
     }
+}
+
+/// Waits until the future is ready or the work has ended by itself, then stops the workers.
+async fn serve(handle: Handle, end: impl Future) -> Result<()> {
+    tokio::select! {
+        _ = end => {}
+        () = core::over(handle.end.clone()) => {}
+        version = handle.retired() => {
+            tracing::warn!(version, "drained; start the newer build of this program");
+        }
+    }
+    handle.stop().await
 }
 
 /// Returns how many connections the orchestrator's own work may have: two for each worker, and four for records,
