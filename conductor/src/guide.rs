@@ -1,5 +1,8 @@
 //! The guide: how to write, invoke, run and test tasks, one page per topic.
 
+#[doc = include_str!("../guide/setup.md")]
+pub mod setup {}
+
 #[doc = include_str!("../guide/tasks.md")]
 pub mod tasks {}
 

@@ -5,7 +5,11 @@
 //! recover them after crashes. The compiler checks payloads, results, events and cron expressions.
 //! There is no broker and no workflow server to operate.
 //!
-//! # A worker
+//! ```toml
+//! [dependencies]
+//! conductor = "0.1"
+//! anyhow = "1"
+//! ```
 //!
 //! ```no_run
 //! use conductor::prelude::*;
@@ -22,14 +26,17 @@
 //! [`main!`](crate::main) makes this program a worker and a command line at once:
 //!
 //! ```sh
-//! cargo run                                     # runs tasks until Ctrl-C
-//! cargo run -- invoke greet name=Alice --wait   # prints "Hello, Alice!"
+//! cargo run                                     # a worker, on a private Postgres
+//! cargo run -- invoke greet name=Alice --wait   # in another terminal: prints "Hello, Alice!"
 //! cargo run -- --help                           # lists all commands
 //! ```
 //!
 //! It connects to the PostgreSQL server (14 or later) at `DATABASE_URL`. If that variable is unset, it
-//! starts a private Postgres for the project; see [`embedded`]. A program with a `main` of its own
-//! builds an [`Orchestrator`].
+//! starts a private Postgres for the project: the installed one, or a build fetched by `uv` or `pip`; see
+//! [`embedded`]. The guide's page on [setting up](crate::guide::setup) has the rest of `Cargo.toml`:
+//! libraries with tasks, and types of other crates. A program with
+//! [a `main` of its own](crate::guide::running#a-main-of-your-own) builds an [`Orchestrator`], for example
+//! beside a web server.
 //!
 //! # A client
 //!
@@ -88,6 +95,7 @@
 //!
 //! | page | about |
 //! | --- | --- |
+//! | [`setup`](crate::guide::setup) | `Cargo.toml`, features, libraries with tasks |
 //! | [`tasks`](crate::guide::tasks) | payloads, injected values, failures and retries, batches |
 //! | [`invoking`](crate::guide::invoking) | delays, deduplication, throttling, debouncing, transactions, SQL |
 //! | [`steps`](crate::guide::steps) | steps, sleeps, child tasks, races, exactly-once writes, cancellation |
@@ -95,7 +103,7 @@
 //! | [`flow_control`](crate::guide::flow_control) | queues, concurrency limits, rate limits, ordering |
 //! | [`events`](crate::guide::events) | emitting events, waiting for them, starting tasks by them |
 //! | [`row_changes`](crate::guide::row_changes) | starting tasks by inserts, updates and deletes |
-//! | [`running`](crate::guide::running) | workers, deploys, failures of the infrastructure, retention |
+//! | [`running`](crate::guide::running) | workers, a `main` of your own, deploys, failures of the infrastructure, retention |
 //! | [`database`](crate::guide::database) | roles, poolers, TLS |
 //! | [`testing`](crate::guide::testing) | tests with a database and a clock of their own |
 //!
@@ -117,7 +125,8 @@
 //!
 //! # Features
 //!
-//! All features are enabled by default. A client that sets `DATABASE_URL` needs none of them.
+//! All features are enabled by default. A library with tasks needs none of them
+//! (`default-features = false`), nor does a client that sets `DATABASE_URL`.
 //!
 //! | feature | contents |
 //! | --- | --- |

@@ -1,7 +1,7 @@
 //! What this build brings to a database: its migrations and its functions.
 
+pub(crate) use conductor_migrations::FunctionSet;
 pub use conductor_migrations::Migration;
-pub(crate) use conductor_migrations::{Function, FunctionSet};
 
 /// All migrations of this binary, in order.
 pub fn migrations() -> &'static [Migration] {
@@ -31,7 +31,9 @@ pub fn latest_version() -> i32 {
 pub(crate) mod pretended {
     use std::sync::OnceLock;
 
-    use super::{Function, FunctionSet, Migration};
+    use conductor_migrations::Function;
+
+    use super::{FunctionSet, Migration};
 
     pub(super) static MIGRATIONS: OnceLock<Vec<Migration>> = OnceLock::new();
     pub(super) static FUNCTIONS: OnceLock<FunctionSet> = OnceLock::new();
