@@ -34,7 +34,7 @@ async fn migrate(pool: &PgPool) -> sqlx::Result<()> {
 /// Moves the charges of an account into a statement, exactly once, and returns its total.
 #[task]
 async fn bill(ctx: &TaskContext, account: i64) -> anyhow::Result<i64> {
-    let total = ctx.transaction("statement", async |tx| {
+    ctx.transaction("statement", async |tx| {
         sqlx::query_scalar(
             "with billed as (delete from billing.charges where account = $1 returning cents)
              insert into billing.statements (account, cents)
@@ -44,8 +44,8 @@ async fn bill(ctx: &TaskContext, account: i64) -> anyhow::Result<i64> {
         .bind(account)
         .fetch_one(tx)
         .await
-    });
-    Ok(total.await?)
+    })
+    .await
 }
 
 /// Stores the charges of an account and invokes `bill`. If a charge is bad, nothing of both remains.
