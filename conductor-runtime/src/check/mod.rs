@@ -12,6 +12,7 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use sqlx::PgConnection;
 
 pub use finding::{Change, Finding};
@@ -24,7 +25,7 @@ use crate::registry::Registry;
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 /// The result of a check.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Report {
     /// The schema version of the database; 0 if it has none.

@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
@@ -10,7 +11,7 @@ use super::{Conductor, Status};
 use crate::error::Result;
 
 /// A child of an execution.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Child {
     /// Its id.
@@ -28,7 +29,7 @@ pub struct Child {
 }
 
 /// A summary of an execution.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Brief {
     /// The task's name.

@@ -1,5 +1,7 @@
 use std::fmt;
 
+use serde::Serialize;
+
 /// The effect of an invoke.
 ///
 /// ```no_run
@@ -17,7 +19,8 @@ use std::fmt;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Invoked {
     /// A new execution was created. Always so without `dedupe_key`, `throttle` and `debounce`.
     Created,

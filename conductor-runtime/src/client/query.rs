@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use sqlx::postgres::PgRow;
 use sqlx::{PgExecutor, Row};
@@ -12,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::task::Trigger;
 
 /// The details of one execution, as stored in the database.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct ExecutionInfo {
     /// Its id.
@@ -64,7 +65,10 @@ pub struct ExecutionInfo {
 }
 
 /// Why a running execution seems to make no progress.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// In JSON, the time is in milliseconds: `{"kind":"overtime","by_ms":1500}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(into = "StuckJson")]
 #[non_exhaustive]
 pub enum Stuck {
     /// Its process has ended or could not renew its lease. A living worker will take it back.
@@ -73,8 +77,27 @@ pub enum Stuck {
     Overtime(Duration),
 }
 
+/// The JSON of [`Stuck`].
+#[derive(Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum StuckJson {
+    ProcessGone,
+    Overtime { by_ms: u64 },
+}
+
+impl From<Stuck> for StuckJson {
+    fn from(stuck: Stuck) -> Self {
+        match stuck {
+            Stuck::ProcessGone => Self::ProcessGone,
+            Stuck::Overtime(by) => Self::Overtime {
+                by_ms: u64::try_from(by.as_millis()).unwrap_or(u64::MAX),
+            },
+        }
+    }
+}
+
 /// A failed attempt.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Debug, Clone, sqlx::FromRow, Serialize)]
 #[non_exhaustive]
 pub struct FailedAttempt {
     /// The number of the attempt, from 1.

@@ -1,9 +1,11 @@
+use serde::Serialize;
+
 use super::Conductor;
 use crate::db::Alone;
 use crate::error::Result;
 
 /// The state and the counts of one queue.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow, Serialize)]
 #[non_exhaustive]
 pub struct QueueInfo {
     /// Its name.

@@ -1,5 +1,6 @@
 use chrono::{DateTime, Utc};
 use conductor_schedule::{Cron, zone};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -13,7 +14,7 @@ use crate::registry::Registry;
 use crate::task::CronTick;
 
 /// The details of one schedule, as stored in the database.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct ScheduleInfo {
     /// The task that it invokes.

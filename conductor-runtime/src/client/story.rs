@@ -1,6 +1,7 @@
 use std::fmt;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
@@ -17,7 +18,7 @@ const MOST_SHOWN: i32 = 1024 * 1024;
 const MOST_SHOWN_TOGETHER: i64 = 32 * 1024 * 1024;
 
 /// Everything that the database knows about one execution, as of one moment.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Story {
     /// The execution itself.
@@ -31,6 +32,7 @@ pub struct Story {
     /// The number of attempts after which a failure is final.
     pub max_attempts: i32,
     /// The time limit of one attempt.
+    #[serde(rename = "timeout_ms", serialize_with = "optional_millis")]
     pub timeout: Option<TimeDelta>,
     /// Whether it was cancelled, or its cancel was requested.
     pub cancelled: bool,
@@ -59,7 +61,7 @@ pub struct Story {
 ///
 /// They asked for nothing of what they had waited for, and waited for something new. Such an execution fails in the
 /// end.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Astray {
     /// The number of such runs in a row.
@@ -69,7 +71,7 @@ pub struct Astray {
 }
 
 /// The process that has claimed an execution.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Runner {
     /// Its id in `conductor.orchestrators`.
@@ -79,7 +81,7 @@ pub struct Runner {
 }
 
 /// A process that runs workers.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Process {
     /// Its host name, as the process reports it; may be empty.
@@ -87,11 +89,12 @@ pub struct Process {
     /// Its process id on that host.
     pub pid: i32,
     /// How long its lease still lasts; negative if it has expired.
+    #[serde(rename = "lease_left_ms", serialize_with = "millis")]
     pub lease_left: TimeDelta,
 }
 
 /// The key of a step or a wait.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[non_exhaustive]
 pub struct StepKey {
     /// As the handler named it.
@@ -101,7 +104,7 @@ pub struct StepKey {
 }
 
 /// A recorded step.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct StepInfo {
     /// Its key.
@@ -115,7 +118,7 @@ pub struct StepInfo {
 }
 
 /// What an execution waits for, or a sleep that is over.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct WaitInfo {
     /// Its key.
@@ -133,13 +136,25 @@ pub struct WaitInfo {
 }
 
 /// The execution that invoked another one.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Parent {
     /// Its id.
     pub id: Uuid,
     /// The parent; `None` if it was removed.
     pub execution: Option<Brief>,
+}
+
+fn millis<S: Serializer>(time: &TimeDelta, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_i64(time.num_milliseconds())
+}
+
+fn optional_millis<S: Serializer>(
+    time: &Option<TimeDelta>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    time.map(|time| time.num_milliseconds())
+        .serialize(serializer)
 }
 
 impl StepKey {

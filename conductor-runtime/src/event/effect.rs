@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -13,7 +14,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// What an emitted event has done so far.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct EventEffect {
     /// The event's id.
@@ -30,7 +31,7 @@ pub struct EventEffect {
 }
 
 /// An execution that an event has started or woken.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Affected {
     /// Its id.

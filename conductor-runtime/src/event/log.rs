@@ -1,4 +1,5 @@
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -10,18 +11,18 @@ use crate::error::{Error, Result};
 use crate::registry::nearest;
 
 /// An event in the log.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct EventInfo {
     /// The id that `emit` returned.
     pub id: Uuid,
     /// The event's name.
     pub name: String,
-    /// The payload as JSON.
-    pub payload: Box<RawValue>,
     /// When it was emitted; if in a transaction, when an orchestrator wrote it to the log after the
     /// commit.
     pub emitted_at: DateTime<Utc>,
+    /// The payload as JSON.
+    pub payload: Box<RawValue>,
 }
 
 impl Conductor {

@@ -1,4 +1,5 @@
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use serde_json::Value;
 use sqlx::postgres::types::Oid;
 
@@ -11,7 +12,7 @@ use crate::registry::Registry;
 use crate::task::TaskDefinition;
 
 /// An operation on a table that tasks or waits listen to, or that has a trigger of the library.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct RowTriggerInfo {
     /// The table with its schema, quoted if necessary; a number if the table was dropped.
@@ -42,7 +43,7 @@ impl RowTriggerInfo {
 /// An error in a trigger.
 ///
 /// The statement that fired the trigger was not affected, but what it would have started was not started.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Debug, Clone, sqlx::FromRow, Serialize)]
 #[non_exhaustive]
 pub struct RowFault {
     /// The table with its schema, quoted if necessary.

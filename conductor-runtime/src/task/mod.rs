@@ -3,6 +3,7 @@
 mod batch;
 mod definition;
 mod instant;
+mod json;
 mod limit;
 mod policy;
 mod result;

@@ -5,7 +5,6 @@ use std::time::Duration;
 use anstyle::Style;
 use conductor_runtime::client::Conductor;
 use conductor_runtime::event::EventEffect;
-use serde_json::json;
 
 use super::arguments::{Emit, Events};
 use super::fault::{Done, FAILED, Fault, USAGE};
@@ -91,15 +90,7 @@ pub(super) async fn events(command: Events, conductor: &Conductor) -> Done {
         return Ok(());
     }
     if command.json {
-        output::print_json(found.iter().map(|event| {
-            let text = |value: serde_json::Value| value.to_string();
-            json::compact(&json::object([
-                ("id", text(json!(event.id.to_string()))),
-                ("name", text(json!(event.name))),
-                ("emitted_at", text(json!(event.emitted_at))),
-                ("payload", event.payload.get().to_owned()),
-            ]))
-        }))?;
+        output::print_json(json::lines(&found)?)?;
         return Ok(());
     }
     let now = conductor.now().await?;

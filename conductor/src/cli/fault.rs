@@ -71,6 +71,12 @@ impl From<anyhow::Error> for Fault {
     }
 }
 
+impl From<serde_json::Error> for Fault {
+    fn from(error: serde_json::Error) -> Self {
+        Self::new(FAILED, format!("cannot write JSON: {error}"))
+    }
+}
+
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
         // The reader has closed the pipe, as in `list | head -1`.

@@ -3,6 +3,8 @@
 
 use std::iter::repeat_n;
 
+use serde::Serialize;
+
 use super::output::obeyed;
 
 /// Returns a JSON object of members whose values are JSON.
@@ -17,6 +19,14 @@ pub(super) fn object<'n>(members: impl IntoIterator<Item = (&'n str, String)>) -
 /// Returns a JSON array of values that are JSON.
 pub(super) fn array(values: impl Iterator<Item = String>) -> String {
     format!("[{}]", values.collect::<Vec<_>>().join(","))
+}
+
+/// Returns the JSON of each item on one line, with stored values as they were written.
+pub(super) fn lines<T: Serialize>(items: &[T]) -> serde_json::Result<Vec<String>> {
+    items
+        .iter()
+        .map(|item| Ok(compact(&serde_json::to_string(item)?)))
+        .collect()
 }
 
 /// Formats JSON on one line.

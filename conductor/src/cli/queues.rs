@@ -26,7 +26,7 @@ async fn list(json: bool, conductor: &Conductor) -> Done {
         return Ok(());
     }
     if json {
-        output::print_json(queues.iter().map(object))?;
+        output::print_json(queues.iter().map(|queue| json!(queue).to_string()))?;
         return Ok(());
     }
     let mut table = Table::new(&["QUEUE", "STATE", "WAITING", "RUNNING", "PARKED", "WORKERS"]);
@@ -60,18 +60,6 @@ fn counted(count: i64) -> String {
         ""
     };
     format!("{count}{more}")
-}
-
-fn object(queue: &QueueInfo) -> String {
-    json!({
-        "name": queue.name,
-        "paused": queue.paused,
-        "waiting": queue.waiting,
-        "running": queue.running,
-        "parked": queue.parked,
-        "workers": queue.workers,
-    })
-    .to_string()
 }
 
 async fn steer(conductor: &Conductor, Queue { name }: Queue, pause: bool) -> Done {

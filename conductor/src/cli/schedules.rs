@@ -3,8 +3,6 @@
 use anstyle::{AnsiColor, Style};
 use chrono::{DateTime, Utc};
 use conductor_runtime::client::{Conductor, ScheduleInfo};
-use serde_json::json;
-use serde_json::value::RawValue;
 
 use super::arguments::{Named, Schedules, Steer};
 use super::fault::{Done, Fault, USAGE};
@@ -46,7 +44,7 @@ pub(super) async fn schedules(command: Schedules, conductor: &Conductor) -> Done
 async fn list(json: bool, conductor: &Conductor) -> Done {
     let all = conductor.schedules().await?;
     if json {
-        output::print_json(all.iter().map(object))?;
+        output::print_json(json::lines(&all)?)?;
         return Ok(());
     }
     if all.is_empty() {
@@ -114,27 +112,4 @@ fn state(schedule: &ScheduleInfo) -> (String, Style) {
         ("active", AnsiColor::Green.on_default())
     };
     (text.to_owned(), style)
-}
-
-/// Returns all fields as one line of JSON.
-fn object(schedule: &ScheduleInfo) -> String {
-    let text = |value: serde_json::Value| value.to_string();
-    let payload = schedule.payload.as_deref().map_or("null", RawValue::get);
-    json::compact(&json::object([
-        ("task", text(json!(schedule.task))),
-        ("name", text(json!(schedule.name))),
-        ("dynamic", schedule.dynamic.to_string()),
-        ("cron", text(json!(schedule.cron))),
-        ("timezone", text(json!(schedule.timezone))),
-        ("missed", text(json!(schedule.missed))),
-        ("overlap", text(json!(schedule.overlap))),
-        ("payload", payload.to_owned()),
-        ("next_at", text(json!(schedule.next_at))),
-        ("last_at", text(json!(schedule.last_at))),
-        ("last_execution", text(json!(schedule.last_execution))),
-        ("paused", schedule.paused.to_string()),
-        ("fault", text(json!(schedule.fault))),
-        ("served", schedule.served.to_string()),
-        ("retired", schedule.retired.to_string()),
-    ]))
 }

@@ -6,9 +6,7 @@ use anstyle::Style;
 use conductor_runtime::client::Conductor;
 use conductor_runtime::error::Error;
 use conductor_runtime::registry::{Registry, nearest};
-use conductor_runtime::task::{
-    CronDefinition, LimitDefinition, LimitKind, TaskDefinition, WindowDefinition,
-};
+use conductor_runtime::task::{CronDefinition, LimitDefinition, LimitKind, WindowDefinition};
 use serde_json::{Value, json};
 
 use super::arguments::Tasks;
@@ -18,7 +16,7 @@ use super::output::{self, FAINT, STRONG, Table};
 pub(super) fn tasks(command: Tasks) -> Done {
     let tasks = Registry::global().tasks();
     if command.json {
-        let all: Value = tasks.map(object).collect();
+        let all: Value = tasks.map(|task| json!(task)).collect();
         output::print(&format!("{all:#}"))?;
         return Ok(());
     }
@@ -107,26 +105,6 @@ fn words(limits: &[LimitDefinition], ordered_by: &[&str]) -> String {
     output::line(&limits.join(", "), 100)
 }
 
-fn limit(limit: &LimitDefinition) -> Value {
-    let (kind, per, burst) = match limit.kind {
-        LimitKind::Concurrency => ("concurrency", None, None),
-        LimitKind::Rate { per, burst } => (
-            "rate",
-            Some(humantime::format_duration(per).to_string()),
-            Some(burst),
-        ),
-    };
-    let key = (!limit.path.is_empty()).then(|| limit.path.join("."));
-    json!({
-        "kind": kind,
-        "name": limit.name,
-        "amount": limit.amount,
-        "per": per,
-        "burst": burst,
-        "key": key,
-    })
-}
-
 /// Returns a cron rule in words, such as "0 9 * * Mon-Fri Europe/Berlin".
 fn rule(cron: &CronDefinition) -> String {
     in_zone(cron.cron.to_owned(), cron.timezone)
@@ -144,52 +122,6 @@ fn in_zone(text: String, zone: &str) -> String {
         "UTC" => text,
         zone => format!("{text} {zone}"),
     }
-}
-
-fn object(task: &TaskDefinition) -> Value {
-    let crons: Value = task
-        .crons
-        .iter()
-        .map(|cron| {
-            json!({
-                "name": cron.name,
-                "cron": cron.cron,
-                "timezone": cron.timezone,
-                "missed": cron.missed.as_str(),
-                "overlap": cron.overlap.as_str(),
-            })
-        })
-        .collect();
-    let window = task.window.map(
-        |window| json!({ "hours": window.times, "days": window.days, "timezone": window.timezone }),
-    );
-    let time = |time| humantime::format_duration(time).to_string();
-    json!({
-        "name": task.name,
-        "queue": task.queue,
-        "priority": task.priority,
-        "retry": {
-            "max_attempts": task.retry.max_attempts,
-            "backoff_initial": time(task.retry.backoff_initial),
-            "backoff_max": time(task.retry.backoff_max),
-            "jitter": task.retry.jitter,
-        },
-        "timeout": task.timeout.map(time),
-        "limits": task.limits.iter().map(limit).collect::<Value>(),
-        "ordered_by": (!task.ordered_by.is_empty()).then(|| task.ordered_by.join(".")),
-        "crons": crons,
-        "window": window,
-        "keep": {
-            "completed": time(task.keep.completed),
-            "failed": time(task.keep.failed),
-        },
-        "docs": task.docs.trim(),
-        "package": task.package,
-        "file": task.place.file,
-        "line": task.place.line,
-        "payload_schema": task.payload_schema(),
-        "output_schema": task.output_schema(),
-    })
 }
 
 /// Fails if neither this program nor the database has the task.
@@ -228,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_are_told_in_few_words_and_as_json() {
+    fn limits_are_told_in_few_words() {
         let all = [
             LimitDefinition::concurrency(2),
             LimitDefinition::rate(100, 60_000).key(&["tenant", "id"]),
@@ -238,14 +170,6 @@ mod tests {
         assert_eq!(
             words(&all, &["account"]),
             "2 at once, 100/1m by tenant.id, 5 at once of \"stripe\", in order by account"
-        );
-        assert_eq!(
-            all.iter().map(limit).collect::<Value>(),
-            json!([
-                {"kind": "concurrency", "name": null, "amount": 2, "per": null, "burst": null, "key": null},
-                {"kind": "rate", "name": null, "amount": 100, "per": "1m", "burst": 1, "key": "tenant.id"},
-                {"kind": "concurrency", "name": "stripe", "amount": 5, "per": null, "burst": null, "key": null},
-            ])
         );
     }
 
