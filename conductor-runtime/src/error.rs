@@ -1,15 +1,26 @@
 //! The error type of the library.
 
+mod help;
+mod retryable;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use crate::registry::Registry;
+use crate::sqlstate;
+
+pub(crate) use help::one_line;
 
 /// A result with the library's error type.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a call failed. `Display` tells what failed and why, for people.
+/// Why a call failed.
+///
+/// `Display` is one line for people: what failed, why, and what to do. [`help`](Self::help) returns
+/// the advice alone. Only texts that an application wrote, such as the error of a handler, may have
+/// more lines. [`is_retryable`](Self::is_retryable) tells which errors may pass by themselves.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -19,37 +30,41 @@ pub enum Error {
     /// The database was unavailable, or refused for a temporary reason, while the call was retried
     /// for about 30 s. Whether the call took effect is unknown.
     #[error(
-        "the database has not answered for {}: {reason}\n  It is not known whether the call took effect. Try it again when the database is back; with a dedupe_key nothing is made twice, unless the first one has ended by then.",
-        humantime::format_duration(Duration::from_secs(waited.as_secs()))
+        "the database has not answered for {}: {reason}. {}",
+        humantime::format_duration(Duration::from_secs(waited.as_secs())),
+        help::UNAVAILABLE
     )]
     Unavailable {
         /// How long the call was retried.
         waited: Duration,
-        /// The driver's last error.
+        /// The driver's last error as text.
         reason: String,
+        /// The driver's last error. Calls that were written together share it.
+        source: Arc<sqlx::Error>,
     },
     /// `DATABASE_URL` is malformed, or the server does not answer.
-    #[error(
-        "cannot connect to {url}: {reason}\n  Set DATABASE_URL to a reachable Postgres 14 or later, or unset it to use the embedded one."
-    )]
+    #[error("cannot connect to {url}: {reason}. {}", help::CONNECT)]
     Connect {
         /// The address, without its password.
         url: String,
-        /// The driver's error.
+        /// Why it failed.
         reason: String,
+        /// The driver's error; `None` if the address did not reach the driver.
+        source: Option<sqlx::Error>,
     },
-    /// The schema `conductor` cannot be brought to this binary's version.
-    #[error("schema: {0}")]
+    /// The schema `conductor` cannot be brought to this binary's version. The first line of the text
+    /// says why; further lines are advice.
+    #[error("schema: {}", one_line(.0))]
     Schema(String),
     /// No embedded Postgres could be started.
     #[error("embedded Postgres: {0}")]
-    Embedded(String),
+    Embedded(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The database does not know a task of this name.
-    #[error("unknown task {name:?}{hint}")]
+    #[error("unknown task {name:?}{}", one_line(hint))]
     UnknownTask {
         /// The name as it was given.
         name: String,
-        /// A sentence with the most similar names, or empty.
+        /// The most similar name, or empty. Further lines are advice.
         hint: String,
     },
     /// A payload cannot be stored, or does not fit its task.
@@ -135,7 +150,8 @@ pub enum Error {
     },
     /// A key was used twice in one execution. Permanent.
     #[error(
-        "the key {key:?} is used twice, by a {first} and by a {second}; each step of an execution needs a key of its own"
+        "the key {key:?} is used twice, by a {first} and by a {second}; {}",
+        help::KEY_USED_TWICE
     )]
     KeyUsedTwice {
         /// The key.
@@ -147,7 +163,8 @@ pub enum Error {
     },
     /// A replay used a key for another kind than the recorded one. Permanent.
     #[error(
-        "the key {key:?} was recorded by a {recorded} and is now used by a {now}; give the new one another key"
+        "the key {key:?} was recorded by a {recorded} and is now used by a {now}; {}",
+        help::KEY_CHANGED
     )]
     KeyChanged {
         /// The key.
@@ -159,7 +176,8 @@ pub enum Error {
     },
     /// A wait or a transaction is inside a body, where it could not end. Permanent.
     #[error(
-        "the {kind} {key:?} is inside the body of a {within}, where it could not end; say it before or after the {within}"
+        "the {kind} {key:?} is inside the body of a {within}, where it could not end; {}",
+        help::say_it_elsewhere(within)
     )]
     Nested {
         /// The key.
@@ -189,7 +207,7 @@ pub enum Error {
     #[error("no execution has the id {0}; finished ones are removed after the task's `keep`")]
     NotFound(Uuid),
     /// The orchestrator cannot start with these tasks, workers and states; one text for each fault.
-    #[error("cannot start:\n{}", .0.iter().map(|p| format!("  - {p}")).collect::<Vec<_>>().join("\n"))]
+    #[error("cannot start: {}", .0.iter().map(|fault| one_line(fault)).collect::<Vec<_>>().join("; "))]
     Refused(Vec<String>),
     /// A part of a running orchestrator has ended because of a bug in the library, or the
     /// application has closed the pool that it uses.
@@ -232,13 +250,13 @@ impl From<sqlx::Error> for Error {
         // The functions in migrations/ raise these codes for mistakes of the caller.
         if let sqlx::Error::Database(db) = &error {
             match db.code().as_deref() {
-                Some("CD001") => {
+                Some(sqlstate::UNKNOWN_TASK) => {
                     // The name may contain quotes.
                     let quoted = db.message().split_once('"').map_or("", |(_, rest)| rest);
                     let name = quoted.strip_suffix('"').unwrap_or(quoted);
                     return Registry::global().unknown(name);
                 }
-                Some("CD002") => return Error::Invalid(db.message().to_owned()),
+                Some(sqlstate::INVALID_ARGUMENT) => return Error::Invalid(db.message().to_owned()),
                 _ => {}
             }
         }

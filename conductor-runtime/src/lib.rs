@@ -18,6 +18,7 @@ pub mod codec;
 mod storable;
 mod path;
 pub mod error;
+pub mod sqlstate;
 pub mod failure;
 pub mod verdict;
 mod panics;

@@ -21,8 +21,7 @@ use crate::client::Conductor;
 use crate::db::{self, Standing, applied, latest_version, migrations};
 use crate::error::{Error, Result};
 use crate::registry::Registry;
-
-const INSUFFICIENT_PRIVILEGE: &str = "42501";
+use crate::sqlstate::INSUFFICIENT_PRIVILEGE;
 
 /// The result of a check.
 #[derive(Debug, Clone, Serialize)]

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Instant;
 
 use sqlx::PgConnection;
@@ -121,7 +122,7 @@ pub(super) async fn write(database: &Database, batch: Vec<Waiting>) -> Vec<Waiti
             .for_each(|((_, caller), answer)| {
                 let _ = caller.send(Ok(answer));
             }),
-        Err(error) if is_locked(&error) => return still_waiting(rows, callers, again, &error),
+        Err(error) if is_locked(&error) => return still_waiting(rows, callers, again, error),
         Err(error) if rows.len() == 1 || fault(&error) == Fault::Passing => {
             let text = error.to_string();
             let mut first = Some(error);
@@ -156,7 +157,7 @@ async fn one_by_one(
                     vec![row],
                     vec![(since, caller)],
                     again,
-                    &error,
+                    error,
                 ));
             }
             Err(error) => {
@@ -176,8 +177,9 @@ fn still_waiting(
     rows: Vec<NewExecution>,
     callers: Vec<Caller>,
     again: bool,
-    error: &sqlx::Error,
+    error: sqlx::Error,
 ) -> Vec<Waiting> {
+    let error = Arc::new(error);
     let waiting = rows.into_iter().zip(callers);
     let waiting = waiting.filter_map(|(new, (since, done))| {
         if since.elapsed() < OUTAGE {
@@ -191,6 +193,7 @@ fn still_waiting(
         let _ = done.send(Err(Error::Unavailable {
             waited: since.elapsed(),
             reason: format!("somebody's open transaction holds its dedupe key: {error}"),
+            source: Arc::clone(&error),
         }));
         None
     });

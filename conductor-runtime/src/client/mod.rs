@@ -117,6 +117,7 @@ impl Conductor {
             Err(std::env::VarError::NotUnicode(_)) => Err(Error::Connect {
                 url: "DATABASE_URL".to_owned(),
                 reason: "it is not valid UTF-8".to_owned(),
+                source: None,
             }),
             _ => Self::open_embedded().await,
         }
@@ -139,8 +140,7 @@ impl Conductor {
     #[cfg(not(feature = "embedded"))]
     async fn open_embedded() -> Result<Self> {
         Err(Error::Embedded(
-            "DATABASE_URL is unset and this program is built without the feature `embedded`"
-                .to_owned(),
+            "DATABASE_URL is unset and this program is built without the feature `embedded`".into(),
         ))
     }
 

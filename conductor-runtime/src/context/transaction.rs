@@ -11,14 +11,11 @@ use super::memo::{Met, Stop};
 use super::step::encoded;
 use crate::db::{Fault, Patience, fault};
 use crate::error::Error;
+use crate::sqlstate::{CANCELLED, CLAIM_LOST};
 
 const KIND: &str = "transaction";
 /// The record's kind for a transaction that failed.
 const FAILED: &str = "failed transaction";
-/// The SQLSTATE of `conductor.record_in_transaction` if the claim is lost.
-const CLAIM_LOST: &str = "CD004";
-/// The same if the execution was cancelled.
-const CANCELLED: &str = "CD005";
 
 /// The argument of a [`TaskContext::transaction`]'s body: an executor for sqlx, as `tx` or
 /// `&mut *tx`.

@@ -53,17 +53,19 @@ impl fmt::Debug for Address {
 impl Address {
     pub(crate) fn parse(url: &str) -> Result<Self> {
         let shown = without_password(url);
-        let refuse = |reason: String| Error::Connect {
+        let refuse = |reason: String, source: Option<sqlx::Error>| Error::Connect {
             url: shown.clone(),
             reason,
+            source,
         };
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             return Err(refuse(
                 "the address must look like postgres://user:password@host:5432/database".to_owned(),
+                None,
             ));
         }
         let options = PgConnectOptions::from_str(&known_part(url))
-            .map_err(|error| refuse(error.to_string()))?
+            .map_err(|error| refuse(error.to_string(), Some(error)))?
             .application_name("conductor")
             // PgBouncer refuses this parameter, and current servers do not need it.
             .extra_float_digits(None)
@@ -119,23 +121,27 @@ pub(crate) async fn open(address: &Address) -> Result<PgPool> {
         .test_before_acquire(false)
         .connect_with(address.options.clone())
         .await;
-    let reason = match opened {
+    let (reason, source) = match opened {
         Ok(pool) => return Ok(pool),
         Err(sqlx::Error::PoolTimedOut) => why_no_answer(address).await,
-        Err(error) => error.to_string(),
+        Err(error) => (error.to_string(), error),
     };
     Err(Error::Connect {
         url: address.shown.clone(),
         reason,
+        source: Some(source),
     })
 }
 
 /// Returns why there was no answer: the pool waits for a server that is starting, and hides its errors.
-async fn why_no_answer(address: &Address) -> String {
+async fn why_no_answer(address: &Address) -> (String, sqlx::Error) {
     let attempt = address.options.connect();
     match tokio::time::timeout(Duration::from_secs(1), attempt).await {
-        Ok(Err(error)) => format!("no answer within 10 s ({error})"),
-        Ok(Ok(_)) | Err(_) => "no answer within 10 s".to_owned(),
+        Ok(Err(error)) => (format!("no answer within 10 s ({error})"), error),
+        Ok(Ok(_)) | Err(_) => (
+            "no answer within 10 s".to_owned(),
+            sqlx::Error::PoolTimedOut,
+        ),
     }
 }
 

@@ -1,7 +1,5 @@
 use super::has_code;
-
-/// The SQLSTATE of a lock timeout.
-const LOCK_NOT_AVAILABLE: &str = "55P03";
+use crate::sqlstate::{LEASE_LOST, LOCK_NOT_AVAILABLE};
 
 /// How to react to an error of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +24,7 @@ pub(crate) fn fault(error: &sqlx::Error) -> Fault {
     };
     let code = db.code().unwrap_or_default();
     match code.as_ref() {
-        "CD003" => Fault::LeaseLost,
+        LEASE_LOST => Fault::LeaseLost,
         // Invalid data, or an error that a trigger or a function of the library raises. Anything
         // else, such as a missing grant or a function that is being replaced, may be repaired
         // meanwhile.

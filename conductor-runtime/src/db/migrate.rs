@@ -6,11 +6,10 @@ use super::applied::{Missing, Standing, applied};
 use super::migrations::{Migration, latest_version};
 use super::{Database, Session};
 use crate::error::{Error, Result};
+use crate::sqlstate::INSUFFICIENT_PRIVILEGE;
 
 /// Serialises all migrations of a database. The number is arbitrary and must never change.
 const LOCK: i64 = 0x0063_6f6e_6475_6374;
-
-const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 /// How long a breaking migration waits for older processes to end by default.
 pub const MIGRATION_DEADLINE: Duration = Duration::from_secs(60);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::read_only::is_read_only;
 use super::{Database, ReadOnly};
+use crate::sqlstate::{ADMIN_SHUTDOWN, CANNOT_CONNECT_NOW, CRASH_SHUTDOWN, TOO_MANY_CONNECTIONS};
 
 /// An outage that follows the last one this soon is logged only after it has lasted for a while.
 const SOON: Duration = Duration::from_secs(5);
@@ -90,6 +91,14 @@ impl Outage {
     }
 }
 
+/// The codes of a server that takes no statements for now, besides those of class 08.
+const AWAY: [&str; 4] = [
+    ADMIN_SHUTDOWN,
+    CRASH_SHUTDOWN,
+    CANNOT_CONNECT_NOW,
+    TOO_MANY_CONNECTIONS,
+];
+
 fn is_away(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_)
@@ -100,9 +109,7 @@ fn is_away(error: &sqlx::Error) -> bool {
         // writes.
         sqlx::Error::Database(db) => {
             let code = db.code().unwrap_or_default();
-            code.starts_with("08")
-                || ["57P01", "57P02", "57P03", "53300"].contains(&code.as_ref())
-                || is_read_only(error)
+            code.starts_with("08") || AWAY.contains(&code.as_ref()) || is_read_only(error)
         }
         _ => false,
     }

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::Connection;
@@ -114,6 +115,7 @@ impl Patience {
                 Error::Unavailable {
                     waited: self.began.elapsed(),
                     reason: error.to_string(),
+                    source: Arc::new(error),
                 }
             }
             _ => error.into(),

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Session;
 use super::session::silence;
+use crate::sqlstate::READ_ONLY_SQL_TRANSACTION;
 
 /// For how long after the last refused write each session is tested before it is used.
 const WARY: Duration = Duration::from_secs(30);
@@ -13,8 +14,6 @@ const ASKED: Duration = Duration::from_secs(1);
 const RECENT: Duration = Duration::from_secs(5);
 /// The pause between two tests of all idle sessions.
 const BETWEEN_PURGES: Duration = Duration::from_secs(1);
-
-const READ_ONLY_SQL_TRANSACTION: &str = "25006";
 
 /// Whether sessions were found that cannot write: of a standby, or of a read-only primary.
 ///

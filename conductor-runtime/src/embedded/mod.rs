@@ -28,6 +28,8 @@ use std::sync::Arc;
 
 use environment::Environment;
 
+use crate::error::one_line;
+
 /// Whether the data is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -117,7 +119,7 @@ fn percent_encoded(bytes: &[u8]) -> String {
 pub enum EmbeddedError {
     /// `PG_BIN_DIR` is set, but its folder cannot be used.
     #[error(
-        "PG_BIN_DIR is {}, but {reason}.\n  Set it to the folder that holds `initdb` and `postgres` of PostgreSQL 14 or later, or unset it.",
+        "PG_BIN_DIR is {}, but {reason}. {BIN_DIR_HELP}",
         dir.display()
     )]
     BinDir {
@@ -128,8 +130,9 @@ pub enum EmbeddedError {
     },
     /// This machine has no usable PostgreSQL, and none could be downloaded.
     #[error(
-        "no PostgreSQL 14 or later to run.{}\n  The download of a private one failed: {download}\n  Do one of these:\n  - set DATABASE_URL to a running Postgres\n  - install PostgreSQL (apt install postgresql, brew install postgresql)\n  - set PG_BIN_DIR to the folder that holds `initdb` and `postgres`",
-        rejected.iter().map(|r| format!("\n  Not usable: {r}.")).collect::<String>()
+        "no PostgreSQL 14 or later to run.{} The download of a private one failed: {}. {NO_BINARIES_HELP}",
+        rejected.iter().map(|r| format!(" Not usable: {r}.")).collect::<String>(),
+        one_line(download)
     )]
     NoBinaries {
         /// What was found, and why it cannot be used.
@@ -138,15 +141,15 @@ pub enum EmbeddedError {
         download: String,
     },
     /// A variable has an invalid value.
-    #[error("{0}")]
+    #[error("{}", one_line(.0))]
     Setting(String),
     /// The process runs as root, and there is no other user to run Postgres as.
     #[error(
-        "Postgres refuses to run as root, and this machine has neither a user `postgres` nor `nobody`.\n  Run as another user, or set DATABASE_URL to a running Postgres."
+        "Postgres refuses to run as root, and this machine has neither a user `postgres` nor `nobody`. {NO_USER_HELP}"
     )]
     NoUser,
     /// A folder or a file in it cannot be used.
-    #[error("{}: {reason}.\n  {help}", path.display())]
+    #[error("{}: {reason}. {help}", path.display())]
     Folder {
         /// The path.
         path: PathBuf,
@@ -156,7 +159,7 @@ pub enum EmbeddedError {
         help: &'static str,
     },
     /// `initdb` failed.
-    #[error("initdb could not make {}:\n{output}", data.display())]
+    #[error("initdb could not make {}: {}", data.display(), one_line(output))]
     Initdb {
         /// The folder that it had to create.
         data: PathBuf,
@@ -164,7 +167,7 @@ pub enum EmbeddedError {
         output: String,
     },
     /// `postgres` ended at its start or did not become ready.
-    #[error("{reason}; the last lines of {}:\n{tail}", log.display())]
+    #[error("{reason}; the last lines of {}: {}", log.display(), one_line(tail))]
     Server {
         /// The error.
         reason: String,
@@ -174,14 +177,32 @@ pub enum EmbeddedError {
         tail: String,
     },
     /// Another server or guard blocks the start.
-    #[error("{0}")]
+    #[error("{}", one_line(.0))]
     Busy(String),
     /// The thread that was starting the server was stopped.
     #[error("the start was interrupted: {0}")]
     Interrupted(String),
 }
 
+const BIN_DIR_HELP: &str = "Set it to the folder that holds `initdb` and `postgres` of PostgreSQL 14 or later, or unset it.";
+const NO_BINARIES_HELP: &str = "Do one of these: set DATABASE_URL to a running Postgres; install PostgreSQL (apt install postgresql, brew install postgresql); set PG_BIN_DIR to the folder that holds `initdb` and `postgres`";
+const NO_USER_HELP: &str = "Run as another user, or set DATABASE_URL to a running Postgres.";
+
 impl EmbeddedError {
+    /// Returns advice on what to do about the error, which is also at the end of `Display`.
+    pub fn help(&self) -> Option<&str> {
+        match self {
+            Self::BinDir { .. } => Some(BIN_DIR_HELP),
+            Self::NoBinaries { .. } => Some(NO_BINARIES_HELP),
+            Self::NoUser => Some(NO_USER_HELP),
+            Self::Folder { help, .. } => Some(help),
+            Self::Setting(text) | Self::Busy(text) => {
+                text.split_once('\n').map(|(_, help)| help.trim())
+            }
+            Self::Initdb { .. } | Self::Server { .. } | Self::Interrupted(_) => None,
+        }
+    }
+
     /// Returns an error of the file system, with advice that fits every folder of this module.
     fn folder(path: &Path, doing: &str, error: io::Error) -> EmbeddedError {
         EmbeddedError::Folder {
@@ -194,7 +215,7 @@ impl EmbeddedError {
 
 impl From<EmbeddedError> for crate::error::Error {
     fn from(error: EmbeddedError) -> Self {
-        crate::error::Error::Embedded(error.to_string())
+        crate::error::Error::Embedded(Box::new(error))
     }
 }
 

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use crate::client::Conductor;
 use crate::db::{Database, connect, latest_version};
+use crate::sqlstate::SCHEMA_TOO_NEW;
 use crate::worker::{BootInstant, Control, Signals};
 
 /// The mode of a transaction that takes a lease. In a stricter mode, the query for newer migrations
@@ -93,7 +94,7 @@ pub(super) fn too_new_for(error: &sqlx::Error) -> Option<i32> {
     let error = error
         .as_database_error()?
         .try_downcast_ref::<PgDatabaseError>()?;
-    (error.code() == "CD010").then(|| error.detail()?.parse().ok())?
+    (error.code() == SCHEMA_TOO_NEW).then(|| error.detail()?.parse().ok())?
 }
 
 /// The heartbeat's own connection. After a fault or a missing answer it is dropped without the

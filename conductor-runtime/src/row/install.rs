@@ -8,6 +8,7 @@ use super::RowOp;
 use super::catalogue::Table;
 use crate::db::{Alone, Database};
 use crate::error::{Error, Result};
+use crate::sqlstate::{DEADLOCK_DETECTED, INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE};
 
 /// How long one try waits for the table's lock; writers of the table wait behind it.
 const PATIENCE: PgInterval = PgInterval {
@@ -24,10 +25,6 @@ const SHORT_PATIENCE: PgInterval = PgInterval {
 const TRIES: u32 = 6;
 /// The pause between two tries, so that waiting writers can proceed; it grows.
 const PAUSE: Duration = Duration::from_millis(200);
-
-const LOCK_NOT_AVAILABLE: &str = "55P03";
-const DEADLOCK: &str = "40P01";
-const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 /// Creates the trigger of an operation, unless it exists.
 pub(crate) async fn install(database: &Database, table: &Table, op: RowOp) -> Result<()> {
@@ -119,14 +116,14 @@ impl<'t> Tries<'t> {
         let name = &self.table.name;
         let code = error.as_database_error().and_then(|error| error.code());
         match code.as_deref() {
-            Some(LOCK_NOT_AVAILABLE | DEADLOCK) if self.left > 0 => {
+            Some(LOCK_NOT_AVAILABLE | DEADLOCK_DETECTED) if self.left > 0 => {
                 tracing::info!(table = %name, op = %self.op, "the table is in use; its trigger is made a little later");
                 tokio::time::sleep(self.pause).await;
                 self.pause = self.pause.mul_f64(1.7);
                 self.left -= 1;
                 Ok(())
             }
-            Some(LOCK_NOT_AVAILABLE | DEADLOCK) => Err(Error::Locked {
+            Some(LOCK_NOT_AVAILABLE | DEADLOCK_DETECTED) => Err(Error::Locked {
                 table: name.clone(),
                 holders: holders(database, self.table.oid).await?,
             }),

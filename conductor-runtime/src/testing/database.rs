@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::client::Conductor;
 use crate::db::{functions, migrations};
 use crate::error::{Error, Result};
+use crate::sqlstate::OBJECT_IN_USE;
 
 /// Serialises the creation of templates. The number is arbitrary and must never change.
 const LOCK: i64 = 0x0063_6f6e_6475_6375;
@@ -172,7 +173,7 @@ async fn copy(admin: &mut PgConnection, name: &str, template: &str, strategy: &s
         match created {
             Ok(_) => return Ok(()),
             Err(sqlx::Error::Database(db))
-                if db.code().as_deref() == Some("55006") && attempt < TRIES =>
+                if db.code().as_deref() == Some(OBJECT_IN_USE) && attempt < TRIES =>
             {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }

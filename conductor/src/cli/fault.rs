@@ -1,11 +1,12 @@
 //! The error of a command, with its exit code.
 
+use std::borrow::Cow;
 use std::io;
 use std::process::ExitCode;
 
 use conductor_runtime::error::Error;
 
-use super::output::{self, ERROR};
+use super::output::{self, ERROR, STRONG};
 
 /// The execution failed or was cancelled, or what was asked for does not exist.
 pub(super) const FAILED: u8 = 1;
@@ -20,6 +21,8 @@ pub(super) struct Fault {
     code: u8,
     /// `None` if the error was printed already, or if the reader has closed the output.
     text: Option<String>,
+    /// Advice, printed as a line of its own.
+    help: Option<String>,
 }
 
 pub(super) type Done<T = ()> = Result<T, Fault>;
@@ -29,17 +32,25 @@ impl Fault {
         Self {
             code,
             text: Some(text.into()),
+            help: None,
         }
     }
 
     /// Exits with this code and prints nothing.
     pub(super) fn silent(code: u8) -> Self {
-        Self { code, text: None }
+        Self {
+            code,
+            text: None,
+            help: None,
+        }
     }
 
     pub(super) fn report(self) -> ExitCode {
         if let Some(text) = self.text {
             output::note(&format!("{ERROR}error:{ERROR:#} {}", output::lines(&text)));
+        }
+        if let Some(help) = self.help {
+            output::note(&format!("{STRONG}help:{STRONG:#} {}", output::lines(&help)));
         }
         ExitCode::from(self.code)
     }
@@ -57,7 +68,15 @@ impl From<Error> for Fault {
             | Error::Invalid(_) => USAGE,
             _ => FAILED,
         };
-        Self::new(code, error.to_string())
+        let text = match &error {
+            // One line for each.
+            Error::Refused(faults) => format!("cannot start:\n  - {}", faults.join("\n  - ")),
+            error => error.without_help(),
+        };
+        Self {
+            help: error.help().map(Cow::into_owned),
+            ..Self::new(code, text)
+        }
     }
 }
 
