@@ -65,7 +65,7 @@
 //! }
 //! ```
 //!
-//! A program without that crate calls [`Conductor::invoke_json`] with a task's name and a payload as
+//! A program without that crate calls [`Untyped::invoke`](client::Untyped::invoke) with a task's name and a payload as
 //! JSON. Other languages, psql and triggers use SQL: `select conductor.invoke('greet', '{"name": "Alice"}')`.
 //!
 //! # Steps
@@ -119,9 +119,23 @@
 //! | [`Task`], [`Event`] | traits that `#[task]` and `#[event]` implement |
 //! | [`Trigger`] | what started an execution: an invoke, a schedule, an event or a row change |
 //! | [`CronTick`], [`RowChange`] | what a task receives from a schedule or a row change |
-//! | [`Orchestrator`], [`Worker`], [`Handle`] | the workers of one process, one per queue |
+//! | [`Orchestrator`], [`Worker`] | the workers of one process, one per queue |
 //! | [`Error`], [`Failure`], [`RetryExt`] | errors of the library, recorded errors, and `.permanent()` and `.retry_after(…)` |
-//! | [`ExecutionInfo`], [`Story`], [`Why`] | the state of an execution, its history, and why it is not running |
+//! | [`Status`], [`Registry`] | the state of an execution, and a set of tasks |
+//!
+//! # Modules
+//!
+//! | module | contents |
+//! | --- | --- |
+//! | [`client`] | calls of applications, and the builders that they return |
+//! | [`inspect`] | what the database knows: executions, histories, queues, events, and why something is not running |
+//! | [`schedule`] | static and dynamic schedules, and what to do about missed ticks |
+//! | [`tasks`] | options, limits and triggers of tasks |
+//! | [`context`] | the durable calls of a handler |
+//! | [`events`], [`rows`] | events with fields and filters, and row changes |
+//! | [`orchestrator`] | the builder and the handle of an orchestrator |
+//! | [`error`](crate::error) | errors, failures and retry verdicts |
+//! | [`check`] | whether a binary fits a database |
 //!
 //! # Features
 //!
@@ -136,51 +150,42 @@
 
 #[cfg(feature = "testing")]
 pub use conductor_macros::test;
-pub use conductor_macros::{EventFields, event, task};
+pub use conductor_macros::{event, task};
 pub use conductor_runtime::check;
-pub use conductor_runtime::client::{
-    Astray, Awaited, Brief, Cancel, Child, Conductor, Execution, ExecutionInfo, FailedAttempt,
-    Filter, Invocation, Invoke, InvokeBatch, InvokeInTransaction, Invoked, LimitKey, Parent,
-    Process, QueueInfo, Reason, Runner, Schedule, ScheduleInfo, Status, StepInfo, StepKey, Story,
-    Stuck, Unschedule, WaitInfo, Why,
-};
-pub use conductor_runtime::codec::{MAX_JSON_BYTES, MAX_JSON_DEPTH};
-#[doc(hidden)]
-pub use conductor_runtime::context::TransactionBody;
-pub use conductor_runtime::context::{
-    BatchContext, BatchItem, InvokeChild, InvokeChildren, Race, ScheduleStep, SettleChildren, Step,
-    TaskContext, Tx, WaitForEvent, WaitForRow,
-};
+pub use conductor_runtime::client::{Conductor, Execution, Status};
+pub use conductor_runtime::context::{BatchContext, TaskContext};
 #[cfg(feature = "embedded")]
 pub use conductor_runtime::embedded;
 pub use conductor_runtime::error::{Error, Result};
-pub use conductor_runtime::event::{
-    Affected, Emit, EmitInTransaction, Event, EventDefinition, EventEffect, EventFields, EventInfo,
-    Field, Filter as EventFilter, Operand, Ordered, SubscriptionDefinition,
-};
+pub use conductor_runtime::event::Event;
 pub use conductor_runtime::failure::Failure;
-pub use conductor_runtime::orchestrator::{
-    Builder, DEFAULT_CONCURRENCY, Handle, Orchestrator, Worker,
-};
+pub use conductor_runtime::orchestrator::{Orchestrator, Worker};
 pub use conductor_runtime::registry::Registry;
-pub use conductor_runtime::row::{
-    FromRowChange, IntoRowFilter, NoRow, Row, RowChange, RowFault, RowOp, RowTriggerDefinition,
-    RowTriggerInfo,
-};
-pub use conductor_runtime::task::{
-    BatchDefinition, CronDefinition, CronTick, Keep, LimitDefinition, LimitKind, Output, Payload,
-    PointInTime, RetryPolicy, State, Task, TaskDefinition, Trigger, WindowDefinition,
-};
+pub use conductor_runtime::row::RowChange;
+pub use conductor_runtime::task::{CronTick, State, Task, Trigger};
 #[cfg(feature = "testing")]
 pub use conductor_runtime::testing;
-pub use conductor_runtime::verdict::{RetryExt, RetryVerdict, Verdict};
-pub use conductor_schedule::{Missed, Overlap};
+pub use conductor_runtime::verdict::RetryExt;
+
+#[doc(hidden)]
+pub use at_the_root::*;
+
+pub mod client;
+pub mod inspect;
+pub mod schedule;
+pub mod tasks;
+pub mod context;
+pub mod events;
+pub mod rows;
+pub mod orchestrator;
+pub mod error;
 
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "cli")]
 mod main_macro;
 pub mod prelude;
+mod at_the_root;
 mod failures_macro;
 mod verdicts_macro;
 pub mod guide;

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::insert::{Answer, MAX_ROWS, insert, insert_again};
 use super::invocation::{Invocation, NewExecution};
 use super::invoke::checked;
-use super::{Conductor, Invoked};
+use super::{Conductor, Invoked, Untyped};
 use crate::db::{Database, OUTAGE, Patience, message_length};
 use crate::error::Result;
 use crate::task::{PointInTime, Task};
@@ -200,18 +200,18 @@ impl<'c> IntoFuture for InvokeBatch<'c> {
     }
 }
 
-impl Conductor {
+impl<'c> Untyped<'c> {
     /// Creates one execution of the named task for each JSON payload, all or none.
     ///
     /// # Errors
-    /// Those of [`invoke_json`](Self::invoke_json).
-    pub fn invoke_batch_json<'a>(
-        &self,
+    /// Those of [`invoke`](Self::invoke).
+    pub fn invoke_batch<'a>(
+        self,
         task: &str,
         payloads: impl IntoIterator<Item = &'a str>,
-    ) -> InvokeBatch<'_> {
+    ) -> InvokeBatch<'c> {
         InvokeBatch {
-            conductor: self,
+            conductor: self.conductor,
             rows: payloads
                 .into_iter()
                 .map(|payload| checked(task, payload))

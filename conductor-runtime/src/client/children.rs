@@ -7,7 +7,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::story::StepKey;
-use super::{Conductor, Status};
+use super::{Inspect, Status};
 use crate::error::Result;
 
 /// A child of an execution.
@@ -54,13 +54,13 @@ pub struct Brief {
     pub served: bool,
 }
 
-impl Conductor {
+impl Inspect<'_> {
     /// Returns at most `limit` children of each of these executions.
     ///
     /// Those that have not completed come first.
-    pub async fn children(&self, parents: &[Uuid], limit: u32) -> Result<Vec<Child>> {
-        self.migrate().await?;
-        let mut session = self.database().session().await?;
+    pub async fn children(self, parents: &[Uuid], limit: u32) -> Result<Vec<Child>> {
+        self.conductor.migrate().await?;
+        let mut session = self.conductor.database().session().await?;
         let children = children(&mut session, parents, i64::from(limit)).await;
         session.settle(children).await
     }

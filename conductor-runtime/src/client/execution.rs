@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::insert::Answer;
-use super::{Conductor, Invoked};
+use super::{Conductor, Invoked, Untyped};
 use crate::db::{OUTAGE, Patience};
 use crate::error::{Error, Result};
 use crate::failure::Failure;
@@ -123,7 +123,7 @@ impl<T: Task> Execution<T> {
     /// # Errors
     /// [`Error::NotFound`] if the execution is unknown or retention has removed it.
     pub async fn status(&self) -> Result<Status> {
-        match self.conductor.find(self.id()).await? {
+        match self.conductor.inspect().find(self.id()).await? {
             Some(info) => Ok(info.state),
             None => Err(Error::NotFound(self.id())),
         }
@@ -142,7 +142,7 @@ impl<T: Task> Execution<T> {
     /// - [`Error::Unavailable`] if the database does not return.
     pub async fn result(&self) -> Result<T::Output> {
         self.conductor.own_end(T::NAME, self.id()).await;
-        let output = self.conductor.outcome(self.id()).await?;
+        let output = self.conductor.untyped().outcome(self.id()).await?;
         read(&output).map_err(|refusal| Error::Output {
             task: T::NAME.to_owned(),
             reason: refusal.to_string(),
@@ -171,7 +171,7 @@ impl<T: Task> Execution<T> {
     /// # Errors
     /// [`Error::NotFound`] if the execution is unknown or retention has removed it.
     pub async fn failure(&self) -> Result<Option<Failure>> {
-        let info = self.conductor.find(self.id()).await?;
+        let info = self.conductor.inspect().find(self.id()).await?;
         let info = info.ok_or(Error::NotFound(self.id()))?;
         let text = info.error.unwrap_or_default();
         let end = info.failure.as_deref().map(RawValue::get);
@@ -223,21 +223,26 @@ impl Conductor {
             }
         }
     }
+}
 
+impl Untyped<'_> {
     /// Waits until any execution ends, and returns its output as JSON.
     ///
     /// # Errors
     /// Those of [`Execution::result`], except [`Error::Output`].
-    pub async fn outcome(&self, id: Uuid) -> Result<String> {
-        self.migrate().await?;
-        let end = self.notifier().ends().of(id);
+    pub async fn outcome(self, id: Uuid) -> Result<String> {
+        self.conductor.migrate().await?;
+        let end = self.conductor.notifier().ends().of(id);
         let mut patience = Patience::new(OUTAGE);
         loop {
             // Subscribed before the query, so that an end between query and wait is not missed.
             let ended = end.notified();
             // The task that listens for ends may have stopped.
-            self.notifier().start_for_ends(self.database()).await;
-            let seen: Option<Watched> = match self.watch(id, &patience).await {
+            self.conductor
+                .notifier()
+                .start_for_ends(self.conductor.database())
+                .await;
+            let seen: Option<Watched> = match self.conductor.watch(id, &patience).await {
                 Ok(seen) => seen,
                 Err(error) if patience.again(&error).await => continue,
                 Err(error) => return Err(patience.over(error)),

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::insert::{Answer, insert};
 use super::invocation::{Invocation, NewExecution};
-use super::{Conductor, Execution};
+use super::{Conductor, Execution, Untyped};
 use crate::codec;
 use crate::error::{Error, Result};
 use crate::registry::Registry;
@@ -230,15 +230,17 @@ impl Conductor {
         self.ensure_declared(&new.task).await?;
         self.inserter().insert(new).await
     }
+}
 
-    /// Invokes a task by name with a payload that is already JSON, as the command line does.
+impl Untyped<'_> {
+    /// Invokes a task by name with a payload that is already JSON.
     ///
     /// # Errors
     /// - [`Error::UnknownTask`] if neither this binary nor the database knows the task.
     /// - [`Error::Payload`] if the payload cannot be stored, or does not fit a task of this binary.
     ///   Payloads of other programs' tasks are checked only when they run.
-    pub async fn invoke_json(&self, task: &str, payload: &str) -> Result<Uuid> {
-        Ok(self.insert(checked(task, payload)?).await?.id)
+    pub async fn invoke(self, task: &str, payload: &str) -> Result<Uuid> {
+        Ok(self.conductor.insert(checked(task, payload)?).await?.id)
     }
 }
 

@@ -4,11 +4,13 @@ mod batch;
 mod cancel;
 mod children;
 mod execution;
+mod handles;
 mod held_up;
 mod insert;
 mod invocation;
 mod invoke;
 mod invoked;
+mod old_names;
 mod query;
 mod queues;
 mod schedule;
@@ -34,6 +36,7 @@ pub use batch::InvokeBatch;
 pub use cancel::Cancel;
 pub use children::{Brief, Child};
 pub use execution::{Execution, Status};
+pub use handles::{Inspect, Queues, Schedules, Untyped};
 use insert::{Answer, Inserter};
 pub use invocation::Invocation;
 pub use invoke::{Invoke, InvokeInTransaction};
@@ -413,7 +416,7 @@ impl Conductor {
     /// A dynamic schedule is one that [`schedule`](Self::schedule) created.
     ///
     /// Executions that it has started continue. Schedules that the code declares cannot be removed;
-    /// [pause](Self::pause_schedule) them instead.
+    /// [pause](Schedules::pause) them instead.
     pub fn unschedule<T: Task>(&self, name: impl Into<String>) -> Unschedule<'_> {
         Unschedule::new(Ok(self), T::NAME.to_owned(), name.into())
     }

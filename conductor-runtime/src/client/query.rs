@@ -7,7 +7,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgExecutor, Row};
 use uuid::Uuid;
 
-use super::{Conductor, Status};
+use super::{Inspect, Status};
 use crate::db::Alone;
 use crate::error::{Error, Result};
 use crate::task::Trigger;
@@ -222,11 +222,11 @@ const NEWER: &str = "r.created_at >= (select conductor.now()) - $3 * interval '1
   and r.id >= (select rpad(lpad(to_hex(greatest(0, floor(
           (extract(epoch from clock_timestamp()) - $3 - 3600) * 1000))::bigint), 12, '0'), 32, '0')::uuid)";
 
-impl Conductor {
+impl Inspect<'_> {
     /// Returns the details of one execution, or `None` if it is unknown or was removed.
-    pub async fn find(&self, id: Uuid) -> Result<Option<ExecutionInfo>> {
-        self.migrate().await?;
-        let mut session = self.database().session().await?;
+    pub async fn find(self, id: Uuid) -> Result<Option<ExecutionInfo>> {
+        self.conductor.migrate().await?;
+        let mut session = self.conductor.database().session().await?;
         let info = find(&mut *session, id).await;
         session.settle(info).await
     }
@@ -235,8 +235,8 @@ impl Conductor {
     ///
     /// A payload or output of more than 64 KiB is replaced by a text with its size; [`find`](Self::find) returns it
     /// in full.
-    pub async fn list(&self, filter: &Filter) -> Result<Vec<ExecutionInfo>> {
-        self.migrate().await?;
+    pub async fn list(self, filter: &Filter) -> Result<Vec<ExecutionInfo>> {
+        self.conductor.migrate().await?;
         let rows = sqlx::query(sqlx::AssertSqlSafe(listing(filter)))
             .bind(&filter.task)
             .bind(&filter.queue)
@@ -247,30 +247,31 @@ impl Conductor {
                     .map(|age| age.as_secs_f64().min(1000.0 * 365.0 * 86_400.0)),
             )
             .bind(i64::from(filter.limit))
-            .all(self.database())
+            .all(self.conductor.database())
             .await?;
         rows.iter().map(read).collect()
     }
 
     /// Returns the failed attempts of an execution, the first one first.
-    pub async fn failures(&self, id: Uuid) -> Result<Vec<FailedAttempt>> {
-        self.migrate().await?;
-        let mut session = self.database().session().await?;
+    pub async fn failures(self, id: Uuid) -> Result<Vec<FailedAttempt>> {
+        self.conductor.migrate().await?;
+        let mut session = self.conductor.database().session().await?;
         let failures = failures(&mut *session, id).await;
         session.settle(failures).await
     }
 
     /// Returns the database's time, which decides what is due.
-    pub async fn now(&self) -> Result<DateTime<Utc>> {
-        self.migrate().await?;
+    pub async fn now(self) -> Result<DateTime<Utc>> {
+        self.conductor.migrate().await?;
         Ok(sqlx::query_scalar("select conductor.now()")
-            .one(self.database())
+            .one(self.conductor.database())
             .await?)
     }
 
     /// Returns whether a living process serves this task.
-    pub async fn is_served(&self, task: &str) -> Result<bool> {
-        self.migrate().await?;
+    #[doc(hidden)]
+    pub async fn is_served(self, task: &str) -> Result<bool> {
+        self.conductor.migrate().await?;
         // Leases use real time, even if a test moves the virtual clock.
         Ok(sqlx::query_scalar(
             "select exists (
@@ -279,16 +280,16 @@ impl Conductor {
                   where t.name = $1 and o.lease_until > clock_timestamp())",
         )
         .bind(task)
-        .one(self.database())
+        .one(self.conductor.database())
         .await?)
     }
 
     /// Returns the names of all tasks that any program has declared in this database, in order.
-    pub async fn task_names(&self) -> Result<Vec<String>> {
-        self.migrate().await?;
+    pub async fn task_names(self) -> Result<Vec<String>> {
+        self.conductor.migrate().await?;
         Ok(
             sqlx::query_scalar("select name from conductor.tasks order by name")
-                .all(self.database())
+                .all(self.conductor.database())
                 .await?,
         )
     }
@@ -296,12 +297,13 @@ impl Conductor {
     /// Returns the JSON Schema of a task's payload, as its program declared it.
     ///
     /// `None` if the database does not know the task.
-    pub async fn payload_schema(&self, task: &str) -> Result<Option<serde_json::Value>> {
-        self.migrate().await?;
+    #[doc(hidden)]
+    pub async fn payload_schema(self, task: &str) -> Result<Option<serde_json::Value>> {
+        self.conductor.migrate().await?;
         Ok(
             sqlx::query_scalar("select payload_schema from conductor.tasks where name = $1")
                 .bind(task)
-                .optional(self.database())
+                .optional(self.conductor.database())
                 .await?,
         )
     }

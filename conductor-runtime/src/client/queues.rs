@@ -1,6 +1,6 @@
 use serde::Serialize;
 
-use super::Conductor;
+use super::Queues;
 use crate::db::Alone;
 use crate::error::Result;
 
@@ -27,19 +27,19 @@ impl QueueInfo {
     pub const MOST: i32 = 10_000;
 }
 
-impl Conductor {
+impl Queues<'_> {
     /// Returns all queues that a task was ever declared for, ordered by name.
-    pub async fn queues(&self) -> Result<Vec<QueueInfo>> {
-        self.migrate().await?;
+    pub async fn list(self) -> Result<Vec<QueueInfo>> {
+        self.conductor.migrate().await?;
         Ok(sqlx::query_as(
             "select name, paused, waiting, running, parked, workers from conductor.queue_counts($1)",
         )
         .bind(QueueInfo::MOST)
-        .all(self.database())
+        .all(self.conductor.database())
         .await?)
     }
 
-    /// Pauses a queue in all processes until it is [resumed](Self::resume_queue).
+    /// Pauses a queue in all processes until it is [resumed](Self::resume).
     ///
     /// Returns false if there is no queue of this name.
     ///
@@ -50,32 +50,30 @@ impl Conductor {
     /// ```no_run
     /// # use conductor::prelude::*;
     /// # async fn f(conductor: Conductor) -> anyhow::Result<()> {
-    /// conductor.pause_queue("fast").await?;
+    /// conductor.queues().pause("fast").await?;
     /// // The payment provider is back.
-    /// conductor.resume_queue("fast").await?;
+    /// conductor.queues().resume("fast").await?;
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn pause_queue(&self, queue: &str) -> Result<bool> {
-        self.steer_queue("select conductor.pause_queue($1)", queue)
-            .await
+    pub async fn pause(self, queue: &str) -> Result<bool> {
+        self.steer("select conductor.pause_queue($1)", queue).await
     }
 
     /// Resumes a paused queue. Returns false if there is no queue of this name.
-    pub async fn resume_queue(&self, queue: &str) -> Result<bool> {
-        self.steer_queue("select conductor.resume_queue($1)", queue)
-            .await
+    pub async fn resume(self, queue: &str) -> Result<bool> {
+        self.steer("select conductor.resume_queue($1)", queue).await
     }
 
-    async fn steer_queue(&self, statement: &'static str, queue: &str) -> Result<bool> {
-        self.migrate().await?;
+    async fn steer(self, statement: &'static str, queue: &str) -> Result<bool> {
+        self.conductor.migrate().await?;
         if queue.contains('\0') {
             // Postgres cannot store U+0000, so no queue has this name.
             return Ok(false);
         }
         Ok(sqlx::query_scalar(statement)
             .bind(queue)
-            .one(self.database())
+            .one(self.conductor.database())
             .await?)
     }
 }

@@ -4,8 +4,8 @@ use std::pin::Pin;
 use conductor_schedule::{Cron, Missed, Overlap, Tz, zone};
 use sqlx::PgConnection;
 
-use super::Conductor;
 use super::invoke::checked;
+use super::{Conductor, Untyped};
 use crate::codec;
 use crate::error::{Error, Result};
 use crate::task::Task;
@@ -78,7 +78,7 @@ impl Rule {
         if !self.cron.has_years() {
             return Ok(());
         }
-        let now = conductor.now().await?;
+        let now = conductor.inspect().now().await?;
         (self.cron.refuse_past(now, self.timezone))
             .map_err(|error| Error::Invalid(error.to_string()))
     }
@@ -219,33 +219,25 @@ impl<'c> IntoFuture for Unschedule<'c> {
     }
 }
 
-impl Conductor {
+impl<'c> Untyped<'c> {
     /// Creates a schedule by the task's name, from a payload that is already JSON.
     ///
-    /// Works as [`schedule`](Self::schedule) does, for the command line. `say` sets the options.
+    /// Works as [`Conductor::schedule`] does.
     ///
     /// # Errors
-    /// - Those of [`invoke_json`](Self::invoke_json).
+    /// - Those of [`invoke`](Self::invoke).
     /// - [`Error::Invalid`] if the name, the rule or an option is invalid.
-    pub async fn schedule_json(
-        &self,
-        task: &str,
-        name: &str,
-        cron: &str,
-        payload: &str,
-        say: impl FnOnce(Schedule<'_>) -> Schedule<'_> + Send,
-    ) -> Result<()> {
-        checked(task, payload)?;
-        let rule = Rule::new(task, name.to_owned(), cron, payload.to_owned());
-        say(Schedule {
-            conductor: Ok(self),
+    pub fn schedule(self, task: &str, name: &str, cron: &str, payload: &str) -> Schedule<'c> {
+        let rule = checked(task, payload)
+            .and_then(|_| Rule::new(task, name.to_owned(), cron, payload.to_owned()));
+        Schedule {
+            conductor: Ok(self.conductor),
             rule,
-        })
-        .await
+        }
     }
 
-    /// Removes a schedule as [`unschedule`](Self::unschedule) does, by the task's name.
-    pub async fn unschedule_named(&self, task: &str, name: &str) -> Result<bool> {
-        Unschedule::new(Ok(self), task.to_owned(), name.to_owned()).await
+    /// Removes a schedule as [`Conductor::unschedule`] does, by the task's name.
+    pub fn unschedule(self, task: &str, name: &str) -> Unschedule<'c> {
+        Unschedule::new(Ok(self.conductor), task.to_owned(), name.to_owned())
     }
 }

@@ -6,7 +6,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use super::Conductor;
+use super::{Conductor, Schedules};
 use crate::db::Alone;
 use crate::error::{Error, Result};
 use crate::orchestrator::computed;
@@ -52,10 +52,10 @@ pub struct ScheduleInfo {
     pub retired: bool,
 }
 
-impl Conductor {
+impl Schedules<'_> {
     /// Returns all schedules, ordered by task and name.
-    pub async fn schedules(&self) -> Result<Vec<ScheduleInfo>> {
-        self.migrate().await?;
+    pub async fn list(self) -> Result<Vec<ScheduleInfo>> {
+        self.conductor.migrate().await?;
         let rows = sqlx::query(
             "select t.name as task, s.name, s.dynamic, s.cron, s.timezone, s.missed, s.overlap,
                     s.payload::text as payload, conductor.shown(nullif(s.next_at, 'infinity')) as next_at,
@@ -70,7 +70,7 @@ impl Conductor {
                join conductor.tasks t on t.id = s.task_id
               order by t.name, s.dynamic, s.name",
         )
-        .all(self.database())
+        .all(self.conductor.database())
         .await?;
         rows.iter().map(read).collect()
     }
@@ -79,7 +79,7 @@ impl Conductor {
     ///
     /// If the task has one of each kind by this name, pauses both. The pause is stored in the
     /// database and survives restarts and deploys.
-    pub async fn pause_schedule(&self, task: &str, name: &str) -> Result<bool> {
+    pub async fn pause(self, task: &str, name: &str) -> Result<bool> {
         self.steer("select conductor.pause_schedule($1, $2)", task, name)
             .await
     }
@@ -89,20 +89,20 @@ impl Conductor {
     /// It ticks from now on; ticks during the pause do not count as missed.
     ///
     /// If the task has one of each kind by this name, resumes both.
-    pub async fn resume_schedule(&self, task: &str, name: &str) -> Result<bool> {
+    pub async fn resume(self, task: &str, name: &str) -> Result<bool> {
         self.steer("select conductor.resume_schedule($1, $2)", task, name)
             .await
     }
 
-    async fn steer(&self, statement: &'static str, task: &str, name: &str) -> Result<bool> {
-        self.migrate().await?;
+    async fn steer(self, statement: &'static str, task: &str, name: &str) -> Result<bool> {
+        self.conductor.migrate().await?;
         if task.contains('\0') || name.contains('\0') {
             return Ok(false);
         }
         Ok(sqlx::query_scalar(statement)
             .bind(task)
             .bind(name)
-            .one(self.database())
+            .one(self.conductor.database())
             .await?)
     }
 
@@ -115,8 +115,8 @@ impl Conductor {
     /// # Errors
     /// - [`Error::Payload`] if this program's code cannot compute the payload.
     /// - [`Error::Invalid`] if the code that computes it belongs to another program.
-    pub async fn trigger_schedule(&self, task: &str, name: &str) -> Result<Option<Uuid>> {
-        let now = self.now().await?;
+    pub async fn trigger(self, task: &str, name: &str) -> Result<Option<Uuid>> {
+        let now = self.conductor.inspect().now().await?;
         if task.contains('\0') || name.contains('\0') {
             return Ok(None);
         }
@@ -130,7 +130,7 @@ impl Conductor {
         )
         .bind(task)
         .bind(name)
-        .one(self.database())
+        .one(self.conductor.database())
         .await?;
         let payload = match (known, declared) {
             (Some(false), Some(cron)) => Some(computed(cron, CronTick::new(name, now)).map_err(
@@ -147,11 +147,13 @@ impl Conductor {
                 .bind(name)
                 .bind(payload)
                 .bind(now)
-                .one(self.database())
+                .one(self.conductor.database())
                 .await?,
         )
     }
+}
 
+impl Conductor {
     /// Returns the database's time, and by how many milliseconds a test has moved it.
     pub(crate) async fn clock(&self) -> Result<(DateTime<Utc>, i64)> {
         Ok(sqlx::query_as(

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::children::{Brief, Child, briefs, children};
 use super::query::{self, ExecutionInfo, FailedAttempt, raw};
 use super::why::{Why, why};
-use super::{Conductor, Status};
+use super::{Inspect, Status};
 use crate::context::{NEW_INPUT, PART};
 use crate::error::Result;
 
@@ -180,15 +180,15 @@ impl fmt::Display for StepKey {
     }
 }
 
-impl Conductor {
+impl Inspect<'_> {
     /// Returns everything that the database knows about one execution.
     ///
     /// `None` if it is unknown or was removed.
-    pub async fn story(&self, id: Uuid) -> Result<Option<Story>> {
-        self.migrate().await?;
+    pub async fn story(self, id: Uuid) -> Result<Option<Story>> {
+        self.conductor.migrate().await?;
         // One snapshot, so that all parts are of the same moment.
         let mode = "isolation level repeatable read, read only";
-        let mut snapshot = self.database().begin_as(mode).await?;
+        let mut snapshot = self.conductor.database().begin_as(mode).await?;
         let story = find(&mut snapshot, id).await;
         snapshot.settle(story).await
     }

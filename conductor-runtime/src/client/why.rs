@@ -7,7 +7,7 @@ use serde_json::Value;
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
-use super::{Conductor, Status};
+use super::{Inspect, Status};
 use crate::error::{Error, Result};
 
 /// Why an execution does not run, or that it does.
@@ -202,7 +202,7 @@ impl fmt::Display for Why {
     }
 }
 
-impl Conductor {
+impl Inspect<'_> {
     /// Returns why an execution does not run, or that it does.
     ///
     /// Reads only by index, so it is fast however large the backlog is.
@@ -210,17 +210,17 @@ impl Conductor {
     /// ```no_run
     /// # use conductor::prelude::*;
     /// # async fn f(conductor: Conductor, id: uuid::Uuid) -> anyhow::Result<()> {
-    /// let why = conductor.why(id).await?;
+    /// let why = conductor.inspect().why(id).await?;
     /// println!("{why}"); // the queue "fast" is paused
-    /// if let conductor::Reason::Limit { executions, .. } = why.reason {
+    /// if let conductor::inspect::Reason::Limit { executions, .. } = why.reason {
     ///     println!("it waits for {executions:?}");
     /// }
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn why(&self, id: Uuid) -> Result<Why> {
-        self.migrate().await?;
-        let mut session = self.database().session().await?;
+    pub async fn why(self, id: Uuid) -> Result<Why> {
+        self.conductor.migrate().await?;
+        let mut session = self.conductor.database().session().await?;
         let why = why(&mut *session, id).await;
         session.settle(why).await
     }

@@ -5,7 +5,7 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::NewEvent;
-use crate::client::Conductor;
+use crate::client::Untyped;
 use crate::db::Alone;
 use crate::error::{Error, Result};
 
@@ -40,34 +40,34 @@ pub struct Affected {
     pub task: String,
 }
 
-impl Conductor {
-    /// Emits an event as [`emit_json`](Self::emit_json) does, and returns what it has done.
+impl Untyped<'_> {
+    /// Emits an event as [`emit`](Self::emit) does, and returns what it has done.
     ///
     /// Waits until every subscription and wait has been processed, and at most for `patience`.
     /// Meant for interactive use: an event whose effect is tracked is emitted more slowly than
     /// others.
     ///
     /// # Errors
-    /// Those of [`emit_json`](Self::emit_json).
-    pub async fn emit_json_watched(
-        &self,
+    /// Those of [`emit`](Self::emit).
+    pub async fn emit_watched(
+        self,
         name: &str,
         payload: &str,
         patience: Duration,
     ) -> Result<EventEffect> {
         let new = NewEvent::checked(name, payload)?;
         let id = new.id;
-        self.migrate().await?;
+        self.conductor.migrate().await?;
         let watch = sqlx::query("select conductor.watch_event($1)").bind(id);
-        self.database().run(watch).await?;
-        self.emit_new(new).await?;
+        self.conductor.database().run(watch).await?;
+        self.conductor.emit_new(new).await?;
         let began = Instant::now();
         let mut pause = FIRST_PAUSE;
         let (complete, started, woken) = loop {
             let effect: (bool, Vec<Uuid>, Vec<Uuid>) =
                 sqlx::query_as("select done, started, woken from conductor.event_effect($1)")
                     .bind(id)
-                    .one(self.database())
+                    .one(self.conductor.database())
                     .await?;
             let left = patience.saturating_sub(began.elapsed());
             if effect.0 || left.is_zero() {
@@ -85,7 +85,7 @@ impl Conductor {
     }
 
     /// Adds the names of the tasks; ordered by id.
-    async fn affected(&self, ids: Vec<Uuid>) -> Result<Vec<Affected>> {
+    async fn affected(self, ids: Vec<Uuid>) -> Result<Vec<Affected>> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -93,7 +93,7 @@ impl Conductor {
             "select e.id, e.task from conductor.executions e where e.id = any ($1) order by e.id",
         )
         .bind(ids)
-        .all(self.database())
+        .all(self.conductor.database())
         .await
         .map_err(Error::from)?;
         let affected = rows

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::Event;
-use crate::client::Conductor;
+use crate::client::{Conductor, Untyped};
 use crate::codec;
 use crate::db::{Batcher, Database, Fault, OUTAGE, Patience, fault, no_answer, take_message};
 use crate::error::{Error, Result};
@@ -121,18 +121,22 @@ impl Conductor {
         }
     }
 
-    /// Emits an event by name, from a payload that is already JSON, as the command line does.
+    pub(super) async fn emit_new(&self, new: NewEvent) -> Result<Uuid> {
+        self.migrate().await?;
+        self.emitter().emit(new).await
+    }
+}
+
+impl Untyped<'_> {
+    /// Emits an event by name, from a payload that is already JSON.
     ///
     /// # Errors
     /// [`Error::Event`] if it cannot be stored, or if this binary has an event of this name and the
     /// JSON does not fit its struct.
-    pub async fn emit_json(&self, name: &str, payload: &str) -> Result<Uuid> {
-        self.emit_new(NewEvent::checked(name, payload)?).await
-    }
-
-    pub(super) async fn emit_new(&self, new: NewEvent) -> Result<Uuid> {
-        self.migrate().await?;
-        self.emitter().emit(new).await
+    pub async fn emit(self, name: &str, payload: &str) -> Result<Uuid> {
+        self.conductor
+            .emit_new(NewEvent::checked(name, payload)?)
+            .await
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::EventDefinition;
-use crate::client::Conductor;
+use crate::client::Inspect;
 use crate::db::Alone;
 use crate::error::{Error, Result};
 use crate::registry::nearest;
@@ -25,13 +25,13 @@ pub struct EventInfo {
     pub payload: Box<RawValue>,
 }
 
-impl Conductor {
+impl Inspect<'_> {
     /// Returns the latest events, newest first, of one name or of all names.
     ///
     /// An event older than its [`KEEP`](crate::event::Event::KEEP), seven days by default, is
     /// removed.
-    pub async fn events(&self, name: Option<&str>, limit: u32) -> Result<Vec<EventInfo>> {
-        self.migrate().await?;
+    pub async fn events(self, name: Option<&str>, limit: u32) -> Result<Vec<EventInfo>> {
+        self.conductor.migrate().await?;
         let rows: Vec<(Uuid, String, String, DateTime<Utc>)> = sqlx::query_as(
             "select e.id, e.name, e.payload::text, conductor.shown(e.emitted_at)
                from conductor.events e
@@ -41,7 +41,7 @@ impl Conductor {
         )
         .bind(name)
         .bind(i64::from(limit))
-        .all(self.database())
+        .all(self.conductor.database())
         .await?;
         rows.into_iter()
             .map(|(id, name, payload, emitted_at)| {
@@ -62,14 +62,15 @@ impl Conductor {
     /// # Errors
     /// [`Error::Event`] if no program has declared the event; it suggests the most similar known
     /// name.
-    pub async fn event_schema(&self, name: &str) -> Result<Value> {
+    #[doc(hidden)]
+    pub async fn event_schema(self, name: &str) -> Result<Value> {
         if let Some(event) = EventDefinition::all().find(|event| event.name == name) {
             return Ok(event.schema());
         }
-        self.migrate().await?;
+        self.conductor.migrate().await?;
         let known: Vec<(String, Value)> =
             sqlx::query_as("select name, schema from conductor.event_types order by name")
-                .all(self.database())
+                .all(self.conductor.database())
                 .await?;
         let names = || {
             let stored = known.iter().map(|(name, _)| name.as_str());

@@ -5,7 +5,7 @@ use sqlx::postgres::types::Oid;
 
 use super::catalogue::Table;
 use super::{Catalogue, RowOp, columns_of, filter};
-use crate::client::Conductor;
+use crate::client::{Conductor, Inspect};
 use crate::db::Alone;
 use crate::error::{Error, Result};
 use crate::registry::Registry;
@@ -65,21 +65,21 @@ pub struct RowFault {
     pub last_at: DateTime<Utc>,
 }
 
-impl Conductor {
+impl Inspect<'_> {
     /// Returns the triggers that exist, and those that tasks and waits need.
     ///
     /// The tasks are those of this binary and those in the database.
     ///
     /// # Errors
     /// [`Error::Refused`] if a task of this binary names a table or column that does not exist.
-    pub async fn row_triggers(&self) -> Result<Vec<RowTriggerInfo>> {
-        self.migrate().await?;
-        let rules = rules(self).await?;
+    pub async fn row_triggers(self) -> Result<Vec<RowTriggerInfo>> {
+        self.conductor.migrate().await?;
+        let rules = rules(self.conductor).await?;
         let rows: Vec<Listed> = sqlx::query_as(
             "select l.relation::oid as relation, l.table_name, l.op, l.tasks, l.watches, l.trigger_name, l.enabled
                from conductor.list_row_triggers() l",
         )
-        .all(self.database())
+        .all(self.conductor.database())
         .await?;
         let mut found: Vec<(Listed, Option<String>)> =
             rows.into_iter().map(|row| (row, None)).collect();
@@ -111,7 +111,7 @@ impl Conductor {
                     sqlx::query_scalar("select conductor.row_trigger_sql($1::oid::regclass, $2)")
                         .bind(row.relation)
                         .bind(&row.op)
-                        .optional(self.database())
+                        .optional(self.conductor.database())
                         .await?
                         .flatten()
                 }
@@ -119,7 +119,7 @@ impl Conductor {
                     sqlx::query_scalar("select format('drop trigger %I on ', $1) || $2")
                         .bind(name)
                         .bind(&row.table_name)
-                        .optional(self.database())
+                        .optional(self.conductor.database())
                         .await?
                 }
                 _ => None,
@@ -144,12 +144,12 @@ impl Conductor {
     }
 
     /// Returns the errors in triggers of the last seven days, the latest first.
-    pub async fn row_faults(&self) -> Result<Vec<RowFault>> {
-        self.migrate().await?;
+    pub async fn row_faults(self) -> Result<Vec<RowFault>> {
+        self.conductor.migrate().await?;
         Ok(sqlx::query_as(
             "select table_name, op, task, code, message, times, first_at, last_at from conductor.list_row_faults()",
         )
-        .all(self.database())
+        .all(self.conductor.database())
         .await?)
     }
 }

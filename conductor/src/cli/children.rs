@@ -48,7 +48,7 @@ impl Family {
             if generation.is_empty() {
                 break;
             }
-            for child in conductor.children(&generation, FEW).await? {
+            for child in conductor.inspect().children(&generation, FEW).await? {
                 family
                     .children
                     .entry(child.parent_id)

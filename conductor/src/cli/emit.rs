@@ -20,7 +20,7 @@ const PAYLOAD: usize = 100;
 pub(super) async fn emit(command: Emit, url: Option<&str>, program: &Program) -> Done {
     let name = command.event.as_str();
     let conductor = connect(url).await?;
-    let schema = conductor.event_schema(name).await?;
+    let schema = conductor.inspect().event_schema(name).await?;
     let payload = match command.payload.json.as_deref() {
         Some(json) => {
             let call = format!("{} emit {}", program.name(), fields::shell(name));
@@ -42,11 +42,12 @@ pub(super) async fn emit(command: Emit, url: Option<&str>, program: &Program) ->
     };
     if command.wait {
         let effect = conductor
-            .emit_json_watched(name, &payload, command.timeout)
+            .untyped()
+            .emit_watched(name, &payload, command.timeout)
             .await?;
         return tell(name, &effect, command.timeout, program);
     }
-    let id = conductor.emit_json(name, &payload).await?;
+    let id = conductor.untyped().emit(name, &payload).await?;
     output::print(&id.to_string())?;
     Ok(())
 }
@@ -83,6 +84,7 @@ fn tell(name: &str, effect: &EventEffect, patience: Duration, program: &Program)
 
 pub(super) async fn events(command: Events, conductor: &Conductor) -> Done {
     let found = conductor
+        .inspect()
         .events(command.event.as_deref(), command.limit)
         .await?;
     if found.is_empty() {
@@ -93,7 +95,7 @@ pub(super) async fn events(command: Events, conductor: &Conductor) -> Done {
         output::print_json(json::lines(&found)?)?;
         return Ok(());
     }
-    let now = conductor.now().await?;
+    let now = conductor.inspect().now().await?;
     let mut table = Table::new(&["ID", "EVENT", "AGE", "PAYLOAD"]);
     for event in &found {
         let plain = |text: String| (text, Style::new());

@@ -24,8 +24,9 @@ pub(super) async fn invoke(command: Invoke, url: Option<&str>, program: &Program
     let payload = payload.json(&conductor).await?;
 
     let copies = command.batch.unwrap_or(1) as usize;
-    let mut batch =
-        conductor.invoke_batch_json(task, std::iter::repeat_n(payload.as_str(), copies));
+    let mut batch = conductor
+        .untyped()
+        .invoke_batch(task, std::iter::repeat_n(payload.as_str(), copies));
     if let Some(delay) = command.delay {
         batch = batch.delay(delay);
     }
@@ -68,7 +69,8 @@ pub(super) async fn invoke(command: Invoke, url: Option<&str>, program: &Program
 
 /// Prints a warning to a terminal if no running worker has the task.
 pub(super) async fn warn_unserved(conductor: &Conductor, task: &str, program: &Program) {
-    if io::stderr().is_terminal() && matches!(conductor.is_served(task).await, Ok(false)) {
+    if io::stderr().is_terminal() && matches!(conductor.inspect().is_served(task).await, Ok(false))
+    {
         let text = format!(
             "no worker that has this task is running; start one: {}",
             program.call()
@@ -112,7 +114,7 @@ async fn outcome(
     id: Uuid,
     program: &Program,
 ) -> Result<String, Error> {
-    let outcome = conductor.outcome(id);
+    let outcome = conductor.untyped().outcome(id);
     if !io::stderr().is_terminal() {
         return outcome.await;
     }
@@ -143,7 +145,7 @@ async fn news(
     id: Uuid,
     program: &Program,
 ) -> Result<String, Error> {
-    let Some(info) = conductor.find(id).await? else {
+    let Some(info) = conductor.inspect().find(id).await? else {
         return Ok("it is gone".to_owned());
     };
     if let Some(at) = info.run_at.filter(|_| info.postponed) {
@@ -166,7 +168,7 @@ async fn news(
             at.format("%H:%M:%S UTC")
         ),
         (Some(at), None) => format!("pending: due {}", at.format("%Y-%m-%d %H:%M:%S UTC")),
-        (None, _) if conductor.is_served(task).await? => {
+        (None, _) if conductor.inspect().is_served(task).await? => {
             "pending: no worker has taken it yet".to_owned()
         }
         (None, _) => format!(

@@ -18,7 +18,7 @@ pub(super) async fn list(command: List, conductor: &Conductor) -> Done {
         newer_than: command.newer_than,
         limit: command.limit,
     };
-    let found = conductor.list(&filter).await?;
+    let found = conductor.inspect().list(&filter).await?;
     if found.is_empty() {
         if let Some(task) = &filter.task {
             tasks::refuse_unknown(conductor, task).await?;
@@ -30,7 +30,7 @@ pub(super) async fn list(command: List, conductor: &Conductor) -> Done {
         output::print_json(found.iter().map(object))?;
         return Ok(());
     }
-    let now = conductor.now().await?;
+    let now = conductor.inspect().now().await?;
     let mut table = Table::new(&[
         "ID", "TASK", "QUEUE", "STATE", "AGE", "TOOK", "FAILURES", "NOTE",
     ]);

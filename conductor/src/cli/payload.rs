@@ -45,7 +45,7 @@ impl<'a> Payload<'a> {
         let known = Registry::global().get(self.task).is_some();
         match self.json {
             Some(json) if known => Ok(json),
-            given => match (conductor.payload_schema(self.task).await?, given) {
+            given => match (conductor.inspect().payload_schema(self.task).await?, given) {
                 (None, _) => Err(tasks::unknown(conductor, self.task).await?.into()),
                 (Some(schema), given) => {
                     let payload = Self { json: None, ..self };

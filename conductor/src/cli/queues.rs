@@ -64,9 +64,9 @@ fn counted(count: i64) -> String {
 
 async fn steer(conductor: &Conductor, Queue { name }: Queue, pause: bool) -> Done {
     let (found, done) = if pause {
-        (conductor.pause_queue(&name).await?, "paused")
+        (conductor.queues().pause(&name).await?, "paused")
     } else {
-        (conductor.resume_queue(&name).await?, "resumed")
+        (conductor.queues().resume(&name).await?, "resumed")
     };
     if found {
         output::print(&format!("queue {name:?} {done}"))?;

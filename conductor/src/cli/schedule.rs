@@ -18,17 +18,16 @@ pub(super) async fn schedule(command: Schedule, url: Option<&str>, program: &Pro
     let conductor = connect(url).await?;
     let payload = payload.json(&conductor).await?;
     conductor
-        .schedule_json(task, name, &command.cron, &payload, |schedule| {
-            schedule
-                .timezone(&command.timezone)
-                .missed(command.missed)
-                .overlap(command.overlap)
-        })
+        .untyped()
+        .schedule(task, name, &command.cron, &payload)
+        .timezone(&command.timezone)
+        .missed(command.missed)
+        .overlap(command.overlap)
         .await?;
     let made = find(&conductor, task, name).await?;
     let made = made.into_iter().find(|schedule| schedule.dynamic);
     let next = match made.and_then(|schedule| schedule.next_at) {
-        Some(at) => format!("next at {}", moment(at, conductor.now().await?)),
+        Some(at) => format!("next at {}", moment(at, conductor.inspect().now().await?)),
         None => "no tick will come".to_owned(),
     };
     output::print(&format!("{} scheduled, {next}", said(task, name)))?;
@@ -38,7 +37,7 @@ pub(super) async fn schedule(command: Schedule, url: Option<&str>, program: &Pro
 
 pub(super) async fn unschedule(command: Named, conductor: &Conductor, program: &Program) -> Done {
     let (task, name) = (command.task.as_str(), command.name.as_str());
-    if conductor.unschedule_named(task, name).await? {
+    if conductor.untyped().unschedule(task, name).await? {
         output::print(&format!("{} removed", said(task, name)))?;
         return Ok(());
     }

@@ -18,21 +18,21 @@ pub(super) async fn schedules(command: Schedules, conductor: &Conductor) -> Done
     match command.command {
         None => list(command.json, conductor).await,
         Some(Steer::Pause(Named { task, name })) => {
-            if !conductor.pause_schedule(&task, &name).await? {
+            if !conductor.schedules().pause(&task, &name).await? {
                 return Err(missing(conductor, &task, &name).await?);
             }
             output::print(&format!("{} paused", said(&task, &name)))?;
             Ok(())
         }
         Some(Steer::Resume(Named { task, name })) => {
-            if !conductor.resume_schedule(&task, &name).await? {
+            if !conductor.schedules().resume(&task, &name).await? {
                 return Err(missing(conductor, &task, &name).await?);
             }
             output::print(&format!("{} resumed", said(&task, &name)))?;
             Ok(())
         }
         Some(Steer::Trigger(Named { task, name })) => {
-            match conductor.trigger_schedule(&task, &name).await? {
+            match conductor.schedules().trigger(&task, &name).await? {
                 Some(id) => output::print(&id.to_string())?,
                 None => return Err(missing(conductor, &task, &name).await?),
             }
@@ -51,7 +51,7 @@ async fn list(json: bool, conductor: &Conductor) -> Done {
         output::note("no schedules");
         return Ok(());
     }
-    let now = conductor.now().await?;
+    let now = conductor.inspect().now().await?;
     let mut table = Table::new(&[
         "TASK", "NAME", "KIND", "CRON", "ZONE", "NEXT", "LAST", "STATE",
     ]);

@@ -11,6 +11,7 @@ use super::{json, list, output, story};
 
 pub(super) async fn show(command: Show, conductor: &Conductor) -> Done {
     let mut told = conductor
+        .inspect()
         .story(command.id)
         .await?
         .ok_or(Error::NotFound(command.id))?;

@@ -14,7 +14,7 @@ pub(super) async fn cancel(command: Cancel, conductor: &Conductor) -> Done {
         cancel = cancel.reason(reason);
     }
     let done = cancel.await?;
-    let state = conductor.find(id).await?.map(|info| info.state);
+    let state = conductor.inspect().find(id).await?.map(|info| info.state);
     match (done, state) {
         (true, Some(Status::Running)) => {
             output::print(&format!(
@@ -37,7 +37,7 @@ pub(super) async fn retry(command: Retry, conductor: &Conductor) -> Done {
         output::print(&again.to_string())?;
         return Ok(());
     }
-    let Some(info) = conductor.find(id).await? else {
+    let Some(info) = conductor.inspect().find(id).await? else {
         return Err(Error::NotFound(id).into());
     };
     let text = format!(

@@ -126,7 +126,7 @@ fn in_zone(text: String, zone: &str) -> String {
 
 /// Fails if neither this program nor the database has the task.
 pub(super) async fn refuse_unknown(conductor: &Conductor, task: &str) -> Done {
-    let declared = conductor.task_names().await?;
+    let declared = conductor.inspect().task_names().await?;
     if Registry::global().get(task).is_some() || declared.iter().any(|name| name == task) {
         return Ok(());
     }
@@ -136,7 +136,7 @@ pub(super) async fn refuse_unknown(conductor: &Conductor, task: &str) -> Done {
 /// Returns the error for a task that neither this program nor the database has.
 pub(super) async fn unknown(conductor: &Conductor, name: &str) -> Done<Error> {
     const FEW: usize = 20;
-    let mut known = conductor.task_names().await?;
+    let mut known = conductor.inspect().task_names().await?;
     known.extend(Registry::global().tasks().map(|task| task.name.to_owned()));
     known.sort();
     known.dedup();

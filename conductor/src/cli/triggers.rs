@@ -12,11 +12,11 @@ use super::output::{self, ERROR, FAINT, STRONG, Table};
 const UNNEEDED: Style = AnsiColor::Yellow.on_default();
 
 pub(super) async fn triggers(command: Triggers, conductor: &Conductor) -> Done {
-    let triggers = conductor.row_triggers().await?;
+    let triggers = conductor.inspect().row_triggers().await?;
     if command.sql {
         return sql(&triggers);
     }
-    let faults = conductor.row_faults().await?;
+    let faults = conductor.inspect().row_faults().await?;
     if command.json {
         let faults = faults.iter().map(fault_object);
         output::print_json(triggers.iter().map(object).chain(faults))?;

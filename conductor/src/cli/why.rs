@@ -9,7 +9,7 @@ use super::fault::Done;
 use super::{json, output};
 
 pub(super) async fn why(command: Show, conductor: &Conductor) -> Done {
-    let why = conductor.why(command.id).await?;
+    let why = conductor.inspect().why(command.id).await?;
     if why.reason == Reason::Unknown {
         return Err(Error::NotFound(command.id).into());
     }
