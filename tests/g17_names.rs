@@ -1,5 +1,5 @@
 //! G17: what cannot work is refused at start, with the place in the source.
-//! Clashing names and a missing `State<T>` stand in tests/refused.rs, a binary of its own.
+//! Clashing names and a missing `State<T>` stand in tests/refused.rs, in a registry of their own.
 
 use conductor::prelude::*;
 use conductor::testing::TestConductor;

@@ -1,39 +1,43 @@
-//! Queues with odd names. A binary of its own: the queues of a binary's tasks are those that each
-//! of its orchestrators must serve.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+//! Queues with odd names. Their tasks are in a registry of their own, as each orchestrator must serve the queues of all
+//! its tasks.
 
 use conductor::prelude::*;
 use conductor::testing::TestConductor;
-use conductor::{Error, Filter, Status};
+use conductor::{Error, Filter, Registry, Status};
 
 macro_rules! queues {
-    ($($function:ident $queue:tt)*) => {
+    ($($function:ident $task:ident $queue:tt)*) => {
         $(
-            #[task(queue = $queue)]
+            #[task(queue = $queue, linked = false)]
             async fn $function(_ctx: &TaskContext) -> anyhow::Result<String> {
                 Ok($queue.to_owned())
             }
         )*
+        fn registry() -> Registry {
+            Registry::new()$(.task::<$task>())*
+        }
+
         const QUEUES: &[(&str, &str)] = &[$((stringify!($function), $queue)),*];
     };
 }
 
 queues! {
-    dash "a-b"
-    score "a_b"
-    quote "it's"
-    double "\"double\" \"more\""
-    path "a::b"
-    upper "UPPER"
-    lower "upper"
-    space "two words"
-    unicode "größe 🦀"
-    backslash "back\\slash"
-    sql "'; drop schema conductor cascade; --"
+    dash Dash "a-b"
+    score Score "a_b"
+    quote Quote "it's"
+    double Double "\"double\" \"more\""
+    path Path "a::b"
+    upper Upper "UPPER"
+    lower Lower "upper"
+    space Space "two words"
+    unicode Unicode "größe 🦀"
+    backslash Backslash "back\\slash"
+    sql Sql "'; drop schema conductor cascade; --"
 }
 
 #[conductor::test]
 async fn a_queue_may_have_an_odd_name(test: TestConductor) -> anyhow::Result<()> {
+    let test = test.tasks(registry());
     test.drain().await?;
     for (task, _) in QUEUES {
         test.invoke_json(task, "null").await?;
@@ -64,6 +68,7 @@ async fn a_queue_may_have_an_odd_name(test: TestConductor) -> anyhow::Result<()>
 async fn a_worker_serves_its_queue_and_not_the_one_that_looks_alike(
     test: TestConductor,
 ) -> anyhow::Result<()> {
+    let test = test.tasks(registry());
     for (queue, mine, other) in [("a-b", "dash", "score"), ("UPPER", "upper", "lower")] {
         let worker = test
             .orchestrator()
@@ -86,6 +91,7 @@ async fn a_worker_serves_its_queue_and_not_the_one_that_looks_alike(
 async fn a_pause_is_of_one_queue_and_of_none_that_looks_alike(
     test: TestConductor,
 ) -> anyhow::Result<()> {
+    let test = test.tasks(registry());
     test.drain().await?;
     for (task, name) in QUEUES {
         assert!(test.pause_queue(name).await?, "{name}");
@@ -110,6 +116,7 @@ async fn a_pause_is_of_one_queue_and_of_none_that_looks_alike(
 
 #[conductor::test]
 async fn a_queue_that_nobody_serves_is_named(test: TestConductor) -> anyhow::Result<()> {
+    let test = test.tasks(registry());
     let served = QUEUES.iter().filter(|(task, _)| *task != "double");
     let refused = test
         .orchestrator()

@@ -34,6 +34,8 @@ mod plans;
 mod poison;
 mod pooler;
 mod public_names;
+mod queues;
+mod refused;
 mod repeats;
 mod roles;
 mod sql_api;

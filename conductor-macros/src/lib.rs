@@ -118,6 +118,7 @@ use proc_macro::TokenStream;
 /// | `on_insert("public.users")` | Runs the task for each inserted row of a table; likewise `on_update` and `on_delete`. The guide's page on row changes describes their options. May be given several times. | none |
 /// | `window = "22:00-06:00"` | The hours in which the task may run. See [Windows](#windows). | always |
 /// | `marker = Other` | The name of the generated type. Use it if the default clashes with another type. | the function's name in UpperCamelCase |
+/// | `linked = false` | Leaves the task out of every program that links it, unless it is added to a `Registry`. | `true` |
 /// | `crate = "::my_crate::conductor"` | The path to this crate, for macros that re-export it. | `::conductor` |
 ///
 /// Durations are numbers with units, such as `"500ms"`, `"2h 30m"` or `"7d"`, of at most 100 years.

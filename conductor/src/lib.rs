@@ -201,8 +201,8 @@ pub mod __private {
     pub use conductor_runtime::inventory;
     pub use conductor_runtime::row::{RowChange, RowOp, RowPayload, RowTriggerDefinition};
     pub use conductor_runtime::task::{
-        BatchHandler, CronDefinition, Handler, LimitDefinition, Place, StateNeed, TaskDefinition,
-        TaskResult, WindowDefinition, batch_results,
+        BatchHandler, CronDefinition, Declared, Handler, LimitDefinition, Place, StateNeed,
+        TaskDefinition, TaskResult, WindowDefinition, batch_results,
     };
     pub use conductor_runtime::verdict::VerdictOf;
     pub use {anyhow, schemars, serde};

@@ -1,11 +1,13 @@
 //! The values of keys: each kind is read from an expression, and errors point at that expression.
 
+mod boolean;
 mod duration;
 mod name;
 mod number;
 mod text;
 mod timing;
 
+pub(crate) use boolean::boolean;
 pub(crate) use duration::{backoff, millis, millis_or_zero, rate};
 pub(crate) use name::{name, problem as name_problem};
 pub(crate) use number::{integer, share};

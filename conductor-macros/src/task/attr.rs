@@ -40,6 +40,7 @@ const TASK: Keys = Keys {
         ("on_delete", "on_delete(\"public.users\")"),
         ("window", "window(\"22:00-06:00\", tz = \"Europe/Berlin\")"),
         ("marker", "marker = Other"),
+        ("linked", "linked = false"),
         ("crate", "crate = \"::my_crate::conductor\""),
     ],
     repeatable: &[
@@ -84,6 +85,7 @@ pub(crate) struct Attr {
     pub(crate) ordered_by: Option<(Key, Span)>,
     pub(crate) batch: Option<Batch>,
     krate: Option<Path>,
+    linked: Option<bool>,
     queue: Option<String>,
     priority: Option<i32>,
     timeout: Option<u64>,
@@ -127,6 +129,7 @@ impl Attr {
                 self.priority = Some(literal::integer(entry.single()?, i32::MIN..=i32::MAX)?);
             }
             "marker" => self.marker = Some(literal::type_name(entry.single()?)?),
+            "linked" => self.linked = Some(literal::boolean(entry.single()?)?),
             "crate" => self.krate = Some(literal::path(entry.single()?)?),
             "cron" => self.crons.extend(Cron::read(entry, errors)?),
             "event" => self.events.extend(Subscription::read(entry, errors)?),
@@ -183,6 +186,11 @@ impl Attr {
         self.krate
             .clone()
             .unwrap_or_else(|| syn::parse_quote!(::conductor))
+    }
+
+    /// Returns whether every program that links the task has it.
+    pub(crate) fn is_linked(&self) -> bool {
+        self.linked.unwrap_or(true)
     }
 
     /// Returns the calls on a `TaskDefinition` for the given keys.
@@ -257,6 +265,7 @@ mod tests {
     #[test]
     fn every_mistake_is_reported() {
         let (calls, errors) = read(quote!(
+            linked = "no",
             queue = "",
             priority = "high",
             retry(max_attempts = 0, jitter = 2),
@@ -265,7 +274,7 @@ mod tests {
             retry()
         ));
         assert_eq!(calls, "");
-        assert_eq!(errors.matches("compile_error").count(), 7, "{errors}");
+        assert_eq!(errors.matches("compile_error").count(), 8, "{errors}");
     }
 
     #[test]

@@ -315,24 +315,35 @@ impl Expansion<'_> {
                 (quote!(of_batch), Some(quote!(, #max_size, #max_wait)))
             }
         };
-        quote! {
-            #(#conditions)*
-            #private::inventory::submit! {
-                #private::TaskDefinition::#of::<#subject>(
-                    #private::Place { file: ::core::file!(), line: ::core::line!() },
-                    ::core::env!("CARGO_PKG_NAME"),
-                    ::core::module_path!()
-                    #sizes
-                )
-                #options
-                #crons
-                #events
-                #rows
-                #limits
-                #order
-                #docs
-                #states
+        let linked = self.attr.is_linked().then(|| {
+            quote! {
+                #(#conditions)*
+                #private::inventory::submit! { <#subject as #private::Declared>::DEFINITION }
             }
+        });
+        let shared = self.function.shared_attrs();
+        quote! {
+            #(#shared)*
+            #[automatically_derived]
+            impl #private::Declared for #subject {
+                #[allow(deprecated)]
+                const DEFINITION: #private::TaskDefinition =
+                    #private::TaskDefinition::#of::<#subject>(
+                        #private::Place { file: ::core::file!(), line: ::core::line!() },
+                        ::core::env!("CARGO_PKG_NAME"),
+                        ::core::module_path!()
+                        #sizes
+                    )
+                    #options
+                    #crons
+                    #events
+                    #rows
+                    #limits
+                    #order
+                    #docs
+                    #states;
+            }
+            #linked
         }
     }
 }

@@ -22,8 +22,12 @@ struct Schedule {
 }
 
 /// Decides as `conductor.declare_schedules` does, without changing anything.
-pub(super) async fn schedules(connection: &mut PgConnection, report: &mut Report) -> Result<()> {
-    let (owners, declared) = declared_schedules();
+pub(super) async fn schedules(
+    registry: &Registry,
+    connection: &mut PgConnection,
+    report: &mut Report,
+) -> Result<()> {
+    let (owners, declared) = declared_schedules(registry);
     let rows: Vec<Schedule> = sqlx::query_as(
         "with declared as (
              select d.task, d.name, d.owner,
@@ -51,9 +55,9 @@ pub(super) async fn schedules(connection: &mut PgConnection, report: &mut Report
     .fetch_all(connection)
     .await?;
     for row in rows {
-        let known = Registry::global().get(&row.task);
-        let (task, schedule) = (row.task, row.name);
+        let known = registry.get(&row.task);
         if row.dynamic == Some(true) {
+            let (task, schedule) = (row.task, row.name);
             match known {
                 Some(known) => {
                     let payload = row.payload.as_deref().unwrap_or("null");
@@ -72,23 +76,29 @@ pub(super) async fn schedules(connection: &mut PgConnection, report: &mut Report
             }
             continue;
         }
-        let change = match (row.declared, row.stored) {
-            (Some(declared), Some(stored)) if declared == stored => None,
-            (Some(declared), Some(stored)) => {
-                Some(Change::Changed(format!("{stored} becomes {declared}")))
-            }
-            (Some(_), None) => Some(Change::Added),
-            (None, _) => (!row.retired).then_some(Change::Removed),
-        };
-        report
-            .findings
-            .extend(change.map(|change| Finding::Schedule {
-                task,
-                schedule,
-                change,
-            }));
+        report.findings.extend(row.change());
     }
     Ok(())
+}
+
+impl Schedule {
+    /// Returns what a start would change about a schedule that the code declares, or did.
+    fn change(self) -> Option<Finding> {
+        let change = match (self.declared, self.stored) {
+            (Some(declared), Some(stored)) if declared == stored => return None,
+            (Some(declared), Some(stored)) => {
+                Change::Changed(format!("{stored} becomes {declared}"))
+            }
+            (Some(_), None) => Change::Added,
+            (None, _) if self.retired => return None,
+            (None, _) => Change::Removed,
+        };
+        Some(Finding::Schedule {
+            task: self.task,
+            schedule: self.name,
+            change,
+        })
+    }
 }
 
 #[derive(sqlx::FromRow)]
@@ -102,10 +112,11 @@ struct Subscription {
 
 /// Decides as `conductor.declare_subscriptions` does, without changing anything.
 pub(super) async fn subscriptions(
+    registry: &Registry,
     connection: &mut PgConnection,
     report: &mut Report,
 ) -> Result<()> {
-    let (owners, declared) = declared_subscriptions();
+    let (owners, declared) = declared_subscriptions(registry);
     let rows: Vec<Subscription> = sqlx::query_as(
         "with declared as (
              select d.task, d.event, d.n, nullif(d.filter, 'null') as filter, d.event_version
@@ -132,7 +143,7 @@ pub(super) async fn subscriptions(
     .fetch_all(connection)
     .await?;
     for row in rows {
-        let known = Registry::global().get(&row.task).is_some();
+        let known = registry.get(&row.task).is_some();
         let change = match (row.declared, row.stored) {
             (true, true) => Change::Changed("another filter or version of the event".to_owned()),
             (true, false) => Change::Added,

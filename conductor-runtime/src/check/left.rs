@@ -16,7 +16,11 @@ struct Row {
     error: String,
 }
 
-pub(super) async fn look(connection: &mut PgConnection, report: &mut Report) -> Result<()> {
+pub(super) async fn look(
+    registry: &Registry,
+    connection: &mut PgConnection,
+    report: &mut Report,
+) -> Result<()> {
     let rows: Vec<Row> = sqlx::query_as(
         "select t.name as task, count(*) as executions, (array_agg(w.execution_id order by w.execution_id))[1] as execution,
                 (array_agg(w.reason order by w.execution_id))[1] as error
@@ -34,7 +38,7 @@ pub(super) async fn look(connection: &mut PgConnection, report: &mut Report) -> 
     // Executions of other programs are read by those programs.
     let mine = rows
         .into_iter()
-        .filter(|row| Registry::global().get(&row.task).is_some());
+        .filter(|row| registry.get(&row.task).is_some());
     report.findings.extend(mine.map(|row| Finding::Left {
         executions: u64::try_from(row.executions).unwrap_or_default(),
         task: row.task,

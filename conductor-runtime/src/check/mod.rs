@@ -130,15 +130,20 @@ impl<'c> Check<'c> {
 
     async fn look(mut self) -> Result<Report> {
         // Faults that prevent any start are returned as a start returns them.
-        Registry::global().check()?;
+        self.conductor.registry().check()?;
         self.conductor.find_way().await?;
         // Each statement has its own snapshot: one for the whole check would block vacuum while millions of rows are
         // read.
         let mode = "isolation level read committed read only";
         let mut tx = self.conductor.database().begin_as(mode).await?;
-        let mut report = report(&mut tx, self.bound, &mut self.progress)
-            .await
-            .map_err(unreadable)?;
+        let mut report = report(
+            self.conductor.registry(),
+            &mut tx,
+            self.bound,
+            &mut self.progress,
+        )
+        .await
+        .map_err(unreadable)?;
         rows::look(self.conductor, &mut tx, &mut report)
             .await
             .map_err(unreadable)?;
@@ -148,6 +153,7 @@ impl<'c> Check<'c> {
 }
 
 async fn report(
+    registry: &Registry,
     connection: &mut PgConnection,
     bound: Bound,
     progress: &mut (dyn FnMut(u64) + Send),
@@ -181,11 +187,11 @@ async fn report(
             return Ok(report);
         }
     }
-    waiting::look(connection, bound, &mut report).await?;
-    records::look(connection, bound, progress, &mut report).await?;
-    left::look(connection, &mut report).await?;
-    declared::schedules(connection, &mut report).await?;
-    declared::subscriptions(connection, &mut report).await?;
+    waiting::look(registry, connection, bound, &mut report).await?;
+    records::look(registry, connection, bound, progress, &mut report).await?;
+    left::look(registry, connection, &mut report).await?;
+    declared::schedules(registry, connection, &mut report).await?;
+    declared::subscriptions(registry, connection, &mut report).await?;
     Ok(report)
 }
 

@@ -11,7 +11,6 @@ use uuid::Uuid;
 use super::{Bound, Finding, Report};
 use crate::context::{KINDS, NEW_INPUT};
 use crate::error::Result;
-use crate::event::EventDefinition;
 use crate::registry::Registry;
 use crate::task::{TaskDefinition, Trigger};
 use crate::unreadable::read;
@@ -51,6 +50,7 @@ struct Unreadable {
 }
 
 pub(super) async fn look(
+    registry: &Registry,
     connection: &mut PgConnection,
     bound: Bound,
     progress: &mut (dyn FnMut(u64) + Send),
@@ -88,7 +88,7 @@ pub(super) async fn look(
             seen += 1;
             after = live.id;
             // Executions of other programs are read by those programs.
-            if let Some(task) = Registry::global().get(&live.task) {
+            if let Some(task) = registry.get(&live.task) {
                 unreadable.payload(task, &live);
                 tasks.insert(live.id, task);
             }
@@ -98,7 +98,7 @@ pub(super) async fn look(
             break;
         }
         report.executions += seen;
-        report.records += unreadable.records_of(connection, &tasks).await?;
+        report.records += unreadable.records_of(registry, connection, &tasks).await?;
         progress(report.executions);
     }
     unreadable.tell(&mut report.findings);
@@ -124,6 +124,7 @@ impl Unreadable {
     /// Reads the records and waits of these executions, and returns their number.
     async fn records_of(
         &mut self,
+        registry: &Registry,
         connection: &mut PgConnection,
         tasks: &HashMap<Uuid, &'static TaskDefinition>,
     ) -> Result<u64> {
@@ -164,7 +165,7 @@ impl Unreadable {
                 self.new_inputs.entry(task.name).or_insert(first).0 += 1;
                 continue;
             }
-            if let Err(error) = readable(&stored) {
+            if let Err(error) = readable(registry, &stored) {
                 let sort = (task.name, stored.kind);
                 let first = (0, stored.execution_id, stored.key, error);
                 self.records.entry(sort).or_insert(first).0 += 1;
@@ -225,7 +226,7 @@ struct Came<'r> {
     payload: Option<&'r RawValue>,
 }
 
-fn readable(stored: &Stored) -> std::result::Result<(), String> {
+fn readable(registry: &Registry, stored: &Stored) -> std::result::Result<(), String> {
     if !KINDS.contains(&stored.kind.as_str()) {
         return Err("this program knows no such kind".to_owned());
     }
@@ -239,16 +240,13 @@ fn readable(stored: &Stored) -> std::result::Result<(), String> {
             let came: Came<'_> = read(value)?;
             let json = |value: Option<&RawValue>| value.map_or("null", RawValue::get).to_owned();
             if came.state == Some("completed")
-                && let Some(task) = stored
-                    .child
-                    .as_deref()
-                    .and_then(|name| Registry::global().get(name))
+                && let Some(task) = stored.child.as_deref().and_then(|name| registry.get(name))
             {
                 return task.check_output(&json(came.output));
             }
             let event = stored.event.as_deref();
             if came.event.is_some()
-                && let Some(event) = EventDefinition::all().find(|known| Some(known.name) == event)
+                && let Some(event) = event.and_then(|name| registry.get_event(name))
             {
                 return (event.check)(&json(came.payload));
             }

@@ -17,6 +17,7 @@ struct Row {
 
 /// Finds the tasks and queues of live executions.
 pub(super) async fn look(
+    registry: &Registry,
     connection: &mut PgConnection,
     bound: Bound,
     report: &mut Report,
@@ -48,7 +49,7 @@ pub(super) async fn look(
         if !row.queue_served {
             *unserved.entry(row.queue).or_default() += executions;
         }
-        if Registry::global().get(&row.task).is_none() {
+        if registry.get(&row.task).is_none() {
             report.findings.push(Finding::UnknownTask {
                 task: row.task,
                 executions,

@@ -214,7 +214,7 @@ impl<'c> Untyped<'c> {
             conductor: self.conductor,
             rows: payloads
                 .into_iter()
-                .map(|payload| checked(task, payload))
+                .map(|payload| checked(self.conductor.registry(), task, payload))
                 .collect(),
         }
     }

@@ -240,18 +240,22 @@ impl Untyped<'_> {
     /// - [`Error::Payload`] if the payload cannot be stored, or does not fit a task of this binary.
     ///   Payloads of other programs' tasks are checked only when they run.
     pub async fn invoke(self, task: &str, payload: &str) -> Result<Uuid> {
-        Ok(self.conductor.insert(checked(task, payload)?).await?.id)
+        Ok(self
+            .conductor
+            .insert(checked(self.conductor.registry(), task, payload)?)
+            .await?
+            .id)
     }
 }
 
-pub(super) fn checked(task: &str, payload: &str) -> Result<NewExecution> {
+pub(super) fn checked(registry: &Registry, task: &str, payload: &str) -> Result<NewExecution> {
     let refuse = |reason: String| Error::Payload {
         task: task.to_owned(),
         reason,
     };
     // First, because its message tells more about size and depth than a parser that gives up.
     codec::check_storable(payload).map_err(refuse)?;
-    match Registry::global().get(task) {
+    match registry.get(task) {
         Some(definition) => definition.check_given(payload),
         None => read::<serde::de::IgnoredAny>(payload)
             .map(drop)

@@ -69,6 +69,24 @@ pub use why::{Awaited, LimitKey, Reason, Why};
 #[derive(Debug, Clone)]
 pub struct Conductor {
     shared: Arc<Shared>,
+    tasks: Arc<Tasks>,
+}
+
+/// The tasks that a client knows.
+#[derive(Debug)]
+struct Tasks {
+    registry: Registry,
+    /// Those that it has declared in the database.
+    declared: Mutex<HashSet<&'static str>>,
+}
+
+impl Tasks {
+    fn of(registry: Registry) -> Arc<Self> {
+        Arc::new(Self {
+            registry,
+            declared: Mutex::default(),
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -82,7 +100,6 @@ struct Shared {
     /// was read.
     watches: Mutex<HashMap<String, (String, Instant)>>,
     ready: OnceCell<()>,
-    declared: Mutex<HashSet<&'static str>>,
     #[cfg(feature = "embedded")]
     embedded: Option<crate::embedded::Embedded>,
 }
@@ -174,10 +191,10 @@ impl Conductor {
                 database,
                 notifier: Notifier::new(),
                 ready: OnceCell::new(),
-                declared: Mutex::default(),
                 #[cfg(feature = "embedded")]
                 embedded,
             }),
+            tasks: Tasks::of(Registry::linked()),
         }
     }
 
@@ -195,11 +212,29 @@ impl Conductor {
                 notifier: self.notifier().apart(),
                 outage: Arc::clone(&self.shared.outage),
                 ready: OnceCell::new_with(Some(())),
-                declared: Mutex::default(),
                 #[cfg(feature = "embedded")]
                 embedded: None,
             }),
+            tasks: Arc::clone(&self.tasks),
         }
+    }
+
+    /// Returns a client of the same database that knows these tasks and events, instead of those that
+    /// are linked into the program.
+    ///
+    /// A client declares a task in the database before it invokes it, and checks JSON against the
+    /// task's types. It can invoke other tasks once an orchestrator has declared them.
+    #[must_use]
+    pub fn with_tasks(self, registry: Registry) -> Self {
+        Self {
+            tasks: Tasks::of(registry),
+            ..self
+        }
+    }
+
+    /// Returns the tasks and events that this client knows.
+    pub fn registry(&self) -> &Registry {
+        &self.tasks.registry
     }
 
     /// Returns the pool, for the application's own statements.
@@ -471,13 +506,13 @@ impl Conductor {
     /// before any worker starts.
     pub(crate) async fn ensure_declared(&self, name: &str) -> Result<()> {
         self.migrate().await?;
-        let Some(task) = Registry::global().get(name) else {
+        let Some(task) = self.registry().get(name) else {
             return Ok(());
         };
-        if lock(&self.shared.declared).contains(task.name) {
+        if lock(&self.tasks.declared).contains(task.name) {
             return Ok(());
         }
-        Registry::global().check()?;
+        self.registry().check()?;
         // `declare_missing` leaves the declaration of a worker as it is.
         let declaration = declaration(std::iter::once(task));
         let mut patience = Patience::new(OUTAGE);
@@ -489,7 +524,7 @@ impl Conductor {
                 Err(error) => return Err(patience.over(error)),
             }
         }
-        lock(&self.shared.declared).insert(task.name);
+        lock(&self.tasks.declared).insert(task.name);
         Ok(())
     }
 }

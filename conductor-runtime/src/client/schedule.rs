@@ -228,7 +228,7 @@ impl<'c> Untyped<'c> {
     /// - Those of [`invoke`](Self::invoke).
     /// - [`Error::Invalid`] if the name, the rule or an option is invalid.
     pub fn schedule(self, task: &str, name: &str, cron: &str, payload: &str) -> Schedule<'c> {
-        let rule = checked(task, payload)
+        let rule = checked(self.conductor.registry(), task, payload)
             .and_then(|_| Rule::new(task, name.to_owned(), cron, payload.to_owned()));
         Schedule {
             conductor: Ok(self.conductor),

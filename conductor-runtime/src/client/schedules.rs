@@ -10,7 +10,6 @@ use super::{Conductor, Schedules};
 use crate::db::Alone;
 use crate::error::{Error, Result};
 use crate::orchestrator::computed;
-use crate::registry::Registry;
 use crate::task::CronTick;
 
 /// The details of one schedule, as stored in the database.
@@ -120,7 +119,9 @@ impl Schedules<'_> {
         if task.contains('\0') || name.contains('\0') {
             return Ok(None);
         }
-        let declared = Registry::global()
+        let declared = self
+            .conductor
+            .registry()
             .get(task)
             .and_then(|task| task.crons.iter().find(|cron| cron.name == name));
         let known: Option<bool> = sqlx::query_scalar(

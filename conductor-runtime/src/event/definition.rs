@@ -27,6 +27,7 @@ pub struct EventDefinition {
     pub package: &'static str,
     pub(crate) schema: fn() -> schemars::Schema,
     pub(crate) check: fn(&str) -> std::result::Result<(), String>,
+    pub(crate) type_id: fn() -> TypeId,
 }
 
 impl EventDefinition {
@@ -41,6 +42,7 @@ impl EventDefinition {
             package,
             schema: codec::schema_of::<E>,
             check: |json| read::<E>(json).map(drop).map_err(Into::into),
+            type_id: TypeId::of::<E>,
         }
     }
 

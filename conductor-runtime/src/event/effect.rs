@@ -55,7 +55,7 @@ impl Untyped<'_> {
         payload: &str,
         patience: Duration,
     ) -> Result<EventEffect> {
-        let new = NewEvent::checked(name, payload)?;
+        let new = NewEvent::checked(self.conductor.registry(), name, payload)?;
         let id = new.id;
         self.conductor.migrate().await?;
         let watch = sqlx::query("select conductor.watch_event($1)").bind(id);

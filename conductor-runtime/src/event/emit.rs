@@ -12,7 +12,7 @@ use crate::client::{Conductor, Untyped};
 use crate::codec;
 use crate::db::{Batcher, Database, Fault, OUTAGE, Patience, fault, no_answer, take_message};
 use crate::error::{Error, Result};
-use crate::registry::check_name;
+use crate::registry::{Registry, check_name};
 use crate::unreadable::read;
 
 /// The most events in one statement.
@@ -57,11 +57,10 @@ impl NewEvent {
     }
 
     /// Checks JSON from an outside source.
-    pub(super) fn checked(name: &str, payload: &str) -> Result<Self> {
+    pub(super) fn checked(registry: &Registry, name: &str, payload: &str) -> Result<Self> {
         let refuse = |reason: String| Error::event(name, reason);
         codec::check_storable(payload).map_err(refuse)?;
-        let known = super::EventDefinition::all().find(|event| event.name == name);
-        match known {
+        match registry.get_event(name) {
             Some(event) => (event.check)(payload),
             None => read::<serde::de::IgnoredAny>(payload)
                 .map(drop)
@@ -135,7 +134,7 @@ impl Untyped<'_> {
     /// JSON does not fit its struct.
     pub async fn emit(self, name: &str, payload: &str) -> Result<Uuid> {
         self.conductor
-            .emit_new(NewEvent::checked(name, payload)?)
+            .emit_new(NewEvent::checked(self.conductor.registry(), name, payload)?)
             .await
     }
 }

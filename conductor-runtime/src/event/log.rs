@@ -4,7 +4,6 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::EventDefinition;
 use crate::client::Inspect;
 use crate::db::Alone;
 use crate::error::{Error, Result};
@@ -64,7 +63,8 @@ impl Inspect<'_> {
     /// name.
     #[doc(hidden)]
     pub async fn event_schema(self, name: &str) -> Result<Value> {
-        if let Some(event) = EventDefinition::all().find(|event| event.name == name) {
+        let registry = self.conductor.registry();
+        if let Some(event) = registry.get_event(name) {
             return Ok(event.schema());
         }
         self.conductor.migrate().await?;
@@ -74,7 +74,7 @@ impl Inspect<'_> {
                 .await?;
         let names = || {
             let stored = known.iter().map(|(name, _)| name.as_str());
-            EventDefinition::all().map(|event| event.name).chain(stored)
+            registry.events().map(|event| event.name).chain(stored)
         };
         if let Some((_, schema)) = known.iter().find(|(stored, _)| stored == name) {
             return Ok(schema.clone());

@@ -49,6 +49,16 @@ impl Builder {
         &self.conductor
     }
 
+    /// Runs these tasks instead of those that are linked into the program.
+    ///
+    /// See [`Registry`] for when one wants this. Also replaces the tasks that
+    /// [`conductor`](Self::conductor) knows.
+    #[must_use]
+    pub fn tasks(mut self, registry: Registry) -> Self {
+        self.conductor = self.conductor.with_tasks(registry);
+        self
+    }
+
     /// Adds a worker.
     ///
     /// If no worker is added, every queue that a task names gets one. If some are, only the queue
@@ -161,8 +171,8 @@ impl Builder {
     /// queue, an invalid queue name, a missing `State<T>`, or a lease that is shorter than three
     /// heartbeats.
     pub fn build(self) -> Result<Orchestrator> {
-        let registry = Registry::global();
-        let mut faults: Vec<String> = registry.faults().to_vec();
+        let registry = self.conductor.registry();
+        let mut faults = registry.faults();
         for (at, worker) in self.workers.iter().enumerate() {
             if let Err(reason) = check_name(&worker.queue) {
                 faults.push(format!(

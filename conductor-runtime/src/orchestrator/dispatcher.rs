@@ -10,7 +10,6 @@ use tokio::sync::watch;
 use crate::client::Conductor;
 use crate::db::Patience;
 use crate::error::Result;
-use crate::event::EventDefinition;
 use crate::registry::Registry;
 use crate::worker::{Control, Phase};
 
@@ -31,8 +30,7 @@ const KEPT_OUT: &str = "somebody has held the lock of an event's name for long (
 
 /// Returns the crates of this binary and the subscriptions of its tasks, in the form that
 /// `conductor.declare_subscriptions` reads.
-pub(crate) fn declared_subscriptions() -> (Vec<String>, serde_json::Value) {
-    let registry = Registry::global();
+pub(crate) fn declared_subscriptions(registry: &Registry) -> (Vec<String>, serde_json::Value) {
     let owners: BTreeSet<String> = registry.tasks().map(|task| task.owner()).collect();
     let subscriptions: serde_json::Value = registry
         .tasks()
@@ -58,8 +56,10 @@ pub(crate) fn declared_subscriptions() -> (Vec<String>, serde_json::Value) {
 
 /// Declares which events start tasks of this binary, and removes subscriptions that it no longer has.
 pub(super) async fn declare(conductor: &Conductor, task_ids: &[i32]) -> Result<()> {
-    let (owners, subscriptions) = declared_subscriptions();
-    let events: serde_json::Value = EventDefinition::all()
+    let (owners, subscriptions) = declared_subscriptions(conductor.registry());
+    let events: serde_json::Value = conductor
+        .registry()
+        .events()
         .map(|event| {
             json!({
                 "name": event.name,

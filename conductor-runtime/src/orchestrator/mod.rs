@@ -31,7 +31,6 @@ use crate::client::Conductor;
 use crate::context::Durable;
 use crate::db::{Alone, Clock, too_new};
 use crate::error::{Error, Result};
-use crate::registry::Registry;
 use crate::task::{States, TaskDefinition};
 use crate::worker::{BootInstant, Control, Phase, Pipeline, Recorder, Signals, Standing};
 use lease::{Identity, LeaseTimes};
@@ -187,7 +186,7 @@ impl Orchestrator {
         conductor.migrate_within(migration_deadline).await?;
         look_before(&conductor, strict).await?;
         let rules = rows::check(&conductor).await?;
-        let registry = Registry::global();
+        let registry = conductor.registry();
         let declared = conductor.declare(registry.tasks()).await?;
         let mut queue_ids: HashMap<&str, i32> = HashMap::new();
         let mut by_queue: HashMap<&str, HashMap<i32, &'static TaskDefinition>> = HashMap::new();
@@ -428,7 +427,8 @@ async fn refuse_unserved(
     workers: &[Worker],
     queue_ids: &HashMap<&str, i32>,
 ) -> Result<()> {
-    let unserved: Vec<_> = Registry::global()
+    let unserved: Vec<_> = conductor
+        .registry()
         .tasks()
         .filter(|task| !workers.iter().any(|worker| worker.queue == task.queue))
         .collect();

@@ -8,7 +8,6 @@ use sqlx::postgres::types::Oid;
 use crate::client::Conductor;
 use crate::db::Alone;
 use crate::error::{Error, Result};
-use crate::registry::Registry;
 use crate::row::{self, Rule};
 
 /// Finds the tables and columns that tasks name; returns an error before anything is declared.
@@ -23,7 +22,8 @@ pub(super) async fn declare(
     rules: &[Rule],
     ddl: bool,
 ) -> Result<()> {
-    let owners: BTreeSet<String> = Registry::global()
+    let owners: BTreeSet<String> = conductor
+        .registry()
         .tasks()
         .map(|task| task.owner())
         .collect();

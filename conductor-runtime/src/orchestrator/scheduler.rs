@@ -44,8 +44,7 @@ pub(super) type Statics = HashMap<i64, &'static CronDefinition>;
 
 /// Returns the crates of this binary and the schedules of its tasks, in the form that `conductor.declare_schedules`
 /// reads.
-pub(crate) fn declared_schedules() -> (Vec<String>, serde_json::Value) {
-    let registry = Registry::global();
+pub(crate) fn declared_schedules(registry: &Registry) -> (Vec<String>, serde_json::Value) {
     let owners: BTreeSet<String> = registry.tasks().map(|task| task.owner()).collect();
     let schedules: serde_json::Value = registry
         .tasks()
@@ -67,7 +66,7 @@ pub(crate) fn declared_schedules() -> (Vec<String>, serde_json::Value) {
 
 /// Declares the schedules of this binary, and removes those that it no longer has.
 pub(super) async fn declare(conductor: &Conductor) -> Result<Statics> {
-    let (owners, schedules) = declared_schedules();
+    let (owners, schedules) = declared_schedules(conductor.registry());
     let declared: Vec<(i64, String, String)> =
         sqlx::query_as("select id, task, name from conductor.declare_schedules($1, $2)")
             .bind(owners)
@@ -75,7 +74,7 @@ pub(super) async fn declare(conductor: &Conductor) -> Result<Statics> {
             .all(conductor.database())
             .await?;
     let statics = declared.into_iter().filter_map(|(id, task, name)| {
-        let crons = Registry::global().get(&task)?.crons;
+        let crons = conductor.registry().get(&task)?.crons;
         Some((id, crons.iter().find(|cron| cron.name == name)?))
     });
     Ok(statics.collect())

@@ -1,56 +1,144 @@
-//! The tasks and events that are linked into this binary.
+//! The tasks and events of a client or an orchestrator; by default those that are linked into this binary.
 
 mod names;
 
+use std::any::TypeId;
 use std::collections::BTreeMap;
+use std::panic::Location;
 use std::sync::OnceLock;
 
 use serde_json::json;
 
 use crate::error::{Error, Result};
-use crate::event::EventDefinition;
-use crate::task::{KeyPlace, LimitDefinition, LimitKind, TaskDefinition};
+use crate::event::{Event, EventDefinition};
+use crate::task::{Declared, KeyPlace, LimitDefinition, LimitKind, Place, TaskDefinition};
 
 pub use names::{check_name, nearest};
 
 /// The prefix of the events by which row changes reach waits.
 const ROW_CHANGES: &str = "conductor:";
 
-/// All tasks of this binary, by name.
-#[derive(Debug)]
+/// A set of tasks and events: those of an orchestrator, and those that a client knows.
+///
+/// By default it is [`linked`](Self::linked). Give another one to
+/// [`Builder::tasks`](crate::orchestrator::Builder::tasks) if one process runs several orchestrators
+/// with different tasks, or if a test must not run all tasks of its binary. A task with
+/// `#[task(linked = false)]` is in no registry to which it was not added.
+///
+/// ```no_run
+/// use conductor::Registry;
+/// use conductor::prelude::*;
+///
+/// #[task]
+/// async fn resize(ctx: &TaskContext, path: String) -> anyhow::Result<()> { Ok(()) }
+///
+/// #[task(linked = false)]
+/// async fn wipe(ctx: &TaskContext) -> anyhow::Result<()> { Ok(()) }
+///
+/// # async fn f(conductor: Conductor) -> anyhow::Result<()> {
+/// let images = Orchestrator::builder(conductor.clone()).build()?; // resize
+/// let admin = Orchestrator::builder(conductor)
+///     .tasks(Registry::new().task::<Wipe>()) // wipe alone
+///     .build()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Default)]
 pub struct Registry {
     tasks: BTreeMap<&'static str, &'static TaskDefinition>,
+    events: BTreeMap<&'static str, EventDefinition>,
     faults: Vec<String>,
 }
 
 impl Registry {
-    /// Returns the tasks that `#[task]` registered; collected once.
-    pub fn global() -> &'static Registry {
+    /// Returns an empty registry.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Returns the tasks and events that are linked into this program, except tasks with
+    /// `linked = false`.
+    pub fn linked() -> Self {
+        Self::global().clone()
+    }
+
+    /// Returns the same as [`linked`](Self::linked); collected once.
+    #[doc(hidden)]
+    pub fn global() -> &'static Self {
         static GLOBAL: OnceLock<Registry> = OnceLock::new();
         GLOBAL.get_or_init(|| {
-            let mut registry = Registry::of(inventory::iter::<TaskDefinition>());
-            registry.faults.extend(event_faults(EventDefinition::all()));
+            let mut registry = Self::new();
+            for task in inventory::iter::<TaskDefinition>() {
+                registry.add_task(task);
+            }
+            for event in EventDefinition::all() {
+                registry.add_event(*event);
+            }
             registry
         })
     }
 
-    fn of(definitions: impl IntoIterator<Item = &'static TaskDefinition>) -> Registry {
-        let mut tasks: BTreeMap<&'static str, &'static TaskDefinition> = BTreeMap::new();
-        let mut faults = Vec::new();
-        for definition in definitions {
-            faults.extend(timing_faults(definition));
-            match tasks.get(definition.name) {
-                Some(first) => faults.push(format!(
-                    "two tasks have the name {:?}: {} and {}; give one of them `name = \"…\"`",
-                    definition.name, first.place, definition.place
-                )),
-                None => {
-                    tasks.insert(definition.name, definition);
-                }
+    /// Adds a task. Adding it twice is the same as once.
+    ///
+    /// If another task has its name, the start of an orchestrator fails and names both places.
+    #[must_use]
+    pub fn task<T: Declared>(mut self) -> Self {
+        self.add_task(const { &T::DEFINITION });
+        self
+    }
+
+    /// Adds an event, so that its schema is declared and its JSON is checked. Adding it twice is the
+    /// same as once.
+    ///
+    /// Tasks can subscribe to events, and handlers emit and wait for them, whether added or not.
+    #[must_use]
+    #[track_caller]
+    pub fn event<E: Event>(mut self) -> Self {
+        let id = TypeId::of::<E>();
+        let linked = EventDefinition::all().find(|event| (event.type_id)() == id);
+        let caller = Location::caller();
+        let place = Place {
+            file: caller.file(),
+            line: caller.line(),
+        };
+        // A definition by hand has no docs.
+        let event = linked.copied();
+        self.add_event(event.unwrap_or_else(|| EventDefinition::of::<E>(place, "")));
+        self
+    }
+
+    fn add_task(&mut self, task: &'static TaskDefinition) {
+        match self.tasks.get(task.name) {
+            Some(first) if (first.type_id)() == (task.type_id)() => return,
+            Some(first) => self.faults.push(format!(
+                "two tasks have the name {:?}: {} and {}; give one of them `name = \"…\"`",
+                task.name, first.place, task.place
+            )),
+            None => {
+                self.tasks.insert(task.name, task);
             }
         }
-        faults.extend(shared_faults(tasks.values().copied()));
-        Registry { tasks, faults }
+        self.faults.extend(timing_faults(task));
+    }
+
+    fn add_event(&mut self, event: EventDefinition) {
+        if event.name.starts_with(ROW_CHANGES) {
+            self.faults.push(format!(
+                "the event {:?} at {} cannot have a name that begins with {ROW_CHANGES:?}; give it another `name`",
+                event.name, event.place
+            ));
+            return;
+        }
+        match self.events.get(event.name) {
+            Some(first) if (first.type_id)() == (event.type_id)() => {}
+            Some(first) => self.faults.push(format!(
+                "two events have the name {:?}: {} and {}; give one of them `name = \"…\"`",
+                event.name, first.place, event.place
+            )),
+            None => {
+                self.events.insert(event.name, event);
+            }
+        }
     }
 
     /// Returns the tasks, ordered by name.
@@ -58,14 +146,24 @@ impl Registry {
         self.tasks.values().copied()
     }
 
+    /// Returns the events, ordered by name.
+    pub fn events(&self) -> impl Iterator<Item = &EventDefinition> {
+        self.events.values()
+    }
+
     /// Returns the task of this name.
     pub fn get(&self, name: &str) -> Option<&'static TaskDefinition> {
         self.tasks.get(name).copied()
     }
 
+    pub(crate) fn get_event(&self, name: &str) -> Option<&EventDefinition> {
+        self.events.get(name)
+    }
+
     /// Returns the faults that prevent any start: two tasks with one name, an invalid rule.
-    pub(crate) fn faults(&self) -> &[String] {
-        &self.faults
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let shared = shared_faults(self.tasks());
+        self.faults.iter().cloned().chain(shared).collect()
     }
 
     /// Returns the error for an unknown name, with the most similar known one.
@@ -81,32 +179,13 @@ impl Registry {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        if self.faults.is_empty() {
+        let faults = self.faults();
+        if faults.is_empty() {
             Ok(())
         } else {
-            Err(Error::Refused(self.faults.clone()))
+            Err(Error::Refused(faults))
         }
     }
-}
-
-/// Returns events that share a name, and events whose names are reserved for row changes.
-fn event_faults(definitions: impl Iterator<Item = &'static EventDefinition>) -> Vec<String> {
-    let mut events: BTreeMap<&str, &EventDefinition> = BTreeMap::new();
-    definitions
-        .filter_map(|event| {
-            if event.name.starts_with(ROW_CHANGES) {
-                return Some(format!(
-                    "the event {:?} at {} cannot have a name that begins with {ROW_CHANGES:?}; give it another `name`",
-                    event.name, event.place
-                ));
-            }
-            let first = events.insert(event.name, event)?;
-            Some(format!(
-                "two events have the name {:?}: {} and {}; give one of them `name = \"…\"`",
-                event.name, first.place, event.place
-            ))
-        })
-        .collect()
 }
 
 /// Returns limits that share a name but differ in amount or queue.
@@ -209,7 +288,7 @@ pub(crate) fn declaration<'a>(
 mod tests {
     use super::*;
     use crate::context::TaskContext;
-    use crate::task::{Handler, Place, Task};
+    use crate::task::{Handler, Task};
 
     struct Nothing;
 

@@ -8,7 +8,6 @@ use super::{Catalogue, RowOp, columns_of, filter};
 use crate::client::{Conductor, Inspect};
 use crate::db::Alone;
 use crate::error::{Error, Result};
-use crate::registry::Registry;
 use crate::task::TaskDefinition;
 
 /// An operation on a table that tasks or waits listen to, or that has a trigger of the library.
@@ -182,7 +181,7 @@ pub(crate) struct Rule {
 pub(crate) async fn rules(conductor: &Conductor) -> Result<Vec<Rule>> {
     let mut catalogue = Catalogue::new(conductor.database());
     let (mut rules, mut faults): (Vec<Rule>, Vec<String>) = (Vec::new(), Vec::new());
-    for task in Registry::global().tasks() {
+    for task in conductor.registry().tasks() {
         for wanted in task.row_triggers {
             let refuse = |reason: String| {
                 format!(

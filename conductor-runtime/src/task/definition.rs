@@ -110,6 +110,7 @@ pub struct TaskDefinition {
     pub(crate) unknown_name: fn(&str) -> Option<String>,
     pub(crate) check_output: fn(&str) -> Result<(), String>,
     pub(crate) runner: Runner,
+    pub(crate) type_id: fn() -> TypeId,
 }
 
 pub(crate) type RunSingle = for<'a> fn(&'a TaskContext, &'a str) -> ErasedFuture<'a>;
@@ -189,6 +190,7 @@ impl TaskDefinition {
             unknown_name: codec::unknown_name::<T::Payload>,
             check_output: |json| read::<T::Output>(json).map(drop).map_err(Into::into),
             runner,
+            type_id: TypeId::of::<T>,
         }
     }
 

@@ -67,6 +67,18 @@ impl<T: Serialize + DeserializeOwned + JsonSchema + Send + 'static> Payload for 
 pub trait Output: Serialize + DeserializeOwned + JsonSchema + Send + 'static {}
 impl<T: Serialize + DeserializeOwned + JsonSchema + Send + 'static> Output for T {}
 
+/// The options of a [`Task`]; implemented by `#[task]`.
+///
+/// A [`Registry`](crate::registry::Registry) is made of such types.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not declared by `#[task]`",
+    note = "write `#[task]` on the function, and name the type that it makes"
+)]
+pub trait Declared: Task {
+    /// The name, the options and the code.
+    const DEFINITION: TaskDefinition;
+}
+
 /// The code of a [`Task`]; implemented by `#[task]`, called by the worker.
 pub trait Handler: Task {
     /// Runs one attempt. An error ends the attempt as failed.

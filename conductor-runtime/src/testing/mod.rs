@@ -38,6 +38,7 @@ use crate::client::Conductor;
 use crate::context::{BatchContext, BatchItem, Memo, TaskContext};
 use crate::error::{Error, Result};
 use crate::orchestrator::{Builder, Orchestrator};
+use crate::registry::Registry;
 use crate::task::{States, Trigger};
 use crate::worker::Claim;
 use database::Database;
@@ -79,6 +80,13 @@ impl TestConductor {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(value);
+        self
+    }
+
+    /// Knows and runs these tasks instead of those that are linked into the test's binary.
+    #[must_use]
+    pub fn tasks(mut self, registry: Registry) -> Self {
+        self.conductor = self.conductor.with_tasks(registry);
         self
     }
 
