@@ -61,6 +61,35 @@ async fn a_committed_transaction_is_not_repeated(test: TestConductor) -> anyhow:
     Ok(())
 }
 
+#[task(name = "g15.written", retry(max_attempts = 3, backoff = "1s..1s"))]
+async fn g15_written(ctx: &TaskContext) -> anyhow::Result<()> {
+    let insert = "insert into books values ('x', 1)";
+    let written = ctx
+        .transaction("book", async |tx| sqlx::query(insert).execute(tx).await)
+        .await?;
+    anyhow::ensure!(ctx.attempt() > 1, "after the commit");
+    Ok(written)
+}
+
+#[conductor::test]
+async fn what_execute_returns_is_recorded_as_null(test: TestConductor) -> anyhow::Result<()> {
+    books(&test).await?;
+    let run = test.invoke::<G15Written>(()).await?;
+    for _ in 0..3 {
+        test.drain().await?;
+        test.advance(DAY).await?;
+    }
+    run.result().await?;
+    assert_eq!(entries(&test).await?, 1);
+    let record: String =
+        sqlx::query_scalar("select value::text from conductor.steps where execution_id = $1")
+            .bind(run.id())
+            .fetch_one(test.pool())
+            .await?;
+    assert_eq!(record, "null");
+    Ok(())
+}
+
 #[task(name = "g15.wavering", retry(max_attempts = 3, backoff = "1s..1s"))]
 async fn g15_wavering(ctx: &TaskContext) -> anyhow::Result<()> {
     ctx.transaction("book", async |tx| {

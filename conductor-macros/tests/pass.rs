@@ -7,6 +7,8 @@
 
 #[path = "pass/batches.rs"]
 mod batches;
+#[path = "pass/bodies.rs"]
+mod bodies;
 #[path = "pass/crons.rs"]
 mod crons;
 #[path = "pass/events.rs"]

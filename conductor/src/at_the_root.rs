@@ -5,9 +5,10 @@ pub use crate::client::{
     MAX_JSON_BYTES, MAX_JSON_DEPTH, PointInTime,
 };
 pub use crate::context::{
-    BatchItem, InvokeChild, InvokeChildren, Race, ScheduleStep, SettleChildren, Step,
-    TransactionBody, Tx, WaitForEvent, WaitForRow,
+    BatchItem, InvokeChild, InvokeChildren, Race, ScheduleStep, SettleChildren, Step, StepValue,
+    TransactionStep, Tx, WaitForEvent, WaitForRow,
 };
+pub use crate::context::{RetryBody, StepBody, TransactionBody, TransactionResult};
 pub use crate::error::{RetryVerdict, Verdict};
 pub use crate::events::{
     EventDefinition, EventFields, Field, Filter as EventFilter, Operand, Ordered,
@@ -24,5 +25,6 @@ pub use crate::schedule::{
     CronDefinition, Missed, Overlap, Schedule, Unschedule, WindowDefinition,
 };
 pub use crate::tasks::{
-    BatchDefinition, Keep, LimitDefinition, LimitKind, Output, Payload, RetryPolicy, TaskDefinition,
+    BatchDefinition, HandlerError, Keep, LimitDefinition, LimitKind, Output, Payload, RetryPolicy,
+    TaskDefinition,
 };

@@ -2,9 +2,9 @@
 //!
 //! The guide page is [`steps`](crate::guide::steps).
 
-#[doc(hidden)]
-pub use conductor_runtime::context::TransactionBody;
 pub use conductor_runtime::context::{
     BatchContext, BatchItem, InvokeChild, InvokeChildren, Race, ScheduleStep, SettleChildren, Step,
-    TaskContext, Tx, WaitForEvent, WaitForRow,
+    StepValue, TaskContext, TransactionStep, Tx, WaitForEvent, WaitForRow,
 };
+#[doc(hidden)]
+pub use conductor_runtime::context::{RetryBody, StepBody, TransactionBody, TransactionResult};

@@ -202,7 +202,7 @@ pub mod __private {
     pub use conductor_runtime::row::{RowChange, RowOp, RowPayload, RowTriggerDefinition};
     pub use conductor_runtime::task::{
         BatchHandler, CronDefinition, Declared, Handler, LimitDefinition, Place, StateNeed,
-        TaskDefinition, TaskResult, WindowDefinition, batch_results,
+        TaskDefinition, TaskResult, WindowDefinition, batch_results, handler_result,
     };
     pub use conductor_runtime::verdict::VerdictOf;
     pub use {anyhow, schemars, serde};

@@ -4,6 +4,6 @@
 
 pub use conductor_runtime::registry::Registry;
 pub use conductor_runtime::task::{
-    BatchDefinition, Declared, Keep, LimitDefinition, LimitKind, Output, Payload, RetryPolicy,
-    State, Task, TaskDefinition, Trigger,
+    BatchDefinition, Declared, HandlerError, Keep, LimitDefinition, LimitKind, Output, Payload,
+    RetryPolicy, State, Task, TaskDefinition, Trigger,
 };

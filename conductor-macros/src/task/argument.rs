@@ -1,7 +1,7 @@
 //! One argument of the function: its role, and its errors.
 
 use syn::ext::IdentExt;
-use syn::{Attribute, Ident, Pat, PatType, Type};
+use syn::{Attribute, GenericArgument, Ident, Pat, PatType, PathArguments, Type};
 
 use super::function::is_lint;
 use super::ownership::{self, last_segment, peel, show};
@@ -33,6 +33,7 @@ impl Argument {
         refuse_cfg(&argument.attrs, errors);
         if matches!(last_segment(&argument.ty), Some((name, true)) if name == "State") {
             refuse_attrs(&argument.attrs, "an injected value", errors);
+            refuse_unsized(&argument.ty, errors);
             return Some(Self::State((*argument.ty).clone()));
         }
         if let Type::Reference(reference) = peel(&argument.ty)
@@ -60,6 +61,27 @@ impl Argument {
             ident,
             ty,
         }))
+    }
+}
+
+/// Reports `State<dyn Trait>`, as values are injected by their type and so have a size.
+fn refuse_unsized(state: &Type, errors: &mut Errors) {
+    let Type::Path(path) = peel(state) else {
+        return;
+    };
+    let arguments = path.path.segments.last().map(|last| &last.arguments);
+    let Some(PathArguments::AngleBracketed(arguments)) = arguments else {
+        return;
+    };
+    if let Some(GenericArgument::Type(ty)) = arguments.args.first()
+        && matches!(peel(ty), Type::TraitObject(_))
+    {
+        let object = show(ty);
+        let message = format!(
+            "a trait object is injected as its `Arc`: write `State<Arc<{object}>>`, \
+             and give the orchestrator `.state::<Arc<{object}>>(Arc::new(…))`"
+        );
+        errors.at(ty, message);
     }
 }
 

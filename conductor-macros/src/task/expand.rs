@@ -72,6 +72,14 @@ impl Expansion<'_> {
         }
     }
 
+    /// Returns the type of the payload if an argument names it.
+    fn payload_type(&self) -> Option<&Type> {
+        match self.payload() {
+            Payload::Whole(ty) => Some(ty),
+            Payload::None | Payload::Fields(_) => None,
+        }
+    }
+
     /// Returns the type of the payload if it has the name of the task's type and so is the task.
     fn own_type(&self) -> Option<&Type> {
         match self.payload() {
@@ -170,12 +178,19 @@ impl Expansion<'_> {
             Payload::Whole(ty) => ty.to_token_stream(),
             Payload::Fields(_) => quote!(Self),
         };
+        // The compiler reports a private type in a public task at its associated type.
+        let (first, last) = self.payload_type().map_or_else(call_sites, ends);
+        let payload_head = spread(quote!(type Payload =), first, last);
+        let payload_end = quote_spanned!(last=> ;);
+        let (first, last) = (self.signature.result.as_ref()).map_or_else(call_sites, ends);
+        let output_head = spread(quote!(type Output =), first, last);
+        let output_end = quote_spanned!(last=> ;);
         quote! {
             #(#shared)*
             #[automatically_derived]
             impl #krate::Task for #subject {
-                type Payload = #payload;
-                type Output = #output;
+                #payload_head #payload #payload_end
+                #output_head #output #output_end
                 const NAME: &'static ::core::primitive::str = #name;
             }
         }
@@ -208,9 +223,9 @@ impl Expansion<'_> {
             Payload::Fields(_) => quote!(Self { #(#fields),* }),
         };
         let function = &self.function.sig.ident;
-        // The compiler reports a return type that is not a `Result` at that type.
+        // The compiler reports a return type that is not a `Result`, or has an unfit error, at that type.
         let (first, last) = ends(result);
-        let into_result = spread(quote!(#private::TaskResult::into_result), first, last);
+        let into_result = spread(quote!(#private::handler_result), first, last);
         // The compiler reports a future that is not `Send` at the function's name.
         let head = quote! {
             async fn call(
@@ -228,7 +243,7 @@ impl Expansion<'_> {
                 #[allow(deprecated)]
                 #head #returned {
                     #(#takes)*
-                    #into_result(#function(#ctx, #(#values),*).await)
+                    #into_result::<#result>(#function(#ctx, #(#values),*).await)
                 }
             }
         }
@@ -354,6 +369,10 @@ fn output(krate: &Path, result: &Type) -> TokenStream {
     let open = quote_spanned!(first=> <);
     let rest = quote_spanned!(last=> as #task_result>::Output);
     quote!(#open #result #rest)
+}
+
+fn call_sites() -> (Span, Span) {
+    (Span::call_site(), Span::call_site())
 }
 
 /// Returns the spans of the first and the last token of a type, for errors to be reported there.

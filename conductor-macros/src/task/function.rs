@@ -1,4 +1,4 @@
-//! The annotated function. Its body is not parsed.
+//! The annotated function. Its body is not parsed as an expression.
 
 use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
@@ -11,7 +11,7 @@ pub(crate) struct Function {
     pub(crate) attrs: Vec<Attribute>,
     pub(crate) vis: Visibility,
     pub(crate) sig: Signature,
-    body: TokenStream,
+    pub(super) body: TokenStream,
 }
 
 impl Parse for Function {
@@ -35,6 +35,17 @@ impl Parse for Function {
 }
 
 impl Function {
+    /// Returns the name of the first argument, if it has one.
+    pub(super) fn context(&self) -> Option<Ident> {
+        match self.sig.inputs.first() {
+            Some(FnArg::Typed(argument)) => match &*argument.pat {
+                Pat::Ident(pat) => Some(pat.ident.clone()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// Returns the lines of the doc comment as one expression.
     pub(crate) fn docs(&self) -> Option<TokenStream> {
         docs(&self.attrs)

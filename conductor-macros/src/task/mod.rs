@@ -2,6 +2,7 @@
 
 mod attr;
 mod batch;
+mod body;
 mod cron;
 pub(crate) mod entry;
 mod event;
@@ -31,7 +32,7 @@ use signature::Signature;
 pub(crate) fn expand(args: TokenStream, item: TokenStream) -> TokenStream {
     let mut errors = Errors::default();
     let attr = Attr::read(args, &mut errors);
-    let function: Function = match syn::parse2(item.clone()) {
+    let mut function: Function = match syn::parse2(item.clone()) {
         Ok(function) => function,
         Err(error) => {
             errors.add(error);
@@ -39,6 +40,10 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> TokenStream {
             return quote!(#errors #item);
         }
     };
+    if let Some(context) = function.context() {
+        let body = std::mem::take(&mut function.body);
+        function.body = body::check(body, &context, &mut errors);
+    }
     let before = errors.count();
     let signature = Signature::read(&function, &attr, &mut errors);
     let is_sound = errors.count() == before;

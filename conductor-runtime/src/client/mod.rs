@@ -10,6 +10,7 @@ mod insert;
 mod invocation;
 mod invoke;
 mod invoked;
+mod late_options;
 mod old_names;
 mod query;
 mod queues;
@@ -41,6 +42,8 @@ use insert::{Answer, Inserter};
 pub use invocation::Invocation;
 pub use invoke::{Invoke, InvokeInTransaction};
 pub use invoked::Invoked;
+#[doc(hidden)]
+pub use late_options::TakesOptions;
 pub use query::{ExecutionInfo, FailedAttempt, Filter, Stuck};
 pub use queues::QueueInfo;
 pub(crate) use schedule::{Rule, check_name as check_schedule_name, remove as remove_schedule};

@@ -2,6 +2,7 @@
 
 mod batch;
 mod block;
+mod body;
 mod event;
 mod input;
 mod invoke;
@@ -13,6 +14,7 @@ mod schedule;
 mod sleep;
 mod step;
 mod transaction;
+mod value;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +35,7 @@ use crate::verdict::{heard, permanent};
 use crate::worker::{Claim, Control, Phase, Recorder, Standing};
 
 pub use batch::{BatchContext, BatchItem};
+pub use body::{RetryBody, StepBody};
 pub use event::WaitForEvent;
 pub use invoke::{InvokeChild, InvokeChildren, SettleChildren};
 pub(crate) use memo::{
@@ -43,7 +46,8 @@ pub use race::Race;
 pub use row::WaitForRow;
 pub use schedule::ScheduleStep;
 pub use step::Step;
-pub use transaction::{TransactionBody, Tx};
+pub use transaction::{TransactionBody, TransactionResult, TransactionStep, Tx};
+pub use value::StepValue;
 
 /// The handler's context: its execution's identity, injected values, and durable calls.
 ///

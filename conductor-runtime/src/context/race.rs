@@ -8,6 +8,7 @@ use super::lazy::Lazy;
 use super::memo::{Given, Met, Micros};
 use super::step::encoded;
 use crate::error::Error;
+use crate::task::HandlerError;
 use crate::unreadable::Unreadable;
 
 const KIND: &str = "race";
@@ -82,7 +83,7 @@ impl<'c, T> Race<'c, T> {
     pub fn branch<E, Fut>(mut self, branch: Fut) -> Self
     where
         Fut: Future<Output = Result<T, E>> + Send + 'c,
-        E: Into<anyhow::Error>,
+        E: HandlerError,
     {
         let branch = Box::pin(async move { branch.await.map_err(Into::into) });
         self.lazy.change(|options| options.branches.push(branch));

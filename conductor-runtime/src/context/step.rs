@@ -9,12 +9,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::TaskContext;
+use super::body::{RetryBody, StepBody};
 use super::memo::{Met, Recorded};
+use super::value::StepValue;
 use crate::codec;
 use crate::db::Timed;
 use crate::error::{Error, Result};
 use crate::failure::Failure;
-use crate::task::RetryPolicy;
+use crate::task::{HandlerError, RetryPolicy};
 use crate::unreadable::{Unreadable, read};
 use crate::verdict::{Verdict, heard, permanent};
 
@@ -24,15 +26,15 @@ const FAILED: &str = "failed step";
 
 /// A builder for a step, and its future. Does nothing until awaited.
 ///
-/// Its type parameter is the future itself, not the lifetimes that it borrows: with lifetime bounds here, handlers
-/// that use `join!` would not be `Send`.
+/// The future is boxed here, not named in the signature of `step`: the compiler would report an unfit body at every
+/// place that mentions the type of its future.
 #[must_use = "a step does nothing until it is awaited"]
-pub struct Step<Fut> {
+pub struct Step<'c, T> {
     timeout: Arc<OnceLock<Duration>>,
-    future: Pin<Box<Fut>>,
+    future: Pin<Box<dyn Future<Output = anyhow::Result<T>> + Send + 'c>>,
 }
 
-impl<Fut> Step<Fut> {
+impl<T> Step<'_, T> {
     /// Limits the time of the body, for each try separately.
     ///
     /// Writing the record is not counted. Default: no limit besides the task's timeout.
@@ -43,15 +45,15 @@ impl<Fut> Step<Fut> {
     }
 }
 
-impl<Fut: Future> Future for Step<Fut> {
-    type Output = Fut::Output;
+impl<T> Future for Step<'_, T> {
+    type Output = anyhow::Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.future.as_mut().poll(cx)
     }
 }
 
-impl<Fut> fmt::Debug for Step<Fut> {
+impl<T> fmt::Debug for Step<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Step")
             .field("timeout", &self.timeout.get())
@@ -88,16 +90,12 @@ impl TaskContext {
     /// }
     /// # async fn scales(_: &str) -> anyhow::Result<u64> { Ok(1) }
     /// ```
-    pub fn step<T, E, F, Fut>(
-        &self,
-        key: impl Into<String>,
-        body: F,
-    ) -> Step<impl Future<Output = anyhow::Result<T>> + Send>
+    pub fn step<'c, T, E, F, Fut>(&'c self, key: impl Into<String>, body: F) -> Step<'c, T>
     where
-        F: FnOnce() -> Fut + Send,
-        Fut: Future<Output = Result<T, E>> + Send,
-        T: Serialize + DeserializeOwned + Send,
-        E: Into<anyhow::Error> + Send,
+        F: StepBody<Fut> + 'c,
+        Fut: Future<Output = Result<T, E>> + Send + 'c,
+        T: StepValue + 'c,
+        E: HandlerError + Send + 'c,
     {
         let mut once = Some(body);
         self.say(key.into(), None, move || once.take().map(|body| body()))
@@ -124,32 +122,32 @@ impl TaskContext {
     /// }
     /// # async fn ask(_: &str) -> anyhow::Result<u64> { Ok(1) }
     /// ```
-    pub fn retry_step<T, E, F, Fut>(
-        &self,
+    pub fn retry_step<'c, T, E, F, Fut>(
+        &'c self,
         key: impl Into<String>,
         policy: RetryPolicy,
         mut body: F,
-    ) -> Step<impl Future<Output = anyhow::Result<T>> + Send>
+    ) -> Step<'c, T>
     where
-        F: FnMut() -> Fut + Send,
-        Fut: Future<Output = Result<T, E>> + Send,
-        T: Serialize + DeserializeOwned + Send,
-        E: Into<anyhow::Error> + Send,
+        F: RetryBody<Fut> + 'c,
+        Fut: Future<Output = Result<T, E>> + Send + 'c,
+        T: StepValue + 'c,
+        E: HandlerError + Send + 'c,
     {
         self.say(key.into(), Some(policy), move || Some(body()))
     }
 
-    fn say<T, E, F, Fut>(
-        &self,
+    fn say<'c, T, E, F, Fut>(
+        &'c self,
         key: String,
         retry: Option<RetryPolicy>,
         body: F,
-    ) -> Step<impl Future<Output = anyhow::Result<T>> + Send>
+    ) -> Step<'c, T>
     where
-        F: FnMut() -> Option<Fut> + Send,
-        Fut: Future<Output = Result<T, E>> + Send,
-        T: Serialize + DeserializeOwned + Send,
-        E: Into<anyhow::Error> + Send,
+        F: FnMut() -> Option<Fut> + Send + 'c,
+        Fut: Future<Output = Result<T, E>> + Send + 'c,
+        T: StepValue + 'c,
+        E: HandlerError + Send + 'c,
     {
         let met = self.memo.meet(&key, KIND);
         let timeout = Arc::new(OnceLock::new());
@@ -172,8 +170,8 @@ async fn run<T, E, F, Fut>(
 where
     F: FnMut() -> Option<Fut> + Send,
     Fut: Future<Output = Result<T, E>> + Send,
-    T: Serialize + DeserializeOwned + Send,
-    E: Into<anyhow::Error> + Send,
+    T: StepValue,
+    E: HandlerError + Send,
 {
     if let Some(recorded) = met? {
         return ctx.replayed(&key, KIND, &recorded).await;
@@ -213,7 +211,7 @@ async fn limited<T, E>(
     body: impl Future<Output = Result<T, E>> + Send,
 ) -> anyhow::Result<T>
 where
-    E: Into<anyhow::Error>,
+    E: HandlerError,
 {
     let Some(timeout) = timeout else {
         return body.await.map_err(Into::into);

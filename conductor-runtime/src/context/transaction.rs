@@ -1,17 +1,21 @@
+use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use sqlx::postgres::PgQueryResult;
 use sqlx::{PgConnection, Postgres, Transaction};
 
 use super::TaskContext;
 use super::input::Input;
 use super::memo::{Met, Stop};
 use super::step::encoded;
+use super::value::StepValue;
 use crate::db::{Fault, Patience, fault};
 use crate::error::Error;
 use crate::sqlstate::{CANCELLED, CLAIM_LOST};
+use crate::task::HandlerError;
 
 const KIND: &str = "transaction";
 /// The record's kind for a transaction that failed.
@@ -37,6 +41,48 @@ where
     type Future = Fut;
 }
 
+/// The result of a [`TaskContext::transaction`]'s body, and what the step then records and returns.
+///
+/// A [`StepValue`] is recorded as it is. `Result<PgQueryResult, sqlx::Error>`, the result of sqlx's `execute`, is
+/// recorded as `()`, because a replay could not restore a `PgQueryResult`.
+pub trait TransactionResult<T, E> {
+    /// Returns the result with the value to record.
+    fn recordable(self) -> Result<T, E>;
+}
+
+impl<T: StepValue, E> TransactionResult<T, E> for Result<T, E> {
+    fn recordable(self) -> Self {
+        self
+    }
+}
+
+// For sqlx's error only: with any error, the compiler could not tell the value of a body that returns nothing but
+// errors where `()` is expected.
+#[diagnostic::do_not_recommend]
+impl TransactionResult<(), sqlx::Error> for Result<PgQueryResult, sqlx::Error> {
+    fn recordable(self) -> Result<(), sqlx::Error> {
+        self.map(drop)
+    }
+}
+
+/// A transaction step, and its future. Does nothing until awaited.
+#[must_use = "a transaction does nothing until it is awaited"]
+pub struct TransactionStep<'c, T>(Pin<Box<dyn Future<Output = anyhow::Result<T>> + Send + 'c>>);
+
+impl<T> Future for TransactionStep<'_, T> {
+    type Output = anyhow::Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl<T> fmt::Debug for TransactionStep<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TransactionStep").finish_non_exhaustive()
+    }
+}
+
 impl TaskContext {
     /// Runs a step whose writes to this database take effect exactly once.
     ///
@@ -45,6 +91,9 @@ impl TaskContext {
     ///
     /// An error of the body rolls its writes back. A worker that has lost its claim, or whose
     /// execution was cancelled, cannot commit.
+    ///
+    /// The value is recorded like that of a [`step`](Self::step). If the body returns the result of sqlx's `execute`
+    /// as it is, the value is `()`; to keep the number of rows, return `rows_affected()`.
     ///
     /// ```
     /// # use conductor::prelude::*;
@@ -60,25 +109,30 @@ impl TaskContext {
     ///     .await
     /// }
     /// ```
-    pub fn transaction<T, E, F>(
-        &self,
+    pub fn transaction<'c, T, E, F, V>(
+        &'c self,
         key: impl Into<String>,
         body: F,
-    ) -> impl Future<Output = anyhow::Result<T>> + Send
+    ) -> TransactionStep<'c, T>
     where
-        T: Serialize + DeserializeOwned + Send,
-        E: Into<anyhow::Error> + Send,
-        F: AsyncFnOnce(&mut Tx) -> Result<T, E> + for<'t> TransactionBody<'t, Result<T, E>> + Send,
+        T: StepValue + 'c,
+        V: Send + 'c,
+        E: HandlerError + Send + 'c,
+        Result<V, E>: TransactionResult<T, E>,
+        F: AsyncFnOnce(&mut Tx) -> Result<V, E>
+            + for<'t> TransactionBody<'t, Result<V, E>>
+            + Send
+            + 'c,
     {
         let key = key.into();
         let met = self.memo.meet(&key, KIND);
-        self.transact(key, KIND, met, None, body)
+        TransactionStep(Box::pin(self.transact(key, KIND, met, None, body)))
     }
 
     /// Does the same for every kind of step whose effect is in this database.
     // An `async fn` could not declare its future as `Send`, which callers require.
     #[allow(clippy::manual_async_fn)]
-    pub(super) fn transact<T, E, F>(
+    pub(super) fn transact<T, E, F, V>(
         &self,
         key: String,
         kind: &'static str,
@@ -87,9 +141,11 @@ impl TaskContext {
         body: F,
     ) -> impl Future<Output = anyhow::Result<T>> + Send
     where
-        T: Serialize + DeserializeOwned + Send,
-        E: Into<anyhow::Error> + Send,
-        F: AsyncFnOnce(&mut Tx) -> Result<T, E> + for<'t> TransactionBody<'t, Result<T, E>> + Send,
+        T: StepValue,
+        V: Send,
+        E: HandlerError + Send,
+        Result<V, E>: TransactionResult<T, E>,
+        F: AsyncFnOnce(&mut Tx) -> Result<V, E> + for<'t> TransactionBody<'t, Result<V, E>> + Send,
     {
         async move {
             if let Some(recorded) = met? {
@@ -112,16 +168,18 @@ impl TaskContext {
     }
 
     /// Runs the body, writes its record, and commits both.
-    async fn within<T, E, F>(
+    async fn within<T, E, F, V>(
         &self,
         mut tx: Transaction<'_, Postgres>,
         (key, kind, input): (&str, &'static str, Option<Input>),
         body: F,
     ) -> anyhow::Result<T>
     where
-        T: Serialize + DeserializeOwned + Send,
-        E: Into<anyhow::Error> + Send,
-        F: AsyncFnOnce(&mut Tx) -> Result<T, E> + for<'b> TransactionBody<'b, Result<T, E>> + Send,
+        T: StepValue,
+        V: Send,
+        E: HandlerError + Send,
+        Result<V, E>: TransactionResult<T, E>,
+        F: AsyncFnOnce(&mut Tx) -> Result<V, E> + for<'b> TransactionBody<'b, Result<V, E>> + Send,
     {
         let body = body(&mut tx);
         // Other kinds of steps also use a transaction, but their errors are not those of a body.
@@ -131,7 +189,7 @@ impl TaskContext {
             _ => error,
         };
         let body = self.memo.inside(KIND, number, body).await;
-        let value = body.map_err(|error| failed(error.into()))?;
+        let value = body.recordable().map_err(|error| failed(error.into()))?;
         let (json, value) = encoded(self, key, &value)?;
         let (id, claim) = (self.execution_id, self.claim);
         let recorded =

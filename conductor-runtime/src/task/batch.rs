@@ -99,21 +99,23 @@ fn decode<T: BatchHandler>(payloads: &[String]) -> Decoded {
 /// The forms of a batch handler's result; called by the code that `#[task]` generates.
 #[doc(hidden)]
 pub mod batch_results {
+    use super::super::HandlerError;
+
     /// Each item has its own result.
     pub fn each<T, I, E>(
         result: Result<Vec<Result<T, I>>, E>,
         _: usize,
     ) -> anyhow::Result<Vec<anyhow::Result<T>>>
     where
-        I: Into<anyhow::Error>,
-        E: Into<anyhow::Error>,
+        I: HandlerError,
+        E: HandlerError,
     {
         let results = result.map_err(Into::into)?.into_iter();
         Ok(results.map(|result| result.map_err(Into::into)).collect())
     }
 
     /// All items completed, with one output each.
-    pub fn all<T, E: Into<anyhow::Error>>(
+    pub fn all<T, E: HandlerError>(
         result: Result<Vec<T>, E>,
         _: usize,
     ) -> anyhow::Result<Vec<anyhow::Result<T>>> {
@@ -121,7 +123,7 @@ pub mod batch_results {
     }
 
     /// All items completed, without outputs.
-    pub fn done<E: Into<anyhow::Error>>(
+    pub fn done<E: HandlerError>(
         result: Result<(), E>,
         items: usize,
     ) -> anyhow::Result<Vec<anyhow::Result<()>>> {

@@ -60,10 +60,10 @@ impl StateNeed {
 /// Names the value type of a `State<T>`, also through an alias.
 pub trait StateArgument {
     /// The type `T`.
-    type Value: Send + Sync + 'static;
+    type Value: 'static;
 }
 
-impl<T: Send + Sync + 'static> StateArgument for State<T> {
+impl<T: 'static> StateArgument for State<T> {
     type Value = T;
 }
 

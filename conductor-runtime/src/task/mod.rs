@@ -27,7 +27,7 @@ pub use instant::PointInTime;
 pub(crate) use limit::KeyPlace;
 pub use limit::{LimitDefinition, LimitKind};
 pub use policy::{Keep, RetryPolicy};
-pub use result::TaskResult;
+pub use result::{HandlerError, TaskResult, handler_result};
 pub use state::{FromStates, State, States};
 pub use tick::{CronTick, FromTick};
 pub use timing::{CronDefinition, WindowDefinition};

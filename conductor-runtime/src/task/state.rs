@@ -20,8 +20,12 @@ use crate::verdict::permanent;
 ///     Ok(format!("from {} to {to}", mailer.sender))
 /// }
 /// ```
+///
+/// For a trait object, inject its `Arc`: the argument is `mailer: State<Arc<dyn Mailer>>`, and the orchestrator gets
+/// `.state::<Arc<dyn Mailer>>(Arc::new(…))`.
 #[derive(Debug)]
-pub struct State<T>(pub Arc<T>);
+// Unsized values cannot be injected; the type is allowed, so that `#[task]` can report them with their fix.
+pub struct State<T: ?Sized>(pub Arc<T>);
 
 impl<T> State<T> {
     /// Wraps a value, to call a handler in a unit test.
@@ -30,13 +34,13 @@ impl<T> State<T> {
     }
 }
 
-impl<T> Clone for State<T> {
+impl<T: ?Sized> Clone for State<T> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<T> Deref for State<T> {
+impl<T: ?Sized> Deref for State<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
