@@ -1,6 +1,6 @@
 //! The generated items: the task's type, its impls and its registration.
 
-use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::{LitStr, Path, Type, Visibility};
 
@@ -223,10 +223,14 @@ impl Expansion<'_> {
             Payload::Fields(_) => quote!(Self { #(#fields),* }),
         };
         let function = &self.function.sig.ident;
-        // The compiler reports a return type that is not a `Result`, or has an unfit error, at that type.
+        // The compiler reports a return type that is not a `Result`, or has an unfit error, at that type: the bounds
+        // are those of a path, because in a call it would report them at the argument.
         let (first, last) = ends(result);
         let into_result = spread(quote!(#private::handler_result), first, last);
         // The compiler reports a future that is not `Send` at the function's name.
+        let convert = local("convert");
+        let result_of = quote!(#function(#ctx, #(#values),*).await);
+        let call = call_at(&convert, result_of, first, last);
         let head = quote! {
             async fn call(
                 #ctx: &#krate::TaskContext,
@@ -243,7 +247,8 @@ impl Expansion<'_> {
                 #[allow(deprecated)]
                 #head #returned {
                     #(#takes)*
-                    #into_result::<#result>(#function(#ctx, #(#values),*).await)
+                    let #convert = #into_result::<#result>;
+                    #call
                 }
             }
         }
@@ -389,6 +394,14 @@ fn spread(tokens: TokenStream, first: Span, last: Span) -> TokenStream {
     let head = place_at(tokens.by_ref().take(1).collect(), first);
     let rest = place_at(tokens.collect(), last);
     quote!(#head #rest)
+}
+
+/// Returns a call with spans from `first` to `last`, around an argument with its own spans.
+fn call_at(function: &Ident, argument: TokenStream, first: Span, last: Span) -> TokenStream {
+    let function = place_at(function.to_token_stream(), first);
+    let mut argument = Group::new(Delimiter::Parenthesis, argument);
+    argument.set_span(last);
+    quote!(#function #argument)
 }
 
 /// Returns the tokens with the location of `place` for errors. Name resolution does not change.
