@@ -65,6 +65,7 @@ pub const RAISED: &[(&str, Option<&str>)] = &[
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
     use std::collections::BTreeSet;
     use std::path::{Path, PathBuf};
 

@@ -134,7 +134,7 @@
 //! | [`context`] | the durable calls of a handler |
 //! | [`events`], [`rows`] | events with fields and filters, and row changes |
 //! | [`orchestrator`] | the builder and the handle of an orchestrator |
-//! | [`error`](crate::error) | errors, failures and retry verdicts |
+//! | [`error`] | errors, failures and retry verdicts |
 //! | [`check`] | whether a binary fits a database |
 //!
 //! # Features

@@ -20,6 +20,7 @@ pub(crate) fn boolean(expr: &Expr) -> syn::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

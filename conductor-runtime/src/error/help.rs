@@ -81,6 +81,7 @@ pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use std::error::Error as _;
     use std::sync::Arc;
     use std::time::Duration;
