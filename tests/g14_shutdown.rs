@@ -8,7 +8,7 @@ use conductor::testing::TestConductor;
 use conductor::{Handle, Status};
 
 use crate::support::{
-    Gate, Process, count, eventually, info, narrow, orchestrators, soon, start_with,
+    Gate, Process, count, eventually, info, narrow, number, orchestrators, soon, start_with,
 };
 
 #[task(name = "g14-gated", priority = 1)]
@@ -36,18 +36,18 @@ fn stop(worker: Handle) -> tokio::task::JoinHandle<conductor::Result<()>> {
 }
 
 #[task(name = "g14-hangs")]
-async fn g14_hangs(_ctx: &TaskContext) -> anyhow::Result<()> {
+async fn g14_hangs(ctx: &TaskContext) -> anyhow::Result<()> {
+    ctx.step("here", async || anyhow::Ok(())).await?;
     std::future::pending().await
 }
 
 #[conductor::test]
 async fn a_second_signal_ends_the_process_at_once(test: TestConductor) -> anyhow::Result<()> {
     let mut process = Process::start(&test)?;
-    let run = test.invoke::<G14Hangs>(()).await?;
-    eventually("the handler", || async {
-        run.status().await.unwrap() == Status::Running
-    })
-    .await;
+    test.invoke::<G14Hangs>(()).await?;
+    // It is claimed before its handler begins, and would be given back at once.
+    let steps = "select count(*) from conductor.steps";
+    eventually("the handler", || async { number(&test, steps).await == 1 }).await;
     // The first one leaves the handler 30 s.
     let began = Instant::now();
     while process.is_running()? {

@@ -207,8 +207,10 @@ impl<'c, T> Field<'c, T> {
         let first = (over.iter()).enumerate();
         let (place, _) = first.min_by_key(|(_, (n, _))| (at(*n).unwrap_or(Micros::MAX), *n))?;
         let won = over.swap_remove(place);
-        for (n, (_, given)) in self.branches.iter().enumerate() {
-            if n != won.0 && looked.contains(&n) {
+        // One that has ended in this round, and lost, has not acted on what it received either: its value is dropped.
+        looked.extend(over.iter().map(|(n, _)| *n));
+        for n in looked.into_iter().filter(|n| *n != won.0) {
+            if let Some((_, given)) = self.branches.get(n) {
                 memo.take_back(given);
             }
         }
