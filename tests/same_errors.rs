@@ -10,7 +10,7 @@ use conductor::testing::TestConductor;
 use conductor::{Failure, Status};
 use serde::{Deserialize, Serialize};
 
-use crate::support::info;
+use crate::support::{info, number, run_sql};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -284,6 +284,87 @@ async fn the_record_is_there_before_the_next_call_begins(
     let run = test.invoke::<Begins>(()).await?;
     test.drain().await?;
     assert_eq!(run.result().await?, 1);
+    Ok(())
+}
+
+/// Two branches that fail apart from each other. The error of the second one is recorded, as the first one goes on.
+#[task(
+    name = "errors.apart",
+    retry(max_attempts = 3, backoff = "1s", jitter = 0)
+)]
+async fn apart(ctx: &TaskContext, fails: usize) -> anyhow::Result<usize> {
+    let seen = ctx.state::<SeenByAll>();
+    let go = tokio::sync::Notify::new();
+    let first = async {
+        ctx.step("before", async || {
+            go.notified().await;
+            anyhow::Ok(())
+        })
+        .await?;
+        ctx.step("first", async || match seen.run("first") {
+            run if run <= fails => Err(anyhow!("first, run {run}")),
+            run => Ok(run),
+        })
+        .await
+    };
+    let second = ctx.step("second", async || {
+        go.notify_one();
+        match seen.run("second") {
+            1 => Err(anyhow!("second")),
+            run => Ok(run),
+        }
+    });
+    let (first, second) = tokio::join!(first, second);
+    Ok(first? * 10 + second?)
+}
+
+#[conductor::test]
+async fn an_error_that_only_a_branch_beside_it_had_recorded_costs_no_attempt(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let seen = SeenByAll::default();
+    let test = test.state(Arc::clone(&seen));
+    let run = test.invoke::<Apart>(Apart { fails: 2 }).await?;
+    test.drain().await?;
+    let kept = "select count(*) from conductor.steps where kind = 'failed step'";
+    assert_eq!(number(&test, kept).await, 1);
+    for _ in 0..2 {
+        test.advance(HOUR).await?;
+        test.drain().await?;
+    }
+    assert_eq!(run.result().await?, 32);
+    let ended = info(&test, run.id()).await?;
+    // The third attempt ended with the error of the first one, was not counted, and ran again.
+    assert_eq!((ended.failures, ended.claim), (2, 4));
+    assert_eq!((seen.runs("first"), seen.runs("second")), (3, 2));
+    assert_eq!(number(&test, kept).await, 0);
+    Ok(())
+}
+
+/// Otherwise a crash between the record and the end of the attempt would let the step run once too often.
+#[conductor::test]
+async fn it_costs_an_attempt_if_none_was_counted_since(test: TestConductor) -> anyhow::Result<()> {
+    let id = test.invoke::<Apart>(Apart { fails: 0 }).await?.id();
+    run_sql(
+        &test,
+        &format!(
+            "insert into conductor.steps (execution_id, key, kind, value, recorded_at)
+             values ('{id}', 'second', 'failed step', '{{}}', conductor.now())"
+        ),
+    )
+    .await?;
+    let free = format!(
+        "select cardinality(conductor.counted_before(array['{id}'::uuid], array['{id}'::uuid], array['second']))::bigint"
+    );
+    assert_eq!(number(&test, &free).await, 0);
+    for (attempt, error, counted) in [(1, "conductor.crash_text()", 0), (2, "'a failure'", 1)] {
+        let failed = format!(
+            "insert into conductor.failures (execution_id, attempt, failed_at, error)
+             values ('{id}', {attempt}, conductor.now(), {error})"
+        );
+        run_sql(&test, &failed).await?;
+        assert_eq!(number(&test, &free).await, counted, "{error}");
+    }
     Ok(())
 }
 

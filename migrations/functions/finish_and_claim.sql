@@ -17,7 +17,8 @@ create or replace function conductor.finish_and_claim(
     p_roomy integer[], p_roomy_limits integer[], p_roomy_keys text[], p_fence integer,
     p_bytes bigint default 64 * 1024 * 1024, p_seen integer[] default null, p_from timestamptz[] default null,
     p_orchestrators bigint[] default null, p_failed_orchestrators bigint[] default null,
-    p_failures text[] default null, p_forgotten_of uuid[] default null, p_forgotten text[] default null)
+    p_failures text[] default null, p_forgotten_of uuid[] default null, p_forgotten text[] default null,
+    p_replayed boolean[] default null)
 returns setof conductor.claimed
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -42,7 +43,7 @@ begin
         perform conductor.fail(
             p_ids => p_failed_ids, p_claims => p_failed_claims, p_errors => p_errors, p_permanent => p_permanent,
             p_delay_ms => p_delay_ms, p_orchestrators => p_failed_orchestrators, p_failures => p_failures,
-            p_forgotten_of => p_forgotten_of, p_forgotten => p_forgotten);
+            p_forgotten_of => p_forgotten_of, p_forgotten => p_forgotten, p_replayed => p_replayed);
     end if;
     if v_late then
         return;

@@ -1,3 +1,8 @@
+-- Returns the text of a crash among the failures of an execution.
+create or replace function conductor.crash_text() returns text
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$ select 'the process died while it ran this attempt' $$;
+
 -- Takes running executions from their orchestrators: cancelled ones end, the others are pending again. Called
 -- by all functions that make running executions pending, except fail. The caller holds them, and the parents of
 -- those that end. Returns the number of executions that were given back.
@@ -22,7 +27,7 @@ begin
     end if;
 
     insert into conductor.failures (execution_id, attempt, failed_at, error)
-    select l.id, l.failures + l.crashes + 1, v_now, 'the process died while it ran this attempt'
+    select l.id, l.failures + l.crashes + 1, v_now, conductor.crash_text()
       from conductor.live_executions l
      where v_charge = 1 and l.id = any (p_ids) and l.state = 'running'
         on conflict do nothing;
@@ -42,7 +47,7 @@ begin
            queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id),
            run_at = case when l.crashes - l.forgiven + v_charge > 1 and v_charge = 1
                          then v_now + random() * (l.crashes - l.forgiven) * interval '2 s' else l.run_at end,
-           error = case when v_charge = 1 then 'the process died while it ran this attempt' else l.error end
+           error = case when v_charge = 1 then conductor.crash_text() else l.error end
      where l.id = any (p_ids) and l.state = 'running';
     get diagnostics v_count = row_count;
 

@@ -133,6 +133,7 @@ pub(super) const STORY: &[(&str, &str)] = &[
          array[{filter}::text], array[{b}], array[{n} || '9'], clock_timestamp())).fresh is null"),
     ("look_beside", "select count(*) = 0 from conductor.look_beside(array[{b}], array[-1], array[{b}], array[{n} || '9'])"),
     ("end_astray", "select conductor.end_astray(array[{b}], array[{b}], array[1], array[{n}]) = array[{b}]"),
+    ("counted_before", "select conductor.counted_before(array[{b}], array[{b}], array[{n} || '9']) = '{}'"),
     ("forget_errors", "select conductor.forget_errors(array[{b}], array[{b}], array[{n} || '9'])::text = ''"),
     ("report", "select conductor.report(array[{f}], array[{b}], array[{n} || '2'], array[{value}])::text = ''"),
     ("conclude", "select conductor.conclude(array[{f}], 'failed', {n})::text = ''"),

@@ -4,7 +4,7 @@ use super::Error;
 use crate::db::{Fault, fault, is_lasting};
 
 impl Error {
-    /// Returns whether the same call may succeed later, although nobody changes anything.
+    /// Returns whether the same call may succeed later without a change to code, data or settings.
     ///
     /// It concerns calls of a client. Within a handler, the task's retry policy decides; see
     /// [`RetryExt`](crate::verdict::RetryExt).

@@ -230,7 +230,8 @@ fn failed(error: &anyhow::Error, memo: &Memo) -> End {
     };
     let of_child = error.failure_in(memo);
     let failure = of_child.unwrap_or_else(|| Failure::of(error));
-    End::of_error(error, verdict, &failure).forgetting(memo.ended_with(error))
+    let replayed = verdict == Verdict::Policy && memo.only_replayed();
+    End::of_error(error, verdict, &failure).forgetting(memo.ended_with(error), replayed)
 }
 
 /// Returns the end of an attempt whose branches all wait, unless what it must write is too large: the payloads of all

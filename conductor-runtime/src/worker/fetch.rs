@@ -175,7 +175,8 @@ const FINISH_CLAIM: &str =
            p_limit => $16, p_idle => $17, p_lanes => $18, p_used => $19, p_back => $20, p_most => $21,
            p_quick => $22, p_ahead => $23, p_roomy => $24, p_roomy_limits => $25, p_roomy_keys => $26,
            p_fence => $27, p_bytes => $28, p_seen => $29, p_from => $30, p_orchestrators => $31,
-           p_failed_orchestrators => $32, p_failures => $33, p_forgotten_of => $34, p_forgotten => $35)";
+           p_failed_orchestrators => $32, p_failures => $33, p_forgotten_of => $34, p_forgotten => $35,
+           p_replayed => $36)";
 
 /// Claims in the order of all tasks first. If that returned as many as were requested and at least
 /// half are batch items, a second claim fills the batches. With fewer batch items it might scan a
@@ -188,9 +189,10 @@ const FINISH_CLAIM_FILL: &str = "with first as materialized (
              p_limit => $16, p_idle => $17, p_lanes => $18, p_used => $19, p_back => $20, p_most => $21,
              p_quick => $22, p_ahead => $23, p_roomy => $24, p_roomy_limits => $25, p_roomy_keys => $26,
              p_fence => $27, p_bytes => $28, p_seen => $29, p_from => $30, p_orchestrators => $31,
-             p_failed_orchestrators => $32, p_failures => $33, p_forgotten_of => $34, p_forgotten => $35) f
+             p_failed_orchestrators => $32, p_failures => $33, p_forgotten_of => $34, p_forgotten => $35,
+             p_replayed => $36) f
      ), got as (
-         select count(f.id) as claimed, count(f.id) filter (where f.task_id = any ($36)) as batched,
+         select count(f.id) as claimed, count(f.id) filter (where f.task_id = any ($37)) as batched,
                 coalesce(sum(octet_length(f.payload) + coalesce(octet_length(f.memo), 0)), 0) as bytes
            from first f
      )
@@ -202,10 +204,10 @@ const FINISH_CLAIM_FILL: &str = "with first as materialized (
             c.lanes, c.slots, c.lane_limits, c.lane_keys, c.start_ms, c.next_due_ms, null, null
        from got g
       cross join lateral conductor.claim(
-            p_orchestrator => $10, p_queue => $11, p_tasks => $36, p_limit => ($37 - g.batched)::integer,
+            p_orchestrator => $10, p_queue => $11, p_tasks => $37, p_limit => ($38 - g.batched)::integer,
             p_idle => false, p_windowed => $13, p_opens => $14, p_closes => $15,
             p_bytes => ($28 - g.bytes)::bigint) c
-      where g.claimed >= $16 and g.batched * 2 >= g.claimed and g.batched < $37 and g.bytes < $28
+      where g.claimed >= $16 and g.batched * 2 >= g.claimed and g.batched < $38 and g.bytes < $28
         and c.id is not null";
 
 /// The size from which on the session's buffers are shrunk after a trip.
@@ -323,7 +325,8 @@ fn statement<'q>(
     .bind(columns.failed_claims.orchestrators)
     .bind(columns.failures)
     .bind(columns.forgotten_of)
-    .bind(columns.forgotten);
+    .bind(columns.forgotten)
+    .bind(columns.replayed);
     if fills {
         query
             .bind(&ask.batched)

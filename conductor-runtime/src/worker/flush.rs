@@ -26,6 +26,7 @@ pub(super) struct Columns<'o> {
     pub(super) failures: Vec<Option<&'o str>>,
     pub(super) forgotten_of: Vec<Uuid>,
     pub(super) forgotten: Vec<&'o str>,
+    pub(super) replayed: Vec<bool>,
     pub(super) permanent: Vec<bool>,
     pub(super) delay_ms: Vec<Option<i64>>,
     /// The parents that wait for what ends here.
@@ -59,6 +60,7 @@ impl<'o> Columns<'o> {
                     failure,
                     verdict,
                     forgotten,
+                    replayed,
                 } => {
                     for key in forgotten {
                         columns.forgotten_of.push(outcome.id);
@@ -66,6 +68,7 @@ impl<'o> Columns<'o> {
                     }
                     columns.failed_ids.push(outcome.id);
                     columns.failed_claims.push(outcome.claim);
+                    columns.replayed.push(*replayed);
                     columns.errors.push(error);
                     columns.failures.push(failure.as_deref());
                     columns.permanent.push(*verdict == Verdict::Permanent);

@@ -53,13 +53,15 @@ impl Drop for Weight {
 pub(super) enum End {
     /// The output as JSON.
     Completed(String),
-    /// The error's text; its code and details, if any; its verdict on the next attempt; and the keys of the recorded
-    /// errors that it consists of, whose steps the next attempt runs again.
+    /// The error's text; its code and details, if any; its verdict on the next attempt; the keys of the recorded
+    /// errors that it consists of, whose steps the next attempt runs again; and whether earlier attempts had recorded
+    /// these, and no step failed in this one.
     Failed {
         error: String,
         failure: Option<String>,
         verdict: Verdict,
         forgotten: Vec<String>,
+        replayed: bool,
     },
     /// Every branch of the handler waits; the waits, by key.
     Suspended(Waiting),
@@ -134,6 +136,7 @@ impl End {
             error: storable(text),
             failure: None,
             forgotten: Vec::new(),
+            replayed: false,
             verdict: Verdict::Policy,
         }
     }
@@ -166,6 +169,7 @@ impl End {
             error: storable(text),
             failure: None,
             forgotten: Vec::new(),
+            replayed: false,
             verdict: Verdict::Permanent,
         }
     }
@@ -187,8 +191,14 @@ impl End {
     }
 
     /// Sets the keys of the steps that the next attempt runs again.
-    pub(super) fn forgetting(mut self, keys: Vec<String>) -> Self {
-        if let Self::Failed { forgotten, .. } = &mut self {
+    pub(super) fn forgetting(mut self, keys: Vec<String>, only_replayed: bool) -> Self {
+        if let Self::Failed {
+            forgotten,
+            replayed,
+            ..
+        } = &mut self
+        {
+            *replayed = only_replayed && !keys.is_empty();
             *forgotten = keys;
         }
         self
@@ -199,6 +209,7 @@ impl End {
             error: storable(&format!("{error:#}")),
             failure: failure.to_end(),
             forgotten: Vec::new(),
+            replayed: false,
             verdict,
         }
     }

@@ -20,6 +20,8 @@ pub(super) struct GivenError {
     within: Vec<usize>,
     /// The keys of the errors that were recorded inside its own body.
     inner: Vec<String>,
+    /// Whether an earlier run recorded it.
+    replayed: bool,
 }
 
 /// An error that the handler received, and that is recorded once the handler continues after it.
@@ -42,6 +44,7 @@ impl GivenError {
             alive: Failure::alive_in(error),
             within: Vec::new(),
             inner: Failure::inner_in(error),
+            replayed: false,
         }
     }
 }
@@ -73,7 +76,8 @@ impl Memo {
 
     /// Notes that the handler receives an error that an earlier run recorded.
     pub(in crate::context) fn fail_again(&self, key: &str, error: &anyhow::Error) {
-        let given = GivenError::of(key, error);
+        let mut given = GivenError::of(key, error);
+        given.replayed = true;
         self.present().recorded.push(given);
     }
 
@@ -96,6 +100,11 @@ impl Memo {
             .flat_map(|given| std::iter::once(&given.key).chain(&given.inner))
             .cloned()
             .collect()
+    }
+
+    /// Returns whether no step or race of this run failed by itself.
+    pub(crate) fn only_replayed(&self) -> bool {
+        self.present().recorded.iter().all(|given| given.replayed)
     }
 
     /// Returns the keys of the errors that were received inside this body.
