@@ -1,29 +1,33 @@
 -- Returns what a claim must know of the limits of these tasks. limited are those that have one. plain are those
 -- that have exactly one, which is for concurrency and not shared, with its id and the place of its key. whole are
--- limited as a whole, without a key. shared has the owners of lanes that several tasks share: -limit_id. paths is
--- the number of places of keys, and path is the place if it is one. Called by claim_gated, under whose settings it
--- runs.
+-- limited as a whole, without a key. shared has the owners of lanes that several tasks share: -limit_id. If all keys
+-- are at one place of the payloads, one_path is true and path is that place. Called by claim_gated, under whose
+-- settings it runs.
 create or replace function conductor.limits_of(
     p_tasks integer[], out limited integer[], out plain integer[], out plain_limits integer[], out plain_paths text[],
-    out whole integer[], out shared integer[], out paths integer, out path text[])
+    out whole integer[], out shared integer[], out one_path boolean, out path text[])
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_other text[];
+    v_shares boolean;
 begin
     shared := '{}';
     select coalesce(array_agg(k.task_id), '{}'), array_agg(k.task_id) filter (where k.plain),
            array_agg(k.limit_id) filter (where k.plain), array_agg(k.path::text) filter (where k.plain),
-           array_agg(k.task_id) filter (where k.whole)
-      into limited, plain, plain_limits, plain_paths, whole
+           array_agg(k.task_id) filter (where k.whole), min(k.first), max(k.last), bool_or(k.shares)
+      into limited, plain, plain_limits, plain_paths, whole, path, v_other, v_shares
       from (select c.task_id, min(c.id) as limit_id,
                    count(*) = 1 and min(c.kind) = 'concurrency' and max(c.shared_id) is null as plain,
-                   min(c.path) as path, max(cardinality(c.path)) = 0 as whole
+                   min(c.path) as path, max(cardinality(c.path)) = 0 as whole,
+                   min(c.path) filter (where cardinality(c.path) > 0) as first,
+                   max(c.path) filter (where cardinality(c.path) > 0) as last,
+                   max(c.shared_id) is not null as shares
               from conductor.limits c where c.task_id = any (p_tasks) group by c.task_id) k;
-    if cardinality(limited) > 0 then
-        select count(distinct c.path) filter (where cardinality(c.path) > 0),
-               min(c.path) filter (where cardinality(c.path) > 0),
-               coalesce(array_agg(distinct -c.shared_id) filter (where c.shared_id is not null), '{}')
-          into paths, path, shared
-          from conductor.limits c where c.task_id = any (limited);
+    one_path := path is not distinct from v_other;
+    if v_shares then
+        shared := array(select distinct -c.shared_id from conductor.limits c
+                         where c.task_id = any (limited) and c.shared_id is not null);
     end if;
 end
 $$;
@@ -34,7 +38,7 @@ $$;
 -- Locks: live_executions (candidates, if free).
 create or replace function conductor.due_gated(
     p_queue integer, p_priority integer, p_tasks integer[], p_start timestamptz, p_now timestamptz, p_most integer,
-    p_limited integer[], p_whole integer[], p_paths integer, p_path text[], p_plain integer[], p_plain_paths text[])
+    p_limited integer[], p_whole integer[], p_one_path boolean, p_path text[], p_plain integer[], p_plain_paths text[])
 returns conductor.candidates
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -50,7 +54,7 @@ begin
       from (select l.id, l.run_at, l.task_id, l.claim, l.bytes, l.task_id = any (p_limited) as limited,
                    l.order_key is not null as ordered,
                    case when l.task_id = any (p_limited) and (l.task_id = any (p_whole)) is not true
-                        then conductor.lane_key(l.payload, case when p_paths <= 1 then p_path
+                        then conductor.lane_key(l.payload, case when p_one_path then p_path
                              else p_plain_paths[array_position(p_plain, l.task_id)]::text[] end) end as key
               from conductor.live_executions l
              where l.queue_id = p_queue and l.priority = p_priority

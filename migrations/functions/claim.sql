@@ -49,16 +49,15 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
-    v_drains boolean;
     v_paused boolean;
 begin
     -- A dead orchestrator must not claim, because no process would give its executions back.
-    select o.drain_for is not null into v_drains from conductor.orchestrators o where o.id = p_orchestrator for key share;
+    -- One that must end may not know it yet.
+    select o.drain_for is not null or exists (select from conductor.queues q where q.id = p_queue and q.paused)
+      into v_paused from conductor.orchestrators o where o.id = p_orchestrator for key share;
     if not found then
         raise exception 'orchestrator % has lost its lease', p_orchestrator using errcode = 'CD003';
     end if;
-    -- A process that must end may not know it yet.
-    v_paused := v_drains or exists (select from conductor.queues q where q.id = p_queue and q.paused);
     if conductor.is_gated(p_tasks, p_windowed, p_back) then
         return query select * from conductor.claim_gated(
             p_orchestrator => p_orchestrator, p_queue => p_queue, p_tasks => p_tasks, p_limit => p_limit,

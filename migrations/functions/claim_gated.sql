@@ -27,7 +27,6 @@ declare
     v_cut boolean;
     v_claimed integer;
     v_next timestamptz;
-    v_found timestamptz;
     v_tasks integer[] := p_tasks;
     v_closed integer[];
     -- Executions that were moved to the opening of their windows, that were parked in this step, and that were
@@ -92,7 +91,10 @@ begin
                 p_orchestrator => p_orchestrator, p_queue => p_queue, p_tasks => p_tasks, p_closed => v_closed,
                 p_windowed => p_windowed, p_opens => p_opens, p_now => v_now, p_limit => 1000);
         end if;
-        v_open_limited := array(select t from unnest(v_limits.limited) as t where t = any (v_tasks));
+        v_open_limited := v_limits.limited;
+        if cardinality(p_windowed) > 0 then
+            v_open_limited := array(select t from unnest(v_limits.limited) as t where t = any (v_tasks));
+        end if;
         if cardinality(v_open_limited) > 0 then
             v_opened := conductor.open_lanes(
                 p_orchestrator => p_orchestrator, p_tasks => v_open_limited || v_limits.shared, p_lanes => v_held,
@@ -116,7 +118,7 @@ begin
             v_due := conductor.due_gated(
                 p_queue => p_queue, p_priority => v_priority, p_tasks => v_tasks, p_start => v_start, p_now => v_now,
                 p_most => v_left + 2 * (v_parked + v_stayed), p_limited => v_limits.limited, p_whole => v_limits.whole,
-                p_paths => v_limits.paths, p_path => v_limits.path, p_plain => v_limits.plain,
+                p_one_path => v_limits.one_path, p_path => v_limits.path, p_plain => v_limits.plain,
                 p_plain_paths => v_limits.plain_paths);
             -- Once only: executions that are parked there and stay would be read again and again.
             if cardinality(v_open) > 0 and v_parked = 0 and v_stay = 0 then
@@ -175,7 +177,7 @@ begin
             elsif v_due.limited then
                 v_admitted := conductor.admit(
                     p_orchestrator => p_orchestrator, p_ids => v_due.ids, p_of => v_due.of,
-                    p_keys => case when v_limits.paths <= 1 then coalesce(v_due.keys, '{}') end, p_left => v_left,
+                    p_keys => case when v_limits.one_path then coalesce(v_due.keys, '{}') end, p_left => v_left,
                     p_now => v_now, p_most => p_most, p_lanes => v_held, p_used => v_used, p_tasks => p_quick,
                     p_ahead => p_ahead);
                 v_due.ids := v_admitted.ids;
@@ -249,13 +251,7 @@ begin
         v_slots := v_slots || v_closed_lanes.slots;
     end if;
     if v_left = p_limit and cardinality(v_limits.limited) > 0 then
-        -- A lane that is due already, or that another session has locked, could not be used now.
-        v_found := conductor.next_lane(v_open_limited);
-        v_next := least(v_next, case when v_found is not null then greatest(v_found, v_now + interval '20 ms') end,
-                        -- A shared lane may have only executions that other processes can run.
-                        greatest(conductor.next_lane(v_limits.shared),
-                                 case when conductor.next_lane(v_limits.shared) is not null then v_now + interval '200 ms' end),
-                        case when v_busy then v_now + interval '10 ms' end);
+        v_next := least(v_next, conductor.lanes_due(v_open_limited, v_limits.shared, v_now, v_busy));
     end if;
     if v_stayed > 0 and v_left = p_limit then
         v_next := least(v_next, v_now + interval '50 ms');

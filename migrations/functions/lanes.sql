@@ -122,6 +122,28 @@ begin
 end
 $$;
 
+-- Returns when a claim that took nothing may find something in a lane: of the tasks p_limited, or of the owners
+-- p_shared of shared lanes. Called by claim_gated.
+create or replace function conductor.lanes_due(
+    p_limited integer[], p_shared integer[], p_now timestamptz, p_busy boolean) returns timestamptz
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_own timestamptz := conductor.next_lane(p_limited);
+    v_shared timestamptz;
+begin
+    if cardinality(p_shared) > 0 then
+        v_shared := conductor.next_lane(p_shared);
+    end if;
+    return least(
+        -- A lane that is due already, or that another session has locked, could not be used now.
+        case when v_own is not null then greatest(v_own, p_now + interval '20 ms') end,
+        -- A shared lane may have only executions that other processes can run.
+        case when v_shared is not null then greatest(v_shared, p_now + interval '200 ms') end,
+        case when p_busy then p_now + interval '10 ms' end);
+end
+$$;
+
 -- Returns the lanes of these executions if each limited one is in a lane of p_lanes, in which the worker has
 -- slots and room, so that nothing else needs to be read. Otherwise returns null. p_of and p_keys are the tasks
 -- and the keys of the executions; the keys are in the form that lanes store. A task in p_plain has exactly one

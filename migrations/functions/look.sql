@@ -29,8 +29,14 @@ as $$
 declare
     v_known integer;
     v_found integer;
+    v_k integer;
 begin
-    select max(k) into v_known from unnest(p_known) as k where p_below is null or k < p_below;
+    -- A loop, because a statement would cost more than this short list.
+    foreach v_k in array coalesce(p_known, '{}') loop
+        if (p_below is null or v_k < p_below) and (v_known is null or v_k > v_known) then
+            v_known := v_k;
+        end if;
+    end loop;
     select l.priority into v_found from conductor.live_executions l
      where l.queue_id = p_queue and l.priority < coalesce(p_below::bigint, 2147483648)
        and l.priority > coalesce(v_known, -2147483649)
@@ -57,10 +63,14 @@ $$;
 -- all that it found: all that was due (p_all), or what was due until p_last. Called by claim_plain and claim_gated.
 create or replace function conductor.next_place(
     p_start timestamptz, p_now timestamptz, p_all boolean, p_last timestamptz) returns timestamptz
-language sql stable set search_path = pg_catalog, pg_temp
-return greatest(
-    p_start, p_now - interval '1 year',
-    case when p_all then p_now - interval '1 s' else p_last - interval '200 ms' end);
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return greatest(
+        p_start, p_now - interval '1 year',
+        case when p_all then p_now - interval '1 s' else p_last - interval '200 ms' end);
+end
+$$;
 
 -- Returns the row without id, unless it would say nothing: when something is due, the slots of the worker that it
 -- may not know, and where the next look begins. If p_more is true, the look ended before its last priority, and the
