@@ -1,5 +1,7 @@
 //! Rules of the house that a reader should not have to check: the length of functions, and calls by name.
 
+mod circles;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +13,7 @@ const LONG_SQL: &[(&str, usize)] = &[
     ("admit", 252),
     ("begin_waits", 86),
     ("catch_up", 172),
-    ("claim_gated", 264),
+    ("claim_gated", 260),
     ("close_lanes", 75),
     ("declare_limits", 116),
     ("declare_tasks", 100),
@@ -36,8 +38,7 @@ const LONG_RUST: &[(&str, usize)] = &[
     ("cron::mistakes_name_the_field_and_the_fix", 98),
     ("finding::text", 74),
     ("lease::keep", 99),
-    ("migrate::migrate", 73),
-    ("mod::launch", 200),
+    ("mod::launch", 196),
     ("pipeline::new", 73),
     ("trips::received", 101),
     ("wheel::download", 92),
@@ -92,7 +93,11 @@ fn rust_functions() -> BTreeMap<String, usize> {
     let mut lines = BTreeMap::new();
     for folder in [
         "conductor",
+        "conductor-cli",
+        "conductor-core",
+        "conductor-embedded",
         "conductor-macros",
+        "conductor-postgres",
         "conductor-runtime",
         "conductor-schedule",
         "migrations",

@@ -16,16 +16,16 @@ use uuid::Uuid;
 /// Without a command, the program runs as a worker.
 #[derive(Debug, Parser)]
 #[command(max_term_width = 100)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// Connect to this database instead of the one in DATABASE_URL
     #[arg(long, global = true, value_name = "URL")]
-    pub(super) database_url: Option<String>,
+    pub(crate) database_url: Option<String>,
     #[command(subcommand)]
-    pub(super) command: Option<Command>,
+    pub(crate) command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub(crate) enum Command {
     /// Run tasks until SIGTERM or Ctrl-C (default command)
     Worker(Serve),
     /// Invoke a task and optionally wait for its result
@@ -67,74 +67,74 @@ pub(super) enum Command {
 }
 
 #[derive(Debug, Args, Default)]
-pub(super) struct Serve {
+pub(crate) struct Serve {
     /// Serve only this queue, with at most CONCURRENCY handlers at once; can be repeated
     #[arg(long = "queue", value_name = "NAME[:CONCURRENCY]")]
-    pub(super) queues: Vec<String>,
+    pub(crate) queues: Vec<String>,
     /// Refuse to start if the database contains something that this program cannot work with,
     /// instead of logging a warning; `check` lists it
     #[arg(long)]
-    pub(super) strict: bool,
+    pub(crate) strict: bool,
     /// Create and drop no table triggers, and refuse to start if one is missing;
     /// `triggers --sql` prints the SQL to apply by hand
     #[arg(long)]
-    pub(super) no_ddl: bool,
+    pub(crate) no_ddl: bool,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Migrate {
+pub(crate) struct Migrate {
     /// Wait at most this long for processes of older builds to exit before a breaking migration,
     /// such as 30s, 5m or "2h 30m"
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
-    pub(super) wait: Duration,
+    pub(crate) wait: Duration,
     /// Also create the roles conductor_client and conductor_worker and grant their privileges
     #[arg(long)]
-    pub(super) roles: bool,
+    pub(crate) roles: bool,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Check {
+pub(crate) struct Check {
     /// Print a JSON object
     #[arg(long)]
-    pub(super) json: bool,
+    pub(crate) json: bool,
     /// Exit with 0 if all findings are changes that this program makes when it starts, such as to the
     /// schema or to schedules; they are still listed
     #[arg(long)]
-    pub(super) allow_changes: bool,
+    pub(crate) allow_changes: bool,
     /// Check at most N executions, oldest first; all by default
     #[arg(long, value_name = "N")]
-    pub(super) at_most: Option<u64>,
+    pub(crate) at_most: Option<u64>,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Invoke {
+pub(crate) struct Invoke {
     /// Name of the task; `tasks` lists them
-    pub(super) task: String,
+    pub(crate) task: String,
     #[command(flatten)]
-    pub(super) payload: PayloadArguments,
+    pub(crate) payload: PayloadArguments,
     /// Wait until the execution ends and print its result as JSON
     #[arg(long)]
-    pub(super) wait: bool,
+    pub(crate) wait: bool,
     /// Create N executions with the same payload, all or none (1 to 1000000)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub(super) batch: Option<u32>,
+    pub(crate) batch: Option<u32>,
     /// Wait this long before the first attempt, such as 30s, 5m or "2h 30m"
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, conflicts_with = "run_at")]
-    pub(super) delay: Option<Duration>,
+    pub(crate) delay: Option<Duration>,
     /// Do not start before this time, such as 2026-05-01T12:00:00Z
     #[arg(long, value_name = "RFC3339", value_parser = rfc3339)]
-    pub(super) run_at: Option<DateTime<Utc>>,
+    pub(crate) run_at: Option<DateTime<Utc>>,
     /// Override the priority of the task; higher priorities are claimed first
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pub(super) priority: Option<i32>,
+    pub(crate) priority: Option<i32>,
     /// Allow only one unfinished execution of the task with this key: one that has not started takes
     /// the new payload, one that has started is left as it is
     #[arg(long, value_name = "KEY")]
-    pub(super) dedupe_key: Option<String>,
+    pub(crate) dedupe_key: Option<String>,
     /// Create at most one execution per interval, for the task or for its dedupe key; the first call
     /// counts
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub(super) throttle: Option<Duration>,
+    pub(crate) throttle: Option<Duration>,
     /// Run once there was no further call for this long, for the task or for its dedupe key; the last
     /// call counts
     #[arg(
@@ -143,18 +143,18 @@ pub(super) struct Invoke {
         value_parser = humantime::parse_duration,
         conflicts_with_all = ["throttle", "delay", "run_at"]
     )]
-    pub(super) debounce: Option<Duration>,
+    pub(crate) debounce: Option<Duration>,
     /// With --debounce, run at the latest this long after the first call; unlimited by default
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "debounce")]
-    pub(super) max_wait: Option<Duration>,
+    pub(crate) max_wait: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct PayloadArguments {
+pub(crate) struct PayloadArguments {
     /// Fields of the payload: name=Alice is parsed by the type of the field, list:=[1,2] as JSON. A
     /// payload without fields is one bare value
     #[arg(value_name = "FIELD=VALUE", allow_negative_numbers = true)]
-    pub(super) fields: Vec<OsString>,
+    pub(crate) fields: Vec<OsString>,
     /// Whole payload as JSON; - reads it from standard input
     #[arg(
         long,
@@ -162,88 +162,88 @@ pub(super) struct PayloadArguments {
         conflicts_with = "fields",
         allow_hyphen_values = true
     )]
-    pub(super) json: Option<OsString>,
+    pub(crate) json: Option<OsString>,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Emit {
+pub(crate) struct Emit {
     /// Name of the event
-    pub(super) event: String,
+    pub(crate) event: String,
     #[command(flatten)]
-    pub(super) payload: PayloadArguments,
+    pub(crate) payload: PayloadArguments,
     /// Wait until the event is delivered and list the executions that it started or woke
     #[arg(long)]
-    pub(super) wait: bool,
+    pub(crate) wait: bool,
     /// With --wait, wait at most this long
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "10s", requires = "wait")]
-    pub(super) timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Events {
+pub(crate) struct Events {
     /// List only events with this name
-    pub(super) event: Option<String>,
+    pub(crate) event: Option<String>,
     /// List at most N events
     #[arg(long, value_name = "N", default_value_t = 50)]
-    pub(super) limit: u32,
+    pub(crate) limit: u32,
     /// Print one JSON object per line
     #[arg(long)]
-    pub(super) json: bool,
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Triggers {
+pub(crate) struct Triggers {
     /// Print the SQL that creates missing triggers and drops those that are not needed
     #[arg(long, conflicts_with = "json")]
-    pub(super) sql: bool,
+    pub(crate) sql: bool,
     /// Print one JSON object per line
     #[arg(long)]
-    pub(super) json: bool,
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Schedule {
+pub(crate) struct Schedule {
     /// Name of the task; `tasks` lists them
-    pub(super) task: String,
+    pub(crate) task: String,
     /// Name of the schedule; replaces the run-time schedule of the task with this name, if any
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Cron expression, such as "0 9 * * Mon-Fri", "*/10 * * * * *" (with seconds) or @daily
     #[arg(value_parser = cron)]
-    pub(super) cron: String,
+    pub(crate) cron: String,
     #[command(flatten)]
-    pub(super) payload: PayloadArguments,
+    pub(crate) payload: PayloadArguments,
     /// Time zone of the cron expression, such as Europe/Berlin
     #[arg(long, value_name = "ZONE", default_value = "UTC", value_parser = timezone)]
-    pub(super) timezone: String,
+    pub(crate) timezone: String,
     /// How to handle ticks that were missed: skip them, run once for all of them, or run all
     #[arg(long, default_value = "once", value_parser = word::<Missed>(&["skip", "once", "all"]))]
-    pub(super) missed: Missed,
+    pub(crate) missed: Missed,
     /// How to handle a tick while the execution of the previous one is unfinished: allow another
     /// one, or skip the tick
     #[arg(long, default_value = "allow", value_parser = word::<Overlap>(&["allow", "skip"]))]
-    pub(super) overlap: Overlap,
+    pub(crate) overlap: Overlap,
 }
 
 /// A schedule, identified by its task and its name.
 #[derive(Debug, Args)]
-pub(super) struct Named {
+pub(crate) struct Named {
     /// Name of the task
-    pub(super) task: String,
+    pub(crate) task: String,
     /// Name of the schedule; `schedules` lists them
-    pub(super) name: String,
+    pub(crate) name: String,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Schedules {
+pub(crate) struct Schedules {
     /// Print one JSON object per line, with all fields
     #[arg(long)]
-    pub(super) json: bool,
+    pub(crate) json: bool,
     #[command(subcommand)]
-    pub(super) command: Option<Steer>,
+    pub(crate) command: Option<Steer>,
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Steer {
+pub(crate) enum Steer {
     /// Pause a schedule until it is resumed
     Pause(Named),
     /// Resume a paused schedule, from its next tick on
@@ -253,70 +253,70 @@ pub(super) enum Steer {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Cancel {
+pub(crate) struct Cancel {
     /// ID of the execution
-    pub(super) id: Uuid,
+    pub(crate) id: Uuid,
     /// Reason, stored with the execution and returned to callers that wait for its result
     #[arg(long, value_name = "TEXT")]
-    pub(super) reason: Option<String>,
+    pub(crate) reason: Option<String>,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct List {
+pub(crate) struct List {
     /// List only executions of this task
     #[arg(long, value_name = "NAME")]
-    pub(super) task: Option<String>,
+    pub(crate) task: Option<String>,
     /// List only executions in this state
     #[arg(long, value_parser = state())]
-    pub(super) state: Option<Status>,
+    pub(crate) state: Option<Status>,
     /// List only executions in this queue
     #[arg(long, value_name = "NAME")]
-    pub(super) queue: Option<String>,
+    pub(crate) queue: Option<String>,
     /// List only executions that were invoked at most this long ago, such as 90s, 1h or 7d
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub(super) newer_than: Option<Duration>,
+    pub(crate) newer_than: Option<Duration>,
     /// List at most N executions
     #[arg(long, value_name = "N", default_value_t = 50)]
-    pub(super) limit: u32,
+    pub(crate) limit: u32,
     /// Print one JSON object per line, with all fields
     #[arg(long)]
-    pub(super) json: bool,
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Show {
+pub(crate) struct Show {
     /// ID of the execution
-    pub(super) id: Uuid,
+    pub(crate) id: Uuid,
     /// Print a JSON object
     #[arg(long)]
-    pub(super) json: bool,
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Retry {
+pub(crate) struct Retry {
     /// ID of the execution
-    pub(super) id: Uuid,
+    pub(crate) id: Uuid,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Tasks {
+pub(crate) struct Tasks {
     /// Print a JSON array, with the JSON Schemas of payloads and outputs
     #[arg(long)]
-    pub(super) json: bool,
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub(super) struct Queues {
+pub(crate) struct Queues {
     /// Print one JSON object per line
     #[arg(long)]
-    pub(super) json: bool,
+    pub(crate) json: bool,
     #[command(subcommand)]
-    pub(super) command: Option<SteerQueue>,
+    pub(crate) command: Option<SteerQueue>,
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum SteerQueue {
+pub(crate) enum SteerQueue {
     /// Pause a queue: start nothing from it until it is resumed
     Pause(Queue),
     /// Resume a paused queue
@@ -324,16 +324,16 @@ pub(super) enum SteerQueue {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Queue {
+pub(crate) struct Queue {
     /// Name of the queue; `queues` lists them
-    pub(super) name: String,
+    pub(crate) name: String,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Db {
+pub(crate) struct Db {
     /// Print the URL and exit
     #[arg(long)]
-    pub(super) url: bool,
+    pub(crate) url: bool,
 }
 
 fn rfc3339(text: &str) -> Result<DateTime<Utc>, String> {
@@ -365,7 +365,7 @@ fn state() -> impl TypedValueParser<Value = Status> {
 }
 
 /// Returns the parser, with examples that use the name under which the program was called.
-pub(super) fn grammar(program: &str) -> clap::Command {
+pub(crate) fn grammar(program: &str) -> clap::Command {
     Arguments::command()
         .after_help(format!(
             "\

@@ -16,7 +16,7 @@ use super::output::{self, ERROR, STRONG, Table};
 const COLUMNS: usize = 300;
 const CHANGE: Style = AnsiColor::Yellow.on_default();
 
-pub(super) async fn check(command: Check, url: Option<&str>) -> Done {
+pub(crate) async fn check(command: Check, url: Option<&str>) -> Done {
     let conductor = db::open(url).await?;
     let mut check = conductor.check();
     if let Some(most) = command.at_most {

@@ -19,14 +19,14 @@ const FEW: u32 = 5;
 const MANY: usize = 30;
 
 /// The loaded descendants of an execution, by their parents.
-pub(super) struct Family {
+pub(crate) struct Family {
     children: HashMap<Uuid, Vec<Child>>,
     now: DateTime<Utc>,
 }
 
 impl Family {
     /// Loads the descendants of these children.
-    pub(super) async fn of(
+    pub(crate) async fn of(
         conductor: &Conductor,
         parent: Uuid,
         children: Vec<Child>,
@@ -60,7 +60,7 @@ impl Family {
     }
 
     /// Returns the summary of a child, if it still exists.
-    pub(super) fn find(&self, parent: Uuid, id: Uuid) -> Option<&Brief> {
+    pub(crate) fn find(&self, parent: Uuid, id: Uuid) -> Option<&Brief> {
         let child = self
             .children
             .get(&parent)?
@@ -70,7 +70,7 @@ impl Family {
     }
 
     /// Returns a branch for each child of this execution that is shown.
-    pub(super) fn branches(&self, parent: Uuid) -> Vec<Tree> {
+    pub(crate) fn branches(&self, parent: Uuid) -> Vec<Tree> {
         self.generation(parent, 1)
     }
 
@@ -151,7 +151,7 @@ impl Family {
 }
 
 /// Returns what an unclaimed execution waits for, except for the waits of its own handler.
-pub(super) fn waiting(brief: &Brief, now: DateTime<Utc>) -> Option<String> {
+pub(crate) fn waiting(brief: &Brief, now: DateTime<Utc>) -> Option<String> {
     let due = brief.run_at.filter(|at| *at > now);
     match (brief.state, due) {
         (_, Some(at)) if brief.postponed => Some(output::window(at, now)),

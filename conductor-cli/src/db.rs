@@ -8,10 +8,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::arguments::{Db, Migrate};
 use super::fault::{Done, FAILED, Fault};
+use super::log::log;
 use super::output;
-use super::serve::log;
 
-pub(super) async fn migrate(command: Migrate, url: Option<&str>) -> Done {
+pub(crate) async fn migrate(command: Migrate, url: Option<&str>) -> Done {
     log();
     let conductor = open(url).await?;
     let before = conductor.schema_version().await?;
@@ -29,7 +29,7 @@ pub(super) async fn migrate(command: Migrate, url: Option<&str>) -> Done {
     Ok(())
 }
 
-pub(super) async fn db(command: Db, url: Option<&str>) -> Done {
+pub(crate) async fn db(command: Db, url: Option<&str>) -> Done {
     let interactive = !command.url && io::stdin().is_terminal() && io::stdout().is_terminal();
     let given = match url {
         Some(url) => Some(url.to_owned()),
@@ -95,7 +95,7 @@ async fn psql(address: &str, bin_dir: Option<PathBuf>) -> Done {
     }
 }
 
-pub(super) async fn open(url: Option<&str>) -> Done<Conductor> {
+pub(crate) async fn open(url: Option<&str>) -> Done<Conductor> {
     Ok(match url {
         Some(url) => Conductor::open_url(url).await?,
         None => Conductor::open().await?,
@@ -103,7 +103,7 @@ pub(super) async fn open(url: Option<&str>) -> Done<Conductor> {
 }
 
 /// Returns the location of the database, without a password.
-pub(super) fn place(conductor: &Conductor) -> String {
+pub(crate) fn place(conductor: &Conductor) -> String {
     #[cfg(feature = "embedded")]
     if let Some(embedded) = conductor.embedded() {
         return format!(

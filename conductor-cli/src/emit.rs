@@ -17,7 +17,7 @@ const NAME: usize = 40;
 /// The columns of a payload.
 const PAYLOAD: usize = 100;
 
-pub(super) async fn emit(command: Emit, url: Option<&str>, program: &Program) -> Done {
+pub(crate) async fn emit(command: Emit, url: Option<&str>, program: &Program) -> Done {
     let name = command.event.as_str();
     let conductor = connect(url).await?;
     let schema = conductor.inspect().event_schema(name).await?;
@@ -82,7 +82,7 @@ fn tell(name: &str, effect: &EventEffect, patience: Duration, program: &Program)
     Ok(())
 }
 
-pub(super) async fn events(command: Events, conductor: &Conductor) -> Done {
+pub(crate) async fn events(command: Events, conductor: &Conductor) -> Done {
     let found = conductor
         .inspect()
         .events(command.event.as_deref(), command.limit)

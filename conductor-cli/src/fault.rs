@@ -9,15 +9,15 @@ use conductor_runtime::error::Error;
 use super::output::{self, ERROR, STRONG};
 
 /// The execution failed or was cancelled, or what was asked for does not exist.
-pub(super) const FAILED: u8 = 1;
+pub(crate) const FAILED: u8 = 1;
 /// The command line is wrong.
-pub(super) const USAGE: u8 = 2;
+pub(crate) const USAGE: u8 = 2;
 /// The database cannot be reached, or its schema is not compatible.
-pub(super) const DATABASE: u8 = 3;
+pub(crate) const DATABASE: u8 = 3;
 
 /// The error of a command.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(crate) struct Fault {
     code: u8,
     /// `None` if the error was printed already, or if the reader has closed the output.
     text: Option<String>,
@@ -25,10 +25,10 @@ pub(super) struct Fault {
     help: Option<String>,
 }
 
-pub(super) type Done<T = ()> = Result<T, Fault>;
+pub(crate) type Done<T = ()> = Result<T, Fault>;
 
 impl Fault {
-    pub(super) fn new(code: u8, text: impl Into<String>) -> Self {
+    pub(crate) fn new(code: u8, text: impl Into<String>) -> Self {
         Self {
             code,
             text: Some(text.into()),
@@ -37,7 +37,7 @@ impl Fault {
     }
 
     /// Exits with this code and prints nothing.
-    pub(super) fn silent(code: u8) -> Self {
+    pub(crate) fn silent(code: u8) -> Self {
         Self {
             code,
             text: None,
@@ -45,7 +45,7 @@ impl Fault {
         }
     }
 
-    pub(super) fn report(self) -> ExitCode {
+    pub(crate) fn report(self) -> ExitCode {
         if let Some(text) = self.text {
             output::note(&format!("{ERROR}error:{ERROR:#} {}", output::lines(&text)));
         }

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-use conductor_runtime::registry::nearest;
+use conductor_core::nearest;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -12,7 +12,7 @@ use super::schema::{self, Fields, Want, describe};
 const MAX_SHOWN: usize = 60;
 
 /// Returns the payload as JSON, or everything that is wrong with the arguments.
-pub(super) fn payload(schema: &Value, arguments: &[OsString]) -> Result<String, Vec<String>> {
+pub(crate) fn payload(schema: &Value, arguments: &[OsString]) -> Result<String, Vec<String>> {
     let arguments = texts(arguments)?;
     let wants = schema::wants(schema);
     let takes_null = wants
@@ -54,7 +54,7 @@ pub(super) fn payload(schema: &Value, arguments: &[OsString]) -> Result<String, 
 }
 
 /// Returns the arguments of a task for a usage line, such as `name=<a string> [times=<an integer>]`.
-pub(super) fn usage(schema: &Value) -> String {
+pub(crate) fn usage(schema: &Value) -> String {
     let Some(fields) = schema::fields(schema) else {
         let wants = schema::wants(schema);
         return if wants == [Want::Null] {
@@ -81,7 +81,7 @@ pub(super) fn usage(schema: &Value) -> String {
 }
 
 /// Returns example values for the required arguments of a task, quoted for a shell.
-pub(super) fn sample(schema: &Value) -> String {
+pub(crate) fn sample(schema: &Value) -> String {
     let one = |wants: &[Want]| match wants.first() {
         Some(Want::Boolean) => "true".to_owned(),
         Some(Want::Integer(_)) => "1".to_owned(),
@@ -108,7 +108,7 @@ pub(super) fn sample(schema: &Value) -> String {
 }
 
 /// Returns an example of the payload as JSON, with its required fields.
-pub(super) fn sample_json(schema: &Value) -> String {
+pub(crate) fn sample_json(schema: &Value) -> String {
     let one = |wants: &[Want]| match wants.first() {
         Some(Want::Null) => "null".to_owned(),
         Some(Want::Boolean) => "true".to_owned(),
@@ -274,7 +274,7 @@ fn shown(text: &str) -> String {
 }
 
 /// Quotes a text for a shell if necessary.
-pub(super) fn shell(text: &str) -> String {
+pub(crate) fn shell(text: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_=./:,@%+".contains(c);
     if text.chars().all(plain) {
         text.to_owned()

@@ -16,7 +16,7 @@ use super::{Program, connect, fields, json};
 /// The interval at which a waiting command checks whether there is something new to print.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-pub(super) async fn invoke(command: Invoke, url: Option<&str>, program: &Program) -> Done {
+pub(crate) async fn invoke(command: Invoke, url: Option<&str>, program: &Program) -> Done {
     let task = command.task.as_str();
     let call = format!("{} invoke {}", program.name(), fields::shell(task));
     let payload = Payload::of(task, &command.payload, &call)?;
@@ -68,7 +68,7 @@ pub(super) async fn invoke(command: Invoke, url: Option<&str>, program: &Program
 }
 
 /// Prints a warning to a terminal if no running worker has the task.
-pub(super) async fn warn_unserved(conductor: &Conductor, task: &str, program: &Program) {
+pub(crate) async fn warn_unserved(conductor: &Conductor, task: &str, program: &Program) {
     if io::stderr().is_terminal() && matches!(conductor.inspect().is_served(task).await, Ok(false))
     {
         let text = format!(

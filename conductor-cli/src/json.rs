@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::output::obeyed;
 
 /// Returns a JSON object of members whose values are JSON.
-pub(super) fn object<'n>(members: impl IntoIterator<Item = (&'n str, String)>) -> String {
+pub(crate) fn object<'n>(members: impl IntoIterator<Item = (&'n str, String)>) -> String {
     let members: Vec<String> = members
         .into_iter()
         .map(|(name, value)| format!("\"{name}\":{value}"))
@@ -17,12 +17,12 @@ pub(super) fn object<'n>(members: impl IntoIterator<Item = (&'n str, String)>) -
 }
 
 /// Returns a JSON array of values that are JSON.
-pub(super) fn array(values: impl Iterator<Item = String>) -> String {
+pub(crate) fn array(values: impl Iterator<Item = String>) -> String {
     format!("[{}]", values.collect::<Vec<_>>().join(","))
 }
 
 /// Returns the JSON of each item on one line, with stored values as they were written.
-pub(super) fn lines<T: Serialize>(items: &[T]) -> serde_json::Result<Vec<String>> {
+pub(crate) fn lines<T: Serialize>(items: &[T]) -> serde_json::Result<Vec<String>> {
     items
         .iter()
         .map(|item| Ok(compact(&serde_json::to_string(item)?)))
@@ -30,12 +30,12 @@ pub(super) fn lines<T: Serialize>(items: &[T]) -> serde_json::Result<Vec<String>
 }
 
 /// Formats JSON on one line.
-pub(super) fn compact(json: &str) -> String {
+pub(crate) fn compact(json: &str) -> String {
     lay_out(json, None)
 }
 
 /// Formats JSON on several lines, each after `indent`.
-pub(super) fn pretty(json: &str, indent: &str) -> String {
+pub(crate) fn pretty(json: &str, indent: &str) -> String {
     lay_out(json, Some(indent))
 }
 

@@ -1,6 +1,6 @@
 //! The command line of a program with tasks.
 //!
-//! [`conductor::main!`](crate::main) generates a `main` that runs it. A program with a `main` of its
+//! `conductor::main!` generates a `main` that runs it. A program with a `main` of its
 //! own calls [`run`]:
 //!
 //! ```no_run
@@ -29,6 +29,7 @@ mod fields;
 mod invoke;
 mod json;
 mod list;
+mod log;
 mod options;
 mod output;
 mod payload;

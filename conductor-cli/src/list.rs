@@ -10,7 +10,7 @@ use super::fault::Done;
 use super::output::{self, ERROR, FAINT, Table, of_state};
 use super::{json, tasks};
 
-pub(super) async fn list(command: List, conductor: &Conductor) -> Done {
+pub(crate) async fn list(command: List, conductor: &Conductor) -> Done {
     let filter = Filter {
         task: command.task,
         queue: command.queue,
@@ -97,12 +97,12 @@ fn note(info: &ExecutionInfo, now: DateTime<Utc>) -> String {
 }
 
 /// Returns all fields as one line of JSON.
-pub(super) fn object(info: &ExecutionInfo) -> String {
+pub(crate) fn object(info: &ExecutionInfo) -> String {
     json::compact(&members(info, Vec::new()))
 }
 
 /// Returns all fields and additional members as a JSON object. The values of the members are JSON.
-pub(super) fn members(info: &ExecutionInfo, more: Vec<(&str, String)>) -> String {
+pub(crate) fn members(info: &ExecutionInfo, more: Vec<(&str, String)>) -> String {
     let text = |value: serde_json::Value| value.to_string();
     let raw = |json: Option<&RawValue>| json.map_or("null", RawValue::get).to_owned();
     let time = |at: Option<DateTime<Utc>>| text(serde_json::json!(at));

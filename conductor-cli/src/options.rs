@@ -7,12 +7,12 @@ use conductor_runtime::orchestrator::{Builder, Worker};
 
 type Setup = Box<dyn FnOnce(Builder) -> Pin<Box<dyn Future<Output = anyhow::Result<Builder>>>>>;
 
-/// The settings of a program's command line, as [`conductor::main!`](crate::main) takes them.
+/// The settings of a program's command line, as `conductor::main!` takes them.
 #[derive(Default)]
 pub struct Options {
-    pub(super) workers: Vec<Worker>,
-    pub(super) setup: Option<Setup>,
-    pub(super) arguments: Option<Vec<OsString>>,
+    pub(crate) workers: Vec<Worker>,
+    pub(crate) setup: Option<Setup>,
+    pub(crate) arguments: Option<Vec<OsString>>,
 }
 
 impl Options {

@@ -7,15 +7,15 @@ use anstyle::{AnsiColor, Style};
 use chrono::{DateTime, TimeDelta, Utc};
 use conductor_runtime::client::Status;
 
-pub(super) const ERROR: Style = AnsiColor::Red.on_default().bold();
-pub(super) const STRONG: Style = Style::new().bold();
-pub(super) const FAINT: Style = Style::new().dimmed();
+pub(crate) const ERROR: Style = AnsiColor::Red.on_default().bold();
+pub(crate) const STRONG: Style = Style::new().bold();
+pub(crate) const FAINT: Style = Style::new().dimmed();
 
 /// The size of the buffer for output of many lines.
 const OUT_BYTES: usize = 64 * 1024;
 
 /// Writes a line to standard output, in colour if that is a terminal that supports it.
-pub(super) fn print(text: &str) -> io::Result<()> {
+pub(crate) fn print(text: &str) -> io::Result<()> {
     let mut out = anstream::stdout().lock();
     writeln!(out, "{text}")?;
     out.flush()
@@ -23,7 +23,7 @@ pub(super) fn print(text: &str) -> io::Result<()> {
 
 /// Writes lines of JSON to standard output. They have no colours, and so bypass `anstream`, whose search for escape
 /// sequences would take longer than everything else.
-pub(super) fn print_json(lines: impl IntoIterator<Item = String>) -> io::Result<()> {
+pub(crate) fn print_json(lines: impl IntoIterator<Item = String>) -> io::Result<()> {
     let mut out = BufWriter::with_capacity(OUT_BYTES, io::stdout().lock());
     for line in lines {
         writeln!(out, "{line}")?;
@@ -32,16 +32,16 @@ pub(super) fn print_json(lines: impl IntoIterator<Item = String>) -> io::Result<
 }
 
 /// Writes a line to standard error and ignores failures to write.
-pub(super) fn note(text: &str) {
+pub(crate) fn note(text: &str) {
     let _ = writeln!(anstream::stderr().lock(), "{text}");
 }
 
-pub(super) fn styled(style: Style, text: &str) -> String {
+pub(crate) fn styled(style: Style, text: &str) -> String {
     format!("{style}{text}{style:#}")
 }
 
 /// Returns the colour of a state.
-pub(super) fn of_state(state: Status) -> Style {
+pub(crate) fn of_state(state: Status) -> Style {
     match state {
         Status::Pending => AnsiColor::Yellow,
         Status::Running => AnsiColor::Cyan,
@@ -54,13 +54,13 @@ pub(super) fn of_state(state: Status) -> Style {
 }
 
 /// Whether a terminal might act on the character: control characters, and those that change the text direction.
-pub(super) fn obeyed(c: char) -> bool {
+pub(crate) fn obeyed(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Returns the number of columns that a text takes in a terminal.
-pub(super) fn width(text: &str) -> usize {
+pub(crate) fn width(text: &str) -> usize {
     text.chars().map(columns).sum()
 }
 
@@ -82,7 +82,7 @@ fn columns(c: char) -> usize {
 }
 
 /// Returns a stored text on one line, without [`obeyed`] characters, cut to `longest` columns.
-pub(super) fn line(text: &str, longest: usize) -> String {
+pub(crate) fn line(text: &str, longest: usize) -> String {
     let mut short = String::new();
     // `end` is the length of the text before the ellipsis, if the text has to be cut.
     let (mut used, mut end) = (0, 0);
@@ -102,12 +102,12 @@ pub(super) fn line(text: &str, longest: usize) -> String {
 }
 
 /// Returns the row change that an event name stands for; `None` for other events.
-pub(super) fn row_change(event: &str) -> Option<&str> {
+pub(crate) fn row_change(event: &str) -> Option<&str> {
     event.strip_prefix("conductor:")
 }
 
 /// Returns a stored text with its line breaks and tabs, and without other [`obeyed`] characters.
-pub(super) fn lines(text: &str) -> String {
+pub(crate) fn lines(text: &str) -> String {
     let harmless = |c: char| c == '\n' || c == '\t' || !obeyed(c);
     text.chars()
         .map(|c| if harmless(c) { c } else { '\u{fffd}' })
@@ -115,7 +115,7 @@ pub(super) fn lines(text: &str) -> String {
 }
 
 /// Returns a duration in one unit, such as "3m".
-pub(super) fn short(time: TimeDelta) -> String {
+pub(crate) fn short(time: TimeDelta) -> String {
     let millis = time.num_milliseconds().max(0);
     match millis {
         0..1_000 => format!("{millis}ms"),
@@ -128,7 +128,7 @@ pub(super) fn short(time: TimeDelta) -> String {
 }
 
 /// Returns the distance to `now`, such as "3m ago" or "in 2h".
-pub(super) fn relative(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
+pub(crate) fn relative(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
     if at > now {
         format!("in {}", short(at - now))
     } else {
@@ -137,44 +137,44 @@ pub(super) fn relative(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
 }
 
 /// Returns a time and its distance to `now`, such as "2026-05-01 12:00:00 UTC (3m ago)".
-pub(super) fn moment(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
+pub(crate) fn moment(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
     let ago = styled(FAINT, &format!("({})", relative(at, now)));
     format!("{} {ago}", at.format("%Y-%m-%d %H:%M:%S UTC"))
 }
 
 /// Returns why a postponed execution waits, such as "for its window, opens in 2h".
-pub(super) fn window(opens: DateTime<Utc>, now: DateTime<Utc>) -> String {
+pub(crate) fn window(opens: DateTime<Utc>, now: DateTime<Utc>) -> String {
     format!("for its window, opens {}", relative(opens, now))
 }
 
 /// A row of a table.
-pub(super) type Cells = Vec<(String, Style)>;
+pub(crate) type Cells = Vec<(String, Style)>;
 
 /// Text in columns, with or without a header.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(crate) struct Table {
     rows: Vec<Cells>,
 }
 
 impl Table {
-    pub(super) fn new(header: &[&str]) -> Self {
+    pub(crate) fn new(header: &[&str]) -> Self {
         let header = header.iter().map(|name| ((*name).to_owned(), STRONG));
         Self {
             rows: vec![header.collect()],
         }
     }
 
-    pub(super) fn without_header(rows: impl IntoIterator<Item = Cells>) -> Self {
+    pub(crate) fn without_header(rows: impl IntoIterator<Item = Cells>) -> Self {
         Self {
             rows: rows.into_iter().collect(),
         }
     }
 
-    pub(super) fn row(&mut self, cells: Cells) {
+    pub(crate) fn row(&mut self, cells: Cells) {
         self.rows.push(cells);
     }
 
-    pub(super) fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
             cells.map(|(text, _)| self::width(text)).max().unwrap_or(0)

@@ -13,7 +13,7 @@ use super::fault::{Done, FAILED, Fault, USAGE};
 use super::{fields, tasks};
 
 /// A payload, as far as it can be read without a database.
-pub(super) struct Payload<'a> {
+pub(crate) struct Payload<'a> {
     task: &'a str,
     /// The part of the usage line before the fields.
     call: &'a str,
@@ -23,7 +23,7 @@ pub(super) struct Payload<'a> {
 
 impl<'a> Payload<'a> {
     /// Reads the payload by the schema of this program's task, if this program has the task.
-    pub(super) fn of(task: &'a str, given: &'a PayloadArguments, call: &'a str) -> Done<Self> {
+    pub(crate) fn of(task: &'a str, given: &'a PayloadArguments, call: &'a str) -> Done<Self> {
         let mut payload = Self {
             task,
             call,
@@ -41,7 +41,7 @@ impl<'a> Payload<'a> {
     }
 
     /// Returns the payload as JSON. For a task that this program does not have, reads it by the stored schema.
-    pub(super) async fn json(self, conductor: &Conductor) -> Done<String> {
+    pub(crate) async fn json(self, conductor: &Conductor) -> Done<String> {
         let known = Registry::global().get(self.task).is_some();
         match self.json {
             Some(json) if known => Ok(json),
@@ -82,7 +82,7 @@ impl<'a> Payload<'a> {
 }
 
 /// Returns the text given as `--json` if it is valid JSON. The library checks whether it fits the task.
-pub(super) fn checked(json: String, of: &str, call: &str, schema: &Value) -> Done<String> {
+pub(crate) fn checked(json: String, of: &str, call: &str, schema: &Value) -> Done<String> {
     let Err(error) = serde_json::from_str::<&RawValue>(&json) else {
         return Ok(json);
     };
@@ -101,7 +101,7 @@ pub(super) fn checked(json: String, of: &str, call: &str, schema: &Value) -> Don
 }
 
 /// Returns the payload given as `--json`, read from standard input for `-`.
-pub(super) fn whole(json: &OsStr) -> Done<String> {
+pub(crate) fn whole(json: &OsStr) -> Done<String> {
     let not_text = || Fault::new(USAGE, "the payload of --json is not valid UTF-8");
     if json != "-" {
         return Ok(json.to_str().ok_or_else(not_text)?.to_owned());

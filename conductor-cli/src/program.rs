@@ -3,13 +3,13 @@ use std::path::Path;
 
 /// The name and the command by which this program was called.
 #[derive(Debug)]
-pub(super) struct Program {
+pub(crate) struct Program {
     name: String,
     call: String,
 }
 
 impl Program {
-    pub(super) fn of(arguments: &[OsString]) -> Self {
+    pub(crate) fn of(arguments: &[OsString]) -> Self {
         let path = Path::new(
             arguments
                 .first()
@@ -28,12 +28,12 @@ impl Program {
     }
 
     /// Returns the file name of the program.
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// Returns the command that calls the program from the current directory.
-    pub(super) fn call(&self) -> &str {
+    pub(crate) fn call(&self) -> &str {
         &self.call
     }
 }

@@ -1,8 +1,8 @@
 //! `queues`: lists, pauses and resumes queues.
 
 use anstyle::{AnsiColor, Style};
+use conductor_core::nearest;
 use conductor_runtime::client::{Conductor, QueueInfo};
-use conductor_runtime::registry::nearest;
 use serde_json::json;
 
 use super::arguments::{Queue, Queues, SteerQueue};
@@ -11,7 +11,7 @@ use super::output::{self, ERROR, STRONG, Table};
 
 const PAUSED: Style = AnsiColor::Yellow.on_default();
 
-pub(super) async fn queues(command: Queues, conductor: &Conductor) -> Done {
+pub(crate) async fn queues(command: Queues, conductor: &Conductor) -> Done {
     match command.command {
         Some(SteerQueue::Pause(queue)) => steer(conductor, queue, true).await,
         Some(SteerQueue::Resume(queue)) => steer(conductor, queue, false).await,

@@ -1,7 +1,7 @@
 //! `schedule` and `unschedule`: creates and removes a schedule.
 
+use conductor_core::nearest;
 use conductor_runtime::client::{Conductor, ScheduleInfo};
-use conductor_runtime::registry::nearest;
 
 use super::arguments::{Named, Schedule};
 use super::fault::{Done, FAILED, Fault};
@@ -10,7 +10,7 @@ use super::output::{self, moment};
 use super::payload::Payload;
 use super::{Program, connect, fields, tasks};
 
-pub(super) async fn schedule(command: Schedule, url: Option<&str>, program: &Program) -> Done {
+pub(crate) async fn schedule(command: Schedule, url: Option<&str>, program: &Program) -> Done {
     let (task, name) = (command.task.as_str(), command.name.as_str());
     let call = [task, name, &command.cron].map(fields::shell).join(" ");
     let call = format!("{} schedule {call}", program.name());
@@ -35,7 +35,7 @@ pub(super) async fn schedule(command: Schedule, url: Option<&str>, program: &Pro
     Ok(())
 }
 
-pub(super) async fn unschedule(command: Named, conductor: &Conductor, program: &Program) -> Done {
+pub(crate) async fn unschedule(command: Named, conductor: &Conductor, program: &Program) -> Done {
     let (task, name) = (command.task.as_str(), command.name.as_str());
     if conductor.untyped().unschedule(task, name).await? {
         output::print(&format!("{} removed", said(task, name)))?;
@@ -64,7 +64,7 @@ async fn find(conductor: &Conductor, task: &str, name: &str) -> Done<Vec<Schedul
 }
 
 /// Returns the given names on one line.
-pub(super) fn said(task: &str, name: &str) -> String {
+pub(crate) fn said(task: &str, name: &str) -> String {
     format!(
         "schedule {} of task {}",
         output::line(name, 100),
@@ -73,7 +73,7 @@ pub(super) fn said(task: &str, name: &str) -> String {
 }
 
 /// Returns the error for a schedule that does not exist.
-pub(super) async fn missing(conductor: &Conductor, task: &str, name: &str) -> Done<Fault> {
+pub(crate) async fn missing(conductor: &Conductor, task: &str, name: &str) -> Done<Fault> {
     tasks::refuse_unknown(conductor, task).await?;
     let known = conductor.schedules().await?;
     let known: Vec<&str> = known

@@ -10,7 +10,7 @@ use super::json;
 use super::output::{self, ERROR, FAINT, STRONG, Table};
 use super::schedule::{missing, said};
 
-pub(super) async fn schedules(command: Schedules, conductor: &Conductor) -> Done {
+pub(crate) async fn schedules(command: Schedules, conductor: &Conductor) -> Done {
     if command.json && command.command.is_some() {
         let text = "--json is for the list of schedules: leave it out";
         return Err(Fault::new(USAGE, text));

@@ -10,7 +10,7 @@ const MAX_DEPTH: usize = 32;
 
 /// One kind of value that a schema accepts.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Want {
+pub(crate) enum Want {
     Any,
     Null,
     Boolean,
@@ -25,29 +25,29 @@ pub(super) enum Want {
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Bounds {
+pub(crate) struct Bounds {
     min: Option<Number>,
     max: Option<Number>,
 }
 
 /// The fields of an object.
 #[derive(Debug, Default)]
-pub(super) struct Fields {
-    pub(super) known: BTreeMap<String, Vec<Want>>,
-    pub(super) required: BTreeSet<String>,
+pub(crate) struct Fields {
+    pub(crate) known: BTreeMap<String, Vec<Want>>,
+    pub(crate) required: BTreeSet<String>,
     /// The kinds of values accepted for fields of other names, if such fields are accepted.
-    pub(super) others: Option<Vec<Want>>,
+    pub(crate) others: Option<Vec<Want>>,
 }
 
 /// Returns the kinds of values that a schema accepts.
-pub(super) fn wants(root: &Value) -> Vec<Want> {
+pub(crate) fn wants(root: &Value) -> Vec<Want> {
     let mut found = Vec::new();
     gather(root, root, 0, &mut found);
     found
 }
 
 /// Returns the fields if the schema accepts an object.
-pub(super) fn fields(root: &Value) -> Option<Fields> {
+pub(crate) fn fields(root: &Value) -> Option<Fields> {
     fields_of(root, root, 0)
 }
 
@@ -220,7 +220,7 @@ impl Fields {
 
 impl Want {
     /// Whether the value, whose text is `raw`, is of this kind. Does not check the contents of arrays and objects.
-    pub(super) fn fits(&self, value: &Value, raw: &str) -> bool {
+    pub(crate) fn fits(&self, value: &Value, raw: &str) -> bool {
         match self {
             Want::Any => true,
             Want::Null => value.is_null(),
@@ -280,7 +280,7 @@ impl fmt::Display for Want {
 }
 
 /// Returns the accepted kinds in words, such as "an integer or null" or "one of small, large".
-pub(super) fn describe(wants: &[Want]) -> String {
+pub(crate) fn describe(wants: &[Want]) -> String {
     let texts = |choices: bool| -> Vec<String> {
         wants
             .iter()

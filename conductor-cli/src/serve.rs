@@ -3,20 +3,20 @@
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 
-use anstream::{AutoStream, ColorChoice};
+use conductor_core::nearest;
 use conductor_runtime::orchestrator::{Orchestrator, Worker};
-use conductor_runtime::registry::{Registry, nearest};
-use tracing_subscriber::EnvFilter;
+use conductor_runtime::registry::Registry;
 
 use super::arguments::Serve;
 use super::fault::{Done, Fault, USAGE};
+use super::log::log;
 use super::output::{self, FAINT, STRONG, styled};
 use super::{Options, Program, db, fields};
 
 /// The maximum number of task names in the banner.
 const MAX_NAMES: usize = 8;
 
-pub(super) async fn worker(
+pub(crate) async fn worker(
     options: Options,
     command: Serve,
     url: Option<&str>,
@@ -28,7 +28,7 @@ pub(super) async fn worker(
     Ok(orchestrator.run().await?)
 }
 
-pub(super) async fn drain(options: Options, command: Serve, url: Option<&str>) -> Done {
+pub(crate) async fn drain(options: Options, command: Serve, url: Option<&str>) -> Done {
     log();
     let orchestrator = prepare(options, command, url).await?;
     Ok(orchestrator.drain().await?)
@@ -88,31 +88,6 @@ fn queues(command: &Serve, declared: &[Worker]) -> Done<Vec<Worker>> {
         })
     };
     command.queues.iter().map(one).collect()
-}
-
-/// Installs a `tracing` subscriber that logs to standard error, unless the program has installed one.
-pub(super) fn log() {
-    let (filter, wrong) = match std::env::var(EnvFilter::DEFAULT_ENV) {
-        Ok(text) if !text.is_empty() => match EnvFilter::try_new(&text) {
-            Ok(filter) => (filter, None),
-            Err(error) => (usual(), Some(error)),
-        },
-        _ => (usual(), None),
-    };
-    let colours = AutoStream::choice(&io::stderr()) != ColorChoice::Never;
-    let installed = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(colours)
-        .try_init();
-    if let (Ok(()), Some(error)) = (installed, wrong) {
-        tracing::warn!(%error, "RUST_LOG is not understood and is ignored");
-    }
-}
-
-fn usual() -> EnvFilter {
-    // sqlx warns of each broken connection; the library logs an outage once.
-    EnvFilter::new("info,sqlx=error")
 }
 
 fn banner(orchestrator: &Orchestrator, program: &Program) -> String {

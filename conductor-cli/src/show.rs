@@ -9,7 +9,7 @@ use super::children::Family;
 use super::fault::Done;
 use super::{json, list, output, story};
 
-pub(super) async fn show(command: Show, conductor: &Conductor) -> Done {
+pub(crate) async fn show(command: Show, conductor: &Conductor) -> Done {
     let mut told = conductor
         .inspect()
         .story(command.id)

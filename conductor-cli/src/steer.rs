@@ -7,7 +7,7 @@ use super::arguments::{Cancel, Retry};
 use super::fault::{Done, FAILED, Fault};
 use super::output;
 
-pub(super) async fn cancel(command: Cancel, conductor: &Conductor) -> Done {
+pub(crate) async fn cancel(command: Cancel, conductor: &Conductor) -> Done {
     let id = command.id;
     let mut cancel = conductor.cancel(id);
     if let Some(reason) = command.reason {
@@ -31,7 +31,7 @@ pub(super) async fn cancel(command: Cancel, conductor: &Conductor) -> Done {
     Ok(())
 }
 
-pub(super) async fn retry(command: Retry, conductor: &Conductor) -> Done {
+pub(crate) async fn retry(command: Retry, conductor: &Conductor) -> Done {
     let id = command.id;
     if let Some(again) = conductor.retry(id).await? {
         output::print(&again.to_string())?;

@@ -21,7 +21,7 @@ const LINES: usize = 50;
 const PARTS: usize = 5;
 
 /// Returns a line for each record and each sleep that is over, in order of time.
-pub(super) fn branches(told: &Story) -> Vec<Tree> {
+pub(crate) fn branches(told: &Story) -> Vec<Tree> {
     let mut lines: Vec<Line<'_>> = told.steps.iter().map(Line::of).collect();
     let until = told.info.finished_at.unwrap_or(told.now);
     for wait in (told.waits.iter()).filter(|wait| wait.child_id.is_none() && wait.event.is_none()) {

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::children::Family;
 use super::output::{self, ERROR, FAINT, STRONG, moment, of_state, styled};
-use super::tree::Tree;
+use super::tree::{Tree, row};
 use super::{json, steps, waits};
 
 /// The maximum number of columns of a value on one line.
@@ -14,7 +14,7 @@ const VALUE: usize = 80;
 /// The maximum number of lines of a payload, an output or an error, and of their columns.
 const LINES: usize = 40;
 const COLUMNS: usize = 200;
-pub(super) fn tree(told: &Story, family: &Family) -> Tree {
+pub(crate) fn tree(told: &Story, family: &Family) -> Tree {
     let info = &told.info;
     let mut tree = Tree::new(format!(
         "{} {}  {}",
@@ -43,10 +43,6 @@ pub(super) fn tree(told: &Story, family: &Family) -> Tree {
         tree.push(block("failure", &laid_out(failure)));
     }
     tree
-}
-
-pub(super) fn row(name: &str, text: &str) -> Tree {
-    Tree::new(format!("{} {text}", styled(FAINT, &format!("{name:<8}"))))
 }
 
 /// Adds a section, unless it is empty.

@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 
 use anstyle::Style;
+use conductor_core::nearest;
 use conductor_runtime::client::Conductor;
 use conductor_runtime::error::Error;
-use conductor_runtime::registry::{Registry, nearest};
+use conductor_runtime::registry::Registry;
 use conductor_runtime::task::{CronDefinition, LimitDefinition, LimitKind, WindowDefinition};
 use serde_json::{Value, json};
 
@@ -13,7 +14,7 @@ use super::arguments::Tasks;
 use super::fault::Done;
 use super::output::{self, FAINT, STRONG, Table};
 
-pub(super) fn tasks(command: Tasks) -> Done {
+pub(crate) fn tasks(command: Tasks) -> Done {
     let tasks = Registry::global().tasks();
     if command.json {
         let all: Value = tasks.map(|task| json!(task)).collect();
@@ -125,7 +126,7 @@ fn in_zone(text: String, zone: &str) -> String {
 }
 
 /// Fails if neither this program nor the database has the task.
-pub(super) async fn refuse_unknown(conductor: &Conductor, task: &str) -> Done {
+pub(crate) async fn refuse_unknown(conductor: &Conductor, task: &str) -> Done {
     let declared = conductor.inspect().task_names().await?;
     if Registry::global().get(task).is_some() || declared.iter().any(|name| name == task) {
         return Ok(());
@@ -134,7 +135,7 @@ pub(super) async fn refuse_unknown(conductor: &Conductor, task: &str) -> Done {
 }
 
 /// Returns the error for a task that neither this program nor the database has.
-pub(super) async fn unknown(conductor: &Conductor, name: &str) -> Done<Error> {
+pub(crate) async fn unknown(conductor: &Conductor, name: &str) -> Done<Error> {
     const FEW: usize = 20;
     let mut known = conductor.inspect().task_names().await?;
     known.extend(Registry::global().tasks().map(|task| task.name.to_owned()));

@@ -1,24 +1,24 @@
 //! Lines in a tree.
 
-use super::output::{Cells, Table};
+use super::output::{Cells, FAINT, Table, styled};
 
 /// A text with branches below it.
 #[derive(Debug)]
-pub(super) struct Tree {
+pub(crate) struct Tree {
     text: String,
     branches: Vec<Tree>,
 }
 
 impl Tree {
     /// Creates a tree without branches. The text may have several lines.
-    pub(super) fn new(text: impl Into<String>) -> Self {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
         Self {
             text: text.into(),
             branches: Vec::new(),
         }
     }
 
-    pub(super) fn with(text: impl Into<String>, branches: impl IntoIterator<Item = Tree>) -> Self {
+    pub(crate) fn with(text: impl Into<String>, branches: impl IntoIterator<Item = Tree>) -> Self {
         Self {
             text: text.into(),
             branches: branches.into_iter().collect(),
@@ -26,16 +26,16 @@ impl Tree {
     }
 
     /// Replaces the branches.
-    pub(super) fn over(mut self, branches: Vec<Tree>) -> Self {
+    pub(crate) fn over(mut self, branches: Vec<Tree>) -> Self {
         self.branches = branches;
         self
     }
 
-    pub(super) fn push(&mut self, branch: Tree) {
+    pub(crate) fn push(&mut self, branch: Tree) {
         self.branches.push(branch);
     }
 
-    pub(super) fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let mut lines = Vec::new();
         self.draw("", "", &mut lines);
         lines.join("\n")
@@ -58,8 +58,13 @@ impl Tree {
     }
 }
 
+/// Returns a leaf with a name in the first column.
+pub(crate) fn row(name: &str, text: &str) -> Tree {
+    Tree::new(format!("{} {text}", styled(FAINT, &format!("{name:<8}"))))
+}
+
 /// Returns a leaf for each row, with the cells aligned in columns. No row may be empty.
-pub(super) fn aligned(rows: impl IntoIterator<Item = Cells>) -> Vec<Tree> {
+pub(crate) fn aligned(rows: impl IntoIterator<Item = Cells>) -> Vec<Tree> {
     let table = Table::without_header(rows).render();
     table.lines().map(Tree::new).collect()
 }

@@ -11,7 +11,7 @@ use super::output::{self, ERROR, FAINT, STRONG, Table};
 
 const UNNEEDED: Style = AnsiColor::Yellow.on_default();
 
-pub(super) async fn triggers(command: Triggers, conductor: &Conductor) -> Done {
+pub(crate) async fn triggers(command: Triggers, conductor: &Conductor) -> Done {
     let triggers = conductor.inspect().row_triggers().await?;
     if command.sql {
         return sql(&triggers);

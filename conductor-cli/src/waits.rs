@@ -5,8 +5,7 @@ use conductor_runtime::client::{Status, Story, WaitInfo};
 
 use super::children::{Family, waiting};
 use super::output::{self, Cells, FAINT, STRONG, moment, of_state, styled};
-use super::story::row;
-use super::tree::{self, Tree};
+use super::tree::{self, Tree, row};
 
 /// The columns of a key or a name.
 const KEY: usize = 40;
@@ -14,7 +13,7 @@ const KEY: usize = 40;
 const PARTS: usize = 5;
 
 /// Returns the branch of the waits; `None` if the execution has ended, or runs and waits for nothing.
-pub(super) fn branch(told: &Story, family: &Family) -> Option<Tree> {
+pub(crate) fn branch(told: &Story, family: &Family) -> Option<Tree> {
     let (info, now) = (&told.info, told.now);
     let worker = if told.served {
         "for a free worker"

@@ -8,7 +8,7 @@ use super::arguments::Show;
 use super::fault::Done;
 use super::{json, output};
 
-pub(super) async fn why(command: Show, conductor: &Conductor) -> Done {
+pub(crate) async fn why(command: Show, conductor: &Conductor) -> Done {
     let why = conductor.inspect().why(command.id).await?;
     if why.reason == Reason::Unknown {
         return Err(Error::NotFound(command.id).into());

@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use environment::Environment;
 
-use crate::error::one_line;
+use conductor_core::one_line;
 
 /// Whether the data is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,12 +210,6 @@ impl EmbeddedError {
             reason: format!("cannot {doing}: {error}"),
             help: "Set CONDUCTOR_DATA_DIR (data), XDG_CACHE_HOME (downloads) or TMPDIR (tests, sockets) to a folder that can be written, or set DATABASE_URL.",
         }
-    }
-}
-
-impl From<EmbeddedError> for crate::error::Error {
-    fn from(error: EmbeddedError) -> Self {
-        crate::error::Error::Embedded(Box::new(error))
     }
 }
 

@@ -38,7 +38,7 @@ const PARAMETERS: [&str; 17] = [
 
 /// A database address, with a text that contains no password.
 #[derive(Clone)]
-pub(crate) struct Address {
+pub struct Address {
     options: PgConnectOptions,
     shown: String,
 }
@@ -51,7 +51,8 @@ impl fmt::Debug for Address {
 }
 
 impl Address {
-    pub(crate) fn parse(url: &str) -> Result<Self> {
+    /// Reads an address, and checks what the driver would not.
+    pub fn parse(url: &str) -> Result<Self> {
         let shown = without_password(url);
         let refuse = |reason: String, source: Option<sqlx::Error>| Error::Connect {
             url: shown.clone(),
@@ -75,7 +76,7 @@ impl Address {
 }
 
 /// Returns the direct address for LISTEN, `CONDUCTOR_LISTEN_URL`, for use if `DATABASE_URL` leads through a pooler.
-pub(crate) fn direct_way() -> Option<PgConnectOptions> {
+pub fn direct_way() -> Option<PgConnectOptions> {
     let url = std::env::var("CONDUCTOR_LISTEN_URL").ok()?;
     match Address::parse(&url) {
         _ if url.is_empty() => None,
@@ -88,12 +89,12 @@ pub(crate) fn direct_way() -> Option<PgConnectOptions> {
 }
 
 /// Returns options for a pool that the library opens.
-pub(crate) fn pool_options() -> PgPoolOptions {
+pub fn pool_options() -> PgPoolOptions {
     PgPoolOptions::new().after_connect(|connection, _| Box::pin(be_missed(connection)))
 }
 
 /// Opens a connection outside the pool.
-pub(crate) async fn connect(options: &PgConnectOptions) -> sqlx::Result<PgConnection> {
+pub async fn connect(options: &PgConnectOptions) -> sqlx::Result<PgConnection> {
     let mut connection = options.connect().await?;
     be_missed(&mut connection).await?;
     Ok(connection)
@@ -112,7 +113,7 @@ async fn be_missed(connection: &mut PgConnection) -> sqlx::Result<()> {
 }
 
 /// Opens a pool and checks that the server answers.
-pub(crate) async fn open(address: &Address) -> Result<PgPool> {
+pub async fn open(address: &Address) -> Result<PgPool> {
     let opened = pool_options()
         .max_connections(MAX_CONNECTIONS)
         .acquire_timeout(Duration::from_secs(10))

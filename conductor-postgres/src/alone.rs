@@ -7,19 +7,23 @@ use sqlx::query::{Query, QueryAs, QueryScalar};
 use super::{Database, Session};
 
 /// A statement that runs alone, in a transaction of its own.
-pub(crate) trait Alone: Sized + Send {
+pub trait Alone: Sized + Send {
+    /// What a row becomes.
     type Row: Send;
 
+    /// Returns the only row, in this session.
     fn one_in(
         self,
         session: Session,
     ) -> impl Future<Output = Result<Self::Row, sqlx::Error>> + Send;
 
+    /// Returns the first row in this session, if there is any.
     fn optional_in(
         self,
         session: Session,
     ) -> impl Future<Output = Result<Option<Self::Row>, sqlx::Error>> + Send;
 
+    /// Returns all rows, in this session.
     fn all_in(
         self,
         session: Session,
@@ -41,6 +45,7 @@ pub(crate) trait Alone: Sized + Send {
         async { self.optional_in(database.session().await?).await }
     }
 
+    /// Returns all rows.
     fn all(
         self,
         database: &Database,
@@ -77,7 +82,7 @@ alone!(QueryScalar<'_, Postgres, O, PgArguments>, O, [O: Send + Unpin + sqlx::Ty
 
 impl Database {
     /// Runs a statement alone, for its effect.
-    pub(crate) async fn run(
+    pub async fn run(
         &self,
         query: Query<'_, Postgres, PgArguments>,
     ) -> Result<PgQueryResult, sqlx::Error> {

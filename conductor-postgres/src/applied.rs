@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 
 /// What a database has of migrations and functions.
 #[derive(Debug, Default)]
-pub(crate) struct Applied {
+pub struct Applied {
     migrations: Vec<Row>,
     /// `None` if it has no functions of this product.
     functions: Option<Functions>,
@@ -32,11 +32,12 @@ enum Functions {
 
 /// How the schema compares to this binary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub enum Standing {
     /// The database has no schema of this product.
     Empty,
     /// This binary would apply migrations or functions.
     Older,
+    /// The schema is that of this build.
     Current,
     /// The schema is newer than this binary, and the binary can work on it.
     NewerCompatible,
@@ -48,27 +49,27 @@ pub(crate) enum Standing {
 
 /// What a binary has to apply.
 #[derive(Debug, Default)]
-pub(super) struct Missing {
-    pub(super) migrations: Vec<Migration>,
+pub(crate) struct Missing {
+    pub(crate) migrations: Vec<Migration>,
     /// Its functions, if the database has others.
-    pub(super) functions: Option<&'static FunctionSet>,
+    pub(crate) functions: Option<&'static FunctionSet>,
     /// The database has never had functions of this product.
-    pub(super) is_first: bool,
+    pub(crate) is_first: bool,
 }
 
 impl Missing {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.migrations.is_empty() && self.functions.is_none()
     }
 }
 
 impl Applied {
     /// Returns the number of the last migration; 0 if the database has none.
-    pub(crate) fn version(&self) -> i32 {
+    pub fn version(&self) -> i32 {
         self.migrations.last().map_or(0, |row| row.id)
     }
 
-    pub(crate) fn standing(&self) -> Standing {
+    pub fn standing(&self) -> Standing {
         let latest = latest_version();
         if self.migrations.is_empty() {
             return Standing::Empty;
@@ -101,7 +102,7 @@ impl Applied {
     ///
     /// # Errors
     /// The binary and the schema do not fit. `begin_anew` is the advice on how to get an empty database.
-    pub(super) fn missing(&self, begin_anew: &str) -> Result<Missing> {
+    pub(crate) fn missing(&self, begin_anew: &str) -> Result<Missing> {
         match self.standing() {
             Standing::NewerBreaking(id) => Err(too_new(id)),
             Standing::Changed(id) => Err(Error::Schema(format!(
@@ -125,7 +126,7 @@ impl Applied {
 
 /// Returns the error for a migration that was applied, or is about to be, and that this binary cannot
 /// work with.
-pub(crate) fn too_new(id: i32) -> Error {
+pub fn too_new(id: i32) -> Error {
     Error::Schema(format!(
         "the database has version {id}, which breaks with programs that do not know it, and this binary knows {}; deploy a newer build of this program",
         latest_version()
@@ -133,7 +134,7 @@ pub(crate) fn too_new(id: i32) -> Error {
 }
 
 /// Reads which migrations and functions a database has.
-pub(crate) async fn applied(connection: &mut PgConnection) -> Result<Applied> {
+pub async fn applied(connection: &mut PgConnection) -> Result<Applied> {
     // By reading the catalogue: to_regclass may use the session's cache, which is not refreshed while
     // waiting for the lock, and report that there is still no schema.
     let tables = sqlx::query(

@@ -15,7 +15,7 @@ const MOST_BYTES: usize = 16 * 1024 * 1024;
 /// Batches the items of concurrent callers: while one batch is being written, the next one gathers.
 /// There is no timer, so a single item is written at once.
 #[derive(Debug)]
-pub(crate) struct Batcher<T> {
+pub struct Batcher<T> {
     gathered: Arc<Mutex<Gathered<T>>>,
     runtimes: Option<Runtimes>,
 }
@@ -34,7 +34,8 @@ struct Gathered<T> {
 }
 
 impl<T: Send + 'static> Batcher<T> {
-    pub(crate) fn new() -> Self {
+    /// Creates a batcher that writes on the runtime of its callers.
+    pub fn new() -> Self {
         Self {
             gathered: Arc::new(Mutex::new(Gathered {
                 waiting: Vec::new(),
@@ -46,7 +47,7 @@ impl<T: Send + 'static> Batcher<T> {
 
     /// Creates a batcher that writes on this runtime, for callers on the runtime in which this is
     /// called.
-    pub(crate) fn on(writer: Handle) -> Self {
+    pub fn on(writer: Handle) -> Self {
         let callers = Handle::current();
         Self {
             runtimes: Some(Runtimes { writer, callers }),
@@ -57,7 +58,7 @@ impl<T: Send + 'static> Batcher<T> {
     /// Adds an item, and starts a writer if none is running. `take` chooses the next batch, at
     /// least one item; `write` writes it. The writer is an async task of its own, because a caller
     /// that is dropped must not take the others' batch along.
-    pub(crate) fn add<W, F>(&self, item: T, take: fn(&mut Vec<T>) -> Vec<T>, write: W)
+    pub fn add<W, F>(&self, item: T, take: fn(&mut Vec<T>) -> Vec<T>, write: W)
     where
         W: Fn(Vec<T>) -> F + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
@@ -88,7 +89,7 @@ impl<T> Clone for Batcher<T> {
 }
 
 /// Takes items for one statement from the front; see [`message_length`].
-pub(crate) fn take_message<T>(
+pub fn take_message<T>(
     waiting: &mut Vec<T>,
     most: usize,
     bytes_of: impl Fn(&T) -> usize,
@@ -99,11 +100,7 @@ pub(crate) fn take_message<T>(
 
 /// Returns how many items go into one statement: at most `most`, and at most 16 MiB unless a single
 /// one is larger. Postgres refuses a message of 1 GiB.
-pub(crate) fn message_length<T>(
-    waiting: &[T],
-    most: usize,
-    bytes_of: impl Fn(&T) -> usize,
-) -> usize {
+pub fn message_length<T>(waiting: &[T], most: usize, bytes_of: impl Fn(&T) -> usize) -> usize {
     let mut bytes = 0;
     waiting
         .iter()

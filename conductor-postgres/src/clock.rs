@@ -8,7 +8,7 @@ use super::Deadline;
 
 /// An estimate of the database's clock, including the shift that tests set.
 #[derive(Debug, Clone)]
-pub(crate) struct Clock {
+pub struct Clock {
     shift_ms: watch::Receiver<i64>,
     seen: Arc<Mutex<Seen>>,
 }
@@ -27,7 +27,7 @@ struct Seen {
 
 impl Clock {
     /// Creates a clock that uses this machine's time until it is [set](Self::set).
-    pub(crate) fn new(shift_ms: watch::Receiver<i64>) -> Self {
+    pub fn new(shift_ms: watch::Receiver<i64>) -> Self {
         let told_ms = *shift_ms.borrow();
         let seen = Seen {
             real: Utc::now(),
@@ -42,7 +42,7 @@ impl Clock {
     }
 
     /// Sets the virtual time and its shift, as read from the database.
-    pub(crate) fn set(&self, now: DateTime<Utc>, shift_ms: i64) {
+    pub fn set(&self, now: DateTime<Utc>, shift_ms: i64) {
         let seen = Seen {
             real: now - milliseconds(shift_ms),
             at: Instant::now(),
@@ -54,7 +54,7 @@ impl Clock {
 
     /// Returns approximately what `conductor.now()` would; exact decisions are made in the
     /// database.
-    pub(crate) fn now(&self) -> DateTime<Utc> {
+    pub fn now(&self) -> DateTime<Utc> {
         let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let told_ms = *self.shift_ms.borrow();
         let shift_ms = if told_ms == seen.told_ms {
@@ -67,7 +67,7 @@ impl Clock {
     }
 
     /// Returns the deadline `duration` from now, by the running clock and the shifts of tests.
-    pub(crate) fn deadline(&self, duration: Duration) -> Deadline {
+    pub fn deadline(&self, duration: Duration) -> Deadline {
         Deadline::new(self.shift_ms.clone(), duration)
     }
 }

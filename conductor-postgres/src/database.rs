@@ -5,16 +5,14 @@ use sqlx::Connection;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, Postgres};
 
-use super::read_only::{Purged, refusal};
+use super::begin::{AFRESH, begin_own};
+use super::fault::refusal;
+use super::read_only::Purged;
 use super::{ReadOnly, Session};
 
 /// How often two connections are compared. If several programs connect at the same time, a pooler with few sessions
 /// may give each of them a session of its own for a while.
 const LOOKS: usize = 5;
-/// Clears statements that the pooler's session has prepared for another client under the driver's names.
-const AFRESH: &str = "; deallocate all";
-/// Ends an idle transaction: a process that is frozen between begin and commit would keep its locks.
-const BRIEF: &str = "; set local idle_in_transaction_session_timeout = '10s'";
 
 /// The connections to the server: direct, or through a pooler that assigns a server session to one transaction at a
 /// time (PgBouncer's mode `transaction`).
@@ -22,7 +20,7 @@ const BRIEF: &str = "; set local idle_in_transaction_session_timeout = '10s'";
 /// The driver prepares a statement and runs it in two round trips, which such a pooler may send to two sessions.
 /// Therefore everything is in a transaction there, and no statement stays prepared.
 #[derive(Debug, Clone)]
-pub(crate) struct Database {
+pub struct Database {
     pool: PgPool,
     /// A pool whose connections work through a pooler, once one was detected.
     through: Arc<OnceLock<PgPool>>,
@@ -70,7 +68,8 @@ fn alike(pool: &PgPool, most: u32) -> PgPool {
 }
 
 impl Database {
-    pub(crate) fn new(pool: PgPool) -> Self {
+    /// Creates it over a pool, which may lead through a pooler.
+    pub fn new(pool: PgPool) -> Self {
         Self {
             pool,
             through: Arc::default(),
@@ -82,7 +81,7 @@ impl Database {
 
     /// Returns separate connections to the same server: at most `most`, and at most as many as this one has. They
     /// belong to the runtime in which this is called, so that what blocks another runtime does not delay them.
-    pub(crate) fn apart(&self, most: u32) -> Self {
+    pub fn apart(&self, most: u32) -> Self {
         let most = most.min(self.max_connections()).max(1);
         let through = self.through.get().map(|pool| alike(pool, most));
         Self {
@@ -95,13 +94,13 @@ impl Database {
     }
 
     /// Closes the connections, waiting for those in use until the deadline.
-    pub(crate) async fn close(&self, deadline: Duration) {
+    pub async fn close(&self, deadline: Duration) {
         let close = async { tokio::join!(self.working().close(), self.pool.close()) };
         let _ = tokio::time::timeout(deadline, close).await;
     }
 
     /// Returns the application's pool.
-    pub(crate) fn pool(&self) -> &PgPool {
+    pub fn pool(&self) -> &PgPool {
         &self.pool
     }
 
@@ -110,35 +109,38 @@ impl Database {
         self.through.get().unwrap_or(&self.pool)
     }
 
-    pub(crate) fn options(&self) -> PgConnectOptions {
+    /// Returns the options of the connections that the library uses.
+    pub fn options(&self) -> PgConnectOptions {
         self.follow();
         (*self.working().connect_options()).clone()
     }
 
-    pub(crate) fn max_connections(&self) -> u32 {
+    /// Returns how many connections the library may use at once.
+    pub fn max_connections(&self) -> u32 {
         self.working().options().get_max_connections()
     }
 
     /// Returns whether at least half of the pool's connections are free.
-    pub(crate) fn has_plenty(&self) -> bool {
+    pub fn has_plenty(&self) -> bool {
         let pool = self.working();
         let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
         let taken = pool.size().saturating_sub(idle);
         taken <= self.max_connections() / 2
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
+    /// Returns whether the pool was closed.
+    pub fn is_closed(&self) -> bool {
         self.working().is_closed()
     }
 
     /// Returns whether sessions last only for a transaction, so that LISTEN is not available.
-    pub(crate) fn is_through_pooler(&self) -> bool {
+    pub fn is_through_pooler(&self) -> bool {
         self.through.get().is_some()
     }
 
     /// Detects a pooler: two connections that share one session, or one connection that gets several sessions in
     /// turn, as with other clients.
-    pub(crate) async fn look_for_pooler(&self) -> Result<(), sqlx::Error> {
+    pub async fn look_for_pooler(&self) -> Result<(), sqlx::Error> {
         let options = fit_for_pooler((*self.pool.connect_options()).clone());
         let mut first = self.pool.acquire().await?;
         let Ok(mut second) = PgConnection::connect_with(&options).await else {
@@ -169,13 +171,13 @@ impl Database {
     }
 
     /// Returns a connection for several statements.
-    pub(crate) async fn session(&self) -> Result<Session, sqlx::Error> {
+    pub async fn session(&self) -> Result<Session, sqlx::Error> {
         let session = self.connection().await?;
         self.ready(session).await
     }
 
     /// Begins the transaction that every statement needs if it goes through a pooler.
-    pub(crate) async fn ready(&self, mut session: Session) -> Result<Session, sqlx::Error> {
+    pub async fn ready(&self, mut session: Session) -> Result<Session, sqlx::Error> {
         if self.is_through_pooler() {
             session.begin(begin_own()).await?;
         }
@@ -183,14 +185,14 @@ impl Database {
     }
 
     /// Begins a transaction of this mode, such as `read only`.
-    pub(crate) async fn begin_as(&self, mode: &str) -> Result<Session, sqlx::Error> {
+    pub async fn begin_as(&self, mode: &str) -> Result<Session, sqlx::Error> {
         let mut session = self.connection().await?;
         session.begin(self.begin_words(mode)).await?;
         Ok(session)
     }
 
     /// Returns a connection without a transaction.
-    pub(crate) async fn connection(&self) -> Result<Session, sqlx::Error> {
+    pub async fn connection(&self) -> Result<Session, sqlx::Error> {
         self.follow();
         if self.read_only.is_wary() {
             self.writing_connection().await
@@ -218,7 +220,7 @@ impl Database {
         // After the idle ones the pool opens a new one, which shows where the address leads now.
         for _ in 0..=self.working().num_idle() {
             let mut session = self.any_connection().await?;
-            match self.read_only.can_write(&mut session).await {
+            match session.can_write().await {
                 Ok(true) => return Ok(session),
                 Ok(false) => fault = None,
                 // A broken connection tells nothing about the next one.
@@ -235,14 +237,14 @@ impl Database {
         while let Some(connection) = self.working().try_acquire() {
             let mut session = self.session_on(connection);
             // One that does not answer is closed as well, at once, because a caller may wait for its place.
-            if matches!(self.read_only.can_write(&mut session).await, Ok(true)) {
+            if matches!(session.can_write().await, Ok(true)) {
                 good.push(session);
             }
         }
     }
 
     /// Returns what is known of connections that cannot write.
-    pub(crate) fn read_only(&self) -> &Arc<ReadOnly> {
+    pub fn read_only(&self) -> &Arc<ReadOnly> {
         &self.read_only
     }
 
@@ -255,15 +257,11 @@ impl Database {
         }
     }
 
-    pub(crate) fn begin_words(&self, mode: &str) -> String {
+    /// Returns the words that begin a transaction of this mode.
+    pub fn begin_words(&self, mode: &str) -> String {
         let also = if self.is_through_pooler() { AFRESH } else { "" };
         format!("begin {mode}{also}")
     }
-}
-
-/// For the library's own statements through a pooler. A handler's transaction may take longer.
-pub(super) fn begin_own() -> String {
-    format!("begin{AFRESH}{BRIEF}")
 }
 
 /// Returns options that a pooler with the most basic configuration accepts.

@@ -10,7 +10,7 @@ const ONE_POLL: Duration = Duration::from_millis(50);
 
 /// A point in time by the clock that tests move.
 #[derive(Debug)]
-pub(crate) struct Deadline {
+pub struct Deadline {
     shift_ms: watch::Receiver<i64>,
     started: Instant,
     shift_then: i64,
@@ -19,7 +19,8 @@ pub(crate) struct Deadline {
 
 /// How work with a deadline ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Timed<T> {
+pub enum Timed<T> {
+    /// The future was ready before the deadline.
     InTime(T),
     /// It ended after its deadline, because it held its thread until then.
     Late(T),
@@ -29,7 +30,7 @@ pub(crate) enum Timed<T> {
 
 impl Deadline {
     /// Creates a deadline `duration` from now.
-    pub(super) fn new(shift_ms: watch::Receiver<i64>, duration: Duration) -> Self {
+    pub(crate) fn new(shift_ms: watch::Receiver<i64>, duration: Duration) -> Self {
         let shift_then = *shift_ms.borrow();
         Self {
             shift_ms,
@@ -44,7 +45,7 @@ impl Deadline {
     /// Work is late if it ends in a poll that began before the deadline and continued after it. A poll that begins
     /// after the deadline was delayed by other work on this thread: what is ready then may have been ready in time.
     /// Work that ends in the poll in which its time runs out, for example with a timeout of 0, is in time.
-    pub(crate) async fn bound<T>(self, work: impl Future<Output = T>) -> Timed<T> {
+    pub async fn bound<T>(self, work: impl Future<Output = T>) -> Timed<T> {
         let mut work = pin!(work);
         let mut passed = pin!(self.passed());
         poll_fn(|cx| {
@@ -78,7 +79,8 @@ impl Deadline {
         self.started.elapsed() + Duration::from_millis(shift)
     }
 
-    pub(crate) async fn passed(&self) {
+    /// Waits until the deadline has passed.
+    pub async fn passed(&self) {
         let mut shift_ms = self.shift_ms.clone();
         loop {
             let shift = *shift_ms.borrow_and_update();

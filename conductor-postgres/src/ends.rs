@@ -14,7 +14,7 @@ const REMEMBERED: usize = 1024;
 ///
 /// A notification is only a hint to query the database.
 #[derive(Debug, Default)]
-pub(crate) struct Ends {
+pub struct Ends {
     waiting: Mutex<HashMap<Uuid, Waiting>>,
     here: Mutex<Here>,
     /// How many listeners currently receive ends from the database.
@@ -39,7 +39,7 @@ struct Here {
 
 /// Receives notifications of one execution's end while it is held.
 #[derive(Debug)]
-pub(crate) struct EndInterest {
+pub struct EndInterest {
     id: Uuid,
     notify: Arc<Notify>,
     ends: Arc<Ends>,
@@ -47,18 +47,18 @@ pub(crate) struct EndInterest {
 
 /// Held while a listener receives ends.
 #[derive(Debug)]
-pub(super) struct Listening(Arc<Ends>);
+pub(crate) struct Listening(Arc<Ends>);
 
 /// Held while an orchestrator serves these tasks.
 #[derive(Debug)]
-pub(crate) struct Serving {
+pub struct Serving {
     tasks: Vec<&'static str>,
     ends: Arc<Ends>,
 }
 
 impl Ends {
     /// Returns an interest that is notified when this execution may have ended.
-    pub(crate) fn of(self: &Arc<Self>, id: Uuid) -> EndInterest {
+    pub fn of(self: &Arc<Self>, id: Uuid) -> EndInterest {
         let mut waiting = lock(&self.waiting);
         let those = waiting.entry(id).or_default();
         those.count += 1;
@@ -69,20 +69,20 @@ impl Ends {
         }
     }
 
-    pub(super) fn tell(&self, id: Uuid) {
+    pub(crate) fn tell(&self, id: Uuid) {
         if let Some(those) = lock(&self.waiting).get(&id) {
             those.notify.notify_waiters();
         }
     }
 
-    pub(super) fn tell_all(&self) {
+    pub(crate) fn tell_all(&self) {
         for those in lock(&self.waiting).values() {
             those.notify.notify_waiters();
         }
     }
 
     /// Notifies callers of ends that this process has written.
-    pub(crate) fn written(&self, ids: impl Iterator<Item = Uuid> + Clone) {
+    pub fn written(&self, ids: impl Iterator<Item = Uuid> + Clone) {
         let mut here = lock(&self.here);
         here.ended.extend(ids.clone());
         let surplus = here.ended.len().saturating_sub(REMEMBERED);
@@ -97,16 +97,17 @@ impl Ends {
     }
 
     /// Returns whether a worker of this process serves the task.
-    pub(crate) fn is_served(&self, task: &str) -> bool {
+    pub fn is_served(&self, task: &str) -> bool {
         lock(&self.here).tasks.contains(&task)
     }
 
     /// Returns whether this process has just written the execution's end.
-    pub(crate) fn has_just_ended(&self, id: Uuid) -> bool {
+    pub fn has_just_ended(&self, id: Uuid) -> bool {
         lock(&self.here).ended.contains(&id)
     }
 
-    pub(crate) fn serving(self: &Arc<Self>, tasks: Vec<&'static str>) -> Serving {
+    /// Notes that this process runs these tasks, until the result is dropped.
+    pub fn serving(self: &Arc<Self>, tasks: Vec<&'static str>) -> Serving {
         lock(&self.here).tasks.extend(&tasks);
         Serving {
             tasks,
@@ -115,11 +116,11 @@ impl Ends {
     }
 
     /// Returns whether a listener receives ends from the database.
-    pub(super) fn is_told(&self) -> bool {
+    pub(crate) fn is_told(&self) -> bool {
         self.listeners.load(Ordering::Relaxed) > 0
     }
 
-    pub(super) fn listening(self: &Arc<Self>) -> Listening {
+    pub(crate) fn listening(self: &Arc<Self>) -> Listening {
         self.listeners.fetch_add(1, Ordering::Relaxed);
         Listening(Arc::clone(self))
     }
@@ -128,7 +129,7 @@ impl Ends {
 impl EndInterest {
     /// Waits for the next notification after this call. Must be called before the query, whose result may be outdated
     /// when it is read.
-    pub(crate) fn notified(&self) -> Notified<'_> {
+    pub fn notified(&self) -> Notified<'_> {
         self.notify.notified()
     }
 }

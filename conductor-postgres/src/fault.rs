@@ -1,9 +1,10 @@
-use super::has_code;
-use crate::sqlstate::{LEASE_LOST, LOCK_NOT_AVAILABLE};
+//! What the driver's errors mean, and errors of our own in its type.
+
+use crate::sqlstate::{LEASE_LOST, LOCK_NOT_AVAILABLE, READ_ONLY_SQL_TRANSACTION};
 
 /// How to react to an error of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// The connection or the server failed, or the statement lost a race: retry.
     Passing,
     /// This process's lease is over (raised by `conductor.claim`).
@@ -12,7 +13,8 @@ pub(crate) enum Fault {
     Refused,
 }
 
-pub(crate) fn fault(error: &sqlx::Error) -> Fault {
+/// Returns how to react to this error.
+pub fn fault(error: &sqlx::Error) -> Fault {
     let sqlx::Error::Database(db) = error else {
         return match error {
             sqlx::Error::Encode(_)
@@ -41,7 +43,7 @@ pub(crate) fn fault(error: &sqlx::Error) -> Fault {
 /// Returns whether the error concerns the request or the role, and is unlikely to pass within
 /// seconds: a missing grant, a function that is being replaced. A worker waits until it is
 /// repaired; a client's call fails.
-pub(crate) fn is_lasting(error: &sqlx::Error) -> bool {
+pub fn is_lasting(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|db| db.code());
     let code = code.unwrap_or_default();
     ["0A", "28", "3D", "3F", "42"]
@@ -50,6 +52,29 @@ pub(crate) fn is_lasting(error: &sqlx::Error) -> bool {
 }
 
 /// Returns whether another transaction had locked what the statement needed.
-pub(crate) fn is_locked(error: &sqlx::Error) -> bool {
+pub fn is_locked(error: &sqlx::Error) -> bool {
     has_code(error, LOCK_NOT_AVAILABLE)
+}
+
+/// Returns whether Postgres reported this SQLSTATE.
+pub fn has_code(error: &sqlx::Error, code: &str) -> bool {
+    matches!(error, sqlx::Error::Database(db) if db.code().as_deref() == Some(code))
+}
+
+/// Returns whether the session refuses writes.
+pub(crate) fn is_read_only(error: &sqlx::Error) -> bool {
+    has_code(error, READ_ONLY_SQL_TRANSACTION)
+}
+
+/// Returns the error for a caller if no available session can write.
+pub(crate) fn refusal() -> sqlx::Error {
+    sqlx::Error::Protocol(
+        "the server takes no writes: it is a standby, or its default_transaction_read_only is on"
+            .to_owned(),
+    )
+}
+
+/// Returns the error of a statement that was not answered.
+pub(crate) fn silence() -> sqlx::Error {
+    sqlx::Error::Protocol("no answer in time".to_owned())
 }

@@ -1,14 +1,17 @@
-//! Access to Postgres: addresses, connections, schema, notifications.
+//! Access of `conductor` to Postgres: addresses, connections, schema, notifications. Depend on
+//! `conductor`, not on this crate.
 
 mod address;
 mod alone;
 mod applied;
 mod barrier;
 mod batcher;
+mod begin;
 mod clock;
 mod database;
 mod deadline;
 mod ends;
+mod error;
 mod fault;
 mod migrate;
 mod migrations;
@@ -17,28 +20,32 @@ mod outage;
 mod patience;
 mod read_only;
 mod session;
+mod timings;
+pub mod sqlstate;
 
-pub(crate) use address::{Address, connect, direct_way, open, pool_options};
-pub(crate) use alone::Alone;
-pub(crate) use applied::{Standing, applied, too_new};
-pub(crate) use barrier::Barrier;
-pub(crate) use batcher::{Batcher, message_length, take_message};
-pub(crate) use clock::Clock;
-pub(crate) use database::Database;
-pub(crate) use deadline::{Deadline, Timed};
-pub(crate) use ends::{Ends, Serving};
-pub(crate) use fault::{Fault, fault, is_lasting, is_locked};
+pub use address::{Address, connect, direct_way, open, pool_options};
+pub use alone::Alone;
+pub use applied::{Standing, applied, too_new};
+pub use barrier::Barrier;
+pub use batcher::{Batcher, message_length, take_message};
+pub use clock::Clock;
+pub use database::Database;
+pub use deadline::{Deadline, Timed};
+pub use ends::{Ends, Serving};
+pub use error::{Error, Result};
+pub use fault::{Fault, fault, has_code, is_lasting, is_locked};
 pub use migrate::MIGRATION_DEADLINE;
-pub(crate) use migrate::{applied_version, create_roles, has_code, migrate};
-pub use migrations::{Migration, latest_version, migrations};
+pub use migrate::{applied_version, create_roles, migrate};
 #[cfg(feature = "testing")]
-pub(crate) use migrations::{functions, pretended};
-pub(crate) use notifier::Notifier;
-pub(crate) use outage::Outage;
-pub(crate) use patience::{ANSWER, OUTAGE, Patience, living};
-pub(crate) use read_only::ReadOnly;
-pub(crate) use session::{Session, no_answer};
+pub use migrations::pretended;
+pub use migrations::{Migration, functions, latest_version, migrations};
+pub use notifier::Notifier;
+pub use outage::Outage;
+pub use patience::{Patience, living};
+pub use read_only::ReadOnly;
+pub use session::{Session, no_answer};
+pub use timings::{ANSWER, OUTAGE};
 
 /// The most crashes of its process that an execution may see; then it is taken to be the cause, and
 /// fails.
-pub(crate) const MAX_CRASHES: i32 = 5;
+pub const MAX_CRASHES: i32 = 5;

@@ -3,6 +3,7 @@ use std::time::{Duration, Instant};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::applied::{Missing, Standing, applied};
+use super::fault::has_code;
 use super::migrations::{Migration, latest_version};
 use super::{Database, Session};
 use crate::error::{Error, Result};
@@ -21,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Returns the database's schema version; 0 if it has none.
-pub(crate) async fn applied_version(database: &Database) -> Result<i32> {
+pub async fn applied_version(database: &Database) -> Result<i32> {
     let mut session = database.session().await?;
     let seen = applied(&mut session).await;
     Ok(session.settle(seen).await?.version())
@@ -39,11 +40,7 @@ pub(crate) async fn applied_version(database: &Database) -> Result<i32> {
 /// A schema that is newer than this binary is accepted if everything newer is compatible. If
 /// something is not, or if the text of a migration has changed since it was applied, returns an error
 /// and changes nothing.
-pub(crate) async fn migrate(
-    database: &Database,
-    deadline: Duration,
-    begin_anew: &str,
-) -> Result<()> {
+pub async fn migrate(database: &Database, deadline: Duration, begin_anew: &str) -> Result<()> {
     let began = Instant::now();
     let mut session = database.session().await?;
     let fits = require_encoding(&mut session).await;
@@ -313,7 +310,8 @@ async fn run(connection: &mut PgConnection, sql: &'static str) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn create_roles(database: &Database) -> Result<()> {
+/// Creates the roles of the schema, `conductor_client` and `conductor_worker`.
+pub async fn create_roles(database: &Database) -> Result<()> {
     database
         .run(sqlx::query("select conductor.create_roles()"))
         .await
@@ -356,8 +354,4 @@ async fn require_encoding(connection: &mut PgConnection) -> Result<()> {
     Err(Error::Schema(format!(
         "the database {name:?} has the encoding {encoding}, and UTF8 is needed.\n  Make one: `create database {name}_utf8 encoding 'UTF8' template template0` (the server's locale must allow it: else add `lc_collate 'C' lc_ctype 'C'`)"
     )))
-}
-
-pub(crate) fn has_code(error: &sqlx::Error, code: &str) -> bool {
-    matches!(error, sqlx::Error::Database(db) if db.code().as_deref() == Some(code))
 }

@@ -13,7 +13,7 @@ pub fn migrations() -> &'static [Migration] {
 }
 
 /// The functions of this binary.
-pub(crate) fn functions() -> &'static FunctionSet {
+pub fn functions() -> &'static FunctionSet {
     #[cfg(feature = "testing")]
     if let Some(functions) = pretended::FUNCTIONS.get() {
         return functions;
@@ -28,18 +28,18 @@ pub fn latest_version() -> i32 {
 
 /// Makes this process one of another build, for tests of deploys. The first call of each counts.
 #[cfg(feature = "testing")]
-pub(crate) mod pretended {
+pub mod pretended {
     use std::sync::OnceLock;
 
     use conductor_migrations::Function;
 
     use super::{FunctionSet, Migration};
 
-    pub(super) static MIGRATIONS: OnceLock<Vec<Migration>> = OnceLock::new();
-    pub(super) static FUNCTIONS: OnceLock<FunctionSet> = OnceLock::new();
+    pub(crate) static MIGRATIONS: OnceLock<Vec<Migration>> = OnceLock::new();
+    pub(crate) static FUNCTIONS: OnceLock<FunctionSet> = OnceLock::new();
 
     /// A build with one migration more.
-    pub(crate) fn migration(breaking: bool, sql: &'static str) {
+    pub fn migration(breaking: bool, sql: &'static str) {
         MIGRATIONS.get_or_init(|| {
             let mut all = Migration::ALL.to_vec();
             all.push(Migration {
@@ -53,7 +53,7 @@ pub(crate) mod pretended {
     }
 
     /// A build of another version, with these statements behind all functions.
-    pub(crate) fn functions(version: [i32; 3], sql: &'static str) {
+    pub fn functions(version: [i32; 3], sql: &'static str) {
         FUNCTIONS.get_or_init(|| {
             let mut all = FunctionSet::current().functions.to_vec();
             all.push(Function {

@@ -24,7 +24,7 @@ const CANCELS: usize = 1024;
 /// If LISTEN is not available (behind a transaction pooler), there are no notifications and everything polls. After a
 /// lost connection everything is woken, because messages may have been missed.
 #[derive(Debug)]
-pub(crate) struct Notifier {
+pub struct Notifier {
     interests: Arc<Interests>,
     started: OnceCell<tokio::task::AbortHandle>,
 }
@@ -43,12 +43,13 @@ struct Interests {
 }
 
 impl Notifier {
-    pub(crate) fn new() -> Self {
+    /// Creates a notifier that is not connected yet.
+    pub fn new() -> Self {
         Self::with(Arc::default())
     }
 
     /// Returns a notifier for the orchestrator's own work. Both share the notifications of ends.
-    pub(crate) fn apart(&self) -> Self {
+    pub fn apart(&self) -> Self {
         Self::with(Arc::clone(self.ends()))
     }
 
@@ -69,7 +70,7 @@ impl Notifier {
     }
 
     /// Starts to listen, once. Returns when the server listens or has refused.
-    pub(crate) async fn start(&self, database: &Database) {
+    pub async fn start(&self, database: &Database) {
         self.started
             .get_or_init(|| async {
                 let interests = Arc::clone(&self.interests);
@@ -106,34 +107,34 @@ impl Notifier {
     }
 
     /// Returns what is notified when work may be due in this queue.
-    pub(crate) fn queue(&self, id: i32) -> Arc<Notify> {
+    pub fn queue(&self, id: i32) -> Arc<Notify> {
         Arc::clone(lock(&self.interests.queues).entry(id).or_default())
     }
 
     /// Starts to listen, unless another listener of this process receives ends.
-    pub(crate) async fn start_for_ends(&self, database: &Database) {
+    pub async fn start_for_ends(&self, database: &Database) {
         if !self.ends().is_told() {
             self.start(database).await;
         }
     }
 
     /// Returns the notifications of ends.
-    pub(crate) fn ends(&self) -> &Arc<Ends> {
+    pub fn ends(&self) -> &Arc<Ends> {
         &self.interests.ends
     }
 
     /// Returns a receiver for the ids of running executions that are cancelled.
-    pub(crate) fn cancels(&self) -> broadcast::Receiver<Uuid> {
+    pub fn cancels(&self) -> broadcast::Receiver<Uuid> {
         self.interests.cancels.subscribe()
     }
 
     /// Returns a channel that changes when a running execution may have been cancelled.
-    pub(crate) fn cancel_hints(&self) -> watch::Receiver<()> {
+    pub fn cancel_hints(&self) -> watch::Receiver<()> {
         self.interests.cancel_hints.subscribe()
     }
 
     /// Sends cancels that were found in the database; sending one twice is harmless.
-    pub(crate) async fn pass_on_cancels(&self, ids: Vec<Uuid>) {
+    pub async fn pass_on_cancels(&self, ids: Vec<Uuid>) {
         const HALF: usize = CANCELS / 2;
         for portion in ids.chunks(HALF) {
             // Workers receive them on this same thread; what they miss they will request again.
@@ -150,27 +151,27 @@ impl Notifier {
     }
 
     /// Requests all cancels again, because some were missed.
-    pub(crate) fn ask_for_cancels(&self) {
+    pub fn ask_for_cancels(&self) {
         self.interests.cancel_hints.send_replace(());
     }
 
     /// Returns what is notified when a schedule may be due, or may have been changed.
-    pub(crate) fn schedules(&self) -> Arc<Notify> {
+    pub fn schedules(&self) -> Arc<Notify> {
         Arc::clone(&self.interests.schedules)
     }
 
     /// Returns what is notified when events may have to be dispatched.
-    pub(crate) fn events(&self) -> Arc<Notify> {
+    pub fn events(&self) -> Arc<Notify> {
         Arc::clone(&self.interests.events)
     }
 
     /// Returns what is notified when older processes must end for a breaking migration.
-    pub(crate) fn versions(&self) -> Arc<Notify> {
+    pub fn versions(&self) -> Arc<Notify> {
         Arc::clone(&self.interests.versions)
     }
 
     /// Returns how far tests have moved the virtual clock, in milliseconds.
-    pub(crate) fn clock_shift_ms(&self) -> watch::Receiver<i64> {
+    pub fn clock_shift_ms(&self) -> watch::Receiver<i64> {
         self.interests.clock_shift_ms.subscribe()
     }
 }

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::read_only::is_read_only;
+use super::fault::is_read_only;
 use super::{Database, ReadOnly};
 use crate::sqlstate::{ADMIN_SHUTDOWN, CANNOT_CONNECT_NOW, CRASH_SHUTDOWN, TOO_MANY_CONNECTIONS};
 
@@ -16,7 +16,7 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// Whether the database is unavailable, as far as this process has noticed. The log reports it once, and not for each
 /// part of the process and each try.
 #[derive(Debug, Default)]
-pub(crate) struct Outage {
+pub struct Outage {
     away: AtomicBool,
     state: Mutex<State>,
     read_only: Arc<ReadOnly>,
@@ -32,7 +32,8 @@ struct State {
 }
 
 impl Outage {
-    pub(crate) fn of(database: &Database) -> Self {
+    /// Creates it for this database.
+    pub fn of(database: &Database) -> Self {
         Self {
             read_only: Arc::clone(database.read_only()),
             ..Self::default()
@@ -40,7 +41,7 @@ impl Outage {
     }
 
     /// Returns whether this error of a chore should be logged: the same one is logged once a minute.
-    pub(crate) fn is_news(&self, chore: &'static str, text: &str) -> bool {
+    pub fn is_news(&self, chore: &'static str, text: &str) -> bool {
         let mut chores = self.chores.lock().unwrap_or_else(PoisonError::into_inner);
         let known = chores
             .get(chore)
@@ -52,7 +53,7 @@ impl Outage {
     }
 
     /// Returns true if the error shows that the server is unavailable; it is then already logged.
-    pub(crate) fn met(&self, error: &sqlx::Error) -> bool {
+    pub fn met(&self, error: &sqlx::Error) -> bool {
         if !is_away(error) {
             return false;
         }
@@ -72,7 +73,7 @@ impl Outage {
     }
 
     /// Notes that the database has answered.
-    pub(crate) fn over(&self) {
+    pub fn over(&self) {
         // A server that refuses writes answers as well, and the heartbeat has a connection of its own.
         if self.read_only.is_recent() || !self.away.swap(false, Relaxed) {
             return;

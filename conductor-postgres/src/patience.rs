@@ -3,16 +3,10 @@ use std::time::{Duration, Instant};
 
 use sqlx::Connection;
 
-use super::read_only::is_read_only;
-use super::session::silence;
+use super::fault::{is_read_only, silence};
+use super::timings::ANSWER;
 use super::{Alone, Database, Fault, Session, fault, is_lasting};
 use crate::error::Error;
-
-/// How long one statement may take. A network that drops packets may stay silent for a quarter of an hour, while a
-/// new connection might work.
-pub(crate) const ANSWER: Duration = Duration::from_secs(30);
-/// How long a client's call is retried before it returns an error.
-pub(crate) const OUTAGE: Duration = Duration::from_secs(30);
 
 /// The pauses between tries.
 const PAUSES: [Duration; 4] = [
@@ -30,7 +24,7 @@ const PROMPT: Duration = Duration::from_secs(1);
 
 /// Retries at growing intervals, for a limited time.
 #[derive(Debug)]
-pub(crate) struct Patience {
+pub struct Patience {
     began: Instant,
     most: Duration,
     tries: usize,
@@ -40,11 +34,12 @@ pub(crate) struct Patience {
 
 impl Patience {
     /// Retries for at most `most`; [`Duration::MAX`] for a worker, which retries until it loses its lease.
-    pub(crate) fn new(most: Duration) -> Self {
+    pub fn new(most: Duration) -> Self {
         Self::since(Instant::now(), most)
     }
 
-    pub(crate) fn since(began: Instant, most: Duration) -> Self {
+    /// Retries until `most` after `began`.
+    pub fn since(began: Instant, most: Duration) -> Self {
         let tries = 0;
         Self {
             began,
@@ -55,7 +50,7 @@ impl Patience {
     }
 
     /// Returns false if the error cannot be retried; otherwise returns true when it is time to retry.
-    pub(crate) async fn again(&mut self, error: &sqlx::Error) -> bool {
+    pub async fn again(&mut self, error: &sqlx::Error) -> bool {
         let bounded = self.most < Duration::MAX;
         if fault(error) != Fault::Passing
             || matches!(error, sqlx::Error::PoolClosed)
@@ -71,13 +66,13 @@ impl Patience {
     }
 
     /// Returns a session; after a fault, one that has been tested.
-    pub(crate) async fn session(&self, database: &Database) -> Result<Session, sqlx::Error> {
+    pub async fn session(&self, database: &Database) -> Result<Session, sqlx::Error> {
         let session = self.connection(database).await?;
         database.ready(session).await
     }
 
     /// Returns the same, without a transaction.
-    pub(crate) async fn connection(&self, database: &Database) -> Result<Session, sqlx::Error> {
+    pub async fn connection(&self, database: &Database) -> Result<Session, sqlx::Error> {
         if self.read_only {
             database.read_only().seen();
         }
@@ -89,7 +84,7 @@ impl Patience {
     }
 
     /// Runs one try of a statement, and returns the first row, if there is any.
-    pub(crate) async fn ask<S: Alone>(
+    pub async fn ask<S: Alone>(
         &self,
         database: &Database,
         statement: S,
@@ -100,7 +95,7 @@ impl Patience {
     }
 
     /// Returns how long this try may take.
-    pub(crate) fn answer(&self) -> Duration {
+    pub fn answer(&self) -> Duration {
         if self.tries == 0 {
             FIRST_ANSWER
         } else {
@@ -109,7 +104,7 @@ impl Patience {
     }
 
     /// Returns the error for the caller if there is no further try.
-    pub(crate) fn over(&self, error: sqlx::Error) -> Error {
+    pub fn over(&self, error: sqlx::Error) -> Error {
         match fault(&error) {
             Fault::Passing if !is_lasting(&error) && !matches!(error, sqlx::Error::PoolClosed) => {
                 Error::Unavailable {
@@ -118,14 +113,14 @@ impl Patience {
                     source: Arc::new(error),
                 }
             }
-            _ => error.into(),
+            _ => Error::Database(error),
         }
     }
 }
 
 /// Returns a connection that has been tested, without a transaction: after a restart of the server, those in the pool
 /// may be broken.
-pub(crate) async fn living(database: &Database) -> Result<Session, sqlx::Error> {
+pub async fn living(database: &Database) -> Result<Session, sqlx::Error> {
     loop {
         let mut session = database.connection().await?;
         match tokio::time::timeout(PING, session.ping()).await {

@@ -2,14 +2,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Session;
-use super::session::silence;
-use crate::sqlstate::READ_ONLY_SQL_TRANSACTION;
+use super::fault::is_read_only;
 
 /// For how long after the last refused write each session is tested before it is used.
 const WARY: Duration = Duration::from_secs(30);
-/// How long a session may take to answer the test.
-const ASKED: Duration = Duration::from_secs(1);
 /// A success this soon after a refused write came from another connection.
 const RECENT: Duration = Duration::from_secs(5);
 /// The pause between two tests of all idle sessions.
@@ -21,7 +17,7 @@ const BETWEEN_PURGES: Duration = Duration::from_secs(1);
 /// stay in the pool after it leads to the primary again. Therefore each session is tested before it is used, for a
 /// while after the last refused write, and those that cannot write are closed.
 #[derive(Debug, Default)]
-pub(crate) struct ReadOnly {
+pub struct ReadOnly {
     wary: AtomicBool,
     state: Mutex<State>,
 }
@@ -37,23 +33,28 @@ struct State {
 
 /// When the idle sessions of one pool were last tested. The signs for it come from any pool.
 #[derive(Debug, Default)]
-pub(super) struct Purged(Mutex<Option<Instant>>);
+pub(crate) struct Purged(Mutex<Option<Instant>>);
 
 impl ReadOnly {
     /// Notes the error if it comes from a session that cannot write.
-    pub(crate) fn heed(&self, error: &sqlx::Error) {
+    pub fn heed(&self, error: &sqlx::Error) {
         if is_read_only(error) {
             self.seen();
         }
     }
 
-    pub(super) fn seen(&self) {
+    pub(crate) fn seen(&self) {
         self.state().seen = Some(Instant::now());
         self.wary.store(true, Relaxed);
     }
 
+    /// Notes that a tested session cannot write.
+    pub(crate) fn tested(&self) {
+        self.state().refused = Some(Instant::now());
+    }
+
     /// Returns whether sessions must be tested before they are used.
-    pub(super) fn is_wary(&self) -> bool {
+    pub(crate) fn is_wary(&self) -> bool {
         if !self.wary.load(Relaxed) {
             return false;
         }
@@ -65,7 +66,7 @@ impl ReadOnly {
     }
 
     /// Returns whether a session that cannot write was met a moment ago.
-    pub(super) fn is_recent(&self) -> bool {
+    pub(crate) fn is_recent(&self) -> bool {
         let recent = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < RECENT);
         self.wary.load(Relaxed) && {
             let state = self.state();
@@ -74,7 +75,7 @@ impl ReadOnly {
     }
 
     /// Returns whether it is time to test all idle sessions of a pool; true for only one of the callers.
-    pub(super) fn purges(&self, purged: &Purged) -> bool {
+    pub(crate) fn purges(&self, purged: &Purged) -> bool {
         let seen = self.state().seen;
         let mut purged = purged.0.lock().unwrap_or_else(PoisonError::into_inner);
         let due = match (seen, *purged) {
@@ -87,43 +88,9 @@ impl ReadOnly {
         due
     }
 
-    /// Returns whether this session can write. Closes it if it cannot or does not answer.
-    pub(super) async fn can_write(&self, session: &mut Session) -> Result<bool, sqlx::Error> {
-        use sqlx::Row;
-        let asked = sqlx::raw_sql(
-            "select not pg_is_in_recovery() and current_setting('transaction_read_only') = 'off'",
-        )
-        .fetch_one(&mut **session);
-        let said = match tokio::time::timeout(ASKED, asked).await {
-            Ok(Ok(row)) => row.try_get(0),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(silence()),
-        };
-        match said {
-            Ok(true) => return Ok(true),
-            Ok(false) => self.state().refused = Some(Instant::now()),
-            Err(_) => {}
-        }
-        session.close_on_drop();
-        said
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Returns the error for a caller if no available session can write.
-pub(super) fn refusal() -> sqlx::Error {
-    sqlx::Error::Protocol(
-        "the server takes no writes: it is a standby, or its default_transaction_read_only is on"
-            .to_owned(),
-    )
-}
-
-pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|db| db.code());
-    code.is_some_and(|code| code == READ_ONLY_SQL_TRANSACTION)
 }
 
 #[cfg(test)]

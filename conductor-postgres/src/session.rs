@@ -7,13 +7,15 @@ use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{AssertSqlSafe, Connection, Transaction};
 
 use super::ReadOnly;
-use super::database::begin_own;
-use super::patience::ANSWER;
-use super::read_only::is_read_only;
+use super::begin::begin_own;
+use super::fault::{is_read_only, silence};
+use super::timings::ANSWER;
 
 /// How long a connection may take to begin a transaction, and to return to the pool.
 const BEGIN: Duration = Duration::from_secs(10);
 const GIVE_BACK: Duration = Duration::from_secs(5);
+/// How long a session may take to answer whether it can write.
+const ASKED: Duration = Duration::from_secs(1);
 /// How long a connection may be reused without returning to the pool.
 const KEEP: Duration = Duration::from_secs(60);
 
@@ -23,7 +25,7 @@ const KEEP: Duration = Duration::from_secs(60);
 /// The pool itself would wait forever for a returned connection that does not answer, and have one fewer for others;
 /// this type closes such a connection.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub struct Session {
     connection: PoolConnection<Postgres>,
     /// Whether it goes through a pooler, so that everything is in a transaction.
     through: bool,
@@ -35,7 +37,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(
+    pub(crate) fn new(
         connection: PoolConnection<Postgres>,
         through: bool,
         read_only: Arc<ReadOnly>,
@@ -50,7 +52,8 @@ impl Session {
         }
     }
 
-    pub(crate) async fn begin(&mut self, words: String) -> Result<(), sqlx::Error> {
+    /// Begins a transaction with these words.
+    pub async fn begin(&mut self, words: String) -> Result<(), sqlx::Error> {
         self.open = true;
         let begun = sqlx::raw_sql(AssertSqlSafe(words)).execute(&mut *self.connection);
         match tokio::time::timeout(BEGIN, begun).await {
@@ -60,7 +63,7 @@ impl Session {
     }
 
     /// Begins a transaction for code that may nest others, as savepoints.
-    pub(crate) async fn transaction(
+    pub async fn transaction(
         &mut self,
         words: String,
     ) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
@@ -76,7 +79,7 @@ impl Session {
     }
 
     /// Commits, if there is a transaction.
-    pub(crate) async fn end(&mut self) -> Result<(), sqlx::Error> {
+    pub async fn end(&mut self) -> Result<(), sqlx::Error> {
         if self.open {
             let commit = sqlx::raw_sql("commit").execute(&mut *self.connection);
             match tokio::time::timeout(ANSWER, commit).await {
@@ -89,10 +92,7 @@ impl Session {
     }
 
     /// Commits if `done` is `Ok`, and rolls back otherwise, if there is a transaction.
-    pub(crate) async fn settle<T, E: From<sqlx::Error>>(
-        mut self,
-        done: Result<T, E>,
-    ) -> Result<T, E> {
+    pub async fn settle<T, E: From<sqlx::Error>>(mut self, done: Result<T, E>) -> Result<T, E> {
         if done.is_ok() {
             self.end().await?;
         } else if self.open {
@@ -106,7 +106,7 @@ impl Session {
     }
 
     /// Commits what was done so far, if there is a transaction, and begins another one.
-    pub(crate) async fn separate(&mut self) -> Result<(), sqlx::Error> {
+    pub async fn separate(&mut self) -> Result<(), sqlx::Error> {
         if self.through {
             sqlx::raw_sql(AssertSqlSafe(format!("commit; {}", begin_own())))
                 .execute(&mut *self.connection)
@@ -116,17 +116,17 @@ impl Session {
     }
 
     /// Returns whether it may be kept: the pool must get each connection from time to time, to renew it.
-    pub(crate) fn is_young(&self) -> bool {
+    pub fn is_young(&self) -> bool {
         self.taken.elapsed() < KEEP
     }
 
     /// Returns whether nothing is in progress on it.
-    pub(crate) fn is_at_rest(&self) -> bool {
+    pub fn is_at_rest(&self) -> bool {
         !self.open && !self.given_up
     }
 
     /// Notes a statement's error: a session that refuses writes is closed, so that it is not used again.
-    pub(super) fn heed<T>(&mut self, answer: &Result<T, sqlx::Error>) {
+    pub(crate) fn heed<T>(&mut self, answer: &Result<T, sqlx::Error>) {
         if let Err(error) = answer
             && is_read_only(error)
         {
@@ -135,13 +135,34 @@ impl Session {
         }
     }
 
+    /// Returns whether it can write. Closes it if it cannot or does not answer.
+    pub(crate) async fn can_write(&mut self) -> Result<bool, sqlx::Error> {
+        use sqlx::Row;
+        let asked = sqlx::raw_sql(
+            "select not pg_is_in_recovery() and current_setting('transaction_read_only') = 'off'",
+        )
+        .fetch_one(&mut *self.connection);
+        let said = match tokio::time::timeout(ASKED, asked).await {
+            Ok(Ok(row)) => row.try_get(0),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(silence()),
+        };
+        match said {
+            Ok(true) => return Ok(true),
+            Ok(false) => self.read_only.tested(),
+            Err(_) => {}
+        }
+        self.close_on_drop();
+        said
+    }
+
     /// Closes the connection on drop. For one whose statement may still be running.
-    pub(crate) fn close_on_drop(&mut self) {
+    pub fn close_on_drop(&mut self) {
         self.given_up = true;
         self.connection.close_on_drop();
     }
 
-    pub(super) fn flight(&mut self) -> Flight<'_> {
+    pub(crate) fn flight(&mut self) -> Flight<'_> {
         Flight {
             session: self,
             landed: false,
@@ -181,9 +202,9 @@ impl DerefMut for Session {
 }
 
 /// A statement in progress. If it is dropped early, its connection is closed, so that nothing waits for its end.
-pub(super) struct Flight<'s> {
+pub(crate) struct Flight<'s> {
     session: &'s mut Session,
-    pub(super) landed: bool,
+    pub(crate) landed: bool,
 }
 
 impl Drop for Flight<'_> {
@@ -209,11 +230,7 @@ impl DerefMut for Flight<'_> {
 }
 
 /// Returns the error of a statement that took too long, and closes its connection, because it may still be running.
-pub(crate) fn no_answer(session: &mut Session) -> sqlx::Error {
+pub fn no_answer(session: &mut Session) -> sqlx::Error {
     session.close_on_drop();
     silence()
-}
-
-pub(super) fn silence() -> sqlx::Error {
-    sqlx::Error::Protocol("no answer in time".to_owned())
 }

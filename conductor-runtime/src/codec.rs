@@ -83,7 +83,7 @@ pub(crate) fn unknown_name<T: DeserializeOwned + JsonSchema>(json: &str) -> Opti
     if schema.get("additionalProperties") != Some(&Value::Bool(false)) {
         return None;
     }
-    let hint = match crate::registry::nearest(name, known.iter().copied()) {
+    let hint = match conductor_core::nearest(name, known.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
         None if known.is_empty() => "the task takes none".to_owned(),
         None => format!("the fields are {}", known.join(", ")),

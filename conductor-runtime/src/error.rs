@@ -6,12 +6,11 @@ mod retryable;
 use std::sync::Arc;
 use std::time::Duration;
 
+use conductor_core::one_line;
+use conductor_postgres::sqlstate;
 use uuid::Uuid;
 
 use crate::registry::Registry;
-use crate::sqlstate;
-
-pub(crate) use help::one_line;
 
 /// A result with the library's error type.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -243,6 +242,41 @@ fn reason_suffix(reason: &Option<String>) -> String {
         .as_deref()
         .map(|r| format!(": {r}"))
         .unwrap_or_default()
+}
+
+#[cfg(feature = "embedded")]
+impl From<conductor_embedded::EmbeddedError> for Error {
+    fn from(error: conductor_embedded::EmbeddedError) -> Self {
+        Error::Embedded(Box::new(error))
+    }
+}
+
+impl From<conductor_postgres::Error> for Error {
+    fn from(error: conductor_postgres::Error) -> Self {
+        use conductor_postgres::Error as E;
+        match error {
+            E::Database(error) => error.into(),
+            E::Unavailable {
+                waited,
+                reason,
+                source,
+            } => Error::Unavailable {
+                waited,
+                reason,
+                source,
+            },
+            E::Connect {
+                url,
+                reason,
+                source,
+            } => Error::Connect {
+                url,
+                reason,
+                source,
+            },
+            E::Schema(text) => Error::Schema(text),
+        }
+    }
 }
 
 impl From<sqlx::Error> for Error {

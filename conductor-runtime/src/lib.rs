@@ -18,15 +18,14 @@ pub mod codec;
 mod storable;
 mod path;
 pub mod error;
-pub mod sqlstate;
 pub mod failure;
 pub mod verdict;
 mod panics;
 mod unreadable;
-pub mod db;
 #[cfg(feature = "embedded")]
-pub mod embedded;
+pub use conductor_embedded as embedded;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use conductor_postgres::sqlstate;
 pub use inventory;

@@ -3,6 +3,7 @@ use std::str::FromStr;
 
 use chrono::{DateTime, Datelike, NaiveDate, Utc};
 use chrono_tz::Tz;
+use conductor_core::{Likeness, nearest_of};
 use cron::{Schedule, TimeUnitSpec};
 
 use crate::field::FIELDS;
@@ -176,13 +177,9 @@ fn nickname(text: &str) -> Result<&'static str, String> {
             "`{text}` is not known here: write `*/5 * * * *` for every 5 minutes, `*/30 * * * * *` for every 30 seconds"
         ));
     }
-    let nearest = NICKNAMES
-        .iter()
-        .map(|(name, _)| (strsim::jaro_winkler(&name[1..], &lower[1..]), name))
-        .filter(|(likeness, _)| *likeness > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    Err(match nearest {
-        Some((_, name)) => format!("`{text}` is not known: did you mean `{name}`?"),
+    let known = NICKNAMES.iter().map(|(name, _)| (&name[1..], name));
+    Err(match nearest_of(Likeness::Close, &lower[1..], known) {
+        Some(name) => format!("`{text}` is not known: did you mean `{name}`?"),
         None => {
             let names: Vec<String> = (NICKNAMES.iter()).map(|(n, _)| format!("`{n}`")).collect();
             format!("`{text}` is not known: write one of {}", names.join(", "))

@@ -1,6 +1,7 @@
 //! Sets of weekdays, written by name.
 
 use chrono::Weekday;
+use conductor_core::{Likeness, nearest_of};
 
 const ORDER: [(Weekday, &str, &[&str]); 7] = [
     (Weekday::Sun, "Sun", &["sun", "sunday"]),
@@ -84,14 +85,11 @@ fn day(name: &str, whole: &str) -> Result<usize, String> {
             }
         });
     }
-    let nearest = ORDER
+    let known = ORDER
         .iter()
-        .flat_map(|(_, short, names)| names.iter().map(move |name| (*short, *name)))
-        .map(|(short, name)| (strsim::jaro_winkler(name, &lower), short))
-        .filter(|(likeness, _)| *likeness > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    Err(match nearest {
-        Some((_, short)) => format!("`{name}` is no weekday: did you mean `{short}`?"),
+        .flat_map(|(_, short, names)| names.iter().map(move |name| (*name, *short)));
+    Err(match nearest_of(Likeness::Close, &lower, known) {
+        Some(short) => format!("`{name}` is no weekday: did you mean `{short}`?"),
         None => format!("`{name}` is no weekday: write days like `Mon-Fri` or `Sat,Sun`"),
     })
 }

@@ -1,6 +1,7 @@
 //! Time zones by name.
 
 use chrono_tz::{TZ_VARIANTS, Tz};
+use conductor_core::{Likeness, nearest_of};
 
 /// The error for an unknown time zone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,12 +31,8 @@ fn nearest(name: &str) -> Option<Tz> {
     known(&|zone| zone == given)
         .or_else(|| known(&|zone| zone.rsplit('/').next() == Some(given.as_str())))
         .or_else(|| {
-            let likeness = |zone: &Tz| strsim::jaro_winkler(&zone.name().to_lowercase(), &given);
-            let zones = TZ_VARIANTS.iter().map(|zone| (likeness(zone), *zone));
-            let (_, zone) = zones
-                .filter(|(likeness, _)| *likeness > 0.85)
-                .max_by(|a, b| a.0.total_cmp(&b.0))?;
-            Some(zone)
+            let zones = TZ_VARIANTS.iter().map(|zone| (zone.name(), *zone));
+            nearest_of(Likeness::VeryClose, &given, zones)
         })
 }
 

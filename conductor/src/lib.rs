@@ -181,7 +181,7 @@ pub mod orchestrator;
 pub mod error;
 
 #[cfg(feature = "cli")]
-pub mod cli;
+pub use conductor_cli as cli;
 #[cfg(feature = "cli")]
 mod main_macro;
 pub mod prelude;

@@ -5,7 +5,7 @@ use quote::quote;
 use syn::punctuated::Punctuated;
 use syn::{Attribute, Path, Token};
 
-use crate::task::expand::path_literal;
+use crate::task::tokens::path_literal;
 
 /// The derives to add, and the position among the attributes.
 pub(crate) struct Derives {

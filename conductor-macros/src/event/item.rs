@@ -8,7 +8,6 @@ use syn::{Data, DeriveInput, Fields, GenericParam};
 use super::field::Handle;
 use super::serde::Container;
 use crate::errors::Errors;
-use crate::literal;
 
 /// The valid parts of a struct.
 pub(crate) struct Item {
@@ -31,8 +30,10 @@ pub(crate) fn parse(tokens: TokenStream) -> syn::Result<DeriveInput> {
 impl Item {
     pub(crate) fn read(input: &DeriveInput, errors: &mut Errors) -> Self {
         let name = snake_case(&input.ident.unraw().to_string());
-        if let Some(problem) = literal::name_problem(&name) {
-            let message = format!("{problem}: give the event its own with `name = \"…\"`");
+        if let Some(problem) = conductor_core::name_problem(&name) {
+            let message = format!(
+                "this name cannot be used: {problem}; give the event its own with `name = \"…\"`"
+            );
             errors.at(&input.ident, message);
         }
         for param in &input.generics.params {

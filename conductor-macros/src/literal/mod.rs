@@ -9,7 +9,7 @@ mod timing;
 
 pub(crate) use boolean::boolean;
 pub(crate) use duration::{backoff, millis, millis_or_zero, rate};
-pub(crate) use name::{name, problem as name_problem};
+pub(crate) use name::name;
 pub(crate) use number::{integer, share};
 pub(crate) use text::{path, string, type_name};
 pub(crate) use timing::{parsed, zone};

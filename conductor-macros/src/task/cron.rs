@@ -8,7 +8,7 @@ use syn::spanned::Spanned;
 use syn::{Expr, Path};
 
 use super::entry::{Entry, Keys};
-use super::expand::{local, place_at};
+use super::tokens::{local, place_at};
 use crate::errors::Errors;
 use crate::literal;
 

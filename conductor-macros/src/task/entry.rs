@@ -96,12 +96,8 @@ impl Keys {
         if let Some((_, form)) = self.forms.iter().find(|(name, _)| *name == given) {
             return Ok(form);
         }
-        let nearest = known()
-            .map(|name| (strsim::jaro_winkler(name, &given), name))
-            .filter(|(likeness, _)| *likeness > 0.75)
-            .max_by(|a, b| a.0.total_cmp(&b.0));
-        let hint = match nearest {
-            Some((_, name)) => format!("did you mean `{name}`?"),
+        let hint = match conductor_core::nearest(&given, known()) {
+            Some(name) => format!("did you mean `{name}`?"),
             None => {
                 let names: Vec<String> = known().map(|name| format!("`{name}`")).collect();
                 format!("{} knows {}", self.owner, names.join(", "))

@@ -7,9 +7,9 @@ use syn::spanned::Spanned;
 use syn::{Expr, Path, Token, Type};
 
 use super::entry::{Entry, Keys};
-use super::expand::place_at;
 use super::filter;
 use super::ownership::show;
+use super::tokens::place_at;
 use crate::errors::Errors;
 use crate::literal;
 

@@ -1,8 +1,8 @@
 //! The generated items: the task's type, its impls and its registration.
 
-use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
-use quote::{ToTokens, format_ident, quote, quote_spanned};
-use syn::{LitStr, Path, Type, Visibility};
+use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::{Path, Type, Visibility};
 
 use super::argument::{Argument, Field};
 use super::attr::Attr;
@@ -10,6 +10,7 @@ use super::batch::{Batch, Results};
 use super::function::Function;
 use super::ownership::last_segment;
 use super::signature::Signature;
+use super::tokens::{local, path_literal, place_at};
 
 /// The input for the generated items.
 pub(crate) struct Expansion<'a> {
@@ -404,41 +405,7 @@ fn call_at(function: &Ident, argument: TokenStream, first: Span, last: Span) -> 
     quote!(#function #argument)
 }
 
-/// Returns the tokens with the location of `place` for errors. Name resolution does not change.
-pub(crate) fn place_at(tokens: TokenStream, place: Span) -> TokenStream {
-    let moved = |token: TokenTree| match token {
-        TokenTree::Group(group) => {
-            let inner = place_at(group.stream(), place);
-            let mut group = Group::new(group.delimiter(), inner);
-            group.set_span(place);
-            TokenTree::Group(group)
-        }
-        mut other => {
-            other.set_span(other.span().located_at(place));
-            other
-        }
-    };
-    tokens.into_iter().map(moved).collect()
-}
-
-/// Returns a variable name that does not clash with user code; hygiene does not cover constants.
-pub(crate) fn local(name: &str) -> Ident {
-    format_ident!("__conductor_{name}", span = Span::mixed_site())
-}
-
 /// Returns a doc comment that satisfies `missing_docs` and is not in the stored schema.
 fn stand_in_doc(text: &str) -> TokenStream {
     quote!(#[doc = #text] #[schemars(description = "")])
-}
-
-/// Returns the path of a module of `__private` as a literal, for serde's `crate`.
-pub(crate) fn path_literal(krate: &Path, module: &str) -> LitStr {
-    let mut path = String::new();
-    for (index, segment) in krate.segments.iter().enumerate() {
-        if index > 0 || krate.leading_colon.is_some() {
-            path.push_str("::");
-        }
-        path.push_str(&segment.ident.to_string());
-    }
-    LitStr::new(&format!("{path}::__private::{module}"), Span::call_site())
 }

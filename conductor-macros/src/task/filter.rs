@@ -7,8 +7,8 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{BinOp, Expr, ExprBinary, ExprMethodCall, Ident, Member, Path, Type, UnOp};
 
-use super::expand::local;
-use super::row::Op;
+use super::op::Op;
+use super::tokens::local;
 use crate::errors::Errors;
 use crate::literal::peel;
 

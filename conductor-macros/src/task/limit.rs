@@ -6,7 +6,7 @@ use syn::spanned::Spanned;
 use syn::{Expr, Ident, Member, Path};
 
 use super::entry::{Entry, Keys};
-use super::expand::place_at;
+use super::tokens::place_at;
 use crate::errors::Errors;
 use crate::literal;
 

@@ -12,11 +12,13 @@ mod limit;
 pub(crate) mod row;
 pub(crate) mod ownership;
 mod window;
+mod op;
+pub(crate) mod tokens;
 
 mod argument;
 mod signature;
 
-pub(crate) mod expand;
+mod expand;
 mod fallback;
 
 use proc_macro2::TokenStream;

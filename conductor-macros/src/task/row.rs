@@ -1,14 +1,15 @@
 //! The keys `on_insert`, `on_update` and `on_delete`, which may be given several times.
 
 use proc_macro2::{Span, TokenStream};
-use quote::{ToTokens, format_ident, quote};
+use quote::{ToTokens, quote};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Expr, Ident, LitStr, Path, Type};
 
 use super::entry::{Entry, Keys};
-use super::expand::place_at;
 use super::filter;
+use super::op::Op;
+use super::tokens::place_at;
 use crate::errors::Errors;
 use crate::literal;
 
@@ -21,44 +22,6 @@ const ROW: Keys = Keys {
     ],
     repeatable: &[],
 };
-
-/// The operation on a row.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Op {
-    Insert,
-    Update,
-    Delete,
-}
-
-impl Op {
-    pub(crate) fn read(key: &Ident) -> Self {
-        match key.to_string().as_str() {
-            "on_insert" => Self::Insert,
-            "on_delete" => Self::Delete,
-            _ => Self::Update,
-        }
-    }
-
-    /// Returns the operation for messages, such as `an insert`.
-    pub(crate) fn named(self) -> &'static str {
-        match self {
-            Self::Insert => "an insert",
-            Self::Update => "an update",
-            Self::Delete => "a delete",
-        }
-    }
-
-    fn variant(self) -> Ident {
-        format_ident!(
-            "{}",
-            match self {
-                Self::Insert => "Insert",
-                Self::Update => "Update",
-                Self::Delete => "Delete",
-            }
-        )
-    }
-}
 
 /// A kind of row change that starts the task.
 pub(crate) struct RowTrigger {

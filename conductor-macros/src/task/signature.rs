@@ -11,7 +11,6 @@ use super::batch::{self, Results};
 use super::function::Function;
 use super::ownership::{self, last_segment, peel, show};
 use crate::errors::Errors;
-use crate::literal;
 
 /// The signature of a task. If it has errors, it contains only the valid parts.
 pub(crate) struct Signature {
@@ -48,8 +47,8 @@ impl Signature {
         Self {
             name: attr.name.clone().unwrap_or_else(|| {
                 let name = ident.unraw().to_string();
-                if let Some(problem) = literal::name_problem(&name) {
-                    let message = format!("{problem}: give the task its own with `name = \"…\"`");
+                if let Some(problem) = conductor_core::name_problem(&name) {
+                    let message = format!("this name cannot be used: {problem}; give the task its own with `name = \"…\"`");
                     errors.at(ident, message);
                 }
                 name

@@ -12,16 +12,16 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
+use conductor_postgres::sqlstate::INSUFFICIENT_PRIVILEGE;
+use conductor_postgres::{Standing, applied, has_code, latest_version, migrations};
 use serde::Serialize;
 use sqlx::PgConnection;
 
 pub use finding::{Change, Finding};
 
 use crate::client::Conductor;
-use crate::db::{self, Standing, applied, latest_version, migrations};
 use crate::error::{Error, Result};
 use crate::registry::Registry;
-use crate::sqlstate::INSUFFICIENT_PRIVILEGE;
 
 /// The result of a check.
 #[derive(Debug, Clone, Serialize)]
@@ -197,7 +197,7 @@ async fn report(
 
 fn unreadable(error: Error) -> Error {
     match error {
-        Error::Database(error) if db::has_code(&error, INSUFFICIENT_PRIVILEGE) => {
+        Error::Database(error) if has_code(&error, INSUFFICIENT_PRIVILEGE) => {
             Error::Schema(format!(
                 "the role of DATABASE_URL may not read the schema \"conductor\" ({error}).\n  grant usage on schema conductor to …; grant select on all tables in schema conductor to …"
             ))

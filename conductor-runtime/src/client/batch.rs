@@ -2,6 +2,7 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::Duration;
 
+use conductor_postgres::{Database, OUTAGE, Patience, message_length};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -9,7 +10,6 @@ use super::insert::{Answer, MAX_ROWS, insert, insert_again};
 use super::invocation::{Invocation, NewExecution};
 use super::invoke::checked;
 use super::{Conductor, Invoked, Untyped};
-use crate::db::{Database, OUTAGE, Patience, message_length};
 use crate::error::Result;
 use crate::task::{PointInTime, Task};
 
@@ -128,7 +128,7 @@ impl<'c> InvokeBatch<'c> {
             match write(conductor.database(), &rows, again, &mut patience).await {
                 Ok(answers) => break answers,
                 Err(error) if patience.again(&error).await => again = true,
-                Err(error) => return Err(patience.over(error)),
+                Err(error) => return Err(patience.over(error).into()),
             }
         };
         Ok(in_order_of_items(places, answers).collect())

@@ -1,11 +1,11 @@
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 
+use conductor_postgres::{OUTAGE, Patience};
 use uuid::Uuid;
 
 use super::Conductor;
 use crate::context::Memo;
-use crate::db::{OUTAGE, Patience};
 use crate::error::Result;
 
 /// A builder for a cancel. Does nothing until awaited.
@@ -69,7 +69,7 @@ impl<'c> IntoFuture for Cancel<'c> {
                     // Deadlocks included: parents are locked before their children, but recovery
                     // locks in another order.
                     Err(error) if patience.again(&error).await => {}
-                    Err(error) => return Err(patience.over(error)),
+                    Err(error) => return Err(patience.over(error).into()),
                 }
             }
         })

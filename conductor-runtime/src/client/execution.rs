@@ -3,13 +3,13 @@ use std::marker::PhantomData;
 use std::str::FromStr;
 use std::time::{Duration, UNIX_EPOCH};
 
+use conductor_postgres::{OUTAGE, Patience};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::insert::Answer;
 use super::{Conductor, Invoked, Untyped};
-use crate::db::{OUTAGE, Patience};
 use crate::error::{Error, Result};
 use crate::failure::Failure;
 use crate::task::Task;
@@ -245,7 +245,7 @@ impl Untyped<'_> {
             let seen: Option<Watched> = match self.conductor.watch(id, &patience).await {
                 Ok(seen) => seen,
                 Err(error) if patience.again(&error).await => continue,
-                Err(error) => return Err(patience.over(error)),
+                Err(error) => return Err(patience.over(error).into()),
             };
             let seen = seen.ok_or(Error::NotFound(id))?;
             patience = Patience::new(OUTAGE);

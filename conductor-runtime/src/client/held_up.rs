@@ -3,10 +3,10 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use conductor_postgres::Database;
 use tokio::sync::Semaphore;
 
 use super::insert::{Waiting, take_batch, write};
-use crate::db::Database;
 
 /// The number of connections that may wait for locks at the same time; the others stay free for calls that need not
 /// wait.

@@ -1,6 +1,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use conductor_postgres::{
+    Batcher, Database, Fault, OUTAGE, Patience, fault, is_locked, no_answer, take_message,
+};
 use sqlx::PgConnection;
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -8,9 +11,6 @@ use uuid::Uuid;
 use super::Invoked;
 use super::held_up::HeldUp;
 use super::invocation::NewExecution;
-use crate::db::{
-    Batcher, Database, Fault, OUTAGE, Patience, fault, is_locked, no_answer, take_message,
-};
 use crate::error::{Error, Result};
 
 /// The most executions in one statement.
@@ -130,7 +130,7 @@ pub(super) async fn write(database: &Database, batch: Vec<Waiting>) -> Vec<Waiti
                 let error = first
                     .take()
                     .unwrap_or_else(|| sqlx::Error::Protocol(text.clone()));
-                let _ = caller.send(Err(patience.over(error)));
+                let _ = caller.send(Err(patience.over(error).into()));
             }
         }
         Err(_) => return one_by_one(database, rows, callers).await,
@@ -161,7 +161,7 @@ async fn one_by_one(
                 ));
             }
             Err(error) => {
-                let _ = caller.send(Err(patience.over(error)));
+                let _ = caller.send(Err(patience.over(error).into()));
             }
             Ok(answers) => {
                 let answer = answers.first().copied();

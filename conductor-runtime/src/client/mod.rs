@@ -23,15 +23,17 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use conductor_postgres::{
+    Address, Alone, Database, MIGRATION_DEADLINE, Notifier, OUTAGE, Outage, Patience,
+};
 use sqlx::postgres::PgPool;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
-use crate::db::{self, Address, Alone, Database, Notifier, OUTAGE, Outage, Patience};
 use crate::error::{Error, Result};
 use crate::event::Emitter;
 use crate::registry::{Registry, declaration};
-use crate::task::{Task, TaskDefinition};
+use crate::task::Task;
 
 pub use batch::InvokeBatch;
 pub use cancel::Cancel;
@@ -148,7 +150,7 @@ impl Conductor {
 
     /// Connects to the given address as [`open`](Self::open) does.
     pub async fn open_url(url: &str) -> Result<Self> {
-        let pool = db::open(&Address::parse(url)?).await?;
+        let pool = conductor_postgres::open(&Address::parse(url)?).await?;
         Ok(Self::from_pool(pool))
     }
 
@@ -156,7 +158,7 @@ impl Conductor {
     async fn open_embedded() -> Result<Self> {
         use crate::embedded::{Embedded, Kind};
         let embedded = Embedded::start(Kind::Durable).await?;
-        let pool = db::open(&Address::parse(&embedded.url("postgres"))?).await?;
+        let pool = conductor_postgres::open(&Address::parse(&embedded.url("postgres"))?).await?;
         Ok(Self::with(pool, Some(embedded)))
     }
 
@@ -260,7 +262,7 @@ impl Conductor {
     ///
     /// Does nothing after the first success. See [`migrate_within`](Self::migrate_within).
     pub async fn migrate(&self) -> Result<()> {
-        self.migrate_within(db::MIGRATION_DEADLINE).await
+        self.migrate_within(MIGRATION_DEADLINE).await
     }
 
     /// Applies missing migrations. Does nothing after the first success.
@@ -280,7 +282,8 @@ impl Conductor {
             .ready
             .get_or_try_init(|| async {
                 self.find_way().await?;
-                db::migrate(self.database(), deadline, &self.how_to_begin_anew()).await
+                let begin_anew = self.how_to_begin_anew();
+                Ok(conductor_postgres::migrate(self.database(), deadline, &begin_anew).await?)
             })
             .await
             .copied()
@@ -300,7 +303,7 @@ impl Conductor {
     /// Returns the database's schema version, or 0 if it has none. Changes nothing.
     pub async fn schema_version(&self) -> Result<i32> {
         self.find_way().await?;
-        db::applied_version(self.database()).await
+        Ok(conductor_postgres::applied_version(self.database()).await?)
     }
 
     /// Finds out whether a pooler lies between client and server; an embedded server never has one.
@@ -323,7 +326,7 @@ impl Conductor {
     /// [`Error::Database`] if this client's role does not own the schema or may not create roles.
     pub async fn create_roles(&self) -> Result<()> {
         self.migrate().await?;
-        db::create_roles(self.database()).await
+        Ok(conductor_postgres::create_roles(self.database()).await?)
     }
 
     /// Invokes `T`: creates an execution with this payload.
@@ -491,18 +494,16 @@ impl Conductor {
         &self.shared.emitter
     }
 
-    /// Declares tasks in the database, with the options that they have in this binary. Returns
+    /// Declares the tasks in the database, with the options that they have in this binary. Returns
     /// `(task id, queue id, name)` of each.
-    pub(crate) async fn declare(
-        &self,
-        tasks: impl Iterator<Item = &TaskDefinition>,
-    ) -> Result<Vec<(i32, i32, String)>> {
-        Ok(
-            sqlx::query_as("select id, queue_id, name from conductor.declare_tasks($1, true)")
-                .bind(declaration(tasks))
-                .all(self.database())
-                .await?,
-        )
+    pub(crate) async fn declare(&self) -> Result<Vec<(i32, i32, String)>> {
+        let declare = sqlx::query_as(
+            "select id, queue_id, name from conductor.declare_tasks($1::jsonb, true)",
+        );
+        Ok(declare
+            .bind(self.registry().declaration())
+            .all(self.database())
+            .await?)
     }
 
     /// Declares a task of this binary if the database does not know it, so that it can be invoked
@@ -524,7 +525,7 @@ impl Conductor {
             match patience.ask(self.database(), declare).await {
                 Ok(_) => break,
                 Err(error) if patience.again(&error).await => {}
-                Err(error) => return Err(patience.over(error)),
+                Err(error) => return Err(patience.over(error).into()),
             }
         }
         lock(&self.tasks.declared).insert(task.name);

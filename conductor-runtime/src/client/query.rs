@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use conductor_postgres::Alone;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sqlx::postgres::PgRow;
@@ -8,7 +9,6 @@ use sqlx::{PgExecutor, Row};
 use uuid::Uuid;
 
 use super::{Inspect, Status};
-use crate::db::Alone;
 use crate::error::{Error, Result};
 use crate::task::Trigger;
 

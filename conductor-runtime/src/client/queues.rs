@@ -1,7 +1,7 @@
+use conductor_postgres::Alone;
 use serde::Serialize;
 
 use super::Queues;
-use crate::db::Alone;
 use crate::error::Result;
 
 /// The state and the counts of one queue.

@@ -1,4 +1,5 @@
 use chrono::{DateTime, Utc};
+use conductor_postgres::Alone;
 use conductor_schedule::{Cron, zone};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -7,7 +8,6 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::{Conductor, Schedules};
-use crate::db::Alone;
 use crate::error::{Error, Result};
 use crate::orchestrator::computed;
 use crate::task::CronTick;

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use conductor_postgres::Patience;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -14,7 +15,6 @@ use super::input::Input;
 use super::lazy::Lazy;
 use super::memo::{Awaited, Met, Recorded, Stands, Wait, Wake, Wanted};
 use crate::codec;
-use crate::db::Patience;
 use crate::error::{Error, Result, too_long};
 use crate::event::{Event, Filter, NewEvent, write_events};
 use crate::unreadable::{Unreadable, read};

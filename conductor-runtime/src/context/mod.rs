@@ -20,13 +20,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use conductor_postgres::{Clock, Deadline, Patience};
 use conductor_schedule::Window;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::client::{Cancel, Conductor};
-use crate::db::{Clock, Deadline, Patience};
 use crate::error::{Error, Result};
 use crate::failure::{Failure, MayFail};
 use crate::task::{FromStates, States, Task, Trigger};

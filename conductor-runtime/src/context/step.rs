@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use conductor_postgres::Timed;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -13,7 +14,6 @@ use super::body::{RetryBody, StepBody};
 use super::memo::{Met, Recorded};
 use super::value::StepValue;
 use crate::codec;
-use crate::db::Timed;
 use crate::error::{Error, Result};
 use crate::failure::Failure;
 use crate::task::{HandlerError, RetryPolicy};

@@ -4,6 +4,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use conductor_postgres::sqlstate::{CANCELLED, CLAIM_LOST};
+use conductor_postgres::{Fault, Patience, fault};
 use sqlx::postgres::PgQueryResult;
 use sqlx::{PgConnection, Postgres, Transaction};
 
@@ -12,9 +14,7 @@ use super::input::Input;
 use super::memo::{Met, Stop};
 use super::step::encoded;
 use super::value::StepValue;
-use crate::db::{Fault, Patience, fault};
 use crate::error::Error;
-use crate::sqlstate::{CANCELLED, CLAIM_LOST};
 use crate::task::HandlerError;
 
 const KIND: &str = "transaction";

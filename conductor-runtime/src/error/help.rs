@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use conductor_core::one_line;
+
 use super::Error;
 
 /// The advice of [`Error::Unavailable`].
@@ -67,16 +69,6 @@ impl Error {
 /// Returns the advice of [`Error::Nested`].
 pub(super) fn say_it_elsewhere(within: &str) -> String {
     format!("say it before or after the {within}")
-}
-
-/// Returns a text with a space for each line break and the white space around it.
-pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
-    let text = text.trim();
-    if !text.contains('\n') {
-        return Cow::Borrowed(text);
-    }
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    Cow::Owned(lines.collect::<Vec<_>>().join(" "))
 }
 
 #[cfg(test)]

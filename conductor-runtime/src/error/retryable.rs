@@ -1,7 +1,8 @@
 //! Which errors a later call of the same kind may be without.
 
+use conductor_postgres::{Fault, fault, is_lasting};
+
 use super::Error;
-use crate::db::{Fault, fault, is_lasting};
 
 impl Error {
     /// Returns whether the same call may succeed later without a change to code, data or settings.

@@ -1,12 +1,12 @@
 use std::time::Duration;
 
+use conductor_postgres::Alone;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::NewEvent;
 use crate::client::Untyped;
-use crate::db::Alone;
 use crate::error::{Error, Result};
 
 /// The pause between two queries; it doubles each time, up to `LONGEST_PAUSE`.

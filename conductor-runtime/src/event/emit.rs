@@ -3,6 +3,10 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::time::Instant;
 
+use conductor_core::name_problem;
+use conductor_postgres::{
+    Batcher, Database, Fault, OUTAGE, Patience, fault, no_answer, take_message,
+};
 use sqlx::PgConnection;
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -10,9 +14,8 @@ use uuid::Uuid;
 use super::Event;
 use crate::client::{Conductor, Untyped};
 use crate::codec;
-use crate::db::{Batcher, Database, Fault, OUTAGE, Patience, fault, no_answer, take_message};
 use crate::error::{Error, Result};
-use crate::registry::{Registry, check_name};
+use crate::registry::Registry;
 use crate::unreadable::read;
 
 /// The most events in one statement.
@@ -71,7 +74,9 @@ impl NewEvent {
     }
 
     fn encoded(name: &str, payload: String) -> Result<Self> {
-        check_name(name).map_err(|reason| Error::event(name, reason))?;
+        if let Some(problem) = name_problem(name) {
+            return Err(Error::event(name, problem));
+        }
         Ok(Self {
             id: Uuid::now_v7(),
             name: name.to_owned(),
@@ -238,7 +243,7 @@ async fn write(database: Database, batch: Vec<Waiting>) {
                 let error = first
                     .take()
                     .unwrap_or_else(|| sqlx::Error::Protocol(text.clone()));
-                let _ = caller.send(Err(patience.over(error)));
+                let _ = caller.send(Err(patience.over(error).into()));
             }
         }
         Err(_) => {
@@ -246,7 +251,7 @@ async fn write(database: Database, batch: Vec<Waiting>) {
                 let mut patience = Patience::new(OUTAGE);
                 let emitted =
                     emit_again(&database, std::slice::from_ref(event), &mut patience).await;
-                let _ = caller.send(emitted.map_err(|error| patience.over(error)));
+                let _ = caller.send(emitted.map_err(|error| patience.over(error).into()));
             }
         }
     }

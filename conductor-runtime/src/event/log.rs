@@ -1,13 +1,13 @@
 use chrono::{DateTime, Utc};
+use conductor_core::nearest;
+use conductor_postgres::Alone;
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::client::Inspect;
-use crate::db::Alone;
 use crate::error::{Error, Result};
-use crate::registry::nearest;
 
 /// An event in the log.
 #[derive(Debug, Clone, Serialize)]

@@ -2,12 +2,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use conductor_core::name_problem;
+use conductor_postgres::MIGRATION_DEADLINE;
+
 use super::lease::LeaseTimes;
 use super::{Orchestrator, Worker};
 use crate::client::Conductor;
-use crate::db::MIGRATION_DEADLINE;
 use crate::error::{Error, Result};
-use crate::registry::{Registry, check_name};
+use crate::registry::Registry;
 use crate::task::States;
 
 /// The queue of tasks that name no queue.
@@ -174,7 +176,7 @@ impl Builder {
         let registry = self.conductor.registry();
         let mut faults = registry.faults();
         for (at, worker) in self.workers.iter().enumerate() {
-            if let Err(reason) = check_name(&worker.queue) {
+            if let Some(reason) = name_problem(&worker.queue) {
                 faults.push(format!(
                     "the queue name {:?} cannot be used: {reason}",
                     worker.queue

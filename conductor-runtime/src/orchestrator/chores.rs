@@ -1,11 +1,11 @@
 use std::time::{Duration, Instant};
 
+use conductor_postgres::{Alone, MAX_CRASHES};
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::maintenance::take;
 use crate::client::Conductor;
-use crate::db::{Alone, MAX_CRASHES};
 use crate::worker::Control;
 
 /// The time limit of one chore. It is retried soon over another connection, because a network may

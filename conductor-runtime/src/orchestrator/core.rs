@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use conductor_postgres::{Patience, Serving};
 use sqlx::postgres::PgPool;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
@@ -8,7 +9,6 @@ use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
 use super::handle::wind_down;
 use super::signal::Shutdown;
 use crate::client::Conductor;
-use crate::db::{Patience, Serving};
 use crate::worker::{Control, Held, Phase, Pipeline};
 
 /// How long a process that ends tries to give up its lease.
@@ -121,7 +121,9 @@ pub(super) struct Core {
     /// Whether it still works, and how it ended.
     pub(super) end: watch::Sender<End>,
     /// The threads that end with the work.
-    pub(super) finish: [Arc<Notify>; 2],
+    pub(super) finish: Vec<Arc<Notify>>,
+    /// Whether the connections are for this orchestrator alone, and are closed at its end.
+    pub(super) closes: bool,
 }
 
 impl Core {
@@ -158,7 +160,9 @@ impl Core {
         if let Some(id) = orchestrator {
             self.sign_off(id).await;
         }
-        self.conductor.database().close(CLOSE).await;
+        if self.closes {
+            self.conductor.database().close(CLOSE).await;
+        }
         if !left.is_empty()
             && let Some(signals) = self.orders.signals.take()
         {

@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use conductor_postgres::Patience;
 use serde_json::json;
 use tokio::sync::watch;
 
 use crate::client::Conductor;
-use crate::db::Patience;
 use crate::error::Result;
 use crate::registry::Registry;
 use crate::worker::{Control, Phase};

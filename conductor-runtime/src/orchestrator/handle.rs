@@ -1,13 +1,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use conductor_postgres::{Alone, latest_version};
 use tokio::sync::watch;
 
 use super::core::{End, ended, over};
 use super::lease::Identity;
 use super::side::Side;
 use crate::client::Conductor;
-use crate::db::{Alone, latest_version};
 use crate::error::{Error, Result};
 use crate::task::States;
 use crate::worker::{Control, Phase};
@@ -31,8 +31,9 @@ pub struct Handle {
     pub(super) retired: watch::Receiver<Option<i32>>,
     pub(super) identity: Identity,
     pub(super) static_ids: Vec<i64>,
-    /// The threads of the work and of the heartbeat. They end when this is dropped.
-    pub(super) threads: [Side; 2],
+    /// The threads of the work and of the heartbeat. They end when this is dropped. That of the work is absent if
+    /// it is kept for the next orchestrator.
+    pub(super) threads: Vec<Side>,
     /// The application's values, kept here so that they are dropped on the application's own thread.
     pub(super) states: Arc<States>,
 }

@@ -1,13 +1,13 @@
 use std::time::Duration;
 
+use conductor_postgres::sqlstate::SCHEMA_TOO_NEW;
+use conductor_postgres::{Database, connect, latest_version};
 use sqlx::postgres::PgDatabaseError;
 use sqlx::postgres::types::PgInterval;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio::sync::watch;
 
 use crate::client::Conductor;
-use crate::db::{Database, connect, latest_version};
-use crate::sqlstate::SCHEMA_TOO_NEW;
 use crate::worker::{BootInstant, Control, Signals};
 
 /// The mode of a transaction that takes a lease. In a stricter mode, the query for newer migrations

@@ -5,13 +5,13 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use conductor_postgres::Alone;
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::chores::{patiently, recover};
 use super::rows;
 use crate::client::Conductor;
-use crate::db::Alone;
 use crate::worker::Control;
 
 /// How often each chore runs across the cluster.

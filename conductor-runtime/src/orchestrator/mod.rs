@@ -4,6 +4,7 @@ mod builder;
 mod chores;
 mod core;
 mod dispatcher;
+mod ground;
 mod handle;
 mod lease;
 mod maintenance;
@@ -16,6 +17,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use conductor_postgres::{Alone, Clock, too_new};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -23,16 +25,18 @@ pub use crate::worker::{DEFAULT_CONCURRENCY, Worker};
 pub use builder::Builder;
 use core::{Core, Orders};
 pub(crate) use dispatcher::declared_subscriptions;
+pub(crate) use ground::Kept;
 pub use handle::Handle;
 pub(crate) use scheduler::{computed, declared_schedules};
 
 use crate::check;
 use crate::client::Conductor;
 use crate::context::Durable;
-use crate::db::{Alone, Clock, too_new};
 use crate::error::{Error, Result};
+use crate::registry::Registry;
 use crate::task::{States, TaskDefinition};
 use crate::worker::{BootInstant, Control, Phase, Pipeline, Recorder, Signals, Standing};
+use ground::Ground;
 use lease::{Identity, LeaseTimes};
 use side::Side;
 
@@ -94,7 +98,7 @@ impl Orchestrator {
     /// Those of [`start`](Self::start) and [`Handle::stop`].
     pub async fn run(self) -> Result<()> {
         let signals = signal::Shutdown::listen()?;
-        let handle = self.launch(Some(signals), None).await?;
+        let handle = self.launch(Some(signals), None, None).await?;
         serve(handle, std::future::pending::<()>()).await
     }
 
@@ -136,17 +140,22 @@ impl Orchestrator {
     /// - Those of [`start`](Self::start) and [`Handle::drained`].
     /// - [`Error::Schema`] if it had to end for a newer build that applies a breaking migration.
     pub async fn drain(self) -> Result<()> {
+        self.drain_on(None).await
+    }
+
+    /// The same, on a thread and connections that stay.
+    pub(crate) async fn drain_on(self, kept: Option<&Kept>) -> Result<()> {
         self.conductor
             .migrate_within(self.migration_deadline)
             .await?;
         let conductor = self.conductor.clone();
         let pruning = tokio::spawn(async move { maintenance::catch_up(&conductor).await });
         let abort = pruning.abort_handle();
-        let handle = self.launch(None, Some(pruning)).await;
+        let handle = self.launch(None, Some(pruning), kept).await;
         let handle = handle.inspect_err(|_| abort.abort())?;
         let drained = tokio::select! {
             drained = handle.drained() => drained,
-            version = handle.retired() => Err(too_new(version)),
+            version = handle.retired() => Err(too_new(version).into()),
         };
         let stopped = handle.stop().await;
         drained.and(stopped)
@@ -163,7 +172,7 @@ impl Orchestrator {
     /// - [`Error::Locked`] if a table is locked for so long that its trigger cannot be created.
     /// - Those of [`Conductor::connect`].
     pub async fn start(self) -> Result<Handle> {
-        self.launch(None, None).await
+        self.launch(None, None, None).await
     }
 
     /// Starts the workers, after the task `before` has ended.
@@ -171,6 +180,7 @@ impl Orchestrator {
         self,
         told_to_end: Option<signal::Shutdown>,
         before: Option<JoinHandle<()>>,
+        kept: Option<&Kept>,
     ) -> Result<Handle> {
         let Self {
             conductor,
@@ -187,25 +197,17 @@ impl Orchestrator {
         look_before(&conductor, strict).await?;
         let rules = rows::check(&conductor).await?;
         let registry = conductor.registry();
-        let declared = conductor.declare(registry.tasks()).await?;
-        let mut queue_ids: HashMap<&str, i32> = HashMap::new();
-        let mut by_queue: HashMap<&str, HashMap<i32, &'static TaskDefinition>> = HashMap::new();
-        for (task_id, queue_id, name) in &declared {
-            if let Some(task) = registry.get(name) {
-                queue_ids.insert(task.queue, *queue_id);
-                by_queue
-                    .entry(task.queue)
-                    .or_default()
-                    .insert(*task_id, task);
-            }
-        }
+        let Numbers {
+            all_tasks,
+            queue_ids,
+            mut by_queue,
+        } = Numbers::of(&conductor.declare().await?, registry);
         if !allow_unserved {
             refuse_unserved(&conductor, &workers, &queue_ids).await?;
         }
-        let threads = [Side::start("conductor")?, Side::start("conductor-lease")?];
-        let [work, heart] = &threads;
+        let heart = Side::start("conductor-lease")?;
         // Its connections are opened while the rest is declared.
-        let inner = work.run(own_way(conductor.clone(), workers.len()));
+        let mut ground = Ground::begin(kept, &conductor, workers.len())?;
 
         // A worker without a task of this binary could claim nothing.
         let workers: Vec<Worker> = workers
@@ -226,10 +228,10 @@ impl Orchestrator {
             task_ids: served().flat_map(HashMap::keys).copied().collect(),
             schedule_ids: statics.keys().copied().collect(),
         };
-        let all_tasks: Vec<i32> = declared.iter().map(|(task_id, _, _)| *task_id).collect();
         dispatcher::declare(&conductor, &all_tasks).await?;
         rows::declare(&conductor, &all_tasks, &rules, ddl).await?;
-        let inner = inner.await?;
+        let inner = ground.inner().await?;
+        let work = ground.work();
         dispatcher::catch_up(&conductor).await;
         if let Some(before) = before {
             // Pruning must end first, so that it removes nothing that this run creates, however short its retention
@@ -339,7 +341,9 @@ impl Orchestrator {
         let stop = watch::Sender::new(false);
         let end = watch::Sender::new(core::End::default());
         let how = end.subscribe();
-        work.runtime().spawn(
+        let runtime = work.runtime().clone();
+        let threads: Vec<Side> = ground.into_own().into_iter().chain([heart]).collect();
+        runtime.spawn(
             Core {
                 orders: Orders::new(stop.subscribe(), told_to_end, conductor.pool().clone()),
                 conductor: inner,
@@ -351,7 +355,8 @@ impl Orchestrator {
                 lease: heartbeat,
                 shutdown_deadline,
                 end,
-                finish: [work.finish(), heart.finish()],
+                finish: threads.iter().map(Side::finish).collect(),
+                closes: kept.is_none(),
             }
             .run(),
         );
@@ -369,6 +374,32 @@ impl Orchestrator {
     }
 }
 
+/// The numbers that the database has given to what this process declares.
+struct Numbers {
+    all_tasks: Vec<i32>,
+    queue_ids: HashMap<&'static str, i32>,
+    /// The tasks of each queue.
+    by_queue: HashMap<&'static str, HashMap<i32, &'static TaskDefinition>>,
+}
+
+impl Numbers {
+    fn of(declared: &[(i32, i32, String)], registry: &Registry) -> Self {
+        let mut numbers = Self {
+            all_tasks: declared.iter().map(|(task_id, _, _)| *task_id).collect(),
+            queue_ids: HashMap::new(),
+            by_queue: HashMap::new(),
+        };
+        for (task_id, queue_id, name) in declared {
+            if let Some(task) = registry.get(name) {
+                numbers.queue_ids.insert(task.queue, *queue_id);
+                let tasks = numbers.by_queue.entry(task.queue).or_default();
+                tasks.insert(*task_id, task);
+            }
+        }
+        numbers
+    }
+}
+
 /// Waits until the future is ready or the work has ended by itself, then stops the workers.
 async fn serve(handle: Handle, end: impl Future) -> Result<()> {
     tokio::select! {
@@ -379,25 +410,6 @@ async fn serve(handle: Handle, end: impl Future) -> Result<()> {
         }
     }
     handle.stop().await
-}
-
-/// Returns how many connections the orchestrator's own work may have: two for each worker, and four for records,
-/// chores, schedules and events. At most as many as the application's pool has.
-fn most_connections(workers: usize) -> u32 {
-    u32::try_from(workers)
-        .unwrap_or(u32::MAX)
-        .saturating_mul(2)
-        .saturating_add(4)
-}
-
-/// Returns the client for the orchestrator's own work. It listens, and opens a connection for the first claim.
-async fn own_way(conductor: Conductor, workers: usize) -> Conductor {
-    let inner = conductor.apart(most_connections(workers));
-    let database = inner.database().clone();
-    // Not awaited: the first query reports an error, if there is one.
-    tokio::spawn(async move { database.connection().await.is_ok() });
-    inner.notifier().start(inner.database()).await;
-    inner
 }
 
 /// Logs what this program cannot work with, or returns it as an error if `strict`.

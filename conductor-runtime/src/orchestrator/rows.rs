@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use conductor_postgres::Alone;
 use sqlx::postgres::types::Oid;
 
 use crate::client::Conductor;
-use crate::db::Alone;
 use crate::error::{Error, Result};
 use crate::row::{self, Rule};
 

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use conductor_postgres::{Alone, Clock};
 use serde_json::json;
 use sqlx::PgConnection;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::client::Conductor;
-use crate::db::{Alone, Clock};
 use crate::error::Result;
 use crate::registry::Registry;
 use crate::task::CronDefinition;

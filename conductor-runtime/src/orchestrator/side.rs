@@ -68,10 +68,13 @@ impl Side {
     }
 
     /// Runs a future on this thread, and returns its result.
-    pub(super) fn run<T: Send + 'static>(
+    pub(super) fn run<T: Send + 'static, F>(
         &self,
-        work: impl Future<Output = T> + Send + 'static,
-    ) -> impl Future<Output = Result<T>> {
+        work: F,
+    ) -> impl Future<Output = Result<T>> + Send + use<T, F>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
         let done = self.runtime().spawn(work);
         async { done.await.map_err(|error| Error::Broken(error.to_string())) }
     }

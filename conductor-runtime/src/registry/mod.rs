@@ -1,19 +1,16 @@
 //! The tasks and events of a client or an orchestrator; by default those that are linked into this binary.
 
-mod names;
-
 use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::panic::Location;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use conductor_core::nearest;
 use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::event::{Event, EventDefinition};
 use crate::task::{Declared, KeyPlace, LimitDefinition, LimitKind, Place, TaskDefinition};
-
-pub use names::{check_name, nearest};
 
 /// The prefix of the events by which row changes reach waits.
 const ROW_CHANGES: &str = "conductor:";
@@ -48,6 +45,8 @@ pub struct Registry {
     tasks: BTreeMap<&'static str, &'static TaskDefinition>,
     events: BTreeMap<&'static str, EventDefinition>,
     faults: Vec<String>,
+    /// What an orchestrator declares of all tasks, once it was computed; shared by clones.
+    declaration: Arc<OnceLock<String>>,
 }
 
 impl Registry {
@@ -108,6 +107,7 @@ impl Registry {
     }
 
     fn add_task(&mut self, task: &'static TaskDefinition) {
+        self.declaration = Arc::default();
         match self.tasks.get(task.name) {
             Some(first) if (first.type_id)() == (task.type_id)() => return,
             Some(first) => self.faults.push(format!(
@@ -119,6 +119,12 @@ impl Registry {
             }
         }
         self.faults.extend(timing_faults(task));
+    }
+
+    /// Returns the declaration of all tasks, as [`declaration`] does.
+    pub(crate) fn declaration(&self) -> &str {
+        self.declaration
+            .get_or_init(|| declaration(self.tasks()).to_string())
     }
 
     fn add_event(&mut self, event: EventDefinition) {

@@ -1,9 +1,9 @@
+use conductor_core::nearest;
+use conductor_postgres::{Alone, Database};
 use serde_json::Value;
 use sqlx::postgres::types::Oid;
 
 use super::TableName;
-use crate::db::{Alone, Database};
-use crate::registry::nearest;
 
 /// A table in the database's catalogue.
 #[derive(Debug, Clone)]

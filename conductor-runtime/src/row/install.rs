@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use conductor_postgres::sqlstate::{DEADLOCK_DETECTED, INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE};
+use conductor_postgres::{Alone, Database};
 use sqlx::postgres::types::{Oid, PgInterval};
 
 use super::RowOp;
 use super::catalogue::Table;
-use crate::db::{Alone, Database};
 use crate::error::{Error, Result};
-use crate::sqlstate::{DEADLOCK_DETECTED, INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE};
 
 /// How long one try waits for the table's lock; writers of the table wait behind it.
 const PATIENCE: PgInterval = PgInterval {

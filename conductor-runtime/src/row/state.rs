@@ -1,4 +1,5 @@
 use chrono::{DateTime, Utc};
+use conductor_postgres::Alone;
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::postgres::types::Oid;
@@ -6,7 +7,6 @@ use sqlx::postgres::types::Oid;
 use super::catalogue::Table;
 use super::{Catalogue, RowOp, columns_of, filter};
 use crate::client::{Conductor, Inspect};
-use crate::db::Alone;
 use crate::error::{Error, Result};
 use crate::task::TaskDefinition;
 

@@ -2,13 +2,13 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
+use conductor_postgres::sqlstate::OBJECT_IN_USE;
+use conductor_postgres::{functions, migrations};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use uuid::Uuid;
 
 use crate::client::Conductor;
-use crate::db::{functions, migrations};
 use crate::error::{Error, Result};
-use crate::sqlstate::OBJECT_IN_USE;
 
 /// Serialises the creation of templates. The number is arbitrary and must never change.
 const LOCK: i64 = 0x0063_6f6e_6475_6375;

@@ -37,7 +37,7 @@ pub use run::{FromTest, run};
 use crate::client::Conductor;
 use crate::context::{BatchContext, BatchItem, Memo, TaskContext};
 use crate::error::{Error, Result};
-use crate::orchestrator::{Builder, Orchestrator};
+use crate::orchestrator::{Builder, Kept, Orchestrator};
 use crate::registry::Registry;
 use crate::task::{States, Trigger};
 use crate::worker::Claim;
@@ -48,6 +48,8 @@ use database::Database;
 pub struct TestConductor {
     conductor: Conductor,
     states: Mutex<States>,
+    /// The thread and the connections of the last drain, for the next one.
+    kept: Mutex<Option<Kept>>,
     // Dropped last: the connections above must be closed before the database is dropped.
     database: Database,
 }
@@ -64,6 +66,7 @@ impl TestConductor {
         Ok(Self {
             conductor,
             states: Mutex::default(),
+            kept: Mutex::default(),
             database,
         })
     }
@@ -87,6 +90,7 @@ impl TestConductor {
     #[must_use]
     pub fn tasks(mut self, registry: Registry) -> Self {
         self.conductor = self.conductor.with_tasks(registry);
+        self.keep(None);
         self
     }
 
@@ -115,7 +119,21 @@ impl TestConductor {
     /// First removes what is past its retention by the moved clock. Items that wait for a batch to
     /// fill do so in real time.
     pub async fn drain(&self) -> Result<()> {
-        self.orchestrator().build()?.drain().await
+        let orchestrator = self.orchestrator().build()?;
+        let kept = match self.keep(None) {
+            Some(kept) => kept,
+            None => Kept::start(&self.conductor, orchestrator.workers().len()).await?,
+        };
+        // If it fails, or is dropped before its end, what still runs on the thread ends with it.
+        orchestrator.drain_on(Some(&kept)).await?;
+        self.keep(Some(kept));
+        Ok(())
+    }
+
+    /// Replaces what is kept for the next drain.
+    fn keep(&self, kept: Option<Kept>) -> Option<Kept> {
+        let mut place = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *place, kept)
     }
 
     /// Moves the virtual clock forward: schedules, delays, backoffs, timeouts, retention.
@@ -137,7 +155,7 @@ impl TestConductor {
 /// process of their own. Must be called before anything else; only the first call counts.
 #[doc(hidden)]
 pub fn pretend_migration(breaking: bool, sql: &'static str) {
-    crate::db::pretended::migration(breaking, sql);
+    conductor_postgres::pretended::migration(breaking, sql);
 }
 
 /// Makes this process one of another build, whose functions have this version and end with these
@@ -145,7 +163,7 @@ pub fn pretend_migration(breaking: bool, sql: &'static str) {
 /// only the first call counts.
 #[doc(hidden)]
 pub fn pretend_functions(version: [i32; 3], sql: &'static str) {
-    crate::db::pretended::functions(version, sql);
+    conductor_postgres::pretended::functions(version, sql);
 }
 
 /// Returns a context for calling a handler as a function, without a database.

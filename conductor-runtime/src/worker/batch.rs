@@ -1,10 +1,10 @@
+use conductor_postgres::Timed;
 use tokio_util::sync::CancellationToken;
 
 use super::execute::{Surroundings, caught, converted, not_converted, unreadable};
 use super::fetch::Claimed;
 use super::outcome::End;
 use crate::context::{BatchContext, BatchItem};
-use crate::db::Timed;
 use crate::task::{BatchDefinition, TaskDefinition, Trigger};
 use crate::verdict::noting;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use conductor_postgres::Timed;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -17,7 +18,6 @@ use super::pulse::Pulse;
 use super::window::Windows;
 use crate::codec::MAX_RECORDS_BYTES;
 use crate::context::{Blocked, Durable, Memo, Stop, TaskContext, Unloadable, Wait, Waiting, size};
-use crate::db::Timed;
 use crate::event::SubscriptionDefinition;
 use crate::failure::{Failure, MayFail};
 use crate::orchestrator::computed;

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use conductor_postgres::Session;
 use futures_util::{Stream, TryStreamExt as _};
 use sqlx::postgres::{PgArguments, PgHasArrayType, PgRow, Postgres};
 use sqlx::query::Query;
@@ -12,7 +13,6 @@ use super::claim::{Claim, ClaimColumns};
 use super::flush::Columns;
 use super::outcome::Outcome;
 use super::window::WindowColumns;
-use crate::db::Session;
 
 /// An execution that this worker has claimed.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use conductor_postgres::{ANSWER, Database, Fault, Session, fault, is_locked, living, no_answer};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -11,7 +12,6 @@ use super::locked::take_locked;
 use super::outcome::{End, Outcome};
 use super::suspend::Suspensions;
 use crate::client::Conductor;
-use crate::db::{ANSWER, Database, Fault, Session, fault, is_locked, living, no_answer};
 use crate::verdict::Verdict;
 
 /// Outcomes as the columns of a statement.

@@ -3,6 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use conductor_postgres::{Alone, Database, is_locked, take_message};
 use tokio::task::{JoinError, JoinSet};
 use uuid::Uuid;
 
@@ -10,7 +11,6 @@ use super::claim::Claim;
 use super::fetch::Ask;
 use super::flush::write_alone;
 use super::outcome::Outcome;
-use crate::db::{Alone, Database, is_locked, take_message};
 
 /// The pause between tries. A try itself waits for the lock for a while.
 const PAUSE: Duration = Duration::from_millis(100);

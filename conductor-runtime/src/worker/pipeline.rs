@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use conductor_postgres::{Barrier, Database, Session};
 use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, broadcast, watch};
@@ -28,7 +29,6 @@ use super::pulse::Held;
 use super::window::Windows;
 use crate::client::Conductor;
 use crate::context::Durable;
-use crate::db::{Barrier, Database, Session};
 use crate::task::{States, TaskDefinition};
 
 /// How often the worker queries at least, in case notifications are lost.

@@ -1,6 +1,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use conductor_postgres::{
+    Batcher, Database, Fault, Patience, Session, fault, is_locked, take_message,
+};
 use sqlx::{Postgres, Transaction};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use uuid::Uuid;
@@ -9,7 +12,6 @@ use super::beside::Beside;
 use super::claim::{Claim, ClaimColumns};
 use crate::client::Conductor;
 use crate::context::Decided;
-use crate::db::{Batcher, Database, Fault, Patience, Session, fault, is_locked, take_message};
 use crate::error::{Error, Result};
 
 /// The most records in one statement.

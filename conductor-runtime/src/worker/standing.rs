@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
+use conductor_postgres::{ANSWER, Alone, Batcher, Fault, fault, no_answer, take_message};
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -17,7 +18,6 @@ use super::suspend::Suspensions;
 use crate::client::Conductor;
 use crate::codec::MAX_RECORDS_BYTES;
 use crate::context::{Memo, Stands, Wait, Waiting};
-use crate::db::{ANSWER, Alone, Batcher, Fault, fault, no_answer, take_message};
 
 /// How long a step may run before waits of other branches begin. Most steps end sooner, and then the suspension
 /// begins the waits.

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use conductor_postgres::{Fault, Session, take_message};
 use tokio::task::JoinError;
 use uuid::Uuid;
 
 use super::{MOST_BYTES, POLL, Pipeline};
-use crate::db::{Fault, Session, take_message};
 use crate::worker::claim::Claim;
 use crate::worker::control::Phase;
 use crate::worker::fetch::{Ask, Claimed, LaneColumns, Seen};
