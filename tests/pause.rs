@@ -108,6 +108,38 @@ async fn what_runs_goes_on_and_what_is_invoked_waits(test: TestConductor) -> any
     Ok(())
 }
 
+/// A claim may have looked for a pause before it committed, and for work after that.
+#[conductor::test]
+async fn a_claim_that_has_missed_a_pause_takes_nothing(test: TestConductor) -> anyhow::Result<()> {
+    let waits = test.invoke::<PauseQuick>(()).await?;
+    let orchestrator = "with task as (select t.id, t.queue_id from conductor.tasks t where t.name = 'pause-quick')
+         select conductor.start_orchestrator('here', 1, array[t.queue_id], array[t.id], '1 hour') from task t";
+    let orchestrator = number(&test, orchestrator).await;
+    for (paused, count) in [(true, 0), (false, 1)] {
+        run_sql(
+            &test,
+            &format!("update conductor.queues set paused = {paused} where name = 'default'"),
+        )
+        .await?;
+        for way in ["claim_gated", "claim_plain"] {
+            let claimed = format!(
+                "select count(c.id) from conductor.tasks t cross join lateral conductor.{way}(
+                        p_orchestrator => {orchestrator}, p_queue => t.queue_id, p_tasks => array[t.id], p_limit => 9,
+                        p_paused => false, p_idle => false, p_bytes => 1000, p_seen => null, p_from => null) c
+                  where t.name = 'pause-quick'"
+            );
+            let mut tx = test.pool().begin().await?;
+            let found: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(claimed))
+                .fetch_one(&mut *tx)
+                .await?;
+            tx.rollback().await?;
+            assert_eq!(found, count, "{way}");
+        }
+    }
+    assert_eq!(waits.status().await?, Status::Pending);
+    Ok(())
+}
+
 #[conductor::test]
 async fn a_pause_outlives_its_workers_and_a_deploy(test: TestConductor) -> anyhow::Result<()> {
     test.drain().await?;

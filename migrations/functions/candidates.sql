@@ -60,6 +60,8 @@ begin
              where l.queue_id = p_queue and l.priority = p_priority
                and l.run_at >= coalesce(p_start, '-infinity') and l.run_at <= p_now
                and l.state in ('pending', 'suspended') and l.task_id = any (p_tasks)
+               -- A pause that committed before an invoke is seen by whoever sees the invoke.
+               and not exists (select from conductor.queues q where q.id = p_queue and q.paused)
              order by l.run_at, l.id
              limit p_most
                for no key update skip locked) d;
@@ -71,7 +73,7 @@ $$;
 -- them together. Called by claim_gated, under whose settings it runs.
 -- Locks: live_executions (candidates, if free).
 create or replace function conductor.due_in_lanes(
-    p_priority integer, p_tasks integer[], p_now timestamptz, p_left integer, p_path text[], p_lanes integer[],
+    p_queue integer, p_priority integer, p_tasks integer[], p_now timestamptz, p_left integer, p_path text[], p_lanes integer[],
     p_most integer[], p_due conductor.candidates)
 returns conductor.candidates
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -94,6 +96,7 @@ begin
                              from conductor.live_executions l
                             where l.queue_id = -g.lane and l.priority = p_priority and l.run_at <= p_now
                               and l.state in ('pending', 'suspended') and l.task_id = any (p_tasks)
+                              and not exists (select from conductor.queues q where q.id = p_queue and q.paused)
                             order by l.run_at, l.id
                             limit least(p_left, g.most)
                               for no key update skip locked) k) o

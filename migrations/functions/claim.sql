@@ -1,13 +1,13 @@
--- Returns whether one of these tasks has a window, a limit or an order, also one from before a deploy that left it
--- out: executions keep their order. Lanes that are given back belong to a limit. Called by claim.
+-- Returns whether one of these tasks has a window or a limit, or executions whose turn has come or is held. Lanes
+-- that are given back belong to a limit. Called by claim. Executions with an order that come later are found by
+-- claim_plain.
 create or replace function conductor.is_gated(p_tasks integer[], p_windowed integer[], p_back integer[]) returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
     return cardinality(p_windowed) > 0 or cardinality(p_back) > 0
         or exists (select from conductor.limits c where c.task_id = any (p_tasks))
-        or exists (select from conductor.live_executions l
-                    where l.task_id = any (p_tasks) and l.order_key is not null);
+        or exists (select from conductor.turns t where t.task_id = any (p_tasks));
 end
 $$;
 

@@ -4,11 +4,11 @@
 --   take_turns, as admit, as settle, queues.idle (if free), as close_lanes.
 create or replace function conductor.claim_gated(
     p_orchestrator bigint, p_queue integer, p_tasks integer[], p_limit integer, p_paused boolean, p_idle boolean,
-    p_windowed integer[], p_opens timestamptz[], p_closes timestamptz[],
-    p_lanes integer[], p_used integer[], p_back integer[],
-    p_most integer, p_quick integer[], p_ahead integer[],
-    p_roomy integer[], p_roomy_limits integer[], p_roomy_keys text[],
-    p_bytes bigint, p_seen integer[], p_from timestamptz[])
+    p_windowed integer[] default '{}', p_opens timestamptz[] default '{}', p_closes timestamptz[] default '{}',
+    p_lanes integer[] default '{}', p_used integer[] default '{}', p_back integer[] default '{}',
+    p_most integer default 1, p_quick integer[] default '{}', p_ahead integer[] default '{}',
+    p_roomy integer[] default '{}', p_roomy_limits integer[] default '{}', p_roomy_keys text[] default '{}',
+    p_bytes bigint default 64 * 1024 * 1024, p_seen integer[] default null, p_from timestamptz[] default null)
 returns setof conductor.claimed
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 -- No plan depends on statistics (tables/001_queue.sql).
@@ -123,8 +123,8 @@ begin
             -- Once only: executions that are parked there and stay would be read again and again.
             if cardinality(v_open) > 0 and v_parked = 0 and v_stay = 0 then
                 v_due := conductor.due_in_lanes(
-                    p_priority => v_priority, p_tasks => v_tasks, p_now => v_now, p_left => v_left, p_path => v_limits.path,
-                    p_lanes => v_open, p_most => v_open_most, p_due => v_due);
+                    p_queue => p_queue, p_priority => v_priority, p_tasks => v_tasks, p_now => v_now, p_left => v_left,
+                    p_path => v_limits.path, p_lanes => v_open, p_most => v_open_most, p_due => v_due);
             end if;
             v_cut := false;
             if v_due.again or v_due.bytes > v_bytes then

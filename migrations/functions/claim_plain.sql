@@ -10,12 +10,15 @@ declare
     v_due conductor.candidates;
 begin
     select coalesce(array_agg(d.id), '{}'), array_agg(d.bytes), sum(d.bytes), count(*) < p_most, max(d.run_at),
-           bool_or(d.claim > 0)
-      into v_due.ids, v_due.sizes, v_due.bytes, v_due.is_all, v_due.last, v_due.again
-      from (select l.id, l.run_at, l.claim, l.bytes from conductor.live_executions l
+           bool_or(d.claim > 0), bool_or(d.ordered)
+      into v_due.ids, v_due.sizes, v_due.bytes, v_due.is_all, v_due.last, v_due.again, v_due.ordered
+      from (select l.id, l.run_at, l.claim, l.bytes, l.order_key is not null as ordered
+              from conductor.live_executions l
              where l.queue_id = p_queue and l.priority = p_priority
                and l.run_at >= coalesce(p_start, '-infinity') and l.run_at <= p_now
                and l.state in ('pending', 'suspended') and l.task_id = any (p_tasks)
+               -- A pause that committed before an invoke is seen by whoever sees the invoke.
+               and not exists (select from conductor.queues q where q.id = p_queue and q.paused)
              order by l.run_at, l.id
              limit p_most
                for no key update skip locked) d;
@@ -23,12 +26,12 @@ begin
 end
 $$;
 
--- Claims what is due in a queue whose tasks have no window, no limit and no order: higher priority first, then
+-- Claims what is due in a queue whose tasks have no window and no limit: higher priority first, then
 -- earlier run_at, then id. Called by claim, which describes the arguments and the result.
 --
 -- Reads one index range for each priority in use (due_plain). Each range ends at the present, so executions that
--- are due later cost nothing.
--- Locks: live_executions (candidates, if free), as settle, queues.idle (if free).
+-- are due later cost nothing. If candidates have an order, claim_gated does the rest.
+-- Locks: live_executions (candidates, if free), as settle, queues.idle (if free), as claim_gated.
 create or replace function conductor.claim_plain(
     p_orchestrator bigint, p_queue integer, p_tasks integer[], p_limit integer, p_paused boolean, p_idle boolean,
     p_bytes bigint, p_seen integer[], p_from timestamptz[])
@@ -60,6 +63,15 @@ begin
         while v_priority is not null and v_left > 0 loop
             v_start := p_from[array_position(p_seen, v_priority)];
             v_due := conductor.due_plain(p_queue, v_priority, p_tasks, v_start, v_now, v_left);
+            -- Executions with an order, which came after the look of claim, or are from before a deploy that left it
+            -- out.
+            if v_due.ordered then
+                return query select * from conductor.claim_gated(
+                    p_orchestrator => p_orchestrator, p_queue => p_queue, p_tasks => p_tasks, p_limit => v_left,
+                    p_paused => p_paused, p_idle => p_idle and v_left = p_limit, p_most => v_left,
+                    p_bytes => v_bytes, p_seen => p_seen, p_from => p_from);
+                return;
+            end if;
             v_fit := cardinality(v_due.ids);
             if v_due.again or v_due.bytes > v_bytes then
                 select w.fit, w.bytes into v_fit, v_due.bytes

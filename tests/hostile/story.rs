@@ -105,7 +105,7 @@ pub(super) const STORY: &[(&str, &str)] = &[
          array[1], array[{n}], 9, null, null) r"),
     ("due_gated", "select (conductor.due_gated({queue}, 0, array[{task}], null, clock_timestamp(), 9, array[{task}], '{}', true,
          array[{n}], array[{task}], array[{n}])).ids = '{}'"),
-    ("due_in_lanes", "select (conductor.due_in_lanes(0, array[{task}], clock_timestamp(), 9, array[{n}], array[7], array[9],
+    ("due_in_lanes", "select (conductor.due_in_lanes({queue}, 0, array[{task}], clock_timestamp(), 9, array[{n}], array[7], array[9],
          row(array[{a}], array[{task}], array[{n}], array[1], 1, 1, true, null, true, false, false))).ids = array[{a}]"),
     ("take", "select count(*) = 0 from conductor.take({orchestrator}, '{}', false, clock_timestamp(), '{}', array[{n}]) r
                where r.id = {a}"),

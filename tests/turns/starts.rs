@@ -64,3 +64,24 @@ async fn keys(test: &TestConductor) -> anyhow::Result<Vec<String>> {
         "select order_key from conductor.live_executions where order_key is not null order by 1";
     Ok(sqlx::query_scalar(keys).fetch_all(test.pool()).await?)
 }
+
+/// The look that decides between the two ways of a claim may be older than the executions that the claim finds.
+#[conductor::test]
+async fn a_claim_that_meets_them_by_surprise_keeps_their_order(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    for _ in 0..3 {
+        test.invoke::<Moves>(Moved { account: 1 }).await?;
+    }
+    let claimed = "with orchestrator as (
+             select conductor.start_orchestrator('here', 1, array[t.queue_id], array[t.id], '1 hour') as id, t.id as task_id,
+                    t.queue_id
+               from conductor.tasks t where t.name = 'turns.moves'
+         )
+         select count(c.id) from orchestrator o
+          cross join lateral conductor.claim_plain(
+                p_orchestrator => o.id, p_queue => o.queue_id, p_tasks => array[o.task_id], p_limit => 10,
+                p_paused => false, p_idle => false, p_bytes => 1000, p_seen => null, p_from => null) c";
+    assert_eq!(number(&test, claimed).await, 1);
+    Ok(())
+}
