@@ -217,12 +217,15 @@ pub(crate) async fn at_start(conductor: &Conductor, refuses: bool) -> Result<Vec
         .within(PATIENCE)
         .await?
         .findings;
-    // What the start is about to change or serve, or what others serve, is not a fault.
+    // What the start is about to change or serve, or what others serve, is not a fault. What a handler did in an
+    // earlier run is told when it happens.
     findings.retain(|finding| {
         !finding.is_change()
             && !matches!(
                 finding,
-                Finding::UnknownTask { served: true, .. } | Finding::Unserved { .. }
+                Finding::UnknownTask { served: true, .. }
+                    | Finding::Unserved { .. }
+                    | Finding::NewInput { .. }
             )
     });
     Ok(findings)

@@ -3,14 +3,19 @@
 //! A replay compares it with its own. Two that differ mean that the handler does not do the same in each run: for
 //! example, its keys are numbered in the order in which futures ended, and that order is another one now.
 
+use std::time::Duration;
+
 use md5::{Digest, Md5};
 use serde_json::Value;
 
-use super::{Result, TaskContext};
+use super::TaskContext;
 use crate::context::memo::NEW_INPUT;
 
 /// Longer inputs are not compared: their fingerprints would cost more than they are worth.
 const MAX_BYTES: usize = 64 * 1024;
+
+/// How long a run waits for the record of a difference. Another transaction may have locked the execution.
+const LONGEST: Duration = Duration::from_millis(250);
 
 /// The key under which a difference is recorded. Keys of users cannot contain the control character.
 const NEW_INPUT_KEY: &str = "\u{1f}";
@@ -51,19 +56,19 @@ impl TaskContext {
     }
 
     /// Records that a run gave something else to a call than the run that recorded it, so that people can see it.
-    /// Lost if the claim is lost; the next run finds it again.
-    pub(crate) async fn record_new_input(&self) -> Result<()> {
+    /// Nothing depends on it, so it is given up if it takes long; the next run finds it again.
+    pub(crate) async fn record_new_input(&self) {
         let (Some(key), Some(durable)) = (self.memo.take_new_input(), &self.durable) else {
-            return Ok(());
+            return;
         };
         let _busy = self.memo.busy();
         let (kind, value) = (NEW_INPUT, Value::from(key).to_string());
         let (id, claim) = (self.execution_id, self.claim);
         let recorder = &durable.recorder;
-        recorder
-            .record(id, claim, NEW_INPUT_KEY, kind, value, Default::default())
-            .await
-            .map(drop)
+        let record = recorder.record(id, claim, NEW_INPUT_KEY, kind, value, Default::default());
+        if let Ok(Err(error)) = tokio::time::timeout(LONGEST, record).await {
+            tracing::debug!(execution = %id, %error, "it is not recorded that a call was given something else");
+        }
     }
 }
 

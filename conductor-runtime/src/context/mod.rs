@@ -395,7 +395,7 @@ impl TaskContext {
     /// Records what this run has found out before: a call that was given something else, and the errors that the
     /// handler has continued after.
     async fn record_errors(&self) -> Result<()> {
-        self.record_new_input().await?;
+        self.record_new_input().await;
         while let Some(error) = self.memo.next_unrecorded() {
             let _busy = self.memo.busy();
             let (value, decided) = (error.value.clone(), error.decided.clone());
