@@ -38,6 +38,8 @@ pub struct Oracle {
     pub effects: BTreeMap<String, Expected<Times>>,
     /// Below these paths no cancel from above comes.
     pub detached: Vec<String>,
+    /// The branches of joins in which several failed in one attempt.
+    torn: Vec<String>,
 }
 
 /// Why a block does not run to its end.
@@ -95,6 +97,14 @@ impl Oracle {
             certain: true,
         };
         self.executions.insert(path.to_owned(), expected);
+        let torn = std::mem::take(&mut self.torn);
+        let (torn, others) = torn.into_iter().partition(|name| name.starts_with(path));
+        self.torn = others;
+        if matches!(end, End::Failed { .. }) {
+            // The join passes on one of the errors. The others may have been recorded, as the handler went on after
+            // them; then what is behind them is not reached before an attempt ends with nothing else.
+            torn.iter().for_each(|name: &String| self.doubt(name));
+        }
         end
     }
 
@@ -176,6 +186,9 @@ impl Oracle {
                         self.anything(&format!("{name}:{n}"), branch);
                     }
                     return Err(Halt::Cancelled);
+                }
+                if ends.iter().filter(|end| end.is_err()).count() > 1 {
+                    self.torn.push(format!("{name}:"));
                 }
                 for end in ends {
                     *seen = folded(*seen, end?);
