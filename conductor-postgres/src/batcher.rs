@@ -33,6 +33,12 @@ struct Gathered<T> {
     writing: bool,
 }
 
+impl<T: Send + 'static> Default for Batcher<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T: Send + 'static> Batcher<T> {
     /// Creates a batcher that writes on the runtime of its callers.
     pub fn new() -> Self {

@@ -99,6 +99,17 @@ impl Database {
         let _ = tokio::time::timeout(deadline, close).await;
     }
 
+    /// Waits until no statement runs on these connections, at most until the deadline.
+    pub async fn come_to_rest(&self, deadline: Duration) {
+        let rest = async {
+            // A connection is idle again when the answer to its last statement has been read.
+            while self.working().num_idle() < self.working().size() as usize {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let _ = tokio::time::timeout(deadline, rest).await;
+    }
+
     /// Returns the application's pool.
     pub fn pool(&self) -> &PgPool {
         &self.pool

@@ -42,6 +42,12 @@ struct Interests {
     versions: Arc<Notify>,
 }
 
+impl Default for Notifier {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Notifier {
     /// Creates a notifier that is not connected yet.
     pub fn new() -> Self {
@@ -168,6 +174,15 @@ impl Notifier {
     /// Returns what is notified when older processes must end for a breaking migration.
     pub fn versions(&self) -> Arc<Notify> {
         Arc::clone(&self.interests.versions)
+    }
+
+    /// Notes the shift of the clock, as read from the database.
+    pub fn note_clock_shift(&self, shift_ms: i64) {
+        self.interests.clock_shift_ms.send_if_modified(|known| {
+            let is_new = *known != shift_ms;
+            *known = shift_ms;
+            is_new
+        });
     }
 
     /// Returns how far tests have moved the virtual clock, in milliseconds.

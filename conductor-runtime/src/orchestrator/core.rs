@@ -162,6 +162,10 @@ impl Core {
         }
         if self.closes {
             self.conductor.database().close(CLOSE).await;
+        } else {
+            // What was cut off may still run on the server; it must not end behind the next one's back.
+            self.keepers.shutdown().await;
+            self.conductor.database().come_to_rest(CLOSE).await;
         }
         if !left.is_empty()
             && let Some(signals) = self.orders.signals.take()

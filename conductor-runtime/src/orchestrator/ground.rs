@@ -16,11 +16,12 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// Starts a thread for the orchestrators of this client.
+    /// Starts a thread for the orchestrators of this client. They have as few connections as one with one worker:
+    /// what is saved is the plans of each, and nothing else runs beside a test.
     #[cfg(feature = "testing")]
-    pub(crate) async fn start(conductor: &Conductor, workers: usize) -> Result<Self> {
+    pub(crate) async fn start(conductor: &Conductor) -> Result<Self> {
         let work = Side::start("conductor")?;
-        let inner = work.run(open(conductor.clone(), workers)).await?;
+        let inner = work.run(open(conductor.clone(), 1)).await?;
         Ok(Self { work, inner })
     }
 }

@@ -238,8 +238,10 @@ impl Orchestrator {
             // is. A panic in it was already logged.
             before.await.ok();
         }
-        let clock = Clock::new(inner.notifier().clock_shift_ms());
         let (now, shift_ms) = conductor.clock().await?;
+        // Before any deadline begins: a listener that is kept may not have heard of the last shift yet.
+        inner.notifier().note_clock_shift(shift_ms);
+        let clock = Clock::new(inner.notifier().clock_shift_ms());
         clock.set(now, shift_ms);
         let taken = BootInstant::now();
         let mut tx = conductor.database().begin_as(lease::MODE).await?;

@@ -122,7 +122,7 @@ impl TestConductor {
         let orchestrator = self.orchestrator().build()?;
         let kept = match self.keep(None) {
             Some(kept) => kept,
-            None => Kept::start(&self.conductor, orchestrator.workers().len()).await?,
+            None => Kept::start(&self.conductor).await?,
         };
         // If it fails, or is dropped before its end, what still runs on the thread ends with it.
         orchestrator.drain_on(Some(&kept)).await?;
