@@ -6,7 +6,7 @@ use std::time::Duration;
 use conductor::prelude::*;
 use conductor::testing::TestConductor;
 
-use crate::support::{eventually, narrow, number, run_sql, soon};
+use crate::support::{eventually, narrow, number, run_sql, size, soon};
 
 #[task(name = "lanes.order", concurrency(limit = 1, key = payload.order))]
 async fn lanes_order(_ctx: &TaskContext, order: i64) -> anyhow::Result<i64> {
@@ -52,10 +52,11 @@ async fn idle_lanes_go_at_once_however_many(test: TestConductor) -> anyhow::Resu
         .await?;
     run_sql(
         &test,
-        "insert into conductor.lanes (limit_id, task_id, key)
-         select c.id, c.task_id, 'k' || n from conductor.limits c, generate_series(1, 12000) as n
+        &"insert into conductor.lanes (limit_id, task_id, key)
+         select c.id, c.task_id, 'k' || n from conductor.limits c, generate_series(1, {lanes}) as n
           where c.task_id is not null;
-         update conductor.chores set due_at = now() where name = 'prune'",
+         update conductor.chores set due_at = now() where name = 'prune'"
+            .replace("{lanes}", &size(3_000, 12_000).to_string()),
     )
     .await?;
     let lanes = "select count(*) from conductor.lanes";

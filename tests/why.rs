@@ -10,7 +10,7 @@ use conductor::{Reason, Status, Why};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::support::{Gate, Process, eventually, narrow, number, run_sql, start_with};
+use crate::support::{Gate, Process, eventually, narrow, number, run_sql, size, start_with};
 
 #[task(name = "why-plain")]
 async fn why_plain(_ctx: &TaskContext) -> anyhow::Result<()> {
@@ -493,7 +493,7 @@ async fn a_look_is_cheap_beside_a_deep_backlog(test: TestConductor) -> anyhow::R
     // Due at one time, due later, and parked; none has an end in sight.
     run_sql(
         &test,
-        "insert into conductor.lanes (limit_id, task_id, key, holders)
+        &"insert into conductor.lanes (limit_id, task_id, key, holders)
          select c.id, c.task_id, '', '{\"1\": 3}'
            from conductor.limits c join conductor.tasks t on t.id = c.task_id
           where t.name = 'why-keyed' and c.path = '{}';
@@ -503,11 +503,12 @@ async fn a_look_is_cheap_beside_a_deep_backlog(test: TestConductor) -> anyhow::R
                 n.now, case when t.name = 'why-keyed' then -a.id else t.queue_id end, t.id, d.n % 5,
                 '{\"tenant\": \"a\"}'
            from (select conductor.now() as now) n, conductor.tasks t, conductor.lanes a,
-                generate_series(1, 100000) as d(n)
+                generate_series(1, {rows}) as d(n)
           where t.name in ('why-plain', 'why-keyed');
          insert into conductor.orchestrators (host, pid, queue_ids, task_ids, started_at, lease_until)
          select 'here', 1, array_agg(t.queue_id), array_agg(t.id), now(), now() + interval '1 hour'
-           from conductor.tasks t",
+           from conductor.tasks t"
+        .replace("{rows}", &size(30_000, 100_000).to_string()),
     )
     .await?;
     const LOOKS: [(&str, &str); 3] = [

@@ -84,6 +84,14 @@ pub fn narrow(concurrency: usize) -> Worker {
     Worker::queue("default").concurrency(concurrency)
 }
 
+/// A number of rows or calls: the large one in `just nightly`, which sets `CONDUCTOR_NIGHTLY`.
+pub fn size(usual: i64, nightly: i64) -> i64 {
+    match std::env::var_os("CONDUCTOR_NIGHTLY") {
+        Some(_) => nightly,
+        None => usual,
+    }
+}
+
 /// Starts an orchestrator whose handlers see this value.
 pub async fn start_with<T: Send + Sync + 'static>(
     test: &TestConductor,
