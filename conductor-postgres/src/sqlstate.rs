@@ -1,7 +1,7 @@
 //! The SQLSTATEs by which SQL and Rust understand each other.
 //!
 //! Every code that a function in `migrations/functions/` raises is in [`RAISED`], and no other file
-//! of this crate names a code.
+//! of this crate, of the runtime or of the command line names a code.
 
 /// A call names a task that the database does not know.
 pub const UNKNOWN_TASK: &str = "CD001";
@@ -113,9 +113,11 @@ mod tests {
 
     #[test]
     fn no_other_file_names_a_code() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut files = Vec::new();
-        sources(&root, &mut files);
+        for package in ["conductor-postgres", "conductor-runtime", "conductor-cli"] {
+            sources(&root.join(package).join("src"), &mut files);
+        }
         assert!(files.len() > 50, "{}", files.len());
         let elsewhere = files.iter().filter(|file| !file.ends_with("sqlstate.rs"));
         for file in elsewhere {
