@@ -286,7 +286,8 @@ async fn a_schedule_that_is_over_goes_and_one_that_is_not_stays(
     Ok(())
 }
 
-/// Two orchestrators remove 40,000 rows (200,000 in `just nightly`) while a third party works; nobody waits for a lock of theirs.
+/// Two orchestrators remove 40,000 rows (200,000 in `just nightly`) while others work. They hold no lock that the work
+/// would wait for.
 #[conductor::test]
 async fn a_deep_history_is_removed_beside_the_work(test: TestConductor) -> anyhow::Result<()> {
     declare(&test, "old-task").await?;

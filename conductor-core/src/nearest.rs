@@ -1,4 +1,4 @@
-//! The name that somebody meant.
+//! The known name that is most similar to a mistyped one.
 
 /// How similar a name must be to be proposed, from 0 to 1 (Jaro-Winkler).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -224,11 +224,11 @@ fn leaves(tree: &str) -> Vec<Vec<String>> {
 /// A file that needs another one which needs it can only be read together with it.
 #[test]
 fn no_new_circles_of_files() {
-    for package in WITHOUT {
-        let package_ = Package::read(&super::root().join(package).join("src"));
-        assert!(!package_.texts.is_empty(), "{package}");
-        let circles = package_.circles();
-        assert!(circles.is_empty(), "{package}: {circles:?}");
+    for name in WITHOUT {
+        let package = Package::read(&super::root().join(name).join("src"));
+        assert!(!package.texts.is_empty(), "{name}");
+        let circles = package.circles();
+        assert!(circles.is_empty(), "{name}: {circles:?}");
     }
     let runtime = Package::read(&super::root().join("conductor-runtime/src"));
     assert!(runtime.texts.len() > 100);
