@@ -20,6 +20,7 @@ mod outage;
 mod patience;
 mod read_only;
 mod session;
+pub mod store;
 mod timings;
 pub mod sqlstate;
 

@@ -1,8 +1,8 @@
 use conductor_postgres::Timed;
+use conductor_postgres::store::Claimed;
 use tokio_util::sync::CancellationToken;
 
-use super::execute::{Surroundings, caught, converted, not_converted, unreadable};
-use super::fetch::Claimed;
+use super::execute::{AttemptEnv, caught, converted, not_converted, unreadable};
 use super::outcome::End;
 use crate::context::{BatchContext, BatchItem};
 use crate::task::{BatchDefinition, TaskDefinition, Trigger};
@@ -15,7 +15,7 @@ pub(super) async fn batch_attempt(
     batch: &'static BatchDefinition,
     claimed: Vec<Claimed>,
     cancels: Vec<CancellationToken>,
-    surroundings: Surroundings,
+    env: AttemptEnv,
 ) -> Vec<End> {
     let mut payloads = Vec::with_capacity(claimed.len());
     let mut items = Vec::with_capacity(claimed.len());
@@ -53,7 +53,7 @@ pub(super) async fn batch_attempt(
         items: items
             .filter_map(|(item, unreadable)| unreadable.is_none().then_some(item))
             .collect(),
-        states: surroundings.states,
+        states: env.states,
     };
     let mut ends = Vec::new();
     if !context.items.is_empty() {
@@ -68,7 +68,7 @@ pub(super) async fn batch_attempt(
         ends = match task.timeout {
             None => handler.await,
             Some(timeout) => {
-                let deadline = surroundings.durable.clock.deadline(timeout);
+                let deadline = env.durable.clock.deadline(timeout);
                 match deadline.bound(handler).await {
                     Timed::InTime(ends) => ends,
                     Timed::Late(ends) => ends.into_iter().map(|end| end.late(timeout)).collect(),

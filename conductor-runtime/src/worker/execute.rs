@@ -7,12 +7,12 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use conductor_postgres::Timed;
+use conductor_postgres::store::Claimed;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::control::Control;
-use super::fetch::Claimed;
 use super::outcome::End;
 use super::pulse::Pulse;
 use super::window::Windows;
@@ -29,7 +29,7 @@ use crate::verdict::{Verdict, noting, verdict};
 
 /// What all attempts of a worker share.
 #[derive(Debug, Clone)]
-pub(super) struct Surroundings {
+pub(super) struct AttemptEnv {
     pub(super) states: Arc<States>,
     pub(super) windows: Windows,
     pub(super) durable: Arc<Durable>,
@@ -42,10 +42,10 @@ pub(super) async fn attempt(
     run_single: RunSingle,
     mut claimed: Claimed,
     cancel: CancellationToken,
-    surroundings: Surroundings,
+    env: AttemptEnv,
 ) -> (Option<End>, Duration) {
     let started = Instant::now();
-    let durable = Arc::clone(&surroundings.durable);
+    let durable = Arc::clone(&env.durable);
     let clock = durable.clock.clone();
     if let Some(reason) = &claimed.unreadable {
         return (Some(unreadable(reason)), started.elapsed());
@@ -72,9 +72,9 @@ pub(super) async fn attempt(
         claim: claimed.claim,
         attempt: u32::try_from(claimed.attempt).unwrap_or(1),
         origin: claimed.origin,
-        states: surroundings.states,
+        states: env.states,
         trigger,
-        window: surroundings.windows.get(claimed.task_id),
+        window: env.windows.get(claimed.task_id),
         cancel,
         memo,
         durable: Some(Arc::clone(&durable)),

@@ -13,13 +13,12 @@ use crate::panics::{Panicked, note_places};
 
 /// Identifies a handler of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct HandlerId(u64);
+pub(super) struct HandlerId(pub(super) u64);
 
 /// Handlers that run on another runtime than their worker. Starts and ends are transferred in groups, because each
 /// hop between threads costs as much as a small handler.
 pub(super) struct Handlers<E> {
     runtime: Handle,
-    last: u64,
     /// Handlers that were added and not started. In a mutex because `Handlers` must be `Sync` and these futures are
     /// not.
     starting: Mutex<Vec<Pin<Box<dyn Future<Output = ()> + Send>>>>,
@@ -76,7 +75,6 @@ impl<E: Send + 'static> Handlers<E> {
         note_places();
         Self {
             runtime,
-            last: 0,
             starting: Mutex::default(),
             ends: Arc::new(Ends {
                 ended: Mutex::default(),
@@ -92,11 +90,10 @@ impl<E: Send + 'static> Handlers<E> {
     /// Adds a handler, which starts with the next `start`. `panicked` converts a panic to an end.
     pub(super) fn add(
         &mut self,
+        id: HandlerId,
         handler: impl Future<Output = E> + Send + 'static,
         panicked: fn(Panicked) -> E,
-    ) -> (HandlerId, Abort) {
-        self.last += 1;
-        let id = HandlerId(self.last);
+    ) -> Abort {
         let (abort, aborted) = AbortHandle::new_pair();
         let ending = Ending {
             handler: id,
@@ -106,7 +103,7 @@ impl<E: Send + 'static> Handlers<E> {
         let starting = self.starting.get_mut();
         let starting = starting.unwrap_or_else(PoisonError::into_inner);
         starting.push(Box::pin(run(handler, aborted, ending, panicked)));
-        (id, Abort(abort))
+        Abort(abort)
     }
 
     /// Starts what was added.
@@ -182,60 +179,63 @@ mod tests {
         ended.remove(0)
     }
 
+    const ONE: HandlerId = HandlerId(1);
+
     #[tokio::test]
     async fn each_end_comes_back() {
         let mut handlers = Handlers::on(Handle::current());
-        let (one, _alive) = handlers.add(async { "done".to_owned() }, panicked);
+        let _alive = handlers.add(ONE, async { "done".to_owned() }, panicked);
         handlers.start();
-        assert_eq!(next(&mut handlers).await, (one, Some("done".to_owned())));
+        assert_eq!(next(&mut handlers).await, (ONE, Some("done".to_owned())));
 
         let broken = async { panic!("broken") };
-        let (one, _alive) = handlers.add(broken, panicked);
+        let _alive = handlers.add(ONE, broken, panicked);
         handlers.start();
         let place = format!("{}:{}:30", file!(), line!() - 3);
         let end = Some(format!("panicked at {place}: broken"));
-        assert_eq!(next(&mut handlers).await, (one, end));
+        assert_eq!(next(&mut handlers).await, (ONE, end));
     }
 
     #[tokio::test]
     async fn several_start_together() {
         let mut handlers = Handlers::on(Handle::current());
-        let alive: Vec<_> = (0..3)
-            .map(|n| handlers.add(async move { n.to_string() }, panicked))
+        let _alive: Vec<_> = (0..3)
+            .map(|n| handlers.add(HandlerId(n), async move { n.to_string() }, panicked))
             .collect();
         handlers.start();
         let mut ended = Vec::new();
         while ended.len() < 3 {
             ended.extend(handlers.ended().await);
         }
-        for (n, (id, _)) in alive.iter().enumerate() {
-            assert!(ended.contains(&(*id, Some(n.to_string()))), "{ended:?}");
+        for n in 0..3 {
+            let end = (HandlerId(n), Some(n.to_string()));
+            assert!(ended.contains(&end), "{ended:?}");
         }
     }
 
     #[tokio::test]
     async fn one_that_is_aborted_has_no_end_of_its_own() {
         let mut handlers = Handlers::on(Handle::current());
-        let (one, abort) = handlers.add(std::future::pending(), panicked);
+        let abort = handlers.add(ONE, std::future::pending(), panicked);
         handlers.start();
         abort.now();
-        assert_eq!(next(&mut handlers).await, (one, None));
+        assert_eq!(next(&mut handlers).await, (ONE, None));
 
-        let (one, abort) = handlers.add(std::future::pending(), panicked);
+        let abort = handlers.add(ONE, std::future::pending(), panicked);
         handlers.start();
         drop(abort);
-        assert_eq!(next(&mut handlers).await, (one, None));
+        assert_eq!(next(&mut handlers).await, (ONE, None));
 
         let panics = Panics;
         let holds = async move {
             let _panics = panics;
             std::future::pending().await
         };
-        let (one, abort) = handlers.add(holds, panicked);
+        let abort = handlers.add(ONE, holds, panicked);
         handlers.start();
         abort.now();
-        let (two, end) = next(&mut handlers).await;
-        assert_eq!(two, one);
+        let (one, end) = next(&mut handlers).await;
+        assert_eq!(one, ONE);
         assert!(end.is_some_and(|end| end.ends_with(": in its drop")));
     }
 
@@ -246,18 +246,18 @@ mod tests {
             panic!("no runtime");
         };
         let mut handlers = Handlers::on(there.handle().clone());
-        let (one, _alive) = handlers.add(std::future::pending(), panicked);
-        let (two, _alive) = handlers.add(std::future::pending(), panicked);
+        let _one = handlers.add(HandlerId(1), std::future::pending(), panicked);
+        let _two = handlers.add(HandlerId(2), std::future::pending(), panicked);
         handlers.start();
         drop(there);
-        let (three, _alive) = handlers.add(std::future::pending(), panicked);
+        let _three = handlers.add(HandlerId(3), std::future::pending(), panicked);
         handlers.start();
         let mut ended = Vec::new();
         while ended.len() < 3 {
             ended.extend(here.block_on(handlers.ended()));
         }
-        for id in [one, two, three] {
-            assert!(ended.contains(&(id, None)));
+        for id in 1..=3 {
+            assert!(ended.contains(&(HandlerId(id), None)));
         }
     }
 }

@@ -1,40 +1,45 @@
-//! The worker of one queue in one process: fetch, execute, flush.
+//! The worker of one queue in one process: claim, execute, write.
 //!
-//! One loop owns all of a worker's state. Each handler runs as an async task of its own. At most
-//! two round trips to the database are in progress at once; each writes outcomes and returns
-//! claims.
+//! [`machine`] decides: events and the time in, actions out. [`run`] carries its actions out, in one loop. Each handler
+//! runs as an async task of its own ([`crew`]). At most two round trips to the database are under way at once
+//! ([`exchange`]); each writes outcomes and returns claims.
 
-mod backlog;
 mod batch;
+mod batch_buffer;
 mod beside;
 mod boot_instant;
-mod claim;
+mod columns;
 mod config;
 mod control;
+mod crew;
+mod delivery;
+#[cfg(test)]
+mod example;
+mod exchange;
 mod execute;
-mod fetch;
-mod flush;
-mod gathering;
 mod handlers;
-mod lanes;
 mod left;
+mod limit_slots;
+mod local_queue;
 mod locked;
+mod machine;
 mod outcome;
-mod pace;
-mod pipeline;
+mod prefetch;
+mod protocol;
 mod pulse;
 mod record;
+mod refused;
+mod run;
 mod standing;
-mod suspend;
 mod window;
 
 pub(crate) use beside::Beside;
 pub(crate) use boot_instant::BootInstant;
-pub(crate) use claim::Claim;
+pub(crate) use conductor_postgres::store::Claim;
 pub use config::{DEFAULT_CONCURRENCY, Worker};
 pub(crate) use control::{Control, Phase, Signals};
 pub(crate) use execute::converted;
-pub(crate) use pipeline::Pipeline;
 pub(crate) use pulse::Held;
 pub(crate) use record::Recorder;
+pub(crate) use run::Pipeline;
 pub(crate) use standing::Standing;

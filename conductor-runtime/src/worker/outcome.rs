@@ -3,9 +3,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use conductor_postgres::store::Claim;
 use uuid::Uuid;
 
-use super::claim::Claim;
 use crate::context::Waiting;
 use crate::failure::Failure;
 use crate::panics::Panicked;
@@ -100,6 +100,11 @@ impl Outcome {
         of.0.fetch_add(bytes, Ordering::Relaxed);
         self.end = end;
         self.weight = Weight { of, bytes };
+    }
+
+    /// Returns whether the execution ends with it, as far as is known: a failed one may be retried.
+    pub(super) fn is_end(&self) -> bool {
+        matches!(self.end, End::Completed(_) | End::Failed { .. })
     }
 
     /// Returns approximately how many bytes it adds to a message.
@@ -235,7 +240,9 @@ mod tests {
 
     use uuid::Uuid;
 
-    use super::{Claim, End, Outcome, Unwritten, storable};
+    use conductor_postgres::store::Claim;
+
+    use super::{End, Outcome, Unwritten, storable};
     use crate::verdict::Verdict;
 
     #[test]

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use conductor_postgres::store::{Claim, RecordColumns, record_steps};
 use conductor_postgres::{
     Batcher, Database, Fault, Patience, Session, fault, is_locked, take_message,
 };
@@ -9,7 +10,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use uuid::Uuid;
 
 use super::beside::Beside;
-use super::claim::{Claim, ClaimColumns};
 use crate::client::Conductor;
 use crate::context::Decided;
 use crate::error::{Error, Result};
@@ -205,30 +205,10 @@ async fn insert(
     batch: &[Record],
     waits: bool,
 ) -> Result<Vec<Option<bool>>, sqlx::Error> {
-    let ids: Vec<Uuid> = batch.iter().map(|record| record.id).collect();
-    let claims: ClaimColumns = batch.iter().map(|record| record.claim).collect();
-    let keys: Vec<&str> = batch.iter().map(|record| record.key.as_str()).collect();
-    let kinds: Vec<&str> = batch.iter().map(|record| record.kind).collect();
-    let values: Vec<&str> = batch.iter().map(|record| record.value.as_str()).collect();
-    let had = keyed(batch, |decided| &decided.had);
-    let withdrawn = keyed(batch, |decided| &decided.withdrawn);
+    let records = columns(batch);
     let mut patience = Patience::new(Duration::MAX);
     loop {
-        let sql = "select conductor.record_steps(
-            p_ids => $1, p_claims => $2, p_keys => $3, p_kinds => $4, p_values => $5, p_waits => $6,
-            p_had_of => $7, p_had => $8, p_withdrawn_of => $9, p_withdrawn => $10, p_orchestrators => $11)";
-        let held = sqlx::query_scalar(sql)
-            .bind(&ids)
-            .bind(&claims.numbers)
-            .bind(&keys)
-            .bind(&kinds)
-            .bind(&values)
-            .bind(waits)
-            .bind(&had.0)
-            .bind(&had.1)
-            .bind(&withdrawn.0)
-            .bind(&withdrawn.1)
-            .bind(&claims.orchestrators);
+        let held = record_steps(&records, waits);
         match patience.ask(conductor.database(), held).await {
             Err(error) if waits && is_locked(&error) => return Err(error),
             Err(error) if fault(&error) == Fault::Passing => {
@@ -243,12 +223,20 @@ async fn insert(
     }
 }
 
-/// Returns the keys of several executions as two columns.
-fn keyed(batch: &[Record], of: impl Fn(&Decided) -> &Vec<String>) -> (Vec<Uuid>, Vec<&str>) {
-    (batch.iter())
-        .flat_map(|record| {
-            let keys = of(&record.decided).iter();
-            keys.map(move |key| (record.id, key.as_str()))
-        })
-        .unzip()
+fn columns(batch: &[Record]) -> RecordColumns<'_> {
+    let mut columns = RecordColumns::default();
+    for record in batch {
+        columns.ids.push(record.id);
+        columns.claims.push(record.claim);
+        columns.keys.push(&record.key);
+        columns.kinds.push(record.kind);
+        columns.values.push(&record.value);
+        for key in &record.decided.had {
+            columns.had.push(record.id, key);
+        }
+        for key in &record.decided.withdrawn {
+            columns.withdrawn.push(record.id, key);
+        }
+    }
+    columns
 }

@@ -7,14 +7,16 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
-use conductor_postgres::{ANSWER, Alone, Batcher, Fault, fault, no_answer, take_message};
+use conductor_postgres::store::{
+    Claim, KeyColumns, Suspensions, WaitState, look_beside, wait_beside,
+};
+use conductor_postgres::{ANSWER, Batcher, Fault, fault, no_answer, take_message};
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::beside::Beside;
-use super::claim::{Claim, ClaimColumns};
-use super::suspend::Suspensions;
+use super::columns::suspend;
 use crate::client::Conductor;
 use crate::codec::MAX_RECORDS_BYTES;
 use crate::context::{Memo, Stands, Wait, Waiting};
@@ -52,17 +54,7 @@ struct Look {
     id: Uuid,
     claim: Claim,
     keys: Vec<String>,
-    done: oneshot::Sender<Vec<Came>>,
-}
-
-/// The state of a wait.
-#[derive(Debug, sqlx::FromRow)]
-struct Came {
-    execution_id: Uuid,
-    key: String,
-    value: Option<String>,
-    at: Option<i64>,
-    left_ms: Option<i64>,
+    done: oneshot::Sender<Vec<WaitState>>,
 }
 
 impl Standing {
@@ -106,7 +98,7 @@ impl Standing {
     }
 
     /// Returns the state of these waits; nothing if the database does not answer.
-    async fn look(&self, id: Uuid, claim: Claim, keys: Vec<String>) -> Vec<Came> {
+    async fn look(&self, id: Uuid, claim: Claim, keys: Vec<String>) -> Vec<WaitState> {
         let (done, came) = oneshot::channel();
         let look = Look {
             id,
@@ -181,7 +173,7 @@ async fn poll_until(condition: impl Fn() -> bool) {
 }
 
 /// Delivers results to the handler, and returns how long until the next deadline.
-fn bring(memo: &Memo, known: Vec<Came>) -> Duration {
+fn bring(memo: &Memo, known: Vec<WaitState>) -> Duration {
     let mut left = LAST_LOOK;
     for came in known {
         match came.value.map(RawValue::from_string) {
@@ -213,11 +205,11 @@ fn take_looks(waiting: &mut Vec<Look>) -> Vec<Look> {
 async fn write_begins(conductor: &Conductor, batch: Vec<Begin>) {
     let mut suspensions = Suspensions::default();
     for begin in &batch {
-        suspensions.add(begin.id, begin.claim, &begin.waiting);
+        suspend(&mut suspensions, begin.id, begin.claim, &begin.waiting);
     }
     let written = async {
         let mut session = conductor.database().session().await?;
-        let written = suspensions.write_beside(&mut session);
+        let written = wait_beside(&mut session, &suspensions);
         let written = tokio::time::timeout(ANSWER, written).await;
         match written {
             Ok(written) => session.settle(written).await,
@@ -246,19 +238,14 @@ async fn write_begins(conductor: &Conductor, batch: Vec<Begin>) {
 }
 
 async fn answer(conductor: &Conductor, batch: Vec<Look>) {
-    let ids: Vec<Uuid> = batch.iter().map(|look| look.id).collect();
-    let claims: ClaimColumns = batch.iter().map(|look| look.claim).collect();
-    let (of, keys): (Vec<Uuid>, Vec<&str>) = (batch.iter())
-        .flat_map(|look| look.keys.iter().map(|key| (look.id, key.as_str())))
-        .unzip();
-    let looked = sqlx::query_as("select * from conductor.look_beside($1, $2, $3, $4, $5)")
-        .bind(&ids)
-        .bind(&claims.numbers)
-        .bind(&of)
-        .bind(&keys)
-        .bind(&claims.orchestrators);
-    let looked = tokio::time::timeout(ANSWER, looked.all(conductor.database()));
-    let mut known: Vec<Came> = match looked.await {
+    let executions: Vec<(Uuid, Claim)> = batch.iter().map(|look| (look.id, look.claim)).collect();
+    let mut waits = KeyColumns::default();
+    for look in &batch {
+        look.keys.iter().for_each(|key| waits.push(look.id, key));
+    }
+    let looked = look_beside(conductor.database(), &executions, &waits);
+    let looked = tokio::time::timeout(ANSWER, looked);
+    let mut known: Vec<WaitState> = match looked.await {
         Ok(Ok(known)) => known,
         // One by one, so that one that cannot be answered does not affect the others.
         Ok(Err(error)) if fault(&error) == Fault::Refused && batch.len() > 1 => {
@@ -274,7 +261,7 @@ async fn answer(conductor: &Conductor, batch: Vec<Look>) {
         Err(_) => return,
     };
     for look in batch {
-        let of_this = |came: &mut Came| came.execution_id == look.id;
+        let of_this = |came: &mut WaitState| came.execution_id == look.id;
         let _ = look.done.send(known.extract_if(.., of_this).collect());
     }
 }

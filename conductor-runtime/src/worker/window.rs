@@ -2,6 +2,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use conductor_postgres::store::WindowColumns;
 use conductor_schedule::Window;
 
 use crate::task::TaskDefinition;
@@ -9,15 +10,6 @@ use crate::task::TaskDefinition;
 /// The windows of a worker's tasks.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Windows(Arc<HashMap<i32, Window>>);
-
-/// The windows as the columns of a statement: for each task the one that is open, or else the next
-/// one.
-#[derive(Debug, Clone, Default)]
-pub(super) struct WindowColumns {
-    pub(super) tasks: Vec<i32>,
-    pub(super) opens: Vec<DateTime<Utc>>,
-    pub(super) closes: Vec<DateTime<Utc>>,
-}
 
 impl Windows {
     /// Returns the windows of these tasks. Invalid windows were refused before the worker started.

@@ -1,13 +1,12 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use conductor_postgres::store::Claimed;
 use uuid::Uuid;
-
-use super::fetch::Claimed;
 
 /// The claimed executions of one task that wait to run together as a batch.
 #[derive(Debug)]
-pub(super) struct Gathering {
+pub(super) struct BatchBuffer {
     max_size: usize,
     max_wait: Duration,
     /// Each with the time at which it reached this worker.
@@ -18,7 +17,7 @@ pub(super) struct Gathering {
 /// The size at which a batch is full, because a worker holds only a few times this much.
 pub(super) const MOST_BATCH_BYTES: usize = 16 * 1024 * 1024;
 
-impl Gathering {
+impl BatchBuffer {
     pub(super) fn new(max_size: u32, max_wait: Duration) -> Self {
         Self {
             max_size: usize::try_from(max_size).unwrap_or(usize::MAX).max(1),
@@ -101,56 +100,54 @@ impl Gathering {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::worker::example;
 
     fn claimed(n: u128) -> Claimed {
-        Claimed {
-            id: Uuid::from_u128(n),
-            ..Claimed::example(1, &[])
-        }
+        example::claimed(n, 1, &[])
     }
 
     #[test]
     fn a_batch_is_ready_when_it_is_full_or_its_first_item_has_waited() {
         let wait = Duration::from_secs(1);
-        let mut gathering = Gathering::new(3, wait);
+        let mut buffer = BatchBuffer::new(3, wait);
         let began = Instant::now();
-        assert!(!gathering.is_ready(began + wait));
-        gathering.add(began, claimed(1));
+        assert!(!buffer.is_ready(began + wait));
+        buffer.add(began, claimed(1));
         let later = began + wait / 2;
-        gathering.add(later, claimed(2));
-        assert!(!gathering.is_ready(later));
-        assert!(gathering.is_ready(began + wait));
-        assert_eq!((gathering.room(1), gathering.room(2)), (1, 4));
+        buffer.add(later, claimed(2));
+        assert!(!buffer.is_ready(later));
+        assert!(buffer.is_ready(began + wait));
+        assert_eq!((buffer.room(1), buffer.room(2)), (1, 4));
 
         for n in 3..=5 {
-            gathering.add(later, claimed(n));
+            buffer.add(later, claimed(n));
         }
-        assert!(gathering.is_ready(later));
-        assert!(gathering.remove(Uuid::from_u128(2)).is_some());
-        let batch: Vec<u128> = gathering.take().iter().map(|c| c.id.as_u128()).collect();
+        assert!(buffer.is_ready(later));
+        assert!(buffer.remove(Uuid::from_u128(2)).is_some());
+        let batch: Vec<u128> = buffer.take().iter().map(|c| c.id.as_u128()).collect();
         assert_eq!(batch, [1, 3, 4]);
         // The remaining items have waited since they arrived.
-        assert_eq!(gathering.ready_at().unwrap(), later + wait);
-        assert_eq!(gathering.items().count(), 1);
+        assert_eq!(buffer.ready_at().unwrap(), later + wait);
+        assert_eq!(buffer.items().count(), 1);
     }
 
     #[test]
     fn a_batch_is_full_with_so_many_bytes() {
         let now = Instant::now();
-        let mut gathering = Gathering::new(1000, Duration::from_secs(3600));
+        let mut buffer = BatchBuffer::new(1000, Duration::from_secs(3600));
         for (n, mib) in [(1, 0), (2, 15), (3, 2), (4, 20), (5, 0)] {
             let mut item = claimed(n);
             item.payload = "x".repeat(mib * 1024 * 1024);
-            gathering.add(now, item);
+            buffer.add(now, item);
         }
         let mut batch = || -> Vec<u128> {
-            let batch = gathering.take();
+            let batch = buffer.take();
             batch.iter().map(|item| item.id.as_u128()).collect()
         };
         assert_eq!(batch(), [1, 2, 3]);
         assert_eq!(batch(), [4]);
         assert_eq!(batch(), [5]);
         assert_eq!(batch(), [] as [u128; 0]);
-        assert_eq!(gathering.bytes(), 0);
+        assert_eq!(buffer.bytes(), 0);
     }
 }

@@ -12,12 +12,12 @@ const WEIGHT: f64 = 0.05;
 /// With slow handlers, only as many as can run, so that other workers get the rest. With quick
 /// ones, as many as start within [`LONGEST_WAIT`], so that one claim returns thousands.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct Prefetch {
     concurrency: usize,
     mean_seconds: Option<f64>,
 }
 
-impl Pace {
+impl Prefetch {
     pub(super) fn new(concurrency: usize) -> Self {
         Self {
             concurrency,
@@ -58,22 +58,22 @@ mod tests {
 
     #[test]
     fn slow_handlers_are_not_claimed_ahead_and_quick_ones_are() {
-        let mut pace = Pace::new(10);
-        assert_eq!(pace.most_held(), 10);
-        pace.measured(Duration::from_secs(2));
-        assert_eq!(pace.most_held(), 10);
+        let mut prefetch = Prefetch::new(10);
+        assert_eq!(prefetch.most_held(), 10);
+        prefetch.measured(Duration::from_secs(2));
+        assert_eq!(prefetch.most_held(), 10);
         for _ in 0..500 {
-            pace.measured(Duration::from_micros(5));
+            prefetch.measured(Duration::from_micros(5));
         }
-        assert_eq!(pace.most_held(), MOST_HELD);
-        pace.stalled();
-        assert_eq!(pace.most_held(), 10);
+        assert_eq!(prefetch.most_held(), MOST_HELD);
+        prefetch.stalled();
+        assert_eq!(prefetch.most_held(), 10);
     }
 
     #[test]
     fn ten_milliseconds_are_five_rounds_ahead() {
-        let mut pace = Pace::new(4);
-        pace.measured(Duration::from_millis(10));
-        assert_eq!(pace.most_held(), 24);
+        let mut prefetch = Prefetch::new(4);
+        prefetch.measured(Duration::from_millis(10));
+        assert_eq!(prefetch.most_held(), 24);
     }
 }

@@ -2,9 +2,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use conductor_postgres::store::{Claimed, LaneColumns, Slots};
 use uuid::Uuid;
-
-use super::fetch::{Claimed, LaneColumns, Slots};
 
 /// How long free slots are kept for the next claims while much is due, and how often the worker then asks for its
 /// number of slots, because a limit may have changed.
@@ -21,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// The slots that limits grant this worker, by lane, and the executions that wait for them.
 #[derive(Debug, Default)]
-pub(super) struct Lanes {
+pub(super) struct LimitSlots {
     lanes: HashMap<i32, Lane>,
     /// How many executions wait, in all lanes.
     blocked: usize,
@@ -62,15 +61,15 @@ impl Lane {
     }
 
     /// Returns whether the slots suffice for its part of a claim of `want`, at `ahead` executions per slot.
-    fn has_room(&self, want: usize, ahead: usize) -> bool {
+    fn has_room(&self, want: usize, ahead: usize, now: Instant) -> bool {
         ahead >= QUICK
             && self.slots > 0
             && self.slots * ahead >= self.claimed + want / PART
-            && self.looked_at.is_some_and(|at| at.elapsed() < LOOK)
+            && self.looked_at.is_some_and(|at| now < at + LOOK)
     }
 }
 
-impl Lanes {
+impl LimitSlots {
     /// Notes an execution that was claimed in these lanes.
     pub(super) fn claimed(&mut self, claimed: &Claimed, now: Instant) {
         for lane in &claimed.lanes {
@@ -117,7 +116,7 @@ impl Lanes {
     }
 
     /// Notes that an execution that ran in these lanes has ended; the next ones become ready.
-    pub(super) fn ended(&mut self, lanes: &[i32], ready: &mut VecDeque<Claimed>) {
+    pub(super) fn ended(&mut self, lanes: &[i32], ready: &mut VecDeque<Claimed>, now: Instant) {
         for lane in lanes {
             let Some(lane) = self.lanes.get_mut(lane) else {
                 continue;
@@ -128,24 +127,24 @@ impl Lanes {
                 ready.push_front(next);
             }
         }
-        self.left(lanes);
+        self.left(lanes, now);
     }
 
     /// Notes that an execution that was claimed in these lanes is gone.
-    pub(super) fn left(&mut self, lanes: &[i32]) {
+    pub(super) fn left(&mut self, lanes: &[i32], now: Instant) {
         for lane in lanes {
             if let Some(lane) = self.lanes.get_mut(lane) {
                 lane.claimed = lane.claimed.saturating_sub(1);
                 let at = lane.kept_until().filter(|_| self.deep);
-                self.unsettled = earlier(self.unsettled, at.unwrap_or_else(Instant::now));
+                self.unsettled = earlier(self.unsettled, at.unwrap_or(now));
             }
         }
     }
 
     /// Sets whether more is due than was claimed. Only then are free slots kept.
-    pub(super) fn set_deep(&mut self, deep: bool) {
+    pub(super) fn set_deep(&mut self, deep: bool, now: Instant) {
         if self.deep && !deep && self.unsettled.is_some() {
-            self.unsettled = Some(Instant::now());
+            self.unsettled = Some(now);
         }
         self.deep = deep;
     }
@@ -159,11 +158,11 @@ impl Lanes {
     }
 
     /// Removes what has waited this long for a slot, with everything that waits after it.
-    pub(super) fn drain_old(&mut self, long: Duration) -> Vec<Claimed> {
+    pub(super) fn drain_old(&mut self, long: Duration, now: Instant) -> Vec<Claimed> {
         let mut all = Vec::new();
         for lane in self.lanes.values_mut() {
             let oldest = lane.blocked.front();
-            if oldest.is_some_and(|claimed| claimed.since.elapsed() >= long) {
+            if oldest.is_some_and(|claimed| now >= claimed.since + long) {
                 all.extend(lane.blocked.drain(..));
             }
         }
@@ -189,6 +188,7 @@ impl Lanes {
         asked: &[i32],
         told: Vec<Slots>,
         ready: &mut VecDeque<Claimed>,
+        now: Instant,
     ) {
         let known: HashSet<i32> = told.iter().map(|told| told.lane).collect();
         for Slots { lane, slots, of } in told {
@@ -205,7 +205,7 @@ impl Lanes {
             // The slots are kept, or the lane was locked when they were offered back.
             if lane.slots > lane.claimed {
                 let at = lane.kept_until().filter(|_| self.deep);
-                let at = at.unwrap_or_else(|| Instant::now() + AGAIN);
+                let at = at.unwrap_or(now + AGAIN);
                 self.unsettled = earlier(self.unsettled, at);
             }
         }
@@ -221,9 +221,13 @@ impl Lanes {
 
     /// Returns what the database receives with a claim of `want`. `ahead` tells how many executions of a task one
     /// slot can run quickly enough.
-    pub(super) fn columns(&mut self, want: usize, ahead: impl Fn(i32) -> usize) -> LaneColumns {
+    pub(super) fn columns(
+        &mut self,
+        want: usize,
+        ahead: impl Fn(i32) -> usize,
+        now: Instant,
+    ) -> LaneColumns {
         self.unsettled = None;
-        let now = Instant::now();
         let asked = self.asked_for_all.filter(|_| self.deep);
         let all = asked.is_none_or(|at| now >= at + ASK_FOR_ALL);
         if all {
@@ -242,7 +246,7 @@ impl Lanes {
                 Some(until) => self.unsettled = earlier(self.unsettled, until),
                 None => columns.back.push(*id),
             }
-            lane.roomy = lane.of.is_some() && lane.has_room(want, ahead(lane.task_id));
+            lane.roomy = lane.of.is_some() && lane.has_room(want, ahead(lane.task_id), now);
             if let Some((limit, key)) = lane.of.as_ref().filter(|_| lane.roomy) {
                 columns.roomy.push(*id);
                 columns.roomy_limits.push(*limit);
@@ -259,8 +263,8 @@ impl Lanes {
 
     /// Must be called if a request may not have arrived and its result is unknown: there may be fewer slots than
     /// before.
-    pub(super) fn unsettle(&mut self) {
-        self.unsettled = (!self.lanes.is_empty()).then(Instant::now);
+    pub(super) fn unsettle(&mut self, now: Instant) {
+        self.unsettled = (!self.lanes.is_empty()).then_some(now);
         self.asked_for_all = None;
         for lane in self.lanes.values_mut() {
             lane.looked_at = None;
@@ -292,14 +296,20 @@ fn earlier(time: Option<Instant>, other: Instant) -> Option<Instant> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::worker::example;
 
     const TASK: i32 = 1;
 
-    fn lanes() -> Lanes {
-        let mut lanes = Lanes::default();
-        lanes.set_deep(true);
-        lanes.claimed(&Claimed::example(TASK, &[7]), Instant::now());
-        lanes
+    fn claimed(lanes: &mut LimitSlots, now: Instant) {
+        lanes.claimed(&example::claimed(1, TASK, &[7]), now);
+    }
+
+    fn lanes() -> (LimitSlots, Instant) {
+        let now = Instant::now();
+        let mut lanes = LimitSlots::default();
+        lanes.set_deep(true, now);
+        claimed(&mut lanes, now);
+        (lanes, now)
     }
 
     fn told(slots: i32) -> Vec<Slots> {
@@ -309,32 +319,31 @@ mod tests {
 
     #[test]
     fn only_a_known_lane_of_quick_executions_has_room() {
-        let mut lanes = lanes();
-        assert_eq!(lanes.columns(1, |_| QUICK).roomy, [] as [i32; 0]);
-        lanes.granted(&[], told(2), &mut VecDeque::new());
+        let (mut lanes, now) = lanes();
+        assert_eq!(lanes.columns(1, |_| QUICK, now).roomy, [] as [i32; 0]);
+        lanes.granted(&[], told(2), &mut VecDeque::new(), now);
         let most = PART * (2 * QUICK - 1);
-        let columns = lanes.columns(most, |task| if task == TASK { QUICK } else { 0 });
+        let columns = lanes.columns(most, |task| if task == TASK { QUICK } else { 0 }, now);
         assert_eq!((columns.roomy, columns.roomy_limits), (vec![7], vec![3]));
         assert_eq!(&*columns.roomy_keys[0], "acme");
         // One slot is already in use.
-        assert!(lanes.columns(most + PART, |_| QUICK).roomy.is_empty());
-        assert!(lanes.columns(1, |_| QUICK - 1).roomy.is_empty());
+        assert!(lanes.columns(most + PART, |_| QUICK, now).roomy.is_empty());
+        assert!(lanes.columns(1, |_| QUICK - 1, now).roomy.is_empty());
     }
 
     #[test]
     fn a_lane_is_looked_at_again_after_a_while_or_a_lost_answer() {
-        let mut lanes = lanes();
-        lanes.granted(&[], told(1), &mut VecDeque::new());
-        let looked = |lanes: &mut Lanes| lanes.columns(1, |_| QUICK).roomy.is_empty();
-        assert!(!looked(&mut lanes));
-        lanes.unsettle();
-        assert!(looked(&mut lanes));
-        lanes.claimed(&Claimed::example(TASK, &[7]), Instant::now());
-        assert!(!looked(&mut lanes));
+        let (mut lanes, now) = lanes();
+        lanes.granted(&[], told(1), &mut VecDeque::new(), now);
+        let looked =
+            |lanes: &mut LimitSlots, now| lanes.columns(1, |_| QUICK, now).roomy.is_empty();
+        assert!(!looked(&mut lanes, now));
+        lanes.unsettle(now);
+        assert!(looked(&mut lanes, now));
+        claimed(&mut lanes, now);
+        assert!(!looked(&mut lanes, now));
         // Executions from a claim that did not examine the lane do not delay the next examination.
-        let long_ago = Instant::now().checked_sub(LOOK);
-        lanes.lanes.get_mut(&7).unwrap().looked_at = long_ago;
-        lanes.claimed(&Claimed::example(TASK, &[7]), Instant::now());
-        assert!(looked(&mut lanes));
+        claimed(&mut lanes, now + LOOK / 2);
+        assert!(looked(&mut lanes, now + LOOK));
     }
 }

@@ -1,21 +1,25 @@
 /// The right to run an execution, until it is given back. The number alone is not enough: if a server lost the commit
 /// of a claim, the next claim has the same number, under another orchestrator.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Claim {
-    pub(crate) number: i32,
+pub struct Claim {
+    /// How often the execution was claimed, including this time.
+    pub number: i32,
     /// The orchestrator that made the claim.
-    pub(crate) orchestrator: i64,
+    pub orchestrator: i64,
 }
 
 /// Claims as the columns of a statement.
 #[derive(Debug, Default)]
-pub(super) struct ClaimColumns {
-    pub(super) numbers: Vec<i32>,
-    pub(super) orchestrators: Vec<i64>,
+pub struct ClaimColumns {
+    /// The numbers.
+    pub numbers: Vec<i32>,
+    /// The orchestrators, in the same order.
+    pub orchestrators: Vec<i64>,
 }
 
 impl ClaimColumns {
-    pub(super) fn push(&mut self, claim: Claim) {
+    /// Adds a claim.
+    pub fn push(&mut self, claim: Claim) {
         self.numbers.push(claim.number);
         self.orchestrators.push(claim.orchestrator);
     }
