@@ -15,11 +15,8 @@ const LONG_SQL: &[(&str, usize)] = &[
     ("catch_up", 172),
     ("claim_gated", 260),
     ("close_lanes", 75),
-    ("declare_limits", 116),
-    ("declare_tasks", 100),
     ("deliver", 143),
     ("emit_many", 94),
-    ("follow_moves", 81),
     ("invoke_keyed", 103),
     ("invoke_mixed", 139),
     ("meet_keys", 113),
@@ -27,8 +24,6 @@ const LONG_SQL: &[(&str, usize)] = &[
     ("rows_changed", 140),
     ("suspend", 93),
     ("take_turns", 105),
-    ("tick", 91),
-    ("why_not_running", 123),
 ];
 
 /// The same for Rust.

@@ -507,7 +507,16 @@ async fn no_function_of_the_workers_writes_what_is_declared(
          order by 1";
     assert_eq!(
         names(&test, writes).await,
-        ["declare_limits", "row_rules_have_changed", "see_row_rules"]
+        [
+            "drop_limits",
+            "drop_unshared",
+            "make_ticks",
+            "row_rules_have_changed",
+            "see_row_rules",
+            "write_limits",
+            "write_shared_limits",
+            "write_tasks"
+        ]
     );
     Ok(())
 }

@@ -17,39 +17,16 @@ begin
 end
 $$;
 
--- Declares tasks and their queues. With p_replace (a worker starts) known tasks take the new options; without
--- it (a client needs the tasks to exist) they keep what they have. If a window has changed, executions that
--- waited for it are due now. If a task has moved to another queue, its executions move, too. Called by programs
--- when they start, and by declare_missing. Returns the id, the queue and the name of each task.
--- Locks: moves (inserts, waits), queues (inserts), tasks (inserts, waits, by name), as declare_limits,
---   live_executions (if free).
-create or replace function conductor.declare_tasks(p_tasks jsonb, p_replace boolean)
-returns table (id integer, queue_id integer, name text)
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+-- Writes tasks and their queues. With p_replace known tasks take the new options; without it they keep what they
+-- have. Called by declare_tasks.
+-- Locks: queues (inserts), tasks (inserts, waits, by name).
+create or replace function conductor.write_tasks(p_tasks jsonb, p_replace boolean) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
     -- About 9500 years. A time that is later is not valid.
     v_for_ever constant float8 := 3e14;
-    v_moved integer[];
-    v_opened integer[];
-    v_ids uuid[];
 begin
-    if p_replace then
-        v_opened := array(
-            select t.id from jsonb_to_recordset(p_tasks) as d(name text, time_window jsonb)
-              join conductor.tasks t on t.name = d.name
-             where t.time_window is not null and t.time_window is distinct from d.time_window);
-        v_moved := array(
-            select t.id from jsonb_to_recordset(p_tasks) as d(name text, queue text)
-              join conductor.tasks t on t.name = d.name
-              join conductor.queues q on q.id = t.queue_id
-             where q.name <> d.queue);
-        insert into conductor.moves as m (task_id, queue_id)
-        select t.id, t.queue_id from conductor.tasks t where t.id = any (v_moved) order by t.id
-            on conflict on constraint moves_pkey do update
-           set moved_at = excluded.moved_at, looked_at = excluded.looked_at, moved_by = excluded.moved_by;
-    end if;
-
     insert into conductor.queues (name)
     select distinct d.queue from jsonb_to_recordset(p_tasks) as d(queue text)
      where not exists (select from conductor.queues q where q.name = d.queue)
@@ -91,32 +68,88 @@ begin
             excluded.max_attempts, excluded.backoff_initial, excluded.backoff_max, excluded.jitter,
             excluded.timeout, excluded.time_window, excluded.ordered_by, excluded.keep_completed, excluded.keep_failed,
             excluded.payload_schema, excluded.output_schema);
+end
+$$;
 
-    if p_replace then
-        perform conductor.declare_limits(p_tasks);
-    end if;
+-- Notes that tasks move to another queue, for follow_moves, and returns those tasks. Called by declare_tasks, which
+-- writes the new queue.
+-- Locks: moves (inserts, waits, by task).
+create or replace function conductor.note_moves(p_tasks jsonb) returns integer[]
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_moved integer[];
+begin
+    v_moved := array(
+        select t.id from jsonb_to_recordset(p_tasks) as d(name text, queue text)
+          join conductor.tasks t on t.name = d.name
+          join conductor.queues q on q.id = t.queue_id
+         where q.name <> d.queue);
+    insert into conductor.moves as m (task_id, queue_id)
+    select t.id, t.queue_id from conductor.tasks t where t.id = any (v_moved) order by t.id
+        on conflict on constraint moves_pkey do update
+       set moved_at = excluded.moved_at, looked_at = excluded.looked_at, moved_by = excluded.moved_by;
+    return v_moved;
+end
+$$;
 
+-- Makes executions follow their tasks: those that waited for a window that has changed (tasks p_opened) are due
+-- now, and those of tasks that have moved (p_moved) change their queue. Called by declare_tasks.
+-- Locks: live_executions (if free).
+create or replace function conductor.follow_tasks(p_opened integer[], p_moved integer[]) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_ids uuid[];
+begin
     -- Executions that wait for a changed window meet the new one. Those that another session has locked keep
     -- their time, because a starting worker does not wait for executions.
-    if cardinality(v_opened) > 0 then
+    if cardinality(p_opened) > 0 then
         v_ids := array(
             select l.id from conductor.live_executions l
-             where l.task_id = any (v_opened) and l.postponed and l.state <> 'running' for no key update skip locked);
+             where l.task_id = any (p_opened) and l.postponed and l.state <> 'running' for no key update skip locked);
         update conductor.live_executions l set run_at = conductor.now(), postponed = false
          where l.id = any (v_ids);
     end if;
 
-    -- The executions of a task that moves to another queue move with it. What is missed here is moved later, by
-    -- follow_moves.
-    if cardinality(v_moved) > 0 then
+    -- What is missed here is moved later, by follow_moves.
+    if cardinality(p_moved) > 0 then
         v_ids := array(
             select l.id from conductor.live_executions l
-             where l.task_id = any (v_moved) and l.state <> 'running' for no key update skip locked);
+             where l.task_id = any (p_moved) and l.state <> 'running' for no key update skip locked);
         update conductor.live_executions l set queue_id = t.queue_id
           from conductor.tasks t
          where l.id = any (v_ids) and t.id = l.task_id;
     end if;
+end
+$$;
 
+-- Declares tasks and their queues. With p_replace (a worker starts) known tasks take the new options; without
+-- it (a client needs the tasks to exist) they keep what they have. If a window has changed, executions that
+-- waited for it are due now. If a task has moved to another queue, its executions move, too. Called by programs
+-- when they start, and by declare_missing. Returns the id, the queue and the name of each task.
+-- Locks: moves (inserts, waits), queues (inserts), tasks (inserts, waits, by name), as declare_limits,
+--   live_executions (if free).
+create or replace function conductor.declare_tasks(p_tasks jsonb, p_replace boolean)
+returns table (id integer, queue_id integer, name text)
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_moved integer[];
+    v_opened integer[];
+begin
+    if p_replace then
+        v_opened := array(
+            select t.id from jsonb_to_recordset(p_tasks) as d(name text, time_window jsonb)
+              join conductor.tasks t on t.name = d.name
+             where t.time_window is not null and t.time_window is distinct from d.time_window);
+        v_moved := conductor.note_moves(p_tasks);
+    end if;
+    perform conductor.write_tasks(p_tasks, p_replace);
+    if p_replace then
+        perform conductor.declare_limits(p_tasks);
+        perform conductor.follow_tasks(v_opened, v_moved);
+    end if;
     return query
     select t.id, t.queue_id, t.name
       from jsonb_to_recordset(p_tasks) as d(name text)

@@ -33,6 +33,48 @@ begin
 end
 $$;
 
+-- Looks through at most p_portion executions of a queue in the order of claims, from one place (p_priority, p_run_at,
+-- p_id) on, or from the beginning if p_priority is null. Returns in ids those of a task that can be moved, in seen how
+-- many executions it has looked at, and the place where the next look begins; at_priority is null if this one has
+-- reached the end. Called by follow_moves, under whose settings it runs.
+create or replace function conductor.find_moved(
+    p_task integer, p_queue integer, p_priority integer, p_run_at timestamptz, p_id uuid, p_portion integer,
+    out ids uuid[], out seen integer, out at_priority integer, out at_run_at timestamptz, out at_id uuid)
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_found uuid[];
+    v_seen integer;
+begin
+    ids := '{}';
+    seen := 0;
+    at_priority := p_priority;
+    at_run_at := p_run_at;
+    at_id := p_id;
+    loop
+        if at_run_at is null then
+            select l.priority into at_priority from conductor.live_executions l
+             where l.queue_id = p_queue and l.priority < coalesce(at_priority, 2147483647)
+             order by l.priority desc limit 1;
+            exit when at_priority is null;
+            at_run_at := '-infinity';
+            at_id := '00000000-0000-0000-0000-000000000000';
+        end if;
+        select array_agg(o.id) filter (where o.task_id = p_task and o.state in ('pending', 'suspended')),
+               count(*)::integer, max(o.run_at), (array_agg(o.id order by o.run_at desc, o.id desc))[1]
+          into v_found, v_seen, at_run_at, at_id
+          from (select l.id, l.task_id, l.state, l.run_at from conductor.live_executions l
+                 where l.queue_id = p_queue and l.priority = at_priority
+                   and (l.run_at, l.id) > (at_run_at, at_id)
+                 order by l.run_at, l.id limit p_portion - seen) o;
+        ids := ids || coalesce(v_found, '{}');
+        seen := seen + v_seen;
+        exit when seen >= p_portion;
+        at_run_at := null;
+    end loop;
+end
+$$;
+
 -- Moves executions of a task that has moved to another queue, if an open transaction had made or locked them
 -- when the task moved. Looks through the queue that the task has left, for at least a day, and for as long as a
 -- transaction runs that is older than the move. The looks become less frequent; after a look at very many
@@ -47,13 +89,11 @@ as $$
 declare
     v_now timestamptz := clock_timestamp();
     v_move record;
+    v_ids uuid[];
+    v_seen integer;
     v_priority integer;
     v_run_at timestamptz;
     v_id uuid;
-    v_ids uuid[] := '{}';
-    v_found uuid[];
-    v_seen integer;
-    v_left integer := p_portion;
 begin
     moved := 0;
     more := false;
@@ -73,34 +113,11 @@ begin
     end if;
     more := true;
     if v_move.goal <> v_move.queue_id then
-        v_priority := v_move.at_priority;
-        v_run_at := v_move.at_run_at;
-        v_id := v_move.at_id;
-        if v_priority is null then
-            v_move.seen := 0;
-        end if;
-        loop
-            if v_run_at is null then
-                select l.priority into v_priority from conductor.live_executions l
-                 where l.queue_id = v_move.queue_id and l.priority < coalesce(v_priority, 2147483647)
-                 order by l.priority desc limit 1;
-                exit when v_priority is null;
-                v_run_at := '-infinity';
-                v_id := '00000000-0000-0000-0000-000000000000';
-            end if;
-            select array_agg(o.id) filter (where o.task_id = v_move.task_id and o.state in ('pending', 'suspended')),
-                   count(*)::integer, max(o.run_at), (array_agg(o.id order by o.run_at desc, o.id desc))[1]
-              into v_found, v_seen, v_run_at, v_id
-              from (select l.id, l.task_id, l.state, l.run_at from conductor.live_executions l
-                     where l.queue_id = v_move.queue_id and l.priority = v_priority
-                       and (l.run_at, l.id) > (v_run_at, v_id)
-                     order by l.run_at, l.id limit v_left) o;
-            v_ids := v_ids || coalesce(v_found, '{}');
-            v_move.seen := v_move.seen + v_seen;
-            v_left := v_left - v_seen;
-            exit when v_left <= 0;
-            v_run_at := null;
-        end loop;
+        select f.ids, f.seen, f.at_priority, f.at_run_at, f.at_id into v_ids, v_seen, v_priority, v_run_at, v_id
+          from conductor.find_moved(
+              p_task => v_move.task_id, p_queue => v_move.queue_id, p_priority => v_move.at_priority,
+              p_run_at => v_move.at_run_at, p_id => v_move.at_id, p_portion => p_portion) f;
+        v_move.seen := v_seen + case when v_move.at_priority is null then 0 else v_move.seen end;
         update conductor.live_executions l set queue_id = v_move.goal
          where l.id = any (array(
                select o.id from conductor.live_executions o

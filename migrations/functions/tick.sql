@@ -40,52 +40,23 @@ begin
 end
 $$;
 
--- Makes the executions of the ticks that are due, and moves the schedules on. Called by orchestrators, which
--- have computed the ticks. Returns the number of schedules that were moved on.
---
--- Arguments: the first four arrays have one element for each schedule, the others one for each tick. A schedule
--- whose version has changed is left alone. If its next time is null, it has had its last tick. A fault is the
--- reason why its rule cannot be parsed. If a payload is null, the code could not make it, and is asked again
--- when the execution runs.
---
--- If a schedule misses no tick and must not overlap (missed = all, overlap = skip), ticks that come late, or
--- several at once, count as missed: they are queued behind one another and behind the last execution.
--- Locks: schedules (if free, by id), live_executions (new rows), queued_ticks (inserts), queues.idle (if free).
-create or replace function conductor.tick(
-    p_ids bigint[], p_versions bigint[], p_next timestamptz[], p_faults text[],
-    p_schedules bigint[], p_executions uuid[], p_at timestamptz[], p_payloads text[]) returns integer
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+-- Makes the executions of these ticks, of the schedules p_won, and queues those that must not overlap another one.
+-- Notes the last tick of each schedule. Called by tick, which has locked the schedules and under whose settings it
+-- runs. Returns the queues of the new executions.
+-- Locks: live_executions (new rows), queued_ticks (inserts).
+create or replace function conductor.make_ticks(
+    p_won bigint[], p_schedules bigint[], p_executions uuid[], p_at timestamptz[], p_payloads text[], p_now timestamptz)
+returns integer[]
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_now timestamptz := conductor.now();
-    v_won bigint[];
     v_busy bigint[];
     v_queues integer[];
 begin
-    -- In one order, because several processes tick at the same moments. The one that has the lock makes the
-    -- tick.
-    v_won := array(
-        select s.id from conductor.schedules s
-          join unnest(p_ids, p_versions) as g(id, version) on g.id = s.id and g.version = s.version
-         where not s.paused
-         order by s.id
-           for no key update of s skip locked);
-    if cardinality(v_won) = 0 then
-        return 0;
-    end if;
-    update conductor.schedules s
-       set version = s.version + 1, next_at = coalesce(g.next_at, 'infinity'), fault = g.fault,
-           -- Not needed once the next tick follows the new rule.
-           former_cron = case when g.next_at <= s.planned_from then s.former_cron end,
-           former_timezone = case when g.next_at <= s.planned_from then s.former_timezone end
-      from unnest(p_ids, p_next, p_faults) as g(id, next_at, fault)
-     where g.id = s.id and s.id = any (v_won);
-
     -- Schedules that must not overlap, and of which an execution has not ended.
     v_busy := array(
         select s.id from conductor.schedules s
-         where s.id = any (v_won) and s.overlap = 'skip'
+         where s.id = any (p_won) and s.overlap = 'skip'
            and (exists (select from conductor.live_executions l where l.id = s.last_execution)
                 or exists (select from conductor.queued_ticks q
                             where q.schedule_id = s.id
@@ -97,15 +68,15 @@ begin
                        row_number() over (partition by g.schedule order by g.at desc) as from_last,
                        -- Late as in conductor_schedule::Due.
                        s.missed = 'all' and s.overlap = 'skip'
-                           and (g.at < v_now - interval '5 s' or count(*) over (partition by g.schedule) > 1) as queues
+                           and (g.at < p_now - interval '5 s' or count(*) over (partition by g.schedule) > 1) as queues
                   from unnest(p_schedules, p_executions, p_at, p_payloads) as g(schedule, execution, at, payload)
                   join conductor.schedules s on s.id = g.schedule
-                 where s.id = any (v_won)) k
+                 where s.id = any (p_won)) k
          where k.queues or k.schedule <> all (v_busy)
     ), made as (
         insert into conductor.live_executions as l (
                id, run_at, created_at, queue_id, task_id, priority, order_key, payload, bytes, trigger)
-        select k.execution, case when k.waits then 'infinity' else k.at end, v_now, t.queue_id, t.id, t.priority,
+        select k.execution, case when k.waits then 'infinity' else k.at end, p_now, t.queue_id, t.id, t.priority,
                conductor.order_key(t.ordered_by, coalesce(k.payload::json, 'null')),
                coalesce(k.payload::json, 'null'), octet_length(coalesce(k.payload, 'null')),
                json_strip_nulls(json_build_object(
@@ -136,6 +107,51 @@ begin
          where k.schedule = s.id and k.from_last = 1
     )
     select array_agg(distinct m.queue_id) into v_queues from made m;
+    return v_queues;
+end
+$$;
+
+-- Makes the executions of the ticks that are due, and moves the schedules on. Called by orchestrators, which
+-- have computed the ticks. Returns the number of schedules that were moved on.
+--
+-- Arguments: the first four arrays have one element for each schedule, the others one for each tick. A schedule
+-- whose version has changed is left alone. If its next time is null, it has had its last tick. A fault is the
+-- reason why its rule cannot be parsed. If a payload is null, the code could not make it, and is asked again
+-- when the execution runs.
+--
+-- If a schedule misses no tick and must not overlap (missed = all, overlap = skip), ticks that come late, or
+-- several at once, count as missed: they are queued behind one another and behind the last execution.
+-- Locks: schedules (if free, by id), live_executions (new rows), queued_ticks (inserts), queues.idle (if free).
+create or replace function conductor.tick(
+    p_ids bigint[], p_versions bigint[], p_next timestamptz[], p_faults text[],
+    p_schedules bigint[], p_executions uuid[], p_at timestamptz[], p_payloads text[]) returns integer
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+    v_now timestamptz := conductor.now();
+    v_won bigint[];
+    v_queues integer[];
+begin
+    -- In one order, because several processes tick at the same moments. The one that has the lock makes the
+    -- tick.
+    v_won := array(
+        select s.id from conductor.schedules s
+          join unnest(p_ids, p_versions) as g(id, version) on g.id = s.id and g.version = s.version
+         where not s.paused
+         order by s.id
+           for no key update of s skip locked);
+    if cardinality(v_won) = 0 then
+        return 0;
+    end if;
+    update conductor.schedules s
+       set version = s.version + 1, next_at = coalesce(g.next_at, 'infinity'), fault = g.fault,
+           -- Not needed once the next tick follows the new rule.
+           former_cron = case when g.next_at <= s.planned_from then s.former_cron end,
+           former_timezone = case when g.next_at <= s.planned_from then s.former_timezone end
+      from unnest(p_ids, p_next, p_faults) as g(id, next_at, fault)
+     where g.id = s.id and s.id = any (v_won);
+    v_queues := conductor.make_ticks(v_won, p_schedules, p_executions, p_at, p_payloads, v_now);
     if v_queues is not null then
         perform conductor.wake(v_queues, false);
     end if;

@@ -32,6 +32,10 @@ pub(super) const WORDS: &[(&str, &str)] = &[
         "(select q.id from conductor.queues q where q.name = {n})",
     ),
     (
+        "{limit}",
+        "(select c.id from conductor.limits c join conductor.tasks t on t.id = c.task_id where t.name = {n})",
+    ),
+    (
         "{orchestrator}",
         "(select o.id from conductor.orchestrators o where o.host = {n})",
     ),
@@ -56,6 +60,12 @@ pub(super) const STORY: &[(&str, &str)] = &[
     ("declare_tasks", "select count(*) = 1 from conductor.declare_tasks({declaration}, true) t where t.name = {n}"),
     ("declare_missing", "select conductor.declare_missing({declaration})::text = ''"),
     ("declare_limits", "select conductor.declare_limits({declaration})::text = ''"),
+    ("declared_limits", "select count(*) = 1 from conductor.declared_limits({declaration}) d where d.path = array[{n}]"),
+    ("write_shared_limits", "select conductor.write_shared_limits({declaration}) = '{}'"),
+    ("write_limits", "select conductor.write_limits({declaration}) = '{}'"),
+    ("drop_limits", "select (conductor.drop_limits({declaration})).gone = '{}'"),
+    ("write_tasks", "select conductor.write_tasks({declaration}, true)::text = ''"),
+    ("note_moves", "select conductor.note_moves({declaration}) = '{}'"),
     ("refuse_unknown", "select conductor.refuse_unknown(array[{n}])::text = ''"),
     ("know_tasks", "select conductor.know_tasks(array[{n}])::text = ''"),
     ("start_orchestrator", "select conductor.start_orchestrator({n}, 1, array[{queue}], array[{task}], '1 hour') > 0"),
@@ -194,6 +204,9 @@ pub(super) const STORY: &[(&str, &str)] = &[
     ("tick", "select count(*) = 1 from conductor.schedules s, conductor.tick(
          array[s.id], array[s.version], array[clock_timestamp() + interval '1 hour'], array[{n}], array[s.id], array[{i}],
          array[clock_timestamp()], array[{payload}]) t where s.name = {n} and t = 1"),
+    ("make_ticks", "select count(*) = 1 from conductor.schedules s, conductor.make_ticks(
+         '{}', array[s.id], array[{i}], array[clock_timestamp()], array[{payload}], clock_timestamp()) q
+         where s.name = {n} and q is null"),
     ("unschedule", "select conductor.unschedule({n}, {n})"),
     ("set_paused", "select conductor.set_paused({n}, true)"),
     ("resume_queue", "select conductor.resume_queue({n})"),
