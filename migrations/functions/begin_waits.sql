@@ -1,3 +1,37 @@
+-- Lets waits look into the log of events: those that have just begun (p_new, p_new_keys), those among the given ones
+-- that have not read the whole log yet, and all waits of the executions p_freed, for which events have become free
+-- again. Called by begin_waits, under whose settings it runs and which describes the other arguments.
+-- Locks: as note_event_paths, as catch_up.
+create or replace function conductor.read_log(
+    p_held uuid[], p_executions uuid[], p_keys text[], p_events text[], p_new uuid[], p_new_keys text[], p_freed uuid[],
+    p_now timestamptz) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_expecting uuid[] := p_new;
+    v_expecting_keys text[] := p_new_keys;
+begin
+    -- In statements of their own, which see all events up to the lock of the names.
+    if v_expecting is not null then
+        perform conductor.note_event_paths(v_expecting, v_expecting_keys);
+    end if;
+    select v_expecting || array_agg(g.execution_id), v_expecting_keys || array_agg(g.key)
+      into v_expecting, v_expecting_keys
+      from unnest(p_executions, p_keys, p_events) as g(execution_id, key, event)
+     cross join lateral (
+           select from conductor.waits w
+            where w.execution_id = g.execution_id and w.key = g.key and w.seen_at is not null limit 1) w
+     where g.event is not null and g.execution_id = any (p_held);
+    if p_freed is not null then
+        v_expecting := v_expecting || p_freed;
+        v_expecting_keys := v_expecting_keys || array_fill(null::text, array[cardinality(p_freed)]);
+    end if;
+    if v_expecting is not null then
+        perform conductor.catch_up(v_expecting, p_events, p_now, v_expecting_keys);
+    end if;
+end
+$$;
+
 -- Withdraws waits that handlers no longer ask for, and begins the waits that are new, with the children that
 -- they name. A wait that is recorded or has begun already stays as it is. Called by suspend and wait_beside,
 -- which hold the executions (p_held) and, since before that, the locks of the event names.
@@ -18,16 +52,13 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bit
 set enable_nestloop = off set enable_mergejoin = off set jit = off
 as $$
 declare
-    v_expecting uuid[];
-    v_expecting_keys text[];
+    v_new uuid[];
+    v_new_keys text[];
     v_freed uuid[];
 begin
     if cardinality(p_withdrawn_of) > 0 then
-        v_freed := conductor.withdraw(
-            (select array_agg(g.id order by g.n) from unnest(p_withdrawn_of) with ordinality as g(id, n)
-              where g.id = any (p_held)),
-            (select array_agg(g.key order by g.n)
-               from unnest(p_withdrawn_of, p_withdrawn) with ordinality as g(id, key, n) where g.id = any (p_held)));
+        select conductor.withdraw(array_agg(g.id order by g.n), array_agg(g.key order by g.n)) into v_freed
+          from unnest(p_withdrawn_of, p_withdrawn) with ordinality as g(id, key, n) where g.id = any (p_held);
     end if;
     -- The waits that are not known yet. No other session can begin them, because the executions are locked.
     with given as materialized (
@@ -71,25 +102,11 @@ begin
            (select array_agg(distinct c.queue_id) from children c),
            (select array_agg(g.execution_id order by g.execution_id, g.key) from given g where g.event is not null),
            (select array_agg(g.key order by g.execution_id, g.key) from given g where g.event is not null)
-      into fresh, queues, v_expecting, v_expecting_keys;
-    -- In statements of their own, which see all events up to the lock of the names.
-    if v_expecting is not null then
-        perform conductor.note_event_paths(v_expecting, v_expecting_keys);
-    end if;
-    -- Waits that have not read the whole log yet continue. If events have become free again, all waits look.
-    select v_expecting || array_agg(g.execution_id), v_expecting_keys || array_agg(g.key)
-      into v_expecting, v_expecting_keys
-      from unnest(p_executions, p_keys, p_events) as g(execution_id, key, event)
-     cross join lateral (
-           select from conductor.waits w
-            where w.execution_id = g.execution_id and w.key = g.key and w.seen_at is not null limit 1) w
-     where g.event is not null and g.execution_id = any (p_held);
-    if v_freed is not null then
-        v_expecting := v_expecting || v_freed;
-        v_expecting_keys := v_expecting_keys || array_fill(null::text, array[cardinality(v_freed)]);
-    end if;
-    if v_expecting is not null then
-        perform conductor.catch_up(v_expecting, p_events, p_now, v_expecting_keys);
+      into fresh, queues, v_new, v_new_keys;
+    if v_freed is not null or num_nonnulls(variadic p_events) > 0 then
+        perform conductor.read_log(
+            p_held => p_held, p_executions => p_executions, p_keys => p_keys, p_events => p_events, p_new => v_new,
+            p_new_keys => v_new_keys, p_freed => v_freed, p_now => p_now);
     end if;
 end
 $$;

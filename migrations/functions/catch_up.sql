@@ -1,7 +1,62 @@
+-- Returns the waits that look into the log: of each element of p_keys that wait, or all waits of the execution for
+-- p_names if it is null. anew is true if a wait looks from its beginning. Called by catch_up, which describes the
+-- arguments and under whose settings it runs.
+create or replace function conductor.waits_to_serve(p_executions uuid[], p_names text[], p_keys text[])
+returns table (
+    execution_id uuid, key text, kind text, event_name text, event_filter jsonb, event_path text[], event_hash bigint,
+    seen_at timestamptz, seen_seq bigint, input integer, anew boolean, created_at timestamptz, claim integer,
+    deadline timestamptz)
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select distinct on (w.execution_id, w.key)
+           w.execution_id, w.key, w.kind, w.event_name, w.event_filter, w.event_path, w.event_hash,
+           w.seen_at, w.seen_seq, w.input,
+           g.key is null as anew, l.created_at, l.claim, coalesce(w.wake_at, 'infinity') as deadline
+      from unnest(p_executions, p_keys) as g(execution_id, key)
+     cross join lateral (
+           -- Each wait by its key. Only without a key all waits of the execution are read.
+           (select o.* from conductor.waits o
+             where g.key is not null and o.execution_id = g.execution_id and o.key = g.key
+               and o.event_name is not null limit 1)
+           union all
+           (select o.* from conductor.waits o
+             where g.key is null and o.execution_id = g.execution_id and o.event_name = any (p_names)
+            offset 0)) w
+     cross join lateral (
+           -- A repeat receives what came since the first execution was created.
+           select coalesce((select f.created_at from conductor.finished_executions f where f.id = o.retry_of),
+                           o.created_at) as created_at, o.claim
+             from conductor.live_executions o
+            where o.id = any (array[w.execution_id]) limit 1) l
+     order by w.execution_id, w.key, g.key nulls first;
+end
+$$;
+
+-- Ends a wait by an event: removes the wait and records the event. p_wait is a row of waits_to_serve, p_event the event
+-- as catch_up reads it. Called by catch_up, which holds the execution and under whose settings it runs.
+-- Locks: waits, steps (of the execution that the caller holds).
+create or replace function conductor.receive_event(p_wait record, p_event record, p_now timestamptz) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+    delete from conductor.waits w where w.execution_id = p_wait.execution_id and w.key = p_wait.key;
+    insert into conductor.steps (
+           execution_id, key, kind, value, recorded_at, ended_at, claim, event_id, event_at, event_filter,
+           input)
+    values (p_wait.execution_id, p_wait.key, p_wait.kind,
+            json_build_object('event', p_event.id, 'emitted_at', p_event.emitted_at, 'payload', p_event.payload),
+            p_now, p_event.at, p_wait.claim, p_event.id, p_event.emitted_at,
+            conductor.filter_number(p_wait.event_name, p_wait.event_filter), p_wait.input)
+        on conflict (execution_id, key) do nothing;
+end
+$$;
+
 -- Delivers events that are in the log already to waits of these executions. A wait receives the first event of
 -- its name that was emitted since the execution was created and before the deadline of the wait, that its
 -- filter lets through, and that its execution has not received yet. Waits are served in the order of their
--- keys, events in their own order. Called by begin_waits, settle and revisit, which hold the executions; for
+-- keys, events in their own order. Called by read_log, settle and revisit, which hold the executions; for
 -- executions that are about to wait, they also hold the locks of the names, taken before.
 --
 -- Arguments: p_keys has one element for each element of p_executions: only this wait is served. If the element
@@ -39,27 +94,7 @@ declare
     v_seq bigint;
 begin
     for v_wait in
-        select distinct on (w.execution_id, w.key)
-               w.execution_id, w.key, w.kind, w.event_name, w.event_filter, w.event_path, w.event_hash,
-               w.seen_at, w.seen_seq, w.input,
-               g.key is null as anew, l.created_at, l.claim, coalesce(w.wake_at, 'infinity') as deadline
-          from unnest(p_executions, p_keys) as g(execution_id, key)
-         cross join lateral (
-               -- Each wait by its key. Only without a key all waits of the execution are read.
-               (select o.* from conductor.waits o
-                 where g.key is not null and o.execution_id = g.execution_id and o.key = g.key
-                   and o.event_name is not null limit 1)
-               union all
-               (select o.* from conductor.waits o
-                 where g.key is null and o.execution_id = g.execution_id and o.event_name = any (p_names)
-                offset 0)) w
-         cross join lateral (
-               -- A repeat receives what came since the first execution was created.
-               select coalesce((select f.created_at from conductor.finished_executions f where f.id = o.retry_of),
-                               o.created_at) as created_at, o.claim
-                 from conductor.live_executions o
-                where o.id = any (array[w.execution_id]) limit 1) l
-         order by w.execution_id, w.key, g.key nulls first
+        select w.* from conductor.waits_to_serve(p_executions, p_names, p_keys) w
     loop
         if v_of is distinct from v_wait.execution_id then
             v_of := v_wait.execution_id;
@@ -157,15 +192,7 @@ begin
         end if;
         if v_found then
             v_had := v_had || v_event.id;
-            delete from conductor.waits w where w.execution_id = v_of and w.key = v_wait.key;
-            insert into conductor.steps (
-                   execution_id, key, kind, value, recorded_at, ended_at, claim, event_id, event_at, event_filter,
-                   input)
-            values (v_of, v_wait.key, v_wait.kind,
-                    json_build_object('event', v_event.id, 'emitted_at', v_event.emitted_at, 'payload', v_event.payload),
-                    p_now, v_event.at, v_wait.claim, v_event.id, v_event.emitted_at,
-                    conductor.filter_number(v_wait.event_name, v_wait.event_filter), v_wait.input)
-                on conflict (execution_id, key) do nothing;
+            perform conductor.receive_event(v_wait, v_event, p_now);
         elsif v_left <= 0 then
             behind := behind || v_of;
             update conductor.waits w set seen_at = v_at, seen_seq = v_seq, event_hash = -1

@@ -1,3 +1,129 @@
+-- Returns the next waits that look for an event with this payload, after one place, at most p_limit: their executions
+-- and keys, and in wanted the executions that the event concerns. Called by deliver, under whose settings it runs.
+create or replace function conductor.find_waits(
+    p_name text, p_payload jsonb, p_at timestamptz, p_after_execution uuid, p_after_key text, p_limit integer,
+    out executions uuid[], out keys text[], out wanted uuid[])
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_hashes bigint[] := conductor.field_hashes(p_payload);
+begin
+    select array_agg(w.execution_id order by w.execution_id, w.key),
+           array_agg(w.key order by w.execution_id, w.key),
+           array_agg(distinct w.execution_id)
+               -- A wait whose deadline has passed receives nothing, even if no worker has ended it yet.
+               filter (where (w.wake_at is null or w.wake_at >= p_at)
+                         and conductor.matches(w.event_filter, p_payload))
+      into executions, keys, wanted
+      from (select o.execution_id, o.key, o.event_filter, o.wake_at
+              from unnest(v_hashes) as h
+             cross join lateral (
+                   select c.execution_id, c.key, c.event_filter, c.wake_at from conductor.waits c
+                    where c.event_name = p_name and c.event_name <> '' and c.event_hash = h
+                      and (c.execution_id, c.key) > (p_after_execution, p_after_key)
+                    order by c.execution_id, c.key
+                    limit p_limit) o
+             order by o.execution_id, o.key
+             limit p_limit) w;
+end
+$$;
+
+-- Locks those of these executions that can receive an event of a name now, and returns them. The others are noted for
+-- revisit. Called by deliver, under whose settings it runs.
+-- Locks: live_executions (if free, by id), event_revisits (inserts).
+create or replace function conductor.hold_listeners(p_name text, p_event uuid, p_wanted uuid[]) returns uuid[]
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_alive uuid[];
+    v_missed uuid[];
+begin
+    -- A locked execution looks into the log later, and so does one that has missed an earlier event.
+    v_alive := array(
+        select l.id from conductor.live_executions l
+         where l.id = any (p_wanted) order by l.id for no key update skip locked);
+    v_alive := array(
+        select id from unnest(v_alive) as id
+         where not exists (select from conductor.event_revisits r
+                            where r.execution_id = id and r.name = p_name));
+    v_missed := array(
+        select l.id from conductor.live_executions l
+         where l.id = any (p_wanted) and l.id <> all (v_alive) order by l.id);
+    if cardinality(v_missed) > 0 then
+        insert into conductor.event_revisits (execution_id, name, event_id)
+        select id, p_name, p_event from unnest(v_missed) as id
+            on conflict do nothing;
+        perform pg_notify('conductor', 'events:');
+    end if;
+    return v_alive;
+end
+$$;
+
+-- Gives an event to the waits of the executions p_alive, one of each, and makes these executions due. Removes waits of
+-- executions that have ended. p_event is the event as deliver reads it. Called by deliver, which holds the executions
+-- and under whose settings it runs. Returns the queues in which executions are due now.
+-- Locks: waits and steps of these executions, event_watches (waits).
+create or replace function conductor.hand_over(
+    p_name text, p_event record, p_payload jsonb, p_executions uuid[], p_keys text[], p_alive uuid[], p_now timestamptz)
+returns integer[]
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_claims jsonb;
+    v_woken uuid[];
+    v_queues integer[];
+begin
+    v_claims := (select jsonb_object_agg(l.id, l.claim)
+                   from conductor.live_executions l where l.id = any (p_alive));
+    with taken as (
+        delete from conductor.waits w
+         using (select distinct on (o.execution_id) o.place
+                  from unnest(p_executions, p_keys) as g(execution_id, key)
+                 cross join lateral (
+                       select k.ctid as place, k.execution_id, k.key, k.event_filter, k.wake_at
+                         from conductor.waits k
+                        where k.execution_id = g.execution_id and k.key = g.key and k.event_name = p_name
+                        limit 1) o
+                 where o.execution_id = any (p_alive) and (o.wake_at is null or o.wake_at >= p_event.at)
+                   and conductor.matches(o.event_filter, p_payload)
+                   and (select true from conductor.steps s
+                         where s.execution_id = o.execution_id and s.event_id = p_event.event_id limit 1) is null
+                 order by o.execution_id, o.key) f
+         where w.ctid = f.place
+        returning w.execution_id, w.key, w.kind, w.event_filter, w.input
+    ), recorded as (
+        insert into conductor.steps (
+               execution_id, key, kind, value, recorded_at, ended_at, claim, event_id, event_at, event_filter,
+               input)
+        select t.execution_id, t.key, t.kind,
+               json_build_object('event', p_event.event_id, 'emitted_at', p_event.emitted_at,
+                                 'payload', p_event.payload), p_now, p_event.at,
+               (v_claims->>t.execution_id::text)::integer, p_event.event_id, p_event.emitted_at,
+               conductor.filter_number(p_name, t.event_filter), t.input
+          from taken t
+            on conflict (execution_id, key) do nothing
+    )
+    select array_agg(t.execution_id) into v_woken from taken t;
+    update conductor.event_watches w set woken = w.woken || v_woken
+     where w.event_id = p_event.event_id and v_woken is not null;
+    with due as (
+        update conductor.live_executions l set run_at = p_now, postponed = false
+         where l.id = any (v_woken) and l.state = 'suspended' and l.run_at > p_now
+        returning l.queue_id
+    )
+    select array_agg(distinct d.queue_id) into v_queues from due d;
+    -- Waits of executions that have ended are removed when an event meets them.
+    delete from conductor.waits w
+     using unnest(p_executions, p_keys) as g(execution_id, key)
+     cross join lateral (
+           select k.ctid as place from conductor.waits k
+            where k.execution_id = g.execution_id and k.key = g.key limit 1) o
+     where w.ctid = o.place
+       and (select true from conductor.live_executions l where l.id = g.execution_id limit 1) is null;
+    return v_queues;
+end
+$$;
+
 -- Delivers the next events of a name to the waits that exist, in the order of the events, until p_limit waits
 -- were looked at. Called by emit_many and dispatch, which hold the lock of the name. Returns true if nothing is
 -- left.
@@ -15,14 +141,10 @@ declare
     v_weight integer;
     v_event record;
     v_payload jsonb;
-    v_hashes bigint[];
-    v_executions uuid[];
-    v_keys text[];
-    v_wanted uuid[];
+    v_most integer;
+    v_waits record;
+    v_count integer;
     v_alive uuid[];
-    v_missed uuid[];
-    v_claims jsonb;
-    v_woken uuid[];
     v_queues integer[];
 begin
     loop
@@ -47,102 +169,27 @@ begin
         end if;
         v_weight := greatest(octet_length(v_event.payload::text) / (256 * 1024), 1);
         v_payload := conductor.as_jsonb(v_event.payload);
-        v_hashes := conductor.field_hashes(v_payload);
-        select array_agg(w.execution_id order by w.execution_id, w.key),
-               array_agg(w.key order by w.execution_id, w.key),
-               array_agg(distinct w.execution_id)
-                   -- A wait whose deadline has passed receives nothing, even if no worker has ended it yet.
-                   filter (where (w.wake_at is null or w.wake_at >= v_event.at)
-                             and conductor.matches(w.event_filter, v_payload))
-          into v_executions, v_keys, v_wanted
-          from (select o.execution_id, o.key, o.event_filter, o.wake_at
-                  from unnest(v_hashes) as h
-                 cross join lateral (
-                       select c.execution_id, c.key, c.event_filter, c.wake_at from conductor.waits c
-                        where c.event_name = p_name and c.event_name <> '' and c.event_hash = h
-                          and (c.execution_id, c.key) > (v_event.after_execution, v_event.after_key)
-                        order by c.execution_id, c.key
-                        limit greatest(v_left / v_weight, 1)) o
-                 order by o.execution_id, o.key
-                 limit greatest(v_left / v_weight, 1)) w;
-        if v_executions is not null then
-            -- A locked execution looks into the log later, and so does one that has missed an earlier event.
-            v_alive := array(
-                select l.id from conductor.live_executions l
-                 where l.id = any (v_wanted) order by l.id for no key update skip locked);
-            v_alive := array(
-                select id from unnest(v_alive) as id
-                 where not exists (select from conductor.event_revisits r
-                                    where r.execution_id = id and r.name = p_name));
-            v_missed := array(
-                select l.id from conductor.live_executions l
-                 where l.id = any (v_wanted) and l.id <> all (v_alive) order by l.id);
-            if cardinality(v_missed) > 0 then
-                insert into conductor.event_revisits (execution_id, name, event_id)
-                select id, p_name, v_event.event_id from unnest(v_missed) as id
-                    on conflict do nothing;
-                perform pg_notify('conductor', 'events:');
-            end if;
-            v_claims := (select jsonb_object_agg(l.id, l.claim)
-                           from conductor.live_executions l where l.id = any (v_alive));
-            with taken as (
-                delete from conductor.waits w
-                 using (select distinct on (o.execution_id) o.place
-                          from unnest(v_executions, v_keys) as g(execution_id, key)
-                         cross join lateral (
-                               select k.ctid as place, k.execution_id, k.key, k.event_filter, k.wake_at
-                                 from conductor.waits k
-                                where k.execution_id = g.execution_id and k.key = g.key and k.event_name = p_name
-                                limit 1) o
-                         where o.execution_id = any (v_alive) and (o.wake_at is null or o.wake_at >= v_event.at)
-                           and conductor.matches(o.event_filter, v_payload)
-                           and (select true from conductor.steps s
-                                 where s.execution_id = o.execution_id and s.event_id = v_event.event_id limit 1) is null
-                         order by o.execution_id, o.key) f
-                 where w.ctid = f.place
-                returning w.execution_id, w.key, w.kind, w.event_filter, w.input
-            ), recorded as (
-                insert into conductor.steps (
-                       execution_id, key, kind, value, recorded_at, ended_at, claim, event_id, event_at, event_filter,
-                       input)
-                select t.execution_id, t.key, t.kind,
-                       json_build_object('event', v_event.event_id, 'emitted_at', v_event.emitted_at,
-                                         'payload', v_event.payload), v_now, v_event.at,
-                       (v_claims->>t.execution_id::text)::integer, v_event.event_id, v_event.emitted_at,
-                       conductor.filter_number(p_name, t.event_filter), t.input
-                  from taken t
-                    on conflict (execution_id, key) do nothing
-            )
-            select array_agg(t.execution_id) into v_woken from taken t;
-            update conductor.event_watches w set woken = w.woken || v_woken
-             where w.event_id = v_event.event_id and v_woken is not null;
-            with due as (
-                update conductor.live_executions l set run_at = v_now, postponed = false
-                 where l.id = any (v_woken) and l.state = 'suspended' and l.run_at > v_now
-                returning l.queue_id
-            )
-            select array_agg(distinct d.queue_id) into v_queues from due d;
+        v_most := greatest(v_left / v_weight, 1);
+        v_waits := conductor.find_waits(
+            p_name, v_payload, v_event.at, v_event.after_execution, v_event.after_key, v_most);
+        v_count := coalesce(cardinality(v_waits.executions), 0);
+        if v_count > 0 then
+            v_alive := conductor.hold_listeners(p_name, v_event.event_id, v_waits.wanted);
+            v_queues := conductor.hand_over(
+                p_name => p_name, p_event => v_event, p_payload => v_payload, p_executions => v_waits.executions,
+                p_keys => v_waits.keys, p_alive => v_alive, p_now => v_now);
             if v_queues is not null then
                 perform conductor.wake(v_queues, false);
             end if;
-            -- Waits of executions that have ended are removed when an event meets them.
-            delete from conductor.waits w
-             using unnest(v_executions, v_keys) as g(execution_id, key)
-             cross join lateral (
-                   select k.ctid as place from conductor.waits k
-                    where k.execution_id = g.execution_id and k.key = g.key limit 1) o
-             where w.ctid = o.place
-               and (select true from conductor.live_executions l where l.id = g.execution_id limit 1) is null;
         end if;
-        if coalesce(cardinality(v_executions), 0) < greatest(v_left / v_weight, 1) then
+        if v_count < v_most then
             delete from conductor.event_deliveries d where d.seq = v_event.seq;
         else
             update conductor.event_deliveries d
-               set after_execution = v_executions[cardinality(v_executions)],
-                   after_key = v_keys[cardinality(v_keys)]
+               set after_execution = v_waits.executions[v_count], after_key = v_waits.keys[v_count]
              where d.seq = v_event.seq;
         end if;
-        v_left := v_left - greatest(coalesce(cardinality(v_executions), 0), 1) * v_weight;
+        v_left := v_left - greatest(v_count, 1) * v_weight;
     end loop;
 end
 $$;

@@ -1,22 +1,11 @@
--- Emits events. In a user's transaction (p_in_transaction) they are put into the inbox without a lock, and
--- enter the log after the commit, when an orchestrator dispatches them. Otherwise they are usually in the log
--- when this returns. An event that is sent again is emitted once, because the client makes its id. Called by
--- clients, handlers and emit. Fails with CD002 if an event cannot be stored.
--- Locks: event names (exclusive; tries them by number, and waits from the first one on that is not free), as
---   take_inbox, as publish, as deliver; or only event_inbox (new rows).
-create or replace function conductor.emit_many(p_ids uuid[], p_names text[], p_payloads text[], p_in_transaction boolean)
-returns void
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+-- Returns the different names of these events. Fails with CD002 if one of them cannot be stored, or could not be read by
+-- filters or programs. Called by emit_many.
+create or replace function conductor.checked_names(p_ids uuid[], p_names text[], p_payloads text[]) returns text[]
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_names text[];
     v_name text;
     v_fault text;
-    v_left boolean := false;
-    v_lock bigint;
-    v_later boolean;
-    v_earlier record;
 begin
     if cardinality(p_names) is distinct from cardinality(p_ids)
        or cardinality(p_payloads) is distinct from cardinality(p_ids) or array_position(p_ids, null) is not null then
@@ -49,7 +38,29 @@ begin
         raise exception 'the payload of event "%" is null, nests more than 120 levels deep or has more than 16 MiB', v_name
               using errcode = 'CD002', hint = 'Store the data elsewhere and emit a reference.';
     end loop;
-    v_names := array(select distinct n from unnest(p_names) as n);
+    return array(select distinct n from unnest(p_names) as n);
+end
+$$;
+
+-- Emits events. In a user's transaction (p_in_transaction) they are put into the inbox without a lock, and
+-- enter the log after the commit, when an orchestrator dispatches them. Otherwise they are usually in the log
+-- when this returns. An event that is sent again is emitted once, because the client makes its id. Called by
+-- clients, handlers and emit. Fails with CD002 if an event cannot be stored.
+-- Locks: event names (exclusive; tries them by number, and waits from the first one on that is not free), as
+--   take_inbox, as publish, as deliver; or only event_inbox (new rows).
+create or replace function conductor.emit_many(p_ids uuid[], p_names text[], p_payloads text[], p_in_transaction boolean)
+returns void
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+as $$
+declare
+    v_names text[] := conductor.checked_names(p_ids, p_names, p_payloads);
+    v_name text;
+    v_left boolean := false;
+    v_lock bigint;
+    v_later boolean;
+    v_earlier record;
+begin
     -- If many events have gathered while no orchestrator ran, this call does not have to work them off. It also
     -- does not wait long for a lock. In both cases the events go to the inbox.
     v_later := p_in_transaction or exists (
@@ -115,7 +126,7 @@ begin
 end
 $$;
 
--- Notes the fields that these waits ask for: from now on, events are found by them. Called by begin_waits,
+-- Notes the fields that these waits ask for: from now on, events are found by them. Called by read_log,
 -- which holds the locks of the names, shared, so that no event comes in between.
 -- Locks: event_paths (inserts, waits, by name and path).
 create or replace function conductor.note_event_paths(p_executions uuid[], p_keys text[]) returns void

@@ -57,7 +57,7 @@ as $$
 $$;
 
 -- Returns the numbers by which an event finds the waits that it may end: 0 for waits without a number, and one
--- for each text, number and flag in its payload. Called by deliver.
+-- for each text, number and flag in its payload. Called by find_waits.
 create or replace function conductor.field_hashes(p_payload jsonb) returns bigint[]
 language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp
 as $$

@@ -28,6 +28,48 @@ begin
 end
 $$;
 
+-- Writes that the executions p_held are suspended: due at once if something has come already, otherwise at the first
+-- time that they wait for. p_fresh are those with new waits. Called by suspend, which describes the other arguments
+-- and under whose settings it runs. Returns the number of executions.
+-- Locks: live_executions (that the caller holds).
+create or replace function conductor.mark_suspended(
+    p_held uuid[], p_fresh uuid[], p_ids uuid[], p_met integer[], p_astray text[], p_executions uuid[], p_keys text[],
+    p_groups text[], p_now timestamptz) returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+    with due as (
+        select g.execution_id,
+               min(case when w.seen_at is not null then p_now
+                        when w.key is not null then coalesce(w.wake_at, 'infinity')
+                        when c.group_key is not null then 'infinity'
+                        else p_now end) as run_at
+          from unnest(p_executions, p_keys, p_groups) as g(execution_id, key, group_key)
+          left join lateral (
+               select k.key, k.wake_at, k.seen_at from conductor.waits k
+                where k.execution_id = g.execution_id and k.key = g.key limit 1) w on true
+          -- Looked up once, and not for each of many groups.
+          left join (
+               select distinct o.execution_id, o.group_key from conductor.waits o
+                where o.execution_id = any (p_held) and o.child_id is not null) c
+            on c.execution_id = g.execution_id and c.group_key = g.group_key
+         where g.execution_id = any (p_held)
+         group by g.execution_id
+    )
+    update conductor.live_executions l
+       set state = 'suspended', orchestrator_id = null, run_at = d.run_at,
+           queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id), forgiven = l.crashes,
+           partial_wakes = case when l.id = any (p_fresh) then 0 else l.partial_wakes end,
+           suspended_claim = l.claim, met = g.met,
+           astray = case when g.key is not null and g.met <= l.met then coalesce(l.astray, 0) + 1 end,
+           astray_key = case when g.key is not null and g.met <= l.met then g.key end
+      from due d
+      left join unnest(p_ids, p_met, p_astray) as g(id, met, key) on g.id = d.execution_id
+     where l.id = any (p_held) and l.id = d.execution_id;
+    return cardinality(p_held);
+end
+$$;
+
 -- Suspends executions: begins their waits, makes the children that these name, and decides when each execution
 -- is due again. A wait that is known already keeps its time and its child. What the handler no longer waits for
 -- is withdrawn. A cancelled execution ends. Called by workers. Returns the number of executions that were
@@ -57,8 +99,8 @@ declare
     v_now timestamptz := conductor.now();
     v_held uuid[];
     v_cancelled uuid[];
-    v_fresh uuid[];
-    v_queues integer[];
+    v_begun record;
+    v_count integer;
 begin
     -- A child of a task that no program has declared yet stays pending until one does.
     if exists (select from unnest(p_tasks) as g(task)
@@ -93,44 +135,17 @@ begin
     if cardinality(p_had_of) > 0 then
         perform conductor.decide(v_held, p_had_of, p_had, '{}', '{}');
     end if;
-    select b.fresh, b.queues into v_fresh, v_queues
-      from conductor.begin_waits(
-          p_held => v_held, p_executions => p_executions, p_keys => p_keys, p_kinds => p_kinds, p_groups => p_groups,
-          p_wake_ms => p_wake_ms, p_wake_at => p_wake_at, p_children => p_children, p_tasks => p_tasks,
-          p_payloads => p_payloads, p_detached => p_detached, p_events => p_events, p_filters => p_filters,
-          p_inputs => p_inputs,
-          p_withdrawn_of => p_withdrawn_of, p_withdrawn => p_withdrawn, p_now => v_now) b;
+    v_begun := conductor.begin_waits(
+        p_held => v_held, p_executions => p_executions, p_keys => p_keys, p_kinds => p_kinds, p_groups => p_groups,
+        p_wake_ms => p_wake_ms, p_wake_at => p_wake_at, p_children => p_children, p_tasks => p_tasks,
+        p_payloads => p_payloads, p_detached => p_detached, p_events => p_events, p_filters => p_filters,
+        p_inputs => p_inputs,
+        p_withdrawn_of => p_withdrawn_of, p_withdrawn => p_withdrawn, p_now => v_now);
 
-    -- Due at once if something has come already, otherwise at the first time that it waits for.
-    with due as (
-        select g.execution_id,
-               min(case when w.seen_at is not null then v_now
-                        when w.key is not null then coalesce(w.wake_at, 'infinity')
-                        when c.group_key is not null then 'infinity'
-                        else v_now end) as run_at
-          from unnest(p_executions, p_keys, p_groups) as g(execution_id, key, group_key)
-          left join lateral (
-               select k.key, k.wake_at, k.seen_at from conductor.waits k
-                where k.execution_id = g.execution_id and k.key = g.key limit 1) w on true
-          -- Looked up once, and not for each of many groups.
-          left join (
-               select distinct o.execution_id, o.group_key from conductor.waits o
-                where o.execution_id = any (v_held) and o.child_id is not null) c
-            on c.execution_id = g.execution_id and c.group_key = g.group_key
-         where g.execution_id = any (v_held)
-         group by g.execution_id
-    )
-    update conductor.live_executions l
-       set state = 'suspended', orchestrator_id = null, run_at = d.run_at,
-           queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id), forgiven = l.crashes,
-           partial_wakes = case when l.id = any (v_fresh) then 0 else l.partial_wakes end,
-           suspended_claim = l.claim, met = g.met,
-           astray = case when g.key is not null and g.met <= l.met then coalesce(l.astray, 0) + 1 end,
-           astray_key = case when g.key is not null and g.met <= l.met then g.key end
-      from due d
-      left join unnest(p_ids, p_met, p_astray) as g(id, met, key) on g.id = d.execution_id
-     where l.id = any (v_held) and l.id = d.execution_id;
-    perform conductor.wake(v_queues, false);
-    return cardinality(v_held);
+    v_count := conductor.mark_suspended(
+        p_held => v_held, p_fresh => v_begun.fresh, p_ids => p_ids, p_met => p_met, p_astray => p_astray,
+        p_executions => p_executions, p_keys => p_keys, p_groups => p_groups, p_now => v_now);
+    perform conductor.wake(v_begun.queues, false);
+    return v_count;
 end
 $$;

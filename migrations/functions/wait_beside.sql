@@ -16,8 +16,7 @@ set enable_nestloop = off set enable_mergejoin = off set jit = off
 as $$
 declare
     v_held uuid[];
-    v_fresh uuid[];
-    v_queues integer[];
+    v_begun record;
 begin
     if exists (select from unnest(p_tasks) as g(task)
                 where g.task is not null
@@ -34,16 +33,15 @@ begin
                order by l.id for no key update of l) h;
     if v_held is not null then
         -- What came to a wait that was dropped is free for the new waits.
-        select b.fresh, b.queues into v_fresh, v_queues
-          from conductor.begin_waits(
-              p_held => v_held, p_executions => p_executions, p_keys => p_keys, p_kinds => p_kinds,
-              p_groups => p_groups, p_wake_ms => p_wake_ms, p_wake_at => p_wake_at, p_children => p_children,
-              p_tasks => p_tasks, p_payloads => p_payloads, p_detached => p_detached, p_events => p_events,
-              p_filters => p_filters, p_inputs => p_inputs, p_withdrawn_of => p_withdrawn_of, p_withdrawn => p_withdrawn,
-              p_now => conductor.now()) b;
+        v_begun := conductor.begin_waits(
+            p_held => v_held, p_executions => p_executions, p_keys => p_keys, p_kinds => p_kinds,
+            p_groups => p_groups, p_wake_ms => p_wake_ms, p_wake_at => p_wake_at, p_children => p_children,
+            p_tasks => p_tasks, p_payloads => p_payloads, p_detached => p_detached, p_events => p_events,
+            p_filters => p_filters, p_inputs => p_inputs, p_withdrawn_of => p_withdrawn_of, p_withdrawn => p_withdrawn,
+            p_now => conductor.now());
         update conductor.live_executions l set partial_wakes = 0
-         where l.id = any (v_held) and l.id = any (v_fresh) and l.partial_wakes > 0;
-        perform conductor.wake(v_queues, false);
+         where l.id = any (v_held) and l.id = any (v_begun.fresh) and l.partial_wakes > 0;
+        perform conductor.wake(v_begun.queues, false);
     end if;
     return array(select g.id = any (v_held) is true from unnest(p_ids) with ordinality as g(id, n) order by g.n);
 end

@@ -133,6 +133,9 @@ pub(super) const STORY: &[(&str, &str)] = &[
          array_fill(null::timestamptz, array[4]), array[null, {f}, null, null], array[null, {n}, null, null],
          array[null, {payload}, null, null], array_fill(false, array[4]), array[{n}, null, {n}, {n}],
          array[{filter}::text, null, {filter}::text, {filter}::text]) = 1"),
+    ("mark_suspended", "select conductor.mark_suspended('{}', '{}', '{}', '{}', array[{n}], '{}', array[{n}], array[{n}],
+         clock_timestamp()) = 0"),
+    ("waits_to_serve", "select count(*) = 1 from conductor.waits_to_serve(array[{b}], array[{n}], array[{n}])"),
     ("wait_beside", "select conductor.wait_beside(
          array[{b}], array[-1], array[{b}], array[{n}], array[{n}], array[{n}], array[null::bigint],
          array[null::timestamptz], array[null::uuid], array[{n}], array[{payload}], array[false], array[{n}],
@@ -141,6 +144,7 @@ pub(super) const STORY: &[(&str, &str)] = &[
          '{}', array[{b}], array[{n}], array[{n}], array[{n}], array[null::bigint],
          array[null::timestamptz], array[null::uuid], array[{n}], array[{payload}], array[false], array[{n}],
          array[{filter}::text], array[{b}], array[{n} || '9'], clock_timestamp())).fresh is null"),
+    ("read_log", "select conductor.read_log('{}', array[{b}], array[{n}], array[{n}], null, null, null, clock_timestamp())::text = ''"),
     ("look_beside", "select count(*) = 0 from conductor.look_beside(array[{b}], array[-1], array[{b}], array[{n} || '9'])"),
     ("end_astray", "select conductor.end_astray(array[{b}], array[{b}], array[1], array[{n}]) = array[{b}]"),
     ("counted_before", "select conductor.counted_before(array[{b}], array[{b}], array[{n} || '9']) = '{}'"),
@@ -155,10 +159,19 @@ pub(super) const STORY: &[(&str, &str)] = &[
          jsonb_build_array(jsonb_build_object(
              'name', {n}, 'version', 1, 'package', {n}, 'place', {n}, 'docs', {n}, 'schema', {n}, 'keep_ms', 1e9))
          )::text = ''"),
+    ("log_time", "select conductor.log_time(array[{n}]) > '2000-01-01'"),
+    ("start_subscribers", "select conductor.start_subscribers(array[{g}], array[{n}], array[{payload}], '{}', array[{n}],
+         clock_timestamp()) is null"),
     ("publish", "select conductor.publish(array[{g}], array[{n}], array[{payload}])::text = ''"),
+    ("note_event_fields", "select conductor.note_event_fields(array[{g}], array[{n}])::text = ''"),
+    ("find_waits", "select (conductor.find_waits({n}, {payload}::jsonb, clock_timestamp(), {b}, {n} || '9', 9)).executions is null"),
+    ("hold_listeners", "select conductor.hold_listeners({n}, {g}, array[{b}]) = array[{b}]"),
+    ("hand_over", "select conductor.hand_over({n}, e, {payload}::jsonb, '{}', '{}', '{}', clock_timestamp()) is null
+         from (select {g} as event_id, clock_timestamp() as emitted_at, clock_timestamp() as at, {payload}::json as payload) e"),
     ("deliver", "select conductor.deliver({n}, 100)"),
     ("take_inbox", "select t.ids is null from conductor.take_inbox(array[{n}], 9, 9) t"),
     ("try_lock_events", "select conductor.try_lock_events(array[{n}]) = array[{n}]"),
+    ("checked_names", "select conductor.checked_names(array[{h}], array[{n}], array[{payload}]) = array[{n}]"),
     ("emit_many", "select conductor.emit_many(array[{h}], array[{n}], array[{payload}], false)::text = ''"),
     ("emit", "select conductor.emit({n}, jsonb_build_object({n}, {n})) is not null"),
     ("decide", "select conductor.decide(array[{b}], array[{b}], array[{n} || '5'], array[{b}], array[{n} || '5'])::text = ''"),
