@@ -14,9 +14,6 @@ const LONG_SQL: &[(&str, usize)] = &[
     ("catch_up", 144),
     ("claim_gated", 260),
     ("close_lanes", 75),
-    ("invoke_keyed", 103),
-    ("invoke_mixed", 139),
-    ("meet_keys", 113),
     ("rows_changed", 140),
     ("take_turns", 105),
 ];

@@ -157,6 +157,7 @@ set jit = off
 as $$
 declare
     v_count bigint := cardinality(p_ids);
+    v_answers record;
 begin
     -- Other languages call this directly, so it checks its arguments as invoke does.
     if cardinality(p_tasks) is distinct from v_count or cardinality(p_payloads) is distinct from v_count
@@ -183,22 +184,21 @@ begin
                 p_ids => p_ids, p_payloads => p_payloads, p_run_at => p_run_at, p_delay_ms => p_delay_ms,
                 p_keys => p_keys, p_throttle_ms => p_throttle_ms, p_debounce_ms => p_debounce_ms,
                 p_max_wait_ms => p_max_wait_ms);
-            select m.ids, m.came_of into ids, came_of
-              from conductor.invoke_mixed(
-                  p_ids => p_ids, p_tasks => p_tasks, p_payloads => p_payloads, p_run_at => p_run_at,
-                  p_delay_ms => p_delay_ms, p_priorities => p_priorities, p_in_transaction => p_in_transaction,
-                  p_again => p_again or conductor.are_there(p_ids), p_keys => p_keys, p_throttle_ms => p_throttle_ms,
-                  p_debounce_ms => p_debounce_ms, p_max_wait_ms => p_max_wait_ms) m;
+            v_answers := conductor.invoke_mixed(
+                p_ids => p_ids, p_tasks => p_tasks, p_payloads => p_payloads, p_run_at => p_run_at,
+                p_delay_ms => p_delay_ms, p_priorities => p_priorities, p_in_transaction => p_in_transaction,
+                p_again => p_again or conductor.are_there(p_ids), p_keys => p_keys, p_throttle_ms => p_throttle_ms,
+                p_debounce_ms => p_debounce_ms, p_max_wait_ms => p_max_wait_ms);
         else
-            select k.ids, k.came_of into ids, came_of
-              from conductor.invoke_keyed(
-                  p_ids => p_ids, p_tasks => p_tasks, p_payloads => p_payloads, p_run_at => p_run_at,
-                  p_delay_ms => p_delay_ms, p_priorities => p_priorities, p_in_transaction => p_in_transaction,
-                  p_keys => p_keys, p_debounce_ms => p_debounce_ms, p_max_wait_ms => p_max_wait_ms) k;
+            v_answers := conductor.invoke_keyed(
+                p_ids => p_ids, p_tasks => p_tasks, p_payloads => p_payloads, p_run_at => p_run_at,
+                p_delay_ms => p_delay_ms, p_priorities => p_priorities, p_in_transaction => p_in_transaction,
+                p_keys => p_keys, p_debounce_ms => p_debounce_ms, p_max_wait_ms => p_max_wait_ms);
         end if;
+        ids := v_answers.ids;
+        came_of := v_answers.came_of;
         return;
     end if;
-
     if p_again then
         perform conductor.invoke_again(
             p_ids => p_ids, p_tasks => p_tasks, p_payloads => p_payloads, p_run_at => p_run_at,

@@ -76,6 +76,7 @@ const FUNCTIONS: &[Function] = functions![
     "invoke_many",
     "invoke_again",
     "invoke_new",
+    "meet_keys",
     "invoke_keyed",
     "invoke_mixed",
     "invoke",

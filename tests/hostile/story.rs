@@ -88,6 +88,14 @@ pub(super) const STORY: &[(&str, &str)] = &[
          {numbers}) r"),
     ("refuse_keyed", "select conductor.refuse_keyed(array[{e}], array[{payload}], {times}, {numbers}, array[{n}], {numbers},
          {numbers}, {numbers})::text = ''"),
+    ("fold_calls", "select (conductor.fold_calls(array[{e}], array[{n}], array[{payload}], {times}, {numbers}, {priorities},
+         array[{n}], {numbers}, {numbers})).keys = array[{n}]"),
+    ("hold_keyed", "select (conductor.hold_keyed(array[{task}], array[false], array[{n}])).locked = array[{c}]"),
+    ("insert_keyed", "select r.made is null from conductor.insert_keyed(array[{e}], array[{n}], array[{payload}], {times},
+         {numbers}, {priorities}, array[{n}], {numbers}, {numbers}, clock_timestamp(), true) r"),
+    ("check_and_meet_keys", "select (r.ids, r.came_of) = (array[{c}], array['replaced']) from conductor.check_and_meet_keys(
+         array[{e}], array[{n}], array[{payload}], {times}, {numbers}, {priorities}, true, array[{n}], {numbers}, {numbers},
+         clock_timestamp(), null) r"),
     ("meet_keys", "select (r.ids, r.came_of) = (array[{c}], array['replaced']) from conductor.meet_keys(
          array[{e}], array[{n}], array[{payload}], {times}, {numbers}, {priorities}, false, array[{n}], {numbers},
          {numbers}, clock_timestamp()) r"),
@@ -97,6 +105,12 @@ pub(super) const STORY: &[(&str, &str)] = &[
     ("invoke_many", "select (r.ids, r.came_of) = (array[{d}], array['throttled']) from conductor.invoke_many(
          array[{e}], array[{n}], array[{payload}], {times}, {numbers}, {priorities}, false, false, array[{n} || '2'],
          array[3600000], {numbers}) r"),
+    ("answer_again", "select (r.ids, r.came_of) = (array[{c}], array['created'])
+         from conductor.answer_again(array[{c}], array[{n}], array[{n}], {numbers}) r"),
+    ("take_slots", "select conductor.take_slots(array[{e}], array[{n}], array[{n} || '2'], array[3600000], array[null],
+         clock_timestamp()) = array[{d}]"),
+    ("close_slots", "select (r.ids, r.came_of) = (array[{d}], array['throttled']) from conductor.close_slots(
+         array[{e}], array[{n}], array[{n} || '2'], array[{d}], array[null::uuid], array[null]) r"),
     ("admit", "select (conductor.admit({orchestrator}, array[{a}], array[{task}], array[{n}], 1, clock_timestamp(), 9,
                                        '{}', '{}', '{}', '{}')).ids = array[{a}]"),
     ("roomy_lanes", "select conductor.roomy_lanes(array[{task}], array[{n}], array[{task}], array[1], array[7, 8], array[2, 1],
