@@ -1,3 +1,113 @@
+-- Returns which lanes these executions need: for each limit of each execution its number in the order of p_ids, the
+-- limit and the key, which it reads from the payload. Called by admit, under whose settings it runs.
+create or replace function conductor.wanted_lanes(
+    p_ids uuid[], out numbers bigint[], out limits integer[], out keys text[])
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+    select array_agg(k.n), array_agg(k.limit_id), array_agg(k.key) into numbers, limits, keys
+      from (select i.n, coalesce(c.shared_id, c.id) as limit_id,
+                   case when o.key is null then '' when octet_length(o.key) > 200 then md5(o.key) else o.key end as key
+              from unnest(p_ids) with ordinality as i(id, n)
+              join conductor.live_executions l on l.id = i.id and l.id = any (p_ids)
+              join conductor.limits c on c.task_id = l.task_id
+             cross join lateral (
+                   select case when cardinality(c.path) > 0 then coalesce(conductor.lane_key(l.payload, c.path), 'null') end as key) o
+             order by i.n) k;
+end
+$$;
+
+-- Makes those of these lanes that have no id in p_ids, with the slots that are needed at once. Returns ids and mine as
+-- they are then, and in made the new lanes. If another session is making a lane, or has just made it, it still has no
+-- id. Called by admit, under whose settings it runs.
+-- Locks: lanes (tries one of 16 advisory locks per limit, then inserts).
+create or replace function conductor.make_lanes(
+    p_orchestrator bigint, p_limits integer[], p_keys text[], p_ids integer[], p_kinds text[], p_free integer[],
+    p_counts integer[], p_mine integer[], p_left integer, out ids integer[], out mine integer[], out made integer[])
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_me text := p_orchestrator::text;
+begin
+    -- If another session inserts here, it may wait for an insert of this one. So this one does not wait: the
+    -- executions stay for the next claim.
+    with made as (
+        insert into conductor.lanes (limit_id, task_id, key, holders)
+        select g.limit_id, coalesce(c.task_id, -c.id), g.key,
+               case when g.kind = 'concurrency' then jsonb_build_object(v_me, least(g.free, g.count, p_left)) else '{}' end
+          from unnest(p_limits, p_keys, p_ids, p_kinds, p_free, p_counts)
+               as g(limit_id, key, lane, kind, free, count)
+          join conductor.limits c on c.id = g.limit_id
+         where g.lane is null
+           and pg_try_advisory_xact_lock(hashtext('conductor.lanes'), g.limit_id * 16 + (hashtext(g.key) & 15))
+         order by g.limit_id, g.key
+            on conflict on constraint lanes_key do nothing
+        returning id, limit_id, key, coalesce((holders -> v_me)::integer, 0) as mine
+    )
+    select array_agg(coalesce(g.lane, m.id) order by g.n), array_agg(coalesce(m.mine, g.mine) order by g.n),
+           coalesce(array_agg(m.id) filter (where m.id is not null), '{}')
+      into ids, mine, made
+      from unnest(p_limits, p_keys, p_ids, p_mine) with ordinality as g(limit_id, key, lane, mine, n)
+      left join made m on m.limit_id = g.limit_id and m.key = g.key;
+end
+$$;
+
+-- Writes into the lanes that are locked what starts and what is parked there, and returns the slots of the orchestrator
+-- as admit, which describes the results. The arrays from p_ids to p_last have one element for each lane: p_taken
+-- executions start there, and p_last is the place of the last of them. p_locked are the lanes that are locked, p_busy
+-- those that another session has locked, and p_full those that are full. Called by admit, under whose settings it runs.
+-- Locks: lanes (that the caller holds).
+create or replace function conductor.take_lanes(
+    p_orchestrator bigint, p_ids integer[], p_limits integer[], p_keys text[], p_kinds text[], p_mine integer[],
+    p_free integer[], p_held integer[], p_bases timestamptz[], p_steps interval[], p_taken integer[], p_last bigint[],
+    p_locked integer[], p_busy integer[], p_full integer[], p_lanes integer[], p_used integer[],
+    out held integer[], out used integer[], out grown integer[], out slots integer[], out grown_limits integer[],
+    out grown_keys text[])
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_me text := p_orchestrator::text;
+begin
+    if p_locked <> '{}' then
+        update conductor.lanes a
+           set holders = case when t.slots > t.mine then a.holders || jsonb_build_object(v_me, t.slots)
+                              else a.holders end,
+               -- If executions are only parked here, none starts.
+               next_at = case when t.kind = 'rate' then coalesce(t.base + t.last * t.step, a.next_at) end,
+               parked = a.parked or t.is_full
+          from (select k.lane, k.kind, k.mine, k.base, k.step, k.taken, k.last, f.lane is not null as is_full,
+                       case when k.kind = 'concurrency' then least(k.free, k.used + k.taken) else 0 end as slots
+                  from unnest(p_ids, p_kinds, p_mine, p_free, p_held, p_taken, p_bases,
+                              p_steps, p_last)
+                       as k(lane, kind, mine, free, used, taken, base, step, last)
+                  left join unnest(p_full) as f(lane) on f.lane = k.lane) t
+         where a.id = t.lane and a.id = any (p_locked)
+           and (t.slots > t.mine or t.is_full and not a.parked or t.kind = 'rate' and t.taken > 0);
+    end if;
+    select array_agg(k.lane) filter (where k.slots > k.known), array_agg(k.slots) filter (where k.slots > k.known),
+           array_agg(k.limit_id) filter (where k.slots > k.known), array_agg(k.key) filter (where k.slots > k.known),
+           array_agg(k.lane), array_agg(k.used)
+      into grown, slots, grown_limits, grown_keys, held, used
+      from (select t.lane, t.limit_id, t.key, t.used + t.taken as used,
+                   -- A lane that another session has locked gave no new slots.
+                   case when b.lane is null then greatest(t.mine, least(t.free, t.used + t.taken)) else t.mine end as slots,
+                   case when p.lane is null then 0 else t.mine end as known
+              from unnest(p_ids, p_limits, p_keys, p_kinds, p_held, p_taken, p_mine,
+                          p_free)
+                   as t(lane, limit_id, key, kind, used, taken, mine, free)
+              left join unnest(p_lanes) as p(lane) on p.lane = t.lane
+              left join unnest(p_busy) as b(lane) on b.lane = t.lane
+             where t.kind = 'concurrency'
+            union all
+            select p.lane, null, null, p.used, 0, 0
+              from unnest(p_lanes, p_used) as p(lane, used)
+              left join unnest(p_ids) as t(lane) on t.lane = p.lane
+             where t.lane is null) k;
+    held := coalesce(held, '{}');
+    used := coalesce(used, '{}');
+end
+$$;
+
 -- Decides which of these executions their limits let start, at most p_left, and parks those whose lanes are
 -- full. Called by claim, which has locked the executions and claims the ones that are returned.
 --
@@ -13,7 +123,7 @@
 -- another session has locked a lane or is making it; its executions stay where they are. held and used are
 -- p_lanes and p_used as they are now. grown, slots, grown_limits and grown_keys describe the lanes in which the
 -- orchestrator has slots that it does not know of.
--- Locks: lanes (new ones: tries one of 16 advisory locks per limit, then inserts), lanes (if free, by id).
+-- Locks: as make_lanes, lanes (if free, by id).
 create or replace function conductor.admit(
     p_orchestrator bigint, p_ids uuid[], p_of integer[], p_keys text[], p_left integer, p_now timestamptz,
     p_most integer, p_lanes integer[], p_used integer[], p_tasks integer[], p_ahead integer[],
@@ -53,9 +163,9 @@ declare
     v_locked integer[];
     v_taken integer[];
     v_last bigint[];
-    v_fits boolean[];
     v_parked uuid[];
     v_full integer[];
+    v_slots record;
     v_all_fit boolean;
 begin
     moved := 0;
@@ -71,15 +181,7 @@ begin
                   join conductor.limits c on c.task_id = i.task_id
                  order by i.n) k;
     else
-        select array_agg(k.n), array_agg(k.limit_id), array_agg(k.key) into v_rows, v_limits, v_keys
-          from (select i.n, coalesce(c.shared_id, c.id) as limit_id,
-                       case when o.key is null then '' when octet_length(o.key) > 200 then md5(o.key) else o.key end as key
-                  from unnest(p_ids) with ordinality as i(id, n)
-                  join conductor.live_executions l on l.id = i.id and l.id = any (p_ids)
-                  join conductor.limits c on c.task_id = l.task_id
-                 cross join lateral (
-                       select case when cardinality(c.path) > 0 then coalesce(conductor.lane_key(l.payload, c.path), 'null') end as key) o
-                 order by i.n) k;
+        select w.numbers, w.limits, w.keys into v_rows, v_limits, v_keys from conductor.wanted_lanes(p_ids) w;
     end if;
     if v_rows is null then
         ids := p_ids[1:p_left];
@@ -120,26 +222,10 @@ begin
                        select greatest(0, least(p_most, c.amount - o.others))::integer as free) f
                  cross join lateral (select conductor.rate_lead(c.amount, c.per, c.burst) as lead) r) k;
         if v_made is null and array_position(v_ids, null) is not null then
-            -- With the slots that are needed at once. If another session inserts here, it may wait for an
-            -- insert of this one. So this one does not wait: the executions stay for the next claim.
-            with made as (
-                insert into conductor.lanes (limit_id, task_id, key, holders)
-                select g.limit_id, coalesce(c.task_id, -c.id), g.key,
-                       case when g.kind = 'concurrency' then jsonb_build_object(v_me, least(g.free, g.count, p_left)) else '{}' end
-                  from unnest(v_lane_limits, v_lane_keys, v_ids, v_kinds, v_free, v_counts)
-                       as g(limit_id, key, lane, kind, free, count)
-                  join conductor.limits c on c.id = g.limit_id
-                 where g.lane is null
-                   and pg_try_advisory_xact_lock(hashtext('conductor.lanes'), g.limit_id * 16 + (hashtext(g.key) & 15))
-                 order by g.limit_id, g.key
-                    on conflict on constraint lanes_key do nothing
-                returning id, limit_id, key, coalesce((holders -> v_me)::integer, 0) as mine
-            )
-            select array_agg(coalesce(g.lane, m.id) order by g.n), array_agg(coalesce(m.mine, g.mine) order by g.n),
-                   coalesce(array_agg(m.id) filter (where m.id is not null), '{}')
-              into v_ids, v_mine, v_made
-              from unnest(v_lane_limits, v_lane_keys, v_ids, v_mine) with ordinality as g(limit_id, key, lane, mine, n)
-              left join made m on m.limit_id = g.limit_id and m.key = g.key;
+            select m.ids, m.mine, m.made into v_ids, v_mine, v_made
+              from conductor.make_lanes(
+                  p_orchestrator => p_orchestrator, p_limits => v_lane_limits, p_keys => v_lane_keys, p_ids => v_ids,
+                  p_kinds => v_kinds, p_free => v_free, p_counts => v_counts, p_mine => v_mine, p_left => p_left) m;
             v_need := array_remove(v_need, null);
             -- Another session is making one, or has just made it.
             continue when array_position(v_ids, null) is not null;
@@ -179,85 +265,25 @@ begin
               left join unnest(v_rows, v_lanes) as g(n, lane) on g.n = i.n
              order by i.n) end;
     else
-        with place as (
-            select g.n, g.lane, case when b.lane is null then k.room end as room, k.kind, k.base, k.step, k.lead,
-                   row_number() over (partition by g.lane order by g.n) as place
-              from unnest(v_rows, v_lanes) as g(n, lane)
-              left join unnest(v_ids, v_rooms, v_kinds, v_bases, v_steps, v_leads)
-                     as k(lane, room, kind, base, step, lead)
-                on k.lane = g.lane
-              left join unnest(v_need) as b(lane) on b.lane = g.lane
-        ), verdict as (
-            select p.n, bool_or(p.room is null) as busy, bool_and(p.room is not null and p.place <= p.room) as fits,
-                   min(p.lane) filter (where p.place > p.room) as lane,
-                   array_agg(p.lane) filter (where p.kind = 'concurrency') as lanes,
-                   max(case when p.kind = 'rate' then greatest(p_now, p.base + (p.place - 1) * p.step - p.lead) end)
-                       as start_at
-              from place p
-             group by p.n
-        ), ranked as (
-            select i.id, i.n, v.busy, v.lane, v.lanes, v.start_at, v.n is null or v.fits as fits,
-                   row_number() over (partition by v.n is null or v.fits order by i.n) as rank
-              from unnest(p_ids) with ordinality as i(id, n)
-              left join verdict v on v.n = i.n
-        )
-        select array_agg(r.id) filter (where r.goes), array_agg(r.lanes::text) filter (where r.goes),
-               array_agg(ceil(extract(epoch from r.start_at - p_now) * 1000)::integer) filter (where r.goes),
-               array_agg(r.goes),
-               array_agg(r.id) filter (where r.lane is not null and not r.busy),
-               array_agg(r.lane) filter (where r.lane is not null and not r.busy),
-               coalesce(bool_or(r.busy), false)
-          into ids, lanes, starts, v_fits, v_parked, v_full, busy
-          from (select o.id, o.busy, o.lane, o.lanes, o.start_at, o.fits and o.rank <= p_left as goes
-                  from ranked o order by o.n) r;
-        ids := coalesce(ids, '{}');
-        full_lanes := array(select distinct lane from unnest(v_full) as lane);
-        select array_agg(coalesce(o.count, 0) order by k.n), array_agg(o.last order by k.n)
-          into v_taken, v_last
-          from unnest(v_ids) with ordinality as k(lane, n)
-          left join (select p.lane, count(*) filter (where v_fits[p.n]) as count,
-                            max(p.place) filter (where v_fits[p.n]) as last
-                       from (select g.lane, g.n, row_number() over (partition by g.lane order by g.n) as place
-                               from unnest(v_rows, v_lanes) as g(n, lane)) p
-                      group by p.lane) o on o.lane = k.lane;
+        select r.ids, r.lanes, r.starts, r.busy, r.full_lanes, r.parked, r.full_of, r.taken, r.last
+          into ids, lanes, starts, busy, full_lanes, v_parked, v_full, v_taken, v_last
+          from conductor.rank_in_lanes(
+              p_ids => p_ids, p_left => p_left, p_now => p_now, p_numbers => v_rows, p_lanes => v_lanes,
+              p_lane_ids => v_ids, p_rooms => v_rooms, p_kinds => v_kinds, p_bases => v_bases, p_steps => v_steps,
+              p_leads => v_leads, p_busy => v_need) r;
     end if;
 
-    if v_locked <> '{}' then
-        update conductor.lanes a
-           set holders = case when t.slots > t.mine then a.holders || jsonb_build_object(v_me, t.slots)
-                              else a.holders end,
-               -- If executions are only parked here, none starts.
-               next_at = case when t.kind = 'rate' then coalesce(t.base + t.last * t.step, a.next_at) end,
-               parked = a.parked or t.is_full
-          from (select k.lane, k.kind, k.mine, k.base, k.step, k.taken, k.last, f.lane is not null as is_full,
-                       case when k.kind = 'concurrency' then least(k.free, k.used + k.taken) else 0 end as slots
-                  from unnest(v_ids, v_kinds, v_mine, v_free, v_used, v_taken, v_bases, v_steps, v_last)
-                       as k(lane, kind, mine, free, used, taken, base, step, last)
-                  left join unnest(full_lanes) as f(lane) on f.lane = k.lane) t
-         where a.id = t.lane and a.id = any (v_locked)
-           and (t.slots > t.mine or t.is_full and not a.parked or t.kind = 'rate' and t.taken > 0);
-    end if;
-    select array_agg(k.lane) filter (where k.slots > k.known), array_agg(k.slots) filter (where k.slots > k.known),
-           array_agg(k.limit_id) filter (where k.slots > k.known), array_agg(k.key) filter (where k.slots > k.known),
-           array_agg(k.lane), array_agg(k.used)
-      into grown, slots, grown_limits, grown_keys, held, used
-      from (select t.lane, t.limit_id, t.key, t.used + t.taken as used,
-                   -- A lane that another session has locked gave no new slots.
-                   case when b.lane is null then greatest(t.mine, least(t.free, t.used + t.taken)) else t.mine end as slots,
-                   case when p.lane is null then 0 else t.mine end as known
-              from unnest(v_ids, v_lane_limits, v_lane_keys, v_kinds, v_used, v_taken, v_mine, v_free)
-                   as t(lane, limit_id, key, kind, used, taken, mine, free)
-              left join unnest(p_lanes) as p(lane) on p.lane = t.lane
-              left join unnest(v_need) as b(lane) on b.lane = t.lane
-             where t.kind = 'concurrency'
-            union all
-            select p.lane, null, null, p.used, 0, 0
-              from unnest(p_lanes, p_used) as p(lane, used)
-              left join unnest(v_ids) as t(lane) on t.lane = p.lane
-             where t.lane is null) k;
-    held := coalesce(held, '{}');
-    used := coalesce(used, '{}');
-
+    v_slots := conductor.take_lanes(
+        p_orchestrator => p_orchestrator, p_ids => v_ids, p_limits => v_lane_limits, p_keys => v_lane_keys,
+        p_kinds => v_kinds, p_mine => v_mine, p_free => v_free, p_held => v_used, p_bases => v_bases,
+        p_steps => v_steps, p_taken => v_taken, p_last => v_last, p_locked => v_locked, p_busy => v_need,
+        p_full => full_lanes, p_lanes => p_lanes, p_used => p_used);
+    held := v_slots.held;
+    used := v_slots.used;
+    grown := v_slots.grown;
+    slots := v_slots.slots;
+    grown_limits := v_slots.grown_limits;
+    grown_keys := v_slots.grown_keys;
     if v_parked is not null then
         update conductor.live_executions l set queue_id = -g.lane
           from unnest(v_parked, v_full) as g(id, lane)

@@ -105,3 +105,17 @@ begin
     return v_due;
 end
 $$;
+
+-- Returns those of these candidates that have an unreadable key of a limit. p_limited and p_whole are results of
+-- limits_of. Called by claim_gated.
+create or replace function conductor.unreadable_of(
+    p_ids uuid[], p_of integer[], p_keys text[], p_limited integer[], p_whole integer[]) returns uuid[]
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return array(
+        select g.id from unnest(p_ids, p_of, p_keys) as g(id, task_id, key)
+         where g.key = conductor.unreadable_key() and g.task_id = any (p_limited)
+           and (g.task_id = any (p_whole)) is not true);
+end
+$$;

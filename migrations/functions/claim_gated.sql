@@ -1,7 +1,7 @@
 -- Claims what is due in a queue with tasks that have a window, a limit or an order. Called by claim, which
 -- describes the arguments and the result.
--- Locks: as unpark and as await_windows if windows are closed, live_executions (candidates, if free), as
---   take_turns, as admit, as settle, queues.idle (if free), as close_lanes.
+-- Locks: as meet_windows, live_executions (candidates, if free), as take_turns,
+--   as admit, as settle, queues.idle (if free), as close_lanes.
 create or replace function conductor.claim_gated(
     p_orchestrator bigint, p_queue integer, p_tasks integer[], p_limit integer, p_paused boolean, p_idle boolean,
     p_windowed integer[] default '{}', p_opens timestamptz[] default '{}', p_closes timestamptz[] default '{}',
@@ -28,7 +28,7 @@ declare
     v_claimed integer;
     v_next timestamptz;
     v_tasks integer[] := p_tasks;
-    v_closed integer[];
+    v_windows record;
     -- Executions that were moved to the opening of their windows, that were parked in this step, and that were
     -- parked in all steps.
     v_moved integer := 0;
@@ -75,25 +75,14 @@ begin
     loop
         v_now := conductor.now();
         v_next := null;
-        if cardinality(p_windowed) > 0 then
-            -- If a window has just closed, the worker has not sent the next opening yet. Its task is neither
-            -- claimed nor moved.
-            select array_agg(w.task_id) filter (where v_now < w.opens),
-                   array_agg(w.task_id) filter (where v_now >= w.opens and v_now < w.closes)
-              into v_closed, v_tasks
-              from unnest(p_windowed, p_opens, p_closes) as w(task_id, opens, closes);
-            v_tasks := array(select t from unnest(p_tasks) as t
-                              where t <> all (p_windowed) or t = any (v_tasks));
-        end if;
-        if cardinality(v_closed) > 0 then
-            perform conductor.unpark_closed(v_closed);
-            v_moved := conductor.await_windows(
-                p_orchestrator => p_orchestrator, p_queue => p_queue, p_tasks => p_tasks, p_closed => v_closed,
-                p_windowed => p_windowed, p_opens => p_opens, p_now => v_now, p_limit => 1000);
-        end if;
         v_open_limited := v_limits.limited;
         if cardinality(p_windowed) > 0 then
-            v_open_limited := array(select t from unnest(v_limits.limited) as t where t = any (v_tasks));
+            v_windows := conductor.meet_windows(
+                p_orchestrator => p_orchestrator, p_queue => p_queue, p_tasks => p_tasks, p_limited => v_limits.limited,
+                p_windowed => p_windowed, p_opens => p_opens, p_closes => p_closes, p_now => v_now);
+            v_tasks := v_windows.tasks;
+            v_open_limited := v_windows.limited;
+            v_moved := coalesce(v_windows.moved, v_moved);
         end if;
         if cardinality(v_open_limited) > 0 then
             v_opened := conductor.open_lanes(
@@ -149,10 +138,8 @@ begin
             end if;
             v_unreadable := null;
             if v_due.limited and conductor.unreadable_key() = any (v_due.keys) then
-                v_unreadable := array(
-                    select g.id from unnest(v_due.ids, v_due.of, v_due.keys) as g(id, task_id, key)
-                     where g.key = conductor.unreadable_key() and g.task_id = any (v_limits.limited)
-                       and (g.task_id = any (v_limits.whole)) is not true);
+                v_unreadable := conductor.unreadable_of(
+                    v_due.ids, v_due.of, v_due.keys, v_limits.limited, v_limits.whole);
             end if;
             v_lane := null;
             if v_due.limited and cardinality(p_roomy) > 0 and v_open = '{}' and cardinality(v_due.ids) <= v_left then

@@ -1,3 +1,41 @@
+-- Makes those of these lanes due that have parked executions and can start one, unless a worker with slots will
+-- claim them, and notes which have none any more. Called by close_lanes, which has locked the lanes and under whose
+-- settings it runs. Returns the number of lanes that are due now.
+-- Locks: lanes (that the caller holds).
+create or replace function conductor.examine_lanes(p_lanes integer[], p_now timestamptz) returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_due integer;
+begin
+    with seen as (
+        select a.id, a.due_at as old, k.parked,
+               case when not k.parked then null
+                    when c.kind = 'rate' then greatest(a.next_at - conductor.rate_lead(c.amount, c.per, c.burst)
+                                                    - conductor.rate_horizon() / 2, p_now)
+                    when c.amount > (select coalesce(sum(h.value::integer), 0) from jsonb_each(a.holders) as h)
+                    then p_now
+               end as due
+          from conductor.lanes a
+          join conductor.limits c on c.id = a.limit_id
+         cross join lateral (
+               select coalesce((select true from conductor.live_executions l
+                                 where l.queue_id = -a.id and l.state in ('pending', 'suspended') limit 1), false)
+                      as parked) k
+         where a.id = any (p_lanes) and a.parked
+    ), noted as (
+        update conductor.lanes a set due_at = s.due, parked = s.parked
+          from seen s
+         where a.id = s.id and a.id = any (p_lanes) and (s.due is distinct from s.old or not s.parked)
+           -- A lane that was due already stays due at its old time.
+           and not coalesce(s.due <= p_now and s.old <= p_now, false)
+        returning a.due_at
+    )
+    select count(*) into v_due from noted n where n.due_at <= p_now;
+    return v_due;
+end
+$$;
+
 -- Ends the part of a round trip that deals with limits. In the lanes p_back, the orchestrator returns the slots
 -- that it does not use (it uses p_used in p_lanes). The lanes p_look, which this trip has looked into, become
 -- due if they have parked executions that no worker with slots will claim. Called by claim and
@@ -11,12 +49,10 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bit
 set enable_hashjoin = on set enable_nestloop = off set jit = off
 as $$
 declare
-    v_now timestamptz := conductor.now();
     v_me text := p_orchestrator::text;
     v_needs integer[];
     v_less integer[];
     v_locked integer[];
-    v_due integer;
 begin
     if cardinality(p_back) > 0 then
         select array_agg(k.id), array_agg(k.mine), array_agg(k.needs), array_agg(k.id) filter (where k.mine > k.needs)
@@ -49,31 +85,7 @@ begin
           left join less l on l.id = g.lane;
     end if;
 
-    with seen as (
-        select a.id, a.due_at as old, k.parked,
-               case when not k.parked then null
-                    when c.kind = 'rate' then greatest(a.next_at - conductor.rate_lead(c.amount, c.per, c.burst)
-                                                    - conductor.rate_horizon() / 2, v_now)
-                    when c.amount > (select coalesce(sum(h.value::integer), 0) from jsonb_each(a.holders) as h)
-                    then v_now
-               end as due
-          from conductor.lanes a
-          join conductor.limits c on c.id = a.limit_id
-         cross join lateral (
-               select coalesce((select true from conductor.live_executions l
-                                 where l.queue_id = -a.id and l.state in ('pending', 'suspended') limit 1), false)
-                      as parked) k
-         where a.id = any (v_locked) and a.parked
-    ), noted as (
-        update conductor.lanes a set due_at = s.due, parked = s.parked
-          from seen s
-         where a.id = s.id and a.id = any (v_locked) and (s.due is distinct from s.old or not s.parked)
-           -- A lane that was due already stays due at its old time.
-           and not coalesce(s.due <= v_now and s.old <= v_now, false)
-        returning a.due_at
-    )
-    select count(*) into v_due from noted n where n.due_at <= v_now;
-    if v_due > 0 then
+    if conductor.examine_lanes(v_locked, conductor.now()) > 0 then
         perform conductor.wake(array[p_queue], false);
     end if;
 end

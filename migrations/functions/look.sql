@@ -63,14 +63,9 @@ $$;
 -- all that it found: all that was due (p_all), or what was due until p_last. Called by claim_plain and claim_gated.
 create or replace function conductor.next_place(
     p_start timestamptz, p_now timestamptz, p_all boolean, p_last timestamptz) returns timestamptz
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return greatest(
-        p_start, p_now - interval '1 year',
-        case when p_all then p_now - interval '1 s' else p_last - interval '200 ms' end);
-end
-$$;
+language sql stable parallel safe
+return greatest(
+    p_start, p_now - interval '1 year', case when p_all then p_now - interval '1 s' else p_last - interval '200 ms' end);
 
 -- Returns the row without id, unless it would say nothing: when something is due, the slots of the worker that it
 -- may not know, and where the next look begins. If p_more is true, the look ended before its last priority, and the

@@ -1,3 +1,47 @@
+-- Gives the turns of these keys, which no execution has, and returns those that it has given, with the executions that
+-- have them now. Executions that had been set aside return to their queue. Called by take_turns, which has the right
+-- to give turns and under whose settings it runs.
+-- Locks: live_executions (the first of each key, if free), turns (inserts), queues.idle (if free).
+create or replace function conductor.give_turns(
+    p_tasks integer[], p_keys text[], out tasks integer[], out keys text[], out turns uuid[])
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_queues integer[];
+begin
+    -- To the first execution that exists. It is locked, so that it neither ends nor gets another key
+    -- meanwhile.
+    with first as materialized (
+        select g.task_id, g.key, f.id
+          from unnest(p_tasks, p_keys) as g(task_id, key)
+         cross join lateral (
+               select l.id from conductor.live_executions l
+                where l.task_id = g.task_id and l.order_key = g.key
+                order by l.created_at, l.id limit 1) f
+    ), held as materialized (
+        select l.id, l.queue_id, l.order_key from conductor.live_executions l
+         where l.id = any (array(select f.id from first f)) for no key update skip locked
+    ), given as (
+        insert into conductor.turns as t (task_id, key, execution_id)
+        select f.task_id, f.key, f.id from first f join held h on h.id = f.id and h.order_key = f.key
+            on conflict do nothing
+        returning t.task_id, t.key, t.execution_id
+    ), back as (
+        update conductor.live_executions l
+           set queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id)
+         where l.id = any (array(select h.id from held h where h.queue_id = 0))
+        returning l.queue_id
+    )
+    select array_agg(g.task_id), array_agg(g.key), array_agg(g.execution_id),
+           (select array_agg(distinct b.queue_id) from back b)
+      into tasks, keys, turns, v_queues
+      from given g;
+    if v_queues is not null then
+        perform conductor.wake(v_queues, false);
+    end if;
+end
+$$;
+
 -- Returns which of these executions have their turn or need none, in their order, with what the caller knows of
 -- them (p_of, p_keys). Called by claim, which has locked the executions. Waits for nothing.
 --
@@ -24,10 +68,7 @@ declare
     v_turns uuid[];
     v_free_tasks integer[];
     v_free_keys text[];
-    v_new_tasks integer[];
-    v_new_keys text[];
-    v_new uuid[];
-    v_queues integer[];
+    v_given record;
     v_aside uuid[];
     v_busy uuid[];
 begin
@@ -42,52 +83,20 @@ begin
      cross join lateral (
            select t.task_id, t.key, t.execution_id from conductor.turns t
             where t.task_id = d.task_id and t.key = d.key limit 1 for no key update skip locked) o;
-
     -- New turns are given by one claim at a time.
     select array_agg(f.task_id), array_agg(f.key) into v_free_tasks, v_free_keys
       from (select d.task_id, d.key
               from (select g.task_id, g.key from unnest(v_tasks, v_keys) as g(task_id, key)
                     except
                     select h.task_id, h.key from unnest(v_turn_tasks, v_turn_keys) as h(task_id, key)) d
-             where (select true from conductor.turns t where t.task_id = d.task_id and t.key = d.key limit 1) is null
-            offset 0) f
+             where (select true from conductor.turns t where t.task_id = d.task_id and t.key = d.key limit 1) is null offset 0) f
      where pg_try_advisory_xact_lock(hashtext('conductor.turns'), hashtext(f.task_id || ' ' || f.key) & 511);
     if v_free_keys is not null then
-        -- To the first execution that exists. It is locked, so that it neither ends nor gets another key
-        -- meanwhile.
-        with first as materialized (
-            select g.task_id, g.key, f.id
-              from unnest(v_free_tasks, v_free_keys) as g(task_id, key)
-             cross join lateral (
-                   select l.id from conductor.live_executions l
-                    where l.task_id = g.task_id and l.order_key = g.key
-                    order by l.created_at, l.id limit 1) f
-        ), held as materialized (
-            select l.id, l.queue_id, l.order_key from conductor.live_executions l
-             where l.id = any (array(select f.id from first f)) for no key update skip locked
-        ), given as (
-            insert into conductor.turns as t (task_id, key, execution_id)
-            select f.task_id, f.key, f.id from first f join held h on h.id = f.id and h.order_key = f.key
-                on conflict do nothing
-            returning t.task_id, t.key, t.execution_id
-        ), back as (
-            update conductor.live_executions l
-               set queue_id = (select t.queue_id from conductor.tasks t where t.id = l.task_id)
-             where l.id = any (array(select h.id from held h where h.queue_id = 0))
-            returning l.queue_id
-        )
-        select array_agg(g.task_id), array_agg(g.key), array_agg(g.execution_id),
-               (select array_agg(distinct b.queue_id) from back b)
-          into v_new_tasks, v_new_keys, v_new, v_queues
-          from given g;
-        v_turn_tasks := v_turn_tasks || v_new_tasks;
-        v_turn_keys := v_turn_keys || v_new_keys;
-        v_turns := v_turns || v_new;
-        if v_queues is not null then
-            perform conductor.wake(v_queues, false);
-        end if;
+        v_given := conductor.give_turns(v_free_tasks, v_free_keys);
+        v_turn_tasks := v_turn_tasks || v_given.tasks;
+        v_turn_keys := v_turn_keys || v_given.keys;
+        v_turns := v_turns || v_given.turns;
     end if;
-
     select coalesce(array_agg(o.id order by o.n) filter (where o.goes), '{}'),
            array_agg(o.of order by o.n) filter (where o.goes), array_agg(o.key order by o.n) filter (where o.goes),
            array_agg(o.id) filter (where not o.goes and o.turn is not null),

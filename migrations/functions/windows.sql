@@ -17,7 +17,7 @@ $$;
 
 -- Moves executions that are due outside their window to its opening: of each priority those that come first,
 -- because the rest does not need to be read yet. If a window was declared after this process began, its
--- executions are left to newer processes. Called by claim. Returns the number of executions that were moved.
+-- executions are left to newer processes. Called by meet_windows. Returns the number of executions that were moved.
 -- Locks: as hold_windows, live_executions (if free).
 create or replace function conductor.await_windows(
     p_orchestrator bigint, p_queue integer, p_tasks integer[], p_closed integer[], p_windowed integer[], p_opens timestamptz[],
@@ -58,7 +58,7 @@ end
 $$;
 
 -- Moves parked executions of tasks whose windows are closed back to their queue, those of lanes that they share
--- with other tasks included. Called by claim_gated.
+-- with other tasks included. Called by meet_windows.
 -- Locks: as unpark.
 create or replace function conductor.unpark_closed(p_closed integer[]) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -71,6 +71,37 @@ begin
       from conductor.limits c where c.task_id = any (p_closed);
     if v_owners is not null then
         perform conductor.unpark(v_owners, 1000);
+    end if;
+end
+$$;
+
+-- Looks which windows are open. Returns in tasks those that may be claimed now, in limited those of p_limited, and in
+-- moved how many executions were moved to the opening of their windows; null if no window is closed. Called by
+-- claim_gated, which describes the other arguments and under whose settings it runs.
+-- Locks: as unpark and as await_windows if windows are closed.
+create or replace function conductor.meet_windows(
+    p_orchestrator bigint, p_queue integer, p_tasks integer[], p_limited integer[], p_windowed integer[],
+    p_opens timestamptz[], p_closes timestamptz[], p_now timestamptz,
+    out tasks integer[], out limited integer[], out moved integer)
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_closed integer[];
+    v_open integer[];
+begin
+    -- If a window has just closed, the worker has not sent the next opening yet. Its task is neither claimed nor
+    -- moved.
+    select array_agg(w.task_id) filter (where p_now < w.opens),
+           array_agg(w.task_id) filter (where p_now >= w.opens and p_now < w.closes)
+      into v_closed, v_open
+      from unnest(p_windowed, p_opens, p_closes) as w(task_id, opens, closes);
+    tasks := array(select t from unnest(p_tasks) as t where t <> all (p_windowed) or t = any (v_open));
+    limited := array(select t from unnest(p_limited) as t where t = any (tasks));
+    if cardinality(v_closed) > 0 then
+        perform conductor.unpark_closed(v_closed);
+        moved := conductor.await_windows(
+            p_orchestrator => p_orchestrator, p_queue => p_queue, p_tasks => p_tasks, p_closed => v_closed,
+            p_windowed => p_windowed, p_opens => p_opens, p_now => p_now, p_limit => 1000);
     end if;
 end
 $$;

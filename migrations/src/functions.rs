@@ -117,6 +117,7 @@ const FUNCTIONS: &[Function] = functions![
     "number_lane",
     "declare_limits",
     "lanes",
+    "rank_in_lanes",
     "admit",
     "take_turns",
     "pass_turns",

@@ -113,9 +113,18 @@ pub(super) const STORY: &[(&str, &str)] = &[
          array[{e}], array[{n}], array[{n} || '2'], array[{d}], array[null::uuid], array[null]) r"),
     ("admit", "select (conductor.admit({orchestrator}, array[{a}], array[{task}], array[{n}], 1, clock_timestamp(), 9,
                                        '{}', '{}', '{}', '{}')).ids = array[{a}]"),
+    ("make_lanes", "select (conductor.make_lanes({orchestrator}, array[{limit}], array[{n}], array[7], array['concurrency'],
+                                                 array[1], array[1], array[0], 1)).made = '{}'"),
+    ("rank_in_lanes", "select (conductor.rank_in_lanes(array[{a}], 1, clock_timestamp(), array[1], array[7], array[7], array[1],
+         array['concurrency'], array[null]::timestamptz[], array[null]::interval[], array[null]::interval[], '{}')).ids = array[{a}]"),
+    ("take_lanes", "select (conductor.take_lanes({orchestrator}, array[7], array[{limit}], array[{n}], array['concurrency'], array[0],
+         array[1], array[0], array[null]::timestamptz[], array[null]::interval[], array[1], array[1], '{}', '{}', '{}', '{}',
+         '{}')).grown_keys = array[{n}]"),
+    ("unreadable_of", "select conductor.unreadable_of(array[{a}], array[{task}], array[{n}], array[{task}], '{}') = '{}'"),
     ("roomy_lanes", "select conductor.roomy_lanes(array[{task}], array[{n}], array[{task}], array[1], array[7, 8], array[2, 1],
                                                   array[{n}, {n}]) = array[8]"),
     ("take_turns", "select (conductor.take_turns(array[{a}], array[{task}], array[{n}])).keys = array[{n}]"),
+    ("give_turns", "select (conductor.give_turns(array[{task}], array[{n}])).tasks is null"),
     ("pass_turns", "select conductor.pass_turns(array[{a}], array[{task}], array[{n}]) is null"),
     ("finish_and_claim", "select array_agg(r.id order by r.id) filter (where r.id is not null)
               = (select array_agg(k order by k) from unnest(array[{a}, {b}, {c}, {d}]) k)
