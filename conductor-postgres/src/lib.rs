@@ -20,9 +20,9 @@ mod outage;
 mod patience;
 mod read_only;
 mod session;
-pub mod store;
 mod timings;
 pub mod sqlstate;
+pub mod store;
 
 pub use address::{Address, connect, direct_way, open, pool_options};
 pub use alone::Alone;

@@ -1,5 +1,6 @@
 //! Compares what a start of this binary would declare with what the database has.
 
+use conductor_postgres::store::checks::{self, Schedule};
 use sqlx::PgConnection;
 
 use super::{Change, Finding, Report};
@@ -7,53 +8,14 @@ use crate::error::Result;
 use crate::orchestrator::{declared_schedules, declared_subscriptions};
 use crate::registry::Registry;
 
-#[derive(sqlx::FromRow)]
-struct Schedule {
-    task: String,
-    name: String,
-    /// `None` if the code does not declare it; the next one, if the database does not have it.
-    declared: Option<String>,
-    stored: Option<String>,
-    dynamic: Option<bool>,
-    payload: Option<String>,
-    served: bool,
-    /// Newer code has dropped it; it is removed with the last process that declares it.
-    retired: bool,
-}
-
-/// Decides as `conductor.declare_schedules` does, without changing anything.
+/// Finds what a start would change about schedules.
 pub(super) async fn schedules(
     registry: &Registry,
     connection: &mut PgConnection,
     report: &mut Report,
 ) -> Result<()> {
     let (owners, declared) = declared_schedules(registry);
-    let rows: Vec<Schedule> = sqlx::query_as(
-        "with declared as (
-             select d.task, d.name, d.owner,
-                    concat_ws(', ', d.cron, d.timezone, 'missed ' || d.missed, 'overlap ' || d.overlap) as words
-               from jsonb_to_recordset($2) as d(
-                    task text, name text, owner text, cron text, timezone text, missed text, overlap text)
-         ), stored as (
-             select t.name as task, s.name, s.dynamic, s.owner, s.retired, s.payload::text as payload,
-                    concat_ws(', ', s.cron, s.timezone, 'missed ' || s.missed, 'overlap ' || s.overlap) as words,
-                    exists (select from conductor.orchestrators o
-                             where t.id = any (o.task_ids) and o.lease_until > clock_timestamp()) as served
-               from conductor.schedules s
-               join conductor.tasks t on t.id = s.task_id
-         )
-         select coalesce(s.task, d.task) as task, coalesce(s.name, d.name) as name, d.words as declared,
-                s.words as stored, s.dynamic, s.payload, coalesce(s.served, false) as served,
-                coalesce(s.retired, false) as retired
-           from (select * from stored where dynamic or owner = any ($1)
-                    or (task, name) in (select e.task, e.name from declared e)) s
-           full join declared d on d.task = s.task and d.name = s.name and not s.dynamic
-          order by 1, 2",
-    )
-    .bind(owners)
-    .bind(declared)
-    .fetch_all(connection)
-    .await?;
+    let rows = checks::schedules(connection, owners, declared).await?;
     for row in rows {
         let known = registry.get(&row.task);
         if row.dynamic == Some(true) {
@@ -76,72 +38,35 @@ pub(super) async fn schedules(
             }
             continue;
         }
-        report.findings.extend(row.change());
+        report.findings.extend(change(row));
     }
     Ok(())
 }
 
-impl Schedule {
-    /// Returns what a start would change about a schedule that the code declares, or did.
-    fn change(self) -> Option<Finding> {
-        let change = match (self.declared, self.stored) {
-            (Some(declared), Some(stored)) if declared == stored => return None,
-            (Some(declared), Some(stored)) => {
-                Change::Changed(format!("{stored} becomes {declared}"))
-            }
-            (Some(_), None) => Change::Added,
-            (None, _) if self.retired => return None,
-            (None, _) => Change::Removed,
-        };
-        Some(Finding::Schedule {
-            task: self.task,
-            schedule: self.name,
-            change,
-        })
-    }
+/// Returns what a start would change about a schedule that the code declares, or did.
+fn change(row: Schedule) -> Option<Finding> {
+    let change = match (row.declared, row.stored) {
+        (Some(declared), Some(stored)) if declared == stored => return None,
+        (Some(declared), Some(stored)) => Change::Changed(format!("{stored} becomes {declared}")),
+        (Some(_), None) => Change::Added,
+        (None, _) if row.retired => return None,
+        (None, _) => Change::Removed,
+    };
+    Some(Finding::Schedule {
+        task: row.task,
+        schedule: row.name,
+        change,
+    })
 }
 
-#[derive(sqlx::FromRow)]
-struct Subscription {
-    task: String,
-    event: String,
-    declared: bool,
-    stored: bool,
-    served: bool,
-}
-
-/// Decides as `conductor.declare_subscriptions` does, without changing anything.
+/// Finds what a start would change about subscriptions.
 pub(super) async fn subscriptions(
     registry: &Registry,
     connection: &mut PgConnection,
     report: &mut Report,
 ) -> Result<()> {
     let (owners, declared) = declared_subscriptions(registry);
-    let rows: Vec<Subscription> = sqlx::query_as(
-        "with declared as (
-             select d.task, d.event, d.n, nullif(d.filter, 'null') as filter, d.event_version
-               from jsonb_to_recordset($2) as d(
-                    task text, event text, n integer, filter jsonb, event_version integer)
-         ), stored as (
-             select t.name as task, s.event, s.n, s.filter, s.event_version,
-                    exists (select from conductor.orchestrators o
-                             where t.id = any (o.task_ids) and o.lease_until > clock_timestamp()) as served
-               from conductor.subscriptions s
-               join conductor.tasks t on t.id = s.task_id
-              where s.owner = any ($1)
-         )
-         select coalesce(s.task, d.task) as task, coalesce(s.event, d.event) as event,
-                d.task is not null as declared, s.task is not null as stored, coalesce(s.served, false) as served
-           from stored s
-           full join declared d on d.task = s.task and d.event = s.event and d.n = s.n
-          where (d.filter, d.event_version) is distinct from (s.filter, s.event_version)
-             or d.task is null or s.task is null
-          order by 1, 2",
-    )
-    .bind(owners)
-    .bind(declared)
-    .fetch_all(connection)
-    .await?;
+    let rows = checks::subscriptions(connection, owners, declared).await?;
     for row in rows {
         let known = registry.get(&row.task).is_some();
         let change = match (row.declared, row.stored) {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use conductor_postgres::store::records::{self, Live, Stored};
 use futures_util::TryStreamExt;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -16,29 +17,8 @@ use crate::task::{TaskDefinition, Trigger};
 use crate::unreadable::read;
 use crate::worker::converted;
 
-/// Executions per statement. The rows are streamed, so their size does not matter.
+/// Executions per statement.
 const PORTION: i64 = 500;
-
-#[derive(sqlx::FromRow)]
-struct Live {
-    id: Uuid,
-    task: String,
-    trigger: Option<String>,
-    payload: String,
-}
-
-#[derive(sqlx::FromRow)]
-struct Stored {
-    execution_id: Uuid,
-    key: String,
-    kind: String,
-    /// Only of kinds that can be read here; `None` for a wait.
-    value: Option<String>,
-    /// The task of the child whose end this is, if its execution still exists.
-    child: Option<String>,
-    /// The name of the event that came, if it is still in the log.
-    event: Option<String>,
-}
 
 /// What could not be read: for each kind the number and the first one.
 #[derive(Default)]
@@ -63,27 +43,12 @@ pub(super) async fn look(
         let left = bound.executions - report.executions;
         let portion = PORTION.min(i64::try_from(left).unwrap_or(i64::MAX));
         if portion == 0 || bound.is_over() {
-            report.complete = sqlx::query_scalar(
-                "select not exists (select from conductor.live_executions l where l.id > $1)",
-            )
-            .bind(after)
-            .fetch_one(&mut *connection)
-            .await?;
+            report.complete = records::is_last(connection, after).await?;
             break;
         }
         tasks.clear();
         let mut seen = 0;
-        let mut rows = sqlx::query_as::<_, Live>(
-            "select l.id, t.name as task, l.trigger::text as trigger, l.payload::text as payload
-               from conductor.live_executions l
-               join conductor.tasks t on t.id = l.task_id
-              where l.id > $1
-              order by l.id
-              limit $2",
-        )
-        .bind(after)
-        .bind(portion)
-        .fetch(&mut *connection);
+        let mut rows = records::live(connection, after, portion);
         while let Some(live) = rows.try_next().await? {
             seen += 1;
             after = live.id;
@@ -129,29 +94,7 @@ impl Unreadable {
         tasks: &HashMap<Uuid, &'static TaskDefinition>,
     ) -> Result<u64> {
         let ids: Vec<Uuid> = tasks.keys().copied().collect();
-        let mut rows = sqlx::query_as::<_, Stored>(
-            "select s.execution_id, s.key, s.kind,
-                    case when s.kind in ('invoke', 'event', 'emit', 'race', 'new input') then s.value::text end as value,
-                    case when s.kind = 'invoke' then
-                        (select t.name from conductor.finished_executions f
-                           join conductor.tasks t on t.id = f.task_id
-                          where f.id = substring(s.value::text from $2)::uuid)
-                    end as child,
-                    case when s.kind = 'event' then
-                        (select e.name from conductor.events e
-                          where e.id = substring(s.value::text from $3)::uuid)
-                    end as event
-               from conductor.steps s
-              where s.execution_id = any ($1)
-             union all
-             select w.execution_id, w.key, w.kind, null, null, null
-               from conductor.waits w
-              where w.execution_id = any ($1)",
-        )
-        .bind(ids)
-        .bind(id_at("id"))
-        .bind(id_at("event"))
-        .fetch(connection);
+        let mut rows = records::stored(connection, ids);
         let mut seen = 0;
         while let Some(stored) = rows.try_next().await? {
             seen += 1;
@@ -207,12 +150,6 @@ impl Unreadable {
             ),
         );
     }
-}
-
-/// Returns a pattern for the id at the beginning of a record. Nothing else of the record is parsed, because Postgres
-/// may not be able to; no function of the schema is used, because roles that may only read cannot call them.
-fn id_at(field: &str) -> String {
-    format!(r#"^\s*\{{\s*"{field}"\s*:\s*"([0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}})""#)
 }
 
 /// The recorded end of a child, or a recorded event.

@@ -1,6 +1,7 @@
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 
+use conductor_postgres::store::executions;
 use conductor_postgres::{OUTAGE, Patience};
 use uuid::Uuid;
 
@@ -61,11 +62,9 @@ impl<'c> IntoFuture for Cancel<'c> {
             conductor.migrate().await?;
             let mut patience = Patience::new(OUTAGE);
             loop {
-                let cancelled = sqlx::query_scalar("select conductor.cancel($1, $2)")
-                    .bind(self.id)
-                    .bind(&self.reason);
-                match patience.ask(conductor.database(), cancelled).await {
-                    Ok(cancelled) => return Ok(cancelled.unwrap_or_default()),
+                let reason = self.reason.as_deref();
+                match executions::cancel(conductor.database(), &patience, self.id, reason).await {
+                    Ok(cancelled) => return Ok(cancelled),
                     // Deadlocks included: parents are locked before their children, but recovery
                     // locks in another order.
                     Err(error) if patience.again(&error).await => {}

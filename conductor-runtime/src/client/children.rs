@@ -1,9 +1,9 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
+use conductor_postgres::store::children::{Named, Summary, children_of, summaries};
 use serde::Serialize;
-use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::story::StepKey;
@@ -71,48 +71,16 @@ pub(super) async fn children(
     parents: &[Uuid],
     limit: i64,
 ) -> Result<Vec<Child>> {
-    type Named = (Uuid, Uuid, Option<String>, Option<String>, i64);
-    // A child that has ended is found by its parent's step record, so that finished executions need no index by
-    // parent.
-    let named: Vec<Named> = sqlx::query_as(
-        "with named as (
-             select s.execution_id as parent_id, conductor.as_uuid(conductor.json_field(s.value, 'id')) as id, s.key,
-                    conductor.json_field(s.value, 'state') as recorded
-               from conductor.steps s
-              where s.execution_id = any ($1) and s.kind = 'invoke'
-                and conductor.as_uuid(conductor.json_field(s.value, 'id')) is not null
-             union all
-             select w.execution_id, w.child_id, w.key, null
-               from conductor.waits w where w.execution_id = any ($1) and w.child_id is not null
-             union all
-             select l.parent_id, l.id, l.parent_key, null
-               from conductor.live_executions l where l.parent_id = any ($1) and l.parent_id is not null
-         ), once as (
-             select distinct on (n.parent_id, n.id) n.parent_id, n.id, n.key, n.recorded
-               from named n
-              order by n.parent_id, n.id, n.key nulls last, n.recorded nulls last
-         ), ranked as (
-             select o.parent_id, o.id, o.key, o.recorded, count(*) over (partition by o.parent_id) as siblings,
-                    row_number() over (partition by o.parent_id
-                                       order by coalesce(o.recorded, '') = 'completed', o.id) as place
-               from once o
-         )
-         select r.parent_id, r.id, r.key, r.recorded, r.siblings from ranked r
-          where r.place <= $2 order by r.parent_id, r.id",
-    )
-    .bind(parents)
-    .bind(limit)
-    .fetch_all(&mut *connection)
-    .await?;
-    let ids: Vec<Uuid> = named.iter().map(|(_, id, ..)| *id).collect();
+    let named = children_of(connection, parents, limit).await?;
+    let ids: Vec<Uuid> = named.iter().map(|child| child.id).collect();
     let briefs = briefs(connection, &ids).await?;
-    let child = |(parent_id, id, key, recorded, siblings): (_, _, Option<String>, _, _)| Child {
-        id,
-        parent_id,
-        key: key.as_deref().map(StepKey::read),
-        siblings,
-        recorded,
-        execution: briefs.get(&id).cloned(),
+    let child = |named: Named| Child {
+        id: named.id,
+        parent_id: named.parent_id,
+        key: named.key.as_deref().map(StepKey::read),
+        siblings: named.siblings,
+        recorded: named.recorded,
+        execution: briefs.get(&named.id).cloned(),
     };
     Ok(named.into_iter().map(child).collect())
 }
@@ -124,35 +92,24 @@ pub(super) async fn briefs(
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
-    sqlx::query(
-        "select id, task, state, conductor.shown(created_at) as created_at, conductor.shown(run_at) as run_at, postponed,
-                conductor.shown(claimed_at) as claimed_at, conductor.shown(finished_at) as finished_at, failures,
-                left(error, 1000) as error,
-                task in (select t.name from conductor.orchestrators o
-                           join conductor.tasks t on t.id = any (o.task_ids)
-                          where o.lease_until > clock_timestamp()) as served
-           from conductor.executions where id = any ($1)",
-    )
-    .bind(ids)
-    .fetch_all(connection)
-    .await?
-    .iter()
-    .map(|row| Ok((row.try_get("id")?, brief(row)?)))
-    .collect()
+    summaries(connection, ids)
+        .await?
+        .into_iter()
+        .map(|summary| Ok((summary.id, brief(summary)?)))
+        .collect()
 }
 
-fn brief(row: &PgRow) -> Result<Brief> {
-    let state: String = row.try_get("state")?;
+fn brief(summary: Summary) -> Result<Brief> {
     Ok(Brief {
-        task: row.try_get("task")?,
-        state: state.parse()?,
-        created_at: row.try_get("created_at")?,
-        run_at: row.try_get("run_at")?,
-        postponed: row.try_get("postponed")?,
-        claimed_at: row.try_get("claimed_at")?,
-        finished_at: row.try_get("finished_at")?,
-        failures: row.try_get("failures")?,
-        error: row.try_get("error")?,
-        served: row.try_get("served")?,
+        task: summary.task,
+        state: summary.state.parse()?,
+        created_at: summary.created_at,
+        run_at: summary.run_at,
+        postponed: summary.postponed,
+        claimed_at: summary.claimed_at,
+        finished_at: summary.finished_at,
+        failures: summary.failures,
+        error: summary.error,
+        served: summary.served,
     })
 }

@@ -3,6 +3,7 @@ use std::marker::PhantomData;
 use std::str::FromStr;
 use std::time::{Duration, UNIX_EPOCH};
 
+use conductor_postgres::store::executions;
 use conductor_postgres::{OUTAGE, Patience};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -194,20 +195,7 @@ impl<T: Task> fmt::Debug for Execution<T> {
     }
 }
 
-#[derive(sqlx::FromRow)]
-struct Watched {
-    state: String,
-    task: String,
-    output: Option<String>,
-    error: Option<String>,
-}
-
 impl Conductor {
-    async fn watch(&self, id: Uuid, patience: &Patience) -> Result<Option<Watched>, sqlx::Error> {
-        let watch = sqlx::query_as("select state, task, output, error from conductor.watch($1)");
-        patience.ask(self.database(), watch.bind(id)).await
-    }
-
     /// Waits a moment for this process to write the end of an execution that it has just invoked. A query at this
     /// point would mark the row as watched, and that update would lock the row; a claim skips locked rows.
     async fn own_end(&self, task: &str, id: Uuid) {
@@ -242,7 +230,7 @@ impl Untyped<'_> {
                 .notifier()
                 .start_for_ends(self.conductor.database())
                 .await;
-            let seen: Option<Watched> = match self.conductor.watch(id, &patience).await {
+            let seen = match executions::watch(self.conductor.database(), &patience, id).await {
                 Ok(seen) => seen,
                 Err(error) if patience.again(&error).await => continue,
                 Err(error) => return Err(patience.over(error).into()),

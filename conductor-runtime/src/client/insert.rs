@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use conductor_postgres::store::executions::{self, KeyOptions, NewExecutions};
 use conductor_postgres::{
     Batcher, Database, Fault, OUTAGE, Patience, fault, is_locked, no_answer, take_message,
 };
@@ -250,31 +251,25 @@ pub(super) async fn insert(
 ) -> Result<Vec<Answer>, sqlx::Error> {
     let ids: Vec<Uuid> = column(rows, |row| row.id);
     let keyed = rows.iter().any(NewExecution::is_keyed);
-    let given: (Option<Vec<Uuid>>, Option<Vec<String>>) = sqlx::query_as(
-        "select ids, came_of
-           from conductor.invoke_many(
-               p_ids => $1, p_tasks => $2, p_payloads => $3, p_run_at => $4, p_delay_ms => $5,
-               p_priorities => $6, p_in_transaction => $7, p_again => $8, p_keys => $9,
-               p_throttle_ms => $10, p_debounce_ms => $11, p_max_wait_ms => $12)",
-    )
-    .bind(&ids)
-    .bind(column(rows, |row| row.task.as_str()))
-    .bind(column(rows, |row| row.payload.as_str()))
-    .bind(column(rows, |row| row.run_at))
-    .bind(column(rows, |row| row.delay_ms))
-    .bind(column(rows, |row| row.priority))
-    .bind(in_transaction)
-    .bind(again)
-    .bind(keyed.then(|| column(rows, |row| row.dedupe_key.as_deref())))
-    .bind(keyed.then(|| column(rows, |row| row.throttle_ms)))
-    .bind(keyed.then(|| column(rows, |row| row.debounce_ms)))
-    .bind(keyed.then(|| column(rows, |row| row.max_wait_ms)))
-    .fetch_one(connection)
-    .await?;
-    let (Some(executions), Some(words)) = given else {
+    let new = NewExecutions {
+        ids: &ids,
+        tasks: column(rows, |row| row.task.as_str()),
+        payloads: column(rows, |row| row.payload.as_str()),
+        run_at: column(rows, |row| row.run_at),
+        delay_ms: column(rows, |row| row.delay_ms),
+        priorities: column(rows, |row| row.priority),
+        keys: keyed.then(|| KeyOptions {
+            keys: column(rows, |row| row.dedupe_key.as_deref()),
+            throttle_ms: column(rows, |row| row.throttle_ms),
+            debounce_ms: column(rows, |row| row.debounce_ms),
+            max_wait_ms: column(rows, |row| row.max_wait_ms),
+        }),
+    };
+    let given = executions::invoke_many(connection, new, in_transaction, again).await?;
+    let (Some(found), Some(words)) = (given.ids, given.came_of) else {
         return Ok(ids.into_iter().map(Answer::created).collect());
     };
-    let answers = executions.into_iter().zip(words).map(|(id, word)| {
+    let answers = found.into_iter().zip(words).map(|(id, word)| {
         let came_of = Invoked::read(&word)?;
         Ok(Answer { id, came_of })
     });

@@ -23,8 +23,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use conductor_postgres::store::{executions, tasks};
 use conductor_postgres::{
-    Address, Alone, Database, MIGRATION_DEADLINE, Notifier, OUTAGE, Outage, Patience,
+    Address, Database, MIGRATION_DEADLINE, Notifier, OUTAGE, Outage, Patience,
 };
 use sqlx::postgres::PgPool;
 use tokio::sync::OnceCell;
@@ -48,7 +49,7 @@ pub use invoked::Invoked;
 pub use late_options::TakesOptions;
 pub use query::{ExecutionInfo, FailedAttempt, Filter, Stuck};
 pub use queues::QueueInfo;
-pub(crate) use schedule::{Rule, check_name as check_schedule_name, remove as remove_schedule};
+pub(crate) use schedule::{Rule, check_name as check_schedule_name};
 pub use schedule::{Schedule, Unschedule};
 pub use schedules::ScheduleInfo;
 pub use story::{Astray, Parent, Process, Runner, StepInfo, StepKey, Story, WaitInfo};
@@ -419,10 +420,7 @@ impl Conductor {
     /// if the execution is unknown, running or suspended, or if it or a repeat of it has completed.
     pub async fn retry(&self, id: Uuid) -> Result<Option<Uuid>> {
         self.migrate().await?;
-        Ok(sqlx::query_scalar("select conductor.retry($1)")
-            .bind(id)
-            .one(self.database())
-            .await?)
+        Ok(executions::retry(self.database(), id).await?)
     }
 
     /// Creates a schedule that invokes `T` at each tick, or replaces the one of that name.
@@ -497,13 +495,7 @@ impl Conductor {
     /// Declares the tasks in the database, with the options that they have in this binary. Returns
     /// `(task id, queue id, name)` of each.
     pub(crate) async fn declare(&self) -> Result<Vec<(i32, i32, String)>> {
-        let declare = sqlx::query_as(
-            "select id, queue_id, name from conductor.declare_tasks($1::jsonb, true)",
-        );
-        Ok(declare
-            .bind(self.registry().declaration())
-            .all(self.database())
-            .await?)
+        Ok(tasks::declare(self.database(), self.registry().declaration()).await?)
     }
 
     /// Declares a task of this binary if the database does not know it, so that it can be invoked
@@ -521,9 +513,8 @@ impl Conductor {
         let declaration = declaration(std::iter::once(task));
         let mut patience = Patience::new(OUTAGE);
         loop {
-            let declare = sqlx::query("select conductor.declare_missing($1)").bind(&declaration);
-            match patience.ask(self.database(), declare).await {
-                Ok(_) => break,
+            match tasks::declare_missing(self.database(), &patience, &declaration).await {
+                Ok(()) => break,
                 Err(error) if patience.again(&error).await => {}
                 Err(error) => return Err(patience.over(error).into()),
             }

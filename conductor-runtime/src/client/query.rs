@@ -1,11 +1,11 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use conductor_postgres::Alone;
+use conductor_postgres::store::listing::{self, Found, Listed, State};
+use conductor_postgres::store::{clock, tasks};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use sqlx::postgres::PgRow;
-use sqlx::{PgExecutor, Row};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Inspect, Status};
@@ -97,7 +97,7 @@ impl From<Stuck> for StuckJson {
 }
 
 /// A failed attempt.
-#[derive(Debug, Clone, sqlx::FromRow, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct FailedAttempt {
     /// The number of the attempt, from 1.
@@ -141,93 +141,15 @@ impl Default for Filter {
 /// How long the end of an attempt may take to be written.
 const GRACE: Duration = Duration::from_secs(1);
 
-const COLUMNS: &str =
-    "select id, task, queue, state, priority, conductor.shown(created_at) as created_at,
-       conductor.shown(run_at) as run_at, conductor.shown(claimed_at) as claimed_at,
-       conductor.shown(finished_at) as finished_at, failures, crashes, claim, retry_of, dedupe_key, postponed, trigger::text as trigger,
-       case when state = 'pending'
-            then (select u.reason from conductor.unreadable u where u.execution_id = id and u.left_claim = claim)
-            end as unreadable,
-       case when state = 'suspended'
-            then (select w.event_name from conductor.waits w
-                   where w.execution_id = id and w.event_name is not null order by w.key limit 1) end as event,
-       case when state = 'running' then not exists (
-           select from conductor.orchestrators o
-            where o.id = orchestrator_id and o.lease_until > clock_timestamp()) end as process_gone,
-       case when state = 'running' then
-           (select (extract(epoch from conductor.now() - claimed_at - t.timeout) * 1000)::bigint
-              from conductor.tasks t where t.name = task) end as overtime_ms";
-
-const VALUES: &str =
-    "payload::text as payload, output::text as output, error, failure::text as failure";
-
-/// In a list, a large value is replaced by a text with its size.
-const SHORT_VALUES: &str =
-    "case when octet_length(payload::text) <= 65536 then payload::text
-          else to_json('not listed: ' || octet_length(payload::text) || ' bytes; `find` and `show` have it')::text
-          end as payload,
-     case when octet_length(output::text) <= 65536 or output is null then output::text
-          else to_json('not listed: ' || octet_length(output::text) || ' bytes; `find` and `show` have it')::text
-          end as output, error, failure::text as failure";
-
-/// The final states. The view `finished` has executions in these states, and `live` has all others.
+/// The final states.
 const ENDED: [Status; 3] = [Status::Completed, Status::Failed, Status::Cancelled];
-
-/// Builds the query of a list. It contains only the conditions that are set, and the state as a literal, so that the
-/// planner chooses the right index. Each half is read in the order of ids, newest first, and not beyond the limit.
-fn listing(filter: &Filter) -> String {
-    let ended = filter.state.map(|state| ENDED.contains(&state));
-    let live = (ended != Some(true)).then(|| half("live", QUEUE_OF_LIVE, filter));
-    let finished = (ended != Some(false)).then(|| half("finished", "r.queue_id", filter));
-    let halves: Vec<String> = [live, finished].into_iter().flatten().collect();
-    let halves = halves.join(" union all ");
-    format!("{COLUMNS}, {SHORT_VALUES} from ({halves}) as found order by id desc limit $4")
-}
-
-/// Builds one half of a list: finds ids in the table of this kind, and reads their rows from its view. The ids are an
-/// array, which the planner expects to be short; with a join it might read the whole table.
-fn half(kind: &str, queue_of_row: &str, filter: &Filter) -> String {
-    let conditions = [
-        filter.task.as_ref().map(|_| {
-            "r.task_id = (select t.id from conductor.tasks t where t.name = $1)".to_owned()
-        }),
-        filter.queue.as_ref().map(|_| {
-            format!("{queue_of_row} = (select q.id from conductor.queues q where q.name = $2)")
-        }),
-        filter
-            .state
-            .map(|state| format!("r.state = '{}'", state.as_str())),
-        filter.newer_than.map(|_| NEWER.to_owned()),
-    ];
-    let conditions: String = conditions
-        .into_iter()
-        .flatten()
-        .map(|condition| format!(" and {condition}"))
-        .collect();
-    format!(
-        "(select v.* from conductor.{kind} v where v.id = any (array(
-              select r.id from conductor.{kind}_executions r where true{conditions} order by r.id desc limit $4)))"
-    )
-}
-
-/// An execution that waits for a limit is in the queue of its lane, a negative number; one that waits for its turn is
-/// in queue 0.
-const QUEUE_OF_LIVE: &str = "(case when r.queue_id <= 0
-     then (select t.queue_id from conductor.tasks t where t.id = r.task_id) else r.queue_id end)";
-
-/// Ids are ordered by real time, and the database's virtual clock only runs ahead of it, so an id bounds what has to
-/// be read. An id may be made up to an hour before its row: by a machine whose clock differs, before an outage, or
-/// for a child whose parent was busy in another branch.
-const NEWER: &str = "r.created_at >= (select conductor.now()) - $3 * interval '1 second'
-  and r.id >= (select rpad(lpad(to_hex(greatest(0, floor(
-          (extract(epoch from clock_timestamp()) - $3 - 3600) * 1000))::bigint), 12, '0'), 32, '0')::uuid)";
 
 impl Inspect<'_> {
     /// Returns the details of one execution, or `None` if it is unknown or was removed.
     pub async fn find(self, id: Uuid) -> Result<Option<ExecutionInfo>> {
         self.conductor.migrate().await?;
         let mut session = self.conductor.database().session().await?;
-        let info = find(&mut *session, id).await;
+        let info = find(&mut session, id).await;
         session.settle(info).await
     }
 
@@ -237,61 +159,48 @@ impl Inspect<'_> {
     /// in full.
     pub async fn list(self, filter: &Filter) -> Result<Vec<ExecutionInfo>> {
         self.conductor.migrate().await?;
-        let rows = sqlx::query(sqlx::AssertSqlSafe(listing(filter)))
-            .bind(&filter.task)
-            .bind(&filter.queue)
+        let listed = Listed {
+            task: filter.task.as_deref(),
+            queue: filter.queue.as_deref(),
+            state: filter.state.map(|state| State {
+                name: state.as_str(),
+                is_final: ENDED.contains(&state),
+            }),
             // An interval has a maximum; 1000 years exceed the age of any execution.
-            .bind(
-                filter
-                    .newer_than
-                    .map(|age| age.as_secs_f64().min(1000.0 * 365.0 * 86_400.0)),
-            )
-            .bind(i64::from(filter.limit))
-            .all(self.conductor.database())
-            .await?;
-        rows.iter().map(read).collect()
+            newer_than_secs: filter
+                .newer_than
+                .map(|age| age.as_secs_f64().min(1000.0 * 365.0 * 86_400.0)),
+            limit: i64::from(filter.limit),
+        };
+        let found = listing::list(self.conductor.database(), listed).await?;
+        found.into_iter().map(info).collect()
     }
 
     /// Returns the failed attempts of an execution, the first one first.
     pub async fn failures(self, id: Uuid) -> Result<Vec<FailedAttempt>> {
         self.conductor.migrate().await?;
         let mut session = self.conductor.database().session().await?;
-        let failures = failures(&mut *session, id).await;
+        let failures = failures(&mut session, id).await;
         session.settle(failures).await
     }
 
     /// Returns the database's time, which decides what is due.
     pub async fn now(self) -> Result<DateTime<Utc>> {
         self.conductor.migrate().await?;
-        Ok(sqlx::query_scalar("select conductor.now()")
-            .one(self.conductor.database())
-            .await?)
+        Ok(clock::now(self.conductor.database()).await?)
     }
 
     /// Returns whether a living process serves this task.
     #[doc(hidden)]
     pub async fn is_served(self, task: &str) -> Result<bool> {
         self.conductor.migrate().await?;
-        // Leases use real time, even if a test moves the virtual clock.
-        Ok(sqlx::query_scalar(
-            "select exists (
-                 select from conductor.orchestrators o
-                   join conductor.tasks t on t.id = any (o.task_ids)
-                  where t.name = $1 and o.lease_until > clock_timestamp())",
-        )
-        .bind(task)
-        .one(self.conductor.database())
-        .await?)
+        Ok(tasks::is_served(self.conductor.database(), task).await?)
     }
 
     /// Returns the names of all tasks that any program has declared in this database, in order.
     pub async fn task_names(self) -> Result<Vec<String>> {
         self.conductor.migrate().await?;
-        Ok(
-            sqlx::query_scalar("select name from conductor.tasks order by name")
-                .all(self.conductor.database())
-                .await?,
-        )
+        Ok(tasks::names(self.conductor.database()).await?)
     }
 
     /// Returns the JSON Schema of a task's payload, as its program declared it.
@@ -300,71 +209,55 @@ impl Inspect<'_> {
     #[doc(hidden)]
     pub async fn payload_schema(self, task: &str) -> Result<Option<serde_json::Value>> {
         self.conductor.migrate().await?;
-        Ok(
-            sqlx::query_scalar("select payload_schema from conductor.tasks where name = $1")
-                .bind(task)
-                .optional(self.conductor.database())
-                .await?,
-        )
+        Ok(tasks::payload_schema(self.conductor.database(), task).await?)
     }
 }
 
-pub(super) async fn find(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Option<ExecutionInfo>> {
-    let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "{COLUMNS}, {VALUES} from conductor.executions where id = $1"
-    )))
-    .bind(id)
-    .fetch_optional(executor)
-    .await?;
-    row.as_ref().map(read).transpose()
+pub(super) async fn find(connection: &mut PgConnection, id: Uuid) -> Result<Option<ExecutionInfo>> {
+    let found = listing::find(connection, id).await?;
+    found.map(info).transpose()
 }
 
 pub(super) async fn failures(
-    executor: impl PgExecutor<'_>,
+    connection: &mut PgConnection,
     id: Uuid,
 ) -> Result<Vec<FailedAttempt>> {
-    Ok(sqlx::query_as(
-        "select attempt, conductor.shown(failed_at) as failed_at, error from conductor.failures
-          where execution_id = $1 order by attempt",
-    )
-    .bind(id)
-    .fetch_all(executor)
-    .await?)
+    let failures = listing::failures(connection, id).await?;
+    let failures = failures.into_iter().map(|failed| FailedAttempt {
+        attempt: failed.attempt,
+        failed_at: failed.failed_at,
+        error: failed.error,
+    });
+    Ok(failures.collect())
 }
 
-fn read(row: &PgRow) -> Result<ExecutionInfo> {
-    let state: String = row.try_get("state")?;
-    let output: Option<String> = row.try_get("output")?;
-    let failure: Option<String> = row.try_get("failure")?;
-    let trigger: Option<String> = row.try_get("trigger")?;
-    let process_gone: Option<bool> = row.try_get("process_gone")?;
-    let overtime: Option<i64> = row.try_get("overtime_ms")?;
-    let overtime = overtime.and_then(|ms| u64::try_from(ms).ok());
+fn info(found: Found) -> Result<ExecutionInfo> {
+    let overtime = found.overtime_ms.and_then(|ms| u64::try_from(ms).ok());
     Ok(ExecutionInfo {
-        id: row.try_get("id")?,
-        task: row.try_get("task")?,
-        queue: row.try_get("queue")?,
-        state: state.parse()?,
-        event: row.try_get("event")?,
-        unreadable: row.try_get("unreadable")?,
-        priority: row.try_get("priority")?,
-        created_at: row.try_get("created_at")?,
-        run_at: row.try_get("run_at")?,
-        claimed_at: row.try_get("claimed_at")?,
-        finished_at: row.try_get("finished_at")?,
-        failures: row.try_get("failures")?,
-        crashes: row.try_get("crashes")?,
-        claim: row.try_get("claim")?,
-        retry_of: row.try_get("retry_of")?,
-        dedupe_key: row.try_get("dedupe_key")?,
-        trigger: Trigger::read(trigger.as_deref()),
-        postponed: row.try_get("postponed")?,
-        payload: raw(row.try_get("payload")?)?,
-        output: output.map(raw).transpose()?,
-        failure: failure.map(raw).transpose()?,
-        error: row.try_get("error")?,
+        id: found.id,
+        task: found.task,
+        queue: found.queue,
+        state: found.state.parse()?,
+        event: found.event,
+        unreadable: found.unreadable,
+        priority: found.priority,
+        created_at: found.created_at,
+        run_at: found.run_at,
+        claimed_at: found.claimed_at,
+        finished_at: found.finished_at,
+        failures: found.failures,
+        crashes: found.crashes,
+        claim: found.claim,
+        retry_of: found.retry_of,
+        dedupe_key: found.dedupe_key,
+        trigger: Trigger::read(found.trigger.as_deref()),
+        postponed: found.postponed,
+        payload: raw(found.payload)?,
+        output: found.output.map(raw).transpose()?,
+        failure: found.failure.map(raw).transpose()?,
+        error: found.error,
         stuck: match overtime.map(Duration::from_millis) {
-            _ if process_gone == Some(true) => Some(Stuck::ProcessGone),
+            _ if found.process_gone == Some(true) => Some(Stuck::ProcessGone),
             Some(by) if by > GRACE => Some(Stuck::Overtime(by)),
             _ => None,
         },

@@ -1,11 +1,11 @@
-use conductor_postgres::Alone;
+use conductor_postgres::store::queues;
 use serde::Serialize;
 
 use super::Queues;
 use crate::error::Result;
 
 /// The state and the counts of one queue.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct QueueInfo {
     /// Its name.
@@ -31,12 +31,16 @@ impl Queues<'_> {
     /// Returns all queues that a task was ever declared for, ordered by name.
     pub async fn list(self) -> Result<Vec<QueueInfo>> {
         self.conductor.migrate().await?;
-        Ok(sqlx::query_as(
-            "select name, paused, waiting, running, parked, workers from conductor.queue_counts($1)",
-        )
-        .bind(QueueInfo::MOST)
-        .all(self.conductor.database())
-        .await?)
+        let counted = queues::list(self.conductor.database(), QueueInfo::MOST).await?;
+        let queues = counted.into_iter().map(|queue| QueueInfo {
+            name: queue.name,
+            paused: queue.paused,
+            waiting: queue.waiting,
+            running: queue.running,
+            parked: queue.parked,
+            workers: queue.workers,
+        });
+        Ok(queues.collect())
     }
 
     /// Pauses a queue in all processes until it is [resumed](Self::resume).
@@ -57,23 +61,24 @@ impl Queues<'_> {
     /// # }
     /// ```
     pub async fn pause(self, queue: &str) -> Result<bool> {
-        self.steer("select conductor.pause_queue($1)", queue).await
+        self.conductor.migrate().await?;
+        if !can_exist(queue) {
+            return Ok(false);
+        }
+        Ok(queues::pause(self.conductor.database(), queue).await?)
     }
 
     /// Resumes a paused queue. Returns false if there is no queue of this name.
     pub async fn resume(self, queue: &str) -> Result<bool> {
-        self.steer("select conductor.resume_queue($1)", queue).await
-    }
-
-    async fn steer(self, statement: &'static str, queue: &str) -> Result<bool> {
         self.conductor.migrate().await?;
-        if queue.contains('\0') {
-            // Postgres cannot store U+0000, so no queue has this name.
+        if !can_exist(queue) {
             return Ok(false);
         }
-        Ok(sqlx::query_scalar(statement)
-            .bind(queue)
-            .one(self.conductor.database())
-            .await?)
+        Ok(queues::resume(self.conductor.database(), queue).await?)
     }
+}
+
+/// Returns whether a queue may have this name: Postgres cannot store U+0000.
+fn can_exist(queue: &str) -> bool {
+    !queue.contains('\0')
 }

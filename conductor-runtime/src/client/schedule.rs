@@ -1,6 +1,7 @@
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 
+use conductor_postgres::store::schedules::{self, NewSchedule};
 use conductor_schedule::{Cron, Missed, Overlap, Tz, zone};
 use sqlx::PgConnection;
 
@@ -84,34 +85,17 @@ impl Rule {
     }
 
     pub(crate) async fn store(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        sqlx::query(
-            "select conductor.schedule(
-            task => $1, name => $2, cron => $3, payload => $4::json, timezone => $5, missed => $6,
-            overlap => $7)",
-        )
-        .bind(&self.task)
-        .bind(&self.name)
-        .bind(self.cron.as_str())
-        .bind(&self.payload)
-        .bind(self.timezone.name())
-        .bind(self.missed.as_str())
-        .bind(self.overlap.as_str())
-        .execute(connection)
-        .await
-        .map(drop)
+        let new = NewSchedule {
+            task: &self.task,
+            name: &self.name,
+            cron: self.cron.as_str(),
+            payload: &self.payload,
+            timezone: self.timezone.name(),
+            missed: self.missed.as_str(),
+            overlap: self.overlap.as_str(),
+        };
+        schedules::store(connection, new).await
     }
-}
-
-pub(crate) async fn remove(
-    connection: &mut PgConnection,
-    task: &str,
-    name: &str,
-) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("select conductor.unschedule($1, $2)")
-        .bind(task)
-        .bind(name)
-        .fetch_one(connection)
-        .await
 }
 
 /// Checks that a name is not empty, has at most 200 bytes and contains no control characters.
@@ -213,7 +197,7 @@ impl<'c> IntoFuture for Unschedule<'c> {
                 return Ok(false);
             }
             let mut session = conductor.database().session().await?;
-            let removed = remove(&mut session, &self.task, &self.name).await;
+            let removed = schedules::remove(&mut session, &self.task, &self.name).await;
             Ok(session.settle(removed).await?)
         })
     }

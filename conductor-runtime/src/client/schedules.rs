@@ -1,10 +1,9 @@
 use chrono::{DateTime, Utc};
-use conductor_postgres::Alone;
+use conductor_postgres::store::schedules::Stored;
+use conductor_postgres::store::{clock, schedules};
 use conductor_schedule::{Cron, zone};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use sqlx::Row;
-use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::{Conductor, Schedules};
@@ -55,23 +54,8 @@ impl Schedules<'_> {
     /// Returns all schedules, ordered by task and name.
     pub async fn list(self) -> Result<Vec<ScheduleInfo>> {
         self.conductor.migrate().await?;
-        let rows = sqlx::query(
-            "select t.name as task, s.name, s.dynamic, s.cron, s.timezone, s.missed, s.overlap,
-                    s.payload::text as payload, conductor.shown(nullif(s.next_at, 'infinity')) as next_at,
-                    s.next_at is null as unplanned, conductor.shown(s.planned_from) as planned_from,
-                    conductor.shown(s.last_at) as last_at, s.last_execution, s.paused,
-                    s.fault, s.retired,
-                    exists (select from conductor.orchestrators o
-                             where case when s.dynamic then t.id = any (o.task_ids)
-                                        else s.id = any (o.schedule_ids) end
-                               and o.lease_until > clock_timestamp()) as served
-               from conductor.schedules s
-               join conductor.tasks t on t.id = s.task_id
-              order by t.name, s.dynamic, s.name",
-        )
-        .all(self.conductor.database())
-        .await?;
-        rows.iter().map(read).collect()
+        let stored = schedules::list(self.conductor.database()).await?;
+        stored.into_iter().map(info).collect()
     }
 
     /// Pauses a schedule, static or dynamic, until it is resumed. Returns false if there is none.
@@ -79,8 +63,11 @@ impl Schedules<'_> {
     /// If the task has one of each kind by this name, pauses both. The pause is stored in the
     /// database and survives restarts and deploys.
     pub async fn pause(self, task: &str, name: &str) -> Result<bool> {
-        self.steer("select conductor.pause_schedule($1, $2)", task, name)
-            .await
+        self.conductor.migrate().await?;
+        if !can_exist(task, name) {
+            return Ok(false);
+        }
+        Ok(schedules::pause(self.conductor.database(), task, name).await?)
     }
 
     /// Resumes a paused schedule. Returns false if there is none.
@@ -89,20 +76,11 @@ impl Schedules<'_> {
     ///
     /// If the task has one of each kind by this name, resumes both.
     pub async fn resume(self, task: &str, name: &str) -> Result<bool> {
-        self.steer("select conductor.resume_schedule($1, $2)", task, name)
-            .await
-    }
-
-    async fn steer(self, statement: &'static str, task: &str, name: &str) -> Result<bool> {
         self.conductor.migrate().await?;
-        if task.contains('\0') || name.contains('\0') {
+        if !can_exist(task, name) {
             return Ok(false);
         }
-        Ok(sqlx::query_scalar(statement)
-            .bind(task)
-            .bind(name)
-            .one(self.conductor.database())
-            .await?)
+        Ok(schedules::resume(self.conductor.database(), task, name).await?)
     }
 
     /// Invokes now what a schedule would invoke, without affecting its ticks.
@@ -116,7 +94,7 @@ impl Schedules<'_> {
     /// - [`Error::Invalid`] if the code that computes it belongs to another program.
     pub async fn trigger(self, task: &str, name: &str) -> Result<Option<Uuid>> {
         let now = self.conductor.inspect().now().await?;
-        if task.contains('\0') || name.contains('\0') {
+        if !can_exist(task, name) {
             return Ok(None);
         }
         let declared = self
@@ -124,15 +102,7 @@ impl Schedules<'_> {
             .registry()
             .get(task)
             .and_then(|task| task.crons.iter().find(|cron| cron.name == name));
-        let known: Option<bool> = sqlx::query_scalar(
-            "select bool_or(s.payload is not null) from conductor.schedules s
-               join conductor.tasks t on t.id = s.task_id
-              where t.name = $1 and s.name = $2",
-        )
-        .bind(task)
-        .bind(name)
-        .one(self.conductor.database())
-        .await?;
+        let known = schedules::has_payload(self.conductor.database(), task, name).await?;
         let payload = match (known, declared) {
             (Some(false), Some(cron)) => Some(computed(cron, CronTick::new(name, now)).map_err(
                 |reason| Error::Payload {
@@ -142,61 +112,50 @@ impl Schedules<'_> {
             )?),
             _ => None,
         };
-        Ok(
-            sqlx::query_scalar("select conductor.trigger_schedule($1, $2, $3::json, $4)")
-                .bind(task)
-                .bind(name)
-                .bind(payload)
-                .bind(now)
-                .one(self.conductor.database())
-                .await?,
-        )
+        let payload = payload.as_deref();
+        Ok(schedules::trigger(self.conductor.database(), task, name, payload, now).await?)
     }
 }
 
 impl Conductor {
     /// Returns the database's time, and by how many milliseconds a test has moved it.
     pub(crate) async fn clock(&self) -> Result<(DateTime<Utc>, i64)> {
-        Ok(sqlx::query_as(
-            "select conductor.now(), floor(extract(epoch from shift) * 1000)::bigint
-               from conductor.clock where only_row",
-        )
-        .one(self.database())
-        .await?)
+        Ok(clock::now_and_shift(self.database()).await?)
     }
 }
 
-fn read(row: &PgRow) -> Result<ScheduleInfo> {
-    let payload: Option<String> = row.try_get("payload")?;
-    let payload = payload
-        .map(RawValue::from_string)
+/// Returns whether a schedule may have these names: Postgres cannot store U+0000.
+fn can_exist(task: &str, name: &str) -> bool {
+    !task.contains('\0') && !name.contains('\0')
+}
+
+fn info(stored: Stored) -> Result<ScheduleInfo> {
+    let payload = (stored.payload.map(RawValue::from_string))
         .transpose()
         .map_err(|error| Error::Invalid(error.to_string()))?;
     let mut info = ScheduleInfo {
-        task: row.try_get("task")?,
-        name: row.try_get("name")?,
-        dynamic: row.try_get("dynamic")?,
-        cron: row.try_get("cron")?,
-        timezone: row.try_get("timezone")?,
-        missed: row.try_get("missed")?,
-        overlap: row.try_get("overlap")?,
+        task: stored.task,
+        name: stored.name,
+        dynamic: stored.dynamic,
+        cron: stored.cron,
+        timezone: stored.timezone,
+        missed: stored.missed,
+        overlap: stored.overlap,
         payload,
-        next_at: row.try_get("next_at")?,
-        last_at: row.try_get("last_at")?,
-        last_execution: row.try_get("last_execution")?,
-        paused: row.try_get("paused")?,
-        fault: row.try_get("fault")?,
-        served: row.try_get("served")?,
-        retired: row.try_get("retired")?,
+        next_at: stored.next_at,
+        last_at: stored.last_at,
+        last_execution: stored.last_execution,
+        paused: stored.paused,
+        fault: stored.fault,
+        served: stored.served,
+        retired: stored.retired,
     };
     if info.paused || info.fault.is_some() {
         info.next_at = None;
-    } else if row.try_get("unplanned")? {
+    } else if stored.unplanned {
         // No worker has planned it yet; a worker will compute the same tick.
         match (Cron::parse(&info.cron), zone(&info.timezone)) {
-            (Ok(cron), Ok(zone)) => {
-                info.next_at = cron.next_after(row.try_get("planned_from")?, zone);
-            }
+            (Ok(cron), Ok(zone)) => info.next_at = cron.next_after(stored.planned_from, zone),
             (Err(error), _) => info.fault = Some(error.to_string()),
             (_, Err(error)) => info.fault = Some(error.to_string()),
         }

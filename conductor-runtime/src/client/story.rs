@@ -1,9 +1,10 @@
 use std::fmt;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use conductor_postgres::store::{details, steps};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
-use sqlx::{PgConnection, Row};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::children::{Brief, Child, briefs, children};
@@ -195,10 +196,10 @@ impl Inspect<'_> {
 }
 
 async fn find(connection: &mut PgConnection, id: Uuid) -> Result<Option<Story>> {
-    let Some(info) = query::find(&mut *connection, id).await? else {
+    let Some(info) = query::find(connection, id).await? else {
         return Ok(None);
     };
-    let failures = query::failures(&mut *connection, id).await?;
+    let failures = query::failures(connection, id).await?;
     Ok(Some(read(connection, info, failures).await?))
 }
 
@@ -207,92 +208,62 @@ async fn read(
     info: ExecutionInfo,
     failures: Vec<FailedAttempt>,
 ) -> Result<Story> {
-    let row = sqlx::query(
-        "select conductor.now() as now, e.orchestrator_id, e.parent_id, e.cancel_reason, o.host, o.pid,
-                l.cancelled, l.astray, l.astray_key, t.max_attempts,
-                (extract(epoch from o.lease_until - clock_timestamp()) * 1000)::bigint as lease_left_ms,
-                (extract(epoch from t.timeout) * 1000)::bigint as timeout_ms,
-                exists (select from conductor.orchestrators s
-                         where t.id = any (s.task_ids) and s.lease_until > clock_timestamp()) as served
-           from conductor.executions e
-           join conductor.tasks t on t.name = e.task
-           left join conductor.live_executions l on l.id = $1
-           left join conductor.orchestrators o on o.id = e.orchestrator_id
-          where e.id = $1",
-    )
-    .bind(info.id)
-    .fetch_one(&mut *connection)
-    .await?;
+    let row = details::details(connection, info.id).await?;
     let millis = |ms: i64| TimeDelta::try_milliseconds(ms).unwrap_or(TimeDelta::MAX);
-    let parent: Option<Uuid> = row.try_get("parent_id")?;
-    let parent = match parent {
+    let parent = match row.parent_id {
         Some(id) => Some(Parent {
             id,
             execution: briefs(connection, &[id]).await?.remove(&id),
         }),
         None => None,
     };
-    let process = match row.try_get("lease_left_ms")? {
-        Some(left) => Some(Process {
-            host: row.try_get("host")?,
-            pid: row.try_get("pid")?,
+    let process = match (row.lease_left_ms, row.host, row.pid) {
+        (Some(left), Some(host), Some(pid)) => Some(Process {
+            host,
+            pid,
             lease_left: millis(left),
         }),
-        None => None,
+        _ => None,
     };
-    let orchestrator: Option<i64> = row.try_get("orchestrator_id")?;
-    let cancelled: Option<bool> = row.try_get("cancelled")?;
-    let mut steps = steps(connection, info.id).await?;
+    let mut steps = steps_of(connection, info.id).await?;
     let new_input = steps.iter().position(|step| step.kind == NEW_INPUT);
     let new_input = new_input.map(|place| steps.remove(place));
     Ok(Story {
         new_input: new_input.and_then(|step| serde_json::from_str(step.value.get()).ok()),
-        now: row.try_get("now")?,
-        why: why(&mut *connection, info.id).await?,
-        served: row.try_get("served")?,
-        max_attempts: row.try_get("max_attempts")?,
-        timeout: row.try_get::<Option<i64>, _>("timeout_ms")?.map(millis),
-        cancelled: cancelled.unwrap_or(info.state == Status::Cancelled),
-        cancel_reason: row.try_get("cancel_reason")?,
-        astray: match (row.try_get("astray")?, row.try_get("astray_key")?) {
+        now: row.now,
+        why: why(connection, info.id).await?,
+        served: row.served,
+        max_attempts: row.max_attempts,
+        timeout: row.timeout_ms.map(millis),
+        cancelled: row.cancelled.unwrap_or(info.state == Status::Cancelled),
+        cancel_reason: row.cancel_reason,
+        astray: match (row.astray, row.astray_key) {
             (Some(runs), Some(key)) => Some(Astray { runs, key }),
             _ => None,
         },
-        runner: orchestrator.map(|orchestrator| Runner {
+        runner: row.orchestrator_id.map(|orchestrator| Runner {
             orchestrator,
             process,
         }),
         parent,
         failures,
         steps,
-        waits: waits(connection, info.id).await?,
+        waits: waits_of(connection, info.id).await?,
         children: children(connection, &[info.id], i64::MAX).await?,
         info,
     })
 }
 
-async fn steps(connection: &mut PgConnection, id: Uuid) -> Result<Vec<StepInfo>> {
-    let rows: Vec<(String, String, String, DateTime<Utc>)> = sqlx::query_as(
-        "select s.key, s.kind,
-                case when s.bytes <= $2 and s.before < $3 then s.value::text
-                     else to_json(format('%s bytes of JSON, not shown', s.bytes))::text end,
-                conductor.shown(s.recorded_at)
-           from (select r.*, sum(r.bytes) over (order by r.recorded_at, r.key) - r.bytes as before
-                   from conductor.steps r where r.execution_id = $1) s",
-    )
-    .bind(id)
-    .bind(MOST_SHOWN)
-    .bind(MOST_SHOWN_TOGETHER)
-    .fetch_all(connection)
-    .await?;
-    let mut steps = rows
+async fn steps_of(connection: &mut PgConnection, id: Uuid) -> Result<Vec<StepInfo>> {
+    let mut steps = steps::list(connection, id, MOST_SHOWN, MOST_SHOWN_TOGETHER)
+        .await?
         .into_iter()
-        .map(|(key, kind, value, recorded_at)| {
+        .map(|step| {
             Ok(StepInfo {
-                key: StepKey::read(&key),
-                kind,
-                value: raw(value)?,
-                recorded_at,
+                key: StepKey::read(&step.key),
+                kind: step.kind,
+                value: raw(step.value)?,
+                recorded_at: step.recorded_at,
             })
         })
         .collect::<Result<Vec<_>>>()?;
@@ -300,31 +271,17 @@ async fn steps(connection: &mut PgConnection, id: Uuid) -> Result<Vec<StepInfo>>
     Ok(steps)
 }
 
-async fn waits(connection: &mut PgConnection, id: Uuid) -> Result<Vec<WaitInfo>> {
-    type Columns = (
-        String,
-        String,
-        Option<DateTime<Utc>>,
-        Option<Uuid>,
-        Option<String>,
-        bool,
-    );
-    let rows: Vec<Columns> = sqlx::query_as(
-        "select key, kind, conductor.shown(wake_at), child_id, event_name, event_filter is not null
-           from conductor.waits where execution_id = $1",
-    )
-    .bind(id)
-    .fetch_all(connection)
-    .await?;
-    let mut waits: Vec<_> = rows
+async fn waits_of(connection: &mut PgConnection, id: Uuid) -> Result<Vec<WaitInfo>> {
+    let mut waits: Vec<_> = details::waits(connection, id)
+        .await?
         .into_iter()
-        .map(|(key, kind, wake_at, child_id, event, filtered)| WaitInfo {
-            key: StepKey::read(&key),
-            kind,
-            wake_at,
-            child_id,
-            event,
-            filtered,
+        .map(|wait| WaitInfo {
+            key: StepKey::read(&wait.key),
+            kind: wait.kind,
+            wake_at: wait.wake_at,
+            child_id: wait.child_id,
+            event: wait.event,
+            filtered: wait.filtered,
         })
         .collect();
     waits.sort_by(|a, b| a.key.cmp(&b.key));

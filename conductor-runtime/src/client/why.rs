@@ -1,10 +1,10 @@
 use std::fmt;
 
 use chrono::{DateTime, Utc};
+use conductor_postgres::store::executions;
 use conductor_schedule::{Window, zone};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use sqlx::PgExecutor;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Inspect, Status};
@@ -221,16 +221,13 @@ impl Inspect<'_> {
     pub async fn why(self, id: Uuid) -> Result<Why> {
         self.conductor.migrate().await?;
         let mut session = self.conductor.database().session().await?;
-        let why = why(&mut *session, id).await;
+        let why = why(&mut session, id).await;
         session.settle(why).await
     }
 }
 
-pub(super) async fn why(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Why> {
-    let found: Value = sqlx::query_scalar("select conductor.why_not_running($1)")
-        .bind(id)
-        .fetch_one(executor)
-        .await?;
+pub(super) async fn why(connection: &mut PgConnection, id: Uuid) -> Result<Why> {
+    let found = executions::why_not_running(connection, id).await?;
     let beside = Beside::deserialize(&found).ok();
     let why = Why::deserialize(found).map_err(|error| Error::Schema(error.to_string()))?;
     Ok(match beside.and_then(|beside| beside.closed_until()) {

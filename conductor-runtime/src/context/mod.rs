@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use conductor_postgres::store::steps;
 use conductor_postgres::{Clock, Deadline, Patience};
 use conductor_schedule::Window;
 use tokio::sync::watch;
@@ -461,13 +462,15 @@ impl TaskContext {
         let conductor = self.conductor()?;
         let mut patience = Patience::new(Duration::MAX);
         loop {
-            let recorded = sqlx::query_scalar("select conductor.recorded($1, $2, $3, $4)")
-                .bind(self.execution_id)
-                .bind(key)
-                .bind(self.claim.number)
-                .bind(self.claim.orchestrator);
-            let asked = patience.ask(conductor.database(), recorded);
-            match asked.await.map(Option::<Option<bool>>::flatten) {
+            let asked = steps::recorded(
+                conductor.database(),
+                &patience,
+                self.execution_id,
+                key,
+                self.claim.number,
+                self.claim.orchestrator,
+            );
+            match asked.await {
                 Ok(Some(recorded)) => return Ok(recorded),
                 Ok(None) => {
                     self.memo.stop(Stop::Lost);

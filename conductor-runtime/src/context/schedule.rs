@@ -2,13 +2,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use conductor_postgres::store::schedules;
 use conductor_schedule::{Missed, Overlap};
 
 use super::TaskContext;
 use super::input::Input;
 use super::lazy::Lazy;
 use super::memo::Met;
-use crate::client::{Rule, check_schedule_name, remove_schedule};
+use crate::client::{Rule, check_schedule_name};
 use crate::codec;
 use crate::error::Result;
 use crate::task::Task;
@@ -92,7 +93,7 @@ impl TaskContext {
         let (key, met) = self.memo.meet_unnamed(base, KIND_END);
         self.transact(key, KIND_END, met, None, async move |tx| {
             match check_schedule_name(&name) {
-                Ok(()) => remove_schedule(tx, T::NAME, &name).await,
+                Ok(()) => schedules::remove(tx, T::NAME, &name).await,
                 // No schedule can have an invalid name.
                 Err(_) => Ok(false),
             }

@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use conductor_postgres::sqlstate::{CANCELLED, CLAIM_LOST};
+use conductor_postgres::store::steps::{self, Record};
 use conductor_postgres::{Fault, Patience, fault};
 use sqlx::postgres::PgQueryResult;
 use sqlx::{PgConnection, Postgres, Transaction};
@@ -191,22 +192,16 @@ impl TaskContext {
         let body = self.memo.inside(KIND, number, body).await;
         let value = body.recordable().map_err(|error| failed(error.into()))?;
         let (json, value) = encoded(self, key, &value)?;
-        let (id, claim) = (self.execution_id, self.claim);
-        let recorded =
-            sqlx::query(
-                "select conductor.record_in_transaction(
-                    p_id => $1, p_claim => $2, p_key => $3, p_kind => $4, p_value => $5, p_orchestrator => $6,
-                    p_input => $7)",
-            )
-                .bind(id)
-                .bind(claim.number)
-                .bind(key)
-                .bind(kind)
-                .bind(&json)
-                .bind(claim.orchestrator)
-                .bind(input.map(|input| input.0))
-                .execute(&mut *tx)
-                .await;
+        let record = Record {
+            id: self.execution_id,
+            claim: self.claim.number,
+            orchestrator: self.claim.orchestrator,
+            key,
+            kind,
+            value: &json,
+            input: input.map(|input| input.0),
+        };
+        let recorded = steps::record_in_transaction(&mut tx, record).await;
         if let Err(error) = recorded {
             let code = error.as_database_error().and_then(|db| db.code());
             return match code.as_deref() {

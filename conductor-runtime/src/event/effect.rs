@@ -1,13 +1,13 @@
 use std::time::Duration;
 
-use conductor_postgres::Alone;
+use conductor_postgres::store::{events, executions};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::NewEvent;
 use crate::client::Untyped;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// The pause between two queries; it doubles each time, up to `LONGEST_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -58,19 +58,14 @@ impl Untyped<'_> {
         let new = NewEvent::checked(self.conductor.registry(), name, payload)?;
         let id = new.id;
         self.conductor.migrate().await?;
-        let watch = sqlx::query("select conductor.watch_event($1)").bind(id);
-        self.conductor.database().run(watch).await?;
+        events::watch(self.conductor.database(), id).await?;
         self.conductor.emit_new(new).await?;
         let began = Instant::now();
         let mut pause = FIRST_PAUSE;
-        let (complete, started, woken) = loop {
-            let effect: (bool, Vec<Uuid>, Vec<Uuid>) =
-                sqlx::query_as("select done, started, woken from conductor.event_effect($1)")
-                    .bind(id)
-                    .one(self.conductor.database())
-                    .await?;
+        let effect = loop {
+            let effect = events::effect(self.conductor.database(), id).await?;
             let left = patience.saturating_sub(began.elapsed());
-            if effect.0 || left.is_zero() {
+            if effect.done || left.is_zero() {
                 break effect;
             }
             sleep(pause.min(left)).await;
@@ -78,25 +73,19 @@ impl Untyped<'_> {
         };
         Ok(EventEffect {
             id,
-            complete,
-            started: self.affected(started).await?,
-            woken: self.affected(woken).await?,
+            complete: effect.done,
+            started: self.affected(&effect.started).await?,
+            woken: self.affected(&effect.woken).await?,
         })
     }
 
     /// Adds the names of the tasks; ordered by id.
-    async fn affected(self, ids: Vec<Uuid>) -> Result<Vec<Affected>> {
+    async fn affected(self, ids: &[Uuid]) -> Result<Vec<Affected>> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let rows: Vec<(Uuid, String)> = sqlx::query_as(
-            "select e.id, e.task from conductor.executions e where e.id = any ($1) order by e.id",
-        )
-        .bind(ids)
-        .all(self.conductor.database())
-        .await
-        .map_err(Error::from)?;
-        let affected = rows
+        let tasks = executions::tasks_of(self.conductor.database(), ids).await?;
+        let affected = tasks
             .into_iter()
             .map(|(execution_id, task)| Affected { execution_id, task });
         Ok(affected.collect())

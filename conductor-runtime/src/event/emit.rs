@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::time::Instant;
 
 use conductor_core::name_problem;
+use conductor_postgres::store::events::{NewEvents, emit_many};
 use conductor_postgres::{
     Batcher, Database, Fault, OUTAGE, Patience, fault, no_answer, take_message,
 };
@@ -286,15 +287,10 @@ pub(crate) async fn write_events(
     events: &[NewEvent],
     in_transaction: bool,
 ) -> Result<(), sqlx::Error> {
-    let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
-    let names: Vec<&str> = events.iter().map(|event| event.name.as_str()).collect();
-    let payloads: Vec<&str> = events.iter().map(|event| event.payload.as_str()).collect();
-    sqlx::query("select conductor.emit_many($1, $2, $3, $4)")
-        .bind(ids)
-        .bind(names)
-        .bind(payloads)
-        .bind(in_transaction)
-        .execute(connection)
-        .await
-        .map(drop)
+    let new = NewEvents {
+        ids: events.iter().map(|event| event.id).collect(),
+        names: events.iter().map(|event| event.name.as_str()).collect(),
+        payloads: events.iter().map(|event| event.payload.as_str()).collect(),
+    };
+    emit_many(connection, new, in_transaction).await
 }

@@ -1,6 +1,6 @@
 use chrono::{DateTime, Utc};
 use conductor_core::nearest;
-use conductor_postgres::Alone;
+use conductor_postgres::store::events::{self, Logged};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -31,29 +31,18 @@ impl Inspect<'_> {
     /// removed.
     pub async fn events(self, name: Option<&str>, limit: u32) -> Result<Vec<EventInfo>> {
         self.conductor.migrate().await?;
-        let rows: Vec<(Uuid, String, String, DateTime<Utc>)> = sqlx::query_as(
-            "select e.id, e.name, e.payload::text, conductor.shown(e.emitted_at)
-               from conductor.events e
-              where $1::text is null or e.name = $1
-              order by e.emitted_at desc, e.seq desc
-              limit $2",
-        )
-        .bind(name)
-        .bind(i64::from(limit))
-        .all(self.conductor.database())
-        .await?;
-        rows.into_iter()
-            .map(|(id, name, payload, emitted_at)| {
-                let payload =
-                    RawValue::from_string(payload).map_err(|error| Error::event(&name, error))?;
-                Ok(EventInfo {
-                    id,
-                    name,
-                    payload,
-                    emitted_at,
-                })
+        let latest = events::latest(self.conductor.database(), name, i64::from(limit)).await?;
+        let info = |event: Logged| {
+            let payload = RawValue::from_string(event.payload)
+                .map_err(|error| Error::event(&event.name, error))?;
+            Ok(EventInfo {
+                id: event.id,
+                name: event.name,
+                payload,
+                emitted_at: event.emitted_at,
             })
-            .collect()
+        };
+        latest.into_iter().map(info).collect()
     }
 
     /// Returns the JSON Schema of an event of this binary, or of another program's.
@@ -68,10 +57,7 @@ impl Inspect<'_> {
             return Ok(event.schema());
         }
         self.conductor.migrate().await?;
-        let known: Vec<(String, Value)> =
-            sqlx::query_as("select name, schema from conductor.event_types order by name")
-                .all(self.conductor.database())
-                .await?;
+        let known = events::schemas(self.conductor.database()).await?;
         let names = || {
             let stored = known.iter().map(|(name, _)| name.as_str());
             registry.events().map(|event| event.name).chain(stored)

@@ -1,5 +1,6 @@
 use conductor_core::nearest;
-use conductor_postgres::{Alone, Database};
+use conductor_postgres::Database;
+use conductor_postgres::store::tables;
 use serde_json::Value;
 use sqlx::postgres::types::Oid;
 
@@ -44,34 +45,17 @@ impl<'p> Catalogue<'p> {
             Ok(name) => name,
             Err(reason) => return Ok(Err(format!("{text:?} is no table's name: {reason}"))),
         };
-        // Each part of the name is tried as SQL reads it, then as it is written. The query calls no function of the
-        // library, because roles that may only read run checks.
-        let row: Option<(Oid, String, String, bool, bool, Vec<String>)> = sqlx::query_as(
-            "select c.oid, format('%I.%I', n.nspname, c.relname), c.relkind::text, c.relpersistence = 't',
-                    n.nspname = 'conductor' or n.nspname = 'information_schema' or n.nspname ~ '^pg_',
-                    array(select a.attname::text from pg_attribute a
-                           where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped order by a.attnum)
-               from unnest(coalesce($1, '{public}')) with ordinality as s(name, n)
-               join pg_namespace n on n.nspname = s.name
-              cross join unnest($2) with ordinality as t(name, n)
-               join pg_class c on c.relnamespace = n.oid and c.relname = t.name
-              where c.relkind in ('r', 'p', 'v', 'm', 'f')
-              order by s.n, t.n
-              limit 1",
-        )
-        .bind(name.schemas())
-        .bind(name.names())
-        .optional(self.database)
-        .await?;
-        let Some((oid, exact, kind, is_temporary, is_system, columns)) = row else {
+        // Each part of the name is tried as SQL reads it, then as it is written.
+        let found = tables::find(self.database, name.schemas(), name.names()).await?;
+        let Some(found) = found else {
             return Ok(Err(format!(
                 "there is no table {name}{}",
                 self.hint(&name).await?
             )));
         };
-        let refused = match kind.as_str() {
-            _ if is_system => Some("belongs to the system"),
-            _ if is_temporary => Some("is temporary"),
+        let refused = match found.kind.as_str() {
+            _ if found.is_system => Some("belongs to the system"),
+            _ if found.is_temporary => Some("is temporary"),
             "v" => Some("is a view"),
             "m" => Some("is a materialized view"),
             "f" => Some("is a foreign table"),
@@ -79,29 +63,20 @@ impl<'p> Catalogue<'p> {
         };
         Ok(match refused {
             Some(why) => Err(format!(
-                "{exact} {why}, and its rows cannot be listened to; name an ordinary or partitioned table"
+                "{} {why}, and its rows cannot be listened to; name an ordinary or partitioned table",
+                found.name
             )),
             None => Ok(Table {
-                oid,
-                name: exact,
-                columns,
+                oid: found.oid,
+                name: found.name,
+                columns: found.columns,
             }),
         })
     }
 
     /// Returns a suggestion of the table that was probably meant.
     async fn hint(&self, name: &TableName) -> Result<String, sqlx::Error> {
-        let tables: Vec<(String, String)> = sqlx::query_as(
-            "select c.relname::text, format('%I.%I', n.nspname, c.relname)
-               from pg_class c
-               join pg_namespace n on n.oid = c.relnamespace
-              where c.relkind in ('r', 'p') and c.relpersistence <> 't'
-                and n.nspname not in ('conductor', 'information_schema') and n.nspname !~ '^pg_'
-              order by n.nspname = 'public' desc, n.nspname, c.relname
-              limit 2000",
-        )
-        .all(self.database)
-        .await?;
+        let tables = tables::names(self.database).await?;
         let written = name.names();
         let written = written.first().map_or("", String::as_str);
         let near = nearest(written, tables.iter().map(|(table, _)| table.as_str()));

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use conductor_postgres::Database;
 use conductor_postgres::sqlstate::{DEADLOCK_DETECTED, INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE};
-use conductor_postgres::{Alone, Database};
+use conductor_postgres::store::rows::{self, Watch};
+use conductor_postgres::store::tables;
 use sqlx::postgres::types::{Oid, PgInterval};
 
 use super::RowOp;
@@ -30,12 +32,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(crate) async fn install(database: &Database, table: &Table, op: RowOp) -> Result<()> {
     let mut tries = Tries::new(table, op);
     loop {
-        let make = sqlx::query("select conductor.install_row_trigger($1::oid::regclass, $2, $3)")
-            .bind(table.oid)
-            .bind(op.as_str())
-            .bind(PATIENCE);
-        match database.run(make).await {
-            Ok(_) => return Ok(()),
+        match rows::install(database, table.oid, op.as_str(), PATIENCE).await {
+            Ok(()) => return Ok(()),
             Err(error) => tries.pause(database, error).await?,
         }
     }
@@ -51,20 +49,17 @@ pub(crate) async fn watch(
     changed: Option<&[String]>,
     ddl: bool,
 ) -> Result<String> {
+    let watch = Watch {
+        relation: table.oid,
+        op: op.as_str(),
+        columns,
+        changed,
+        ddl,
+        patience: PATIENCE,
+    };
     let mut tries = Tries::new(table, op);
     loop {
-        let watched: Result<(String, bool), _> = sqlx::query_as(
-            "select event, installed from conductor.watch_rows($1::oid::regclass, $2, $3, $4, $5, $6)",
-        )
-        .bind(table.oid)
-        .bind(op.as_str())
-        .bind(columns)
-        .bind(changed)
-        .bind(ddl)
-        .bind(PATIENCE)
-        .one(database)
-        .await;
-        match watched {
+        match rows::watch(database, &watch).await {
             Ok((event, true)) => return Ok(event),
             Ok((_, false)) => return Err(Error::Table(missing(&table.name, op))),
             Err(error) => tries.pause(database, error).await?,
@@ -85,12 +80,7 @@ pub(crate) async fn remove(
     relation: Oid,
     op: &str,
 ) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("select conductor.remove_row_trigger($1::oid::regclass, $2, $3)")
-        .bind(relation)
-        .bind(op)
-        .bind(SHORT_PATIENCE)
-        .one(database)
-        .await
+    rows::remove(database, relation, op, SHORT_PATIENCE).await
 }
 
 /// The tries that are left for one table.
@@ -138,24 +128,14 @@ impl<'t> Tries<'t> {
 
 /// Returns a description of the sessions that hold locks on a table.
 async fn holders(database: &Database, relation: Oid) -> Result<String> {
-    let holders: Vec<(i32, String, i64)> = sqlx::query_as(
-        "select a.pid, coalesce(a.state, ''), coalesce(extract(epoch from clock_timestamp() - a.xact_start), 0)::bigint
-           from pg_locks l
-           join pg_stat_activity a on a.pid = l.pid
-          where l.relation = $1 and l.granted and l.pid <> pg_backend_pid()
-            and l.database = (select oid from pg_database where datname = current_database())
-            and l.mode not in ('AccessShareLock', 'RowShareLock')
-          group by 1, 2, 3
-          order by 3 desc
-          limit 3",
-    )
-    .bind(relation)
-    .all(database)
-    .await?;
+    let holders = tables::lock_holders(database, relation).await?;
     let holders: Vec<String> = holders
         .into_iter()
-        .map(|(pid, state, seconds)| {
-            format!("process {pid} ({state}, its transaction has lasted {seconds} s)")
+        .map(|holder| {
+            format!(
+                "process {} ({}, its transaction has lasted {} s)",
+                holder.pid, holder.state, holder.seconds
+            )
         })
         .collect();
     Ok(if holders.is_empty() {

@@ -1,8 +1,7 @@
 use chrono::{DateTime, Utc};
-use conductor_postgres::Alone;
+use conductor_postgres::store::rows::{self, Trigger};
 use serde::Serialize;
 use serde_json::Value;
-use sqlx::postgres::types::Oid;
 
 use super::catalogue::Table;
 use super::{Catalogue, RowOp, columns_of, filter};
@@ -42,11 +41,10 @@ impl RowTriggerInfo {
 /// An error in a trigger.
 ///
 /// The statement that fired the trigger was not affected, but what it would have started was not started.
-#[derive(Debug, Clone, sqlx::FromRow, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct RowFault {
     /// The table with its schema, quoted if necessary.
-    #[sqlx(rename = "table_name")]
     pub table: String,
     /// The operation.
     pub op: String,
@@ -74,14 +72,9 @@ impl Inspect<'_> {
     pub async fn row_triggers(self) -> Result<Vec<RowTriggerInfo>> {
         self.conductor.migrate().await?;
         let rules = rules(self.conductor).await?;
-        let rows: Vec<Listed> = sqlx::query_as(
-            "select l.relation::oid as relation, l.table_name, l.op, l.tasks, l.watches, l.trigger_name, l.enabled
-               from conductor.list_row_triggers() l",
-        )
-        .all(self.conductor.database())
-        .await?;
-        let mut found: Vec<(Listed, Option<String>)> =
-            rows.into_iter().map(|row| (row, None)).collect();
+        let database = self.conductor.database();
+        let triggers = rows::triggers(database).await?.into_iter();
+        let mut found: Vec<(Trigger, Option<String>)> = triggers.map(|row| (row, None)).collect();
         for rule in &rules {
             let known = found
                 .iter_mut()
@@ -90,7 +83,7 @@ impl Inspect<'_> {
                 Some((row, _)) if row.tasks.contains(&rule.task.name.to_owned()) => {}
                 Some((row, _)) => row.tasks.push(rule.task.name.to_owned()),
                 None => found.push((
-                    Listed {
+                    Trigger {
                         relation: rule.table.oid,
                         table_name: rule.table.name.clone(),
                         op: rule.op.as_str().to_owned(),
@@ -106,21 +99,8 @@ impl Inspect<'_> {
         for (row, sql) in &mut found {
             let is_needed = !row.tasks.is_empty() || !row.watches.is_empty();
             *sql = match (&row.trigger_name, is_needed) {
-                (None, true) => {
-                    sqlx::query_scalar("select conductor.row_trigger_sql($1::oid::regclass, $2)")
-                        .bind(row.relation)
-                        .bind(&row.op)
-                        .optional(self.conductor.database())
-                        .await?
-                        .flatten()
-                }
-                (Some(name), false) => {
-                    sqlx::query_scalar("select format('drop trigger %I on ', $1) || $2")
-                        .bind(name)
-                        .bind(&row.table_name)
-                        .optional(self.conductor.database())
-                        .await?
-                }
+                (None, true) => rows::trigger_sql(database, row.relation, &row.op).await?,
+                (Some(name), false) => rows::drop_sql(database, name, &row.table_name).await?,
                 _ => None,
             };
         }
@@ -145,23 +125,19 @@ impl Inspect<'_> {
     /// Returns the errors in triggers of the last seven days, the latest first.
     pub async fn row_faults(self) -> Result<Vec<RowFault>> {
         self.conductor.migrate().await?;
-        Ok(sqlx::query_as(
-            "select table_name, op, task, code, message, times, first_at, last_at from conductor.list_row_faults()",
-        )
-        .all(self.conductor.database())
-        .await?)
+        let faults = rows::faults(self.conductor.database()).await?;
+        let faults = faults.into_iter().map(|fault| RowFault {
+            table: fault.table_name,
+            op: fault.op,
+            task: fault.task,
+            code: fault.code,
+            message: fault.message,
+            times: fault.times,
+            first_at: fault.first_at,
+            last_at: fault.last_at,
+        });
+        Ok(faults.collect())
     }
-}
-
-#[derive(sqlx::FromRow)]
-struct Listed {
-    relation: Oid,
-    table_name: String,
-    op: String,
-    tasks: Vec<String>,
-    watches: Vec<String>,
-    trigger_name: Option<String>,
-    enabled: bool,
 }
 
 /// What a task listens to, resolved in the catalogue.

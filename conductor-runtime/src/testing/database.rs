@@ -3,8 +3,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use conductor_postgres::sqlstate::OBJECT_IN_USE;
-use conductor_postgres::{functions, migrations};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use conductor_postgres::store::databases;
+use conductor_postgres::{functions, has_code, migrations};
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::client::Conductor;
@@ -46,16 +47,8 @@ impl Database {
         let template = template(&mut admin, &server).await?;
         let name = format!("conductor_test_{}", Uuid::now_v7().simple());
         // Copying files is faster than logging blocks; Postgres 15 or later has the choice.
-        let version: i32 =
-            sqlx::query_scalar("select current_setting('server_version_num')::integer")
-                .fetch_one(&mut admin)
-                .await?;
-        let strategy = if version >= 150_000 {
-            " strategy file_copy"
-        } else {
-            ""
-        };
-        copy(&mut admin, &name, &template, strategy).await?;
+        let as_files = databases::server_version(&mut admin).await? >= 150_000;
+        copy(&mut admin, &name, &template, as_files).await?;
         admin.close().await?;
         Ok(Self {
             url: with_database(&server, &name)?,
@@ -100,8 +93,7 @@ async fn drop_patiently(server: &str, name: &str) -> std::io::Result<()> {
     loop {
         let dropped = async {
             let mut admin = PgConnection::connect(server).await?;
-            let statement = format!("drop database if exists {name} with (force)");
-            admin.execute(AssertSqlSafe(statement)).await?;
+            databases::drop_if_exists(&mut admin, name).await?;
             admin.close().await
         };
         tries += 1;
@@ -122,59 +114,31 @@ async fn template(admin: &mut PgConnection, server: &str) -> Result<String> {
     }
     functions().checksum.hash(&mut hasher);
     let name = format!("conductor_template_{:016x}", hasher.finish());
-    if is_template(admin, &name).await? {
+    if databases::is_template(admin, &name).await? {
         return Ok(name);
     }
     // A session lock, because a database cannot be created in a transaction; it ends with the
     // session.
-    sqlx::query("select pg_advisory_lock($1)")
-        .bind(LOCK)
-        .execute(&mut *admin)
-        .await?;
-    if !is_template(admin, &name).await? {
-        let unfinished = format!("drop database if exists {name} with (force)");
-        admin.execute(AssertSqlSafe(unfinished)).await?;
-        admin
-            .execute(AssertSqlSafe(format!("create database {name}")))
-            .await?;
+    databases::lock(admin, LOCK).await?;
+    if !databases::is_template(admin, &name).await? {
+        // One that is unfinished.
+        databases::drop_if_exists(admin, &name).await?;
+        databases::create(admin, &name).await?;
         let conductor = Conductor::connect_to(&with_database(server, &name)?).await?;
         conductor.pool().close().await;
-        admin
-            .execute(AssertSqlSafe(format!(
-                "alter database {name} with is_template true"
-            )))
-            .await?;
+        databases::mark_as_template(admin, &name).await?;
     }
-    sqlx::query("select pg_advisory_unlock($1)")
-        .bind(LOCK)
-        .execute(admin)
-        .await?;
+    databases::unlock(admin, LOCK).await?;
     Ok(name)
 }
 
-async fn is_template(admin: &mut PgConnection, name: &str) -> Result<bool> {
-    Ok(sqlx::query_scalar(
-        "select exists (select from pg_database where datname = $1 and datistemplate)",
-    )
-    .bind(name)
-    .fetch_one(admin)
-    .await?)
-}
-
 /// Copies the template, with retries: autovacuum may be connected to it for a moment.
-async fn copy(admin: &mut PgConnection, name: &str, template: &str, strategy: &str) -> Result<()> {
+async fn copy(admin: &mut PgConnection, name: &str, template: &str, as_files: bool) -> Result<()> {
     const TRIES: u32 = 50;
     for attempt in 1.. {
-        let created = admin
-            .execute(AssertSqlSafe(format!(
-                "create database {name} template {template}{strategy}"
-            )))
-            .await;
-        match created {
-            Ok(_) => return Ok(()),
-            Err(sqlx::Error::Database(db))
-                if db.code().as_deref() == Some(OBJECT_IN_USE) && attempt < TRIES =>
-            {
+        match databases::copy(admin, name, template, as_files).await {
+            Ok(()) => return Ok(()),
+            Err(error) if has_code(&error, OBJECT_IN_USE) && attempt < TRIES => {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
             Err(error) => return Err(error.into()),

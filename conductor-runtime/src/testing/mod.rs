@@ -29,6 +29,7 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use conductor_postgres::store::clock;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -143,11 +144,7 @@ impl TestConductor {
     pub async fn advance(&self, by: Duration) -> Result<()> {
         let micros = i64::try_from(by.as_micros())
             .map_err(|_| Error::Invalid(format!("cannot advance the clock by {by:?}")))?;
-        sqlx::query("select conductor.advance_clock($1 * interval '1 microsecond')")
-            .bind(micros as f64)
-            .execute(self.pool())
-            .await?;
-        Ok(())
+        Ok(clock::advance(self.pool(), micros as f64).await?)
     }
 }
 
