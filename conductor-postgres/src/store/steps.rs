@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::{Alone, Database, Patience};
+use crate::{Database, Patience};
 
 /// A recorded step as it is shown.
 #[derive(Debug)]
