@@ -1,11 +1,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::Connection;
+use sqlx::{Connection, PgConnection};
 
 use super::fault::{is_read_only, silence};
 use super::timings::ANSWER;
-use super::{Alone, Database, Fault, Session, fault, is_lasting};
+use super::{Alone, Database, Fault, Session, fault, is_lasting, no_answer};
 use crate::error::Error;
 
 /// The pauses between tries.
@@ -46,6 +46,22 @@ impl Patience {
             most,
             tries,
             read_only: false,
+        }
+    }
+
+    /// Runs a statement alone until it succeeds, its error cannot be retried, or the time is over. Returns the first
+    /// row, if there is any.
+    pub async fn retry<S: Alone>(
+        mut self,
+        database: &Database,
+        statement: impl Fn() -> S,
+    ) -> Result<Option<S::Row>, Error> {
+        loop {
+            match self.ask(database, statement()).await {
+                Ok(row) => return Ok(row),
+                Err(error) if self.again(&error).await => {}
+                Err(error) => return Err(self.over(error)),
+            }
         }
     }
 
@@ -92,6 +108,20 @@ impl Patience {
         let session = self.session(database).await?;
         let asked = tokio::time::timeout(self.answer(), statement.optional_in(session)).await;
         asked.unwrap_or_else(|_| Err(silence()))
+    }
+
+    /// Runs one try of a call in a session, and commits.
+    pub async fn run<T>(
+        &self,
+        database: &Database,
+        call: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, sqlx::Error> {
+        let mut session = self.session(database).await?;
+        let done = tokio::time::timeout(self.answer(), call(&mut session)).await;
+        match done {
+            Ok(done) => session.settle(done).await,
+            Err(_) => Err(no_answer(&mut session)),
+        }
     }
 
     /// Returns how long this try may take.

@@ -6,6 +6,7 @@ use sqlx::types::JsonValue;
 use uuid::Uuid;
 
 use super::columns::columns;
+use crate::error::Error;
 use crate::{Alone, Database, Patience};
 
 /// Executions to be created: a column for each option, with an element for each execution.
@@ -106,17 +107,19 @@ pub async fn invoke_many(
 
 /// Cancels an execution and its children. Returns false if it is unknown or has ended.
 ///
-/// Raises `DEADLOCK_DETECTED` if recovery locks the same executions in another order.
+/// Deadlocks are retried, too: parents are locked before their children, but recovery locks in another order.
 pub async fn cancel(
     database: &Database,
-    patience: &Patience,
+    patience: Patience,
     id: Uuid,
     reason: Option<&str>,
-) -> Result<bool, sqlx::Error> {
-    let cancel = sqlx::query_scalar("select conductor.cancel($1, $2)")
-        .bind(id)
-        .bind(reason);
-    let cancelled = patience.ask(database, cancel).await?;
+) -> Result<bool, Error> {
+    let cancel = || {
+        sqlx::query_scalar("select conductor.cancel($1, $2)")
+            .bind(id)
+            .bind(reason)
+    };
+    let cancelled = patience.retry(database, cancel).await?;
     Ok(cancelled.unwrap_or_default())
 }
 

@@ -60,17 +60,8 @@ impl<'c> IntoFuture for Cancel<'c> {
             let _busy = self.memo.map(Memo::busy);
             let conductor = self.conductor?;
             conductor.migrate().await?;
-            let mut patience = Patience::new(OUTAGE);
-            loop {
-                let reason = self.reason.as_deref();
-                match executions::cancel(conductor.database(), &patience, self.id, reason).await {
-                    Ok(cancelled) => return Ok(cancelled),
-                    // Deadlocks included: parents are locked before their children, but recovery
-                    // locks in another order.
-                    Err(error) if patience.again(&error).await => {}
-                    Err(error) => return Err(patience.over(error).into()),
-                }
-            }
+            let (patience, reason) = (Patience::new(OUTAGE), self.reason.as_deref());
+            Ok(executions::cancel(conductor.database(), patience, self.id, reason).await?)
         })
     }
 }

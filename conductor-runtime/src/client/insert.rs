@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use conductor_postgres::store::executions::{self, KeyOptions, NewExecutions};
 use conductor_postgres::{
-    Batcher, Database, Fault, OUTAGE, Patience, fault, is_locked, no_answer, take_message,
+    Batcher, Database, Fault, OUTAGE, Patience, fault, is_locked, take_message,
 };
 use sqlx::PgConnection;
 use tokio::sync::oneshot;
@@ -227,15 +227,9 @@ async fn insert_free(
     patience: &mut Patience,
 ) -> Result<Vec<Answer>, sqlx::Error> {
     loop {
-        let inserted = async {
-            let mut session = patience.session(database).await?;
-            let inserted = insert(&mut session, rows, false, *again);
-            match tokio::time::timeout(patience.answer(), inserted).await {
-                Ok(inserted) => session.settle(inserted).await,
-                Err(_) => Err(no_answer(&mut session)),
-            }
-        };
-        match inserted.await {
+        let insert =
+            async |connection: &mut PgConnection| insert(connection, rows, false, *again).await;
+        match patience.run(database, insert).await {
             Err(error) if !is_locked(&error) && patience.again(&error).await => *again = true,
             other => return other,
         }

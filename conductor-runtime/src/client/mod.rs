@@ -511,14 +511,7 @@ impl Conductor {
         self.registry().check()?;
         // `declare_missing` leaves the declaration of a worker as it is.
         let declaration = declaration(std::iter::once(task));
-        let mut patience = Patience::new(OUTAGE);
-        loop {
-            match tasks::declare_missing(self.database(), &patience, &declaration).await {
-                Ok(()) => break,
-                Err(error) if patience.again(&error).await => {}
-                Err(error) => return Err(patience.over(error).into()),
-            }
-        }
+        tasks::declare_missing(self.database(), Patience::new(OUTAGE), &declaration).await?;
         lock(&self.tasks.declared).insert(task.name);
         Ok(())
     }

@@ -5,9 +5,7 @@ use std::time::Instant;
 
 use conductor_core::name_problem;
 use conductor_postgres::store::events::{NewEvents, emit_many};
-use conductor_postgres::{
-    Batcher, Database, Fault, OUTAGE, Patience, fault, no_answer, take_message,
-};
+use conductor_postgres::{Batcher, Database, Fault, OUTAGE, Patience, fault, take_message};
 use sqlx::PgConnection;
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -266,15 +264,9 @@ async fn emit_again(
     patience: &mut Patience,
 ) -> Result<(), sqlx::Error> {
     loop {
-        let emitted = async {
-            let mut session = patience.session(database).await?;
-            let written = write_events(&mut session, events, false);
-            match tokio::time::timeout(patience.answer(), written).await {
-                Ok(written) => session.settle(written).await,
-                Err(_) => Err(no_answer(&mut session)),
-            }
-        };
-        match emitted.await {
+        let emit =
+            async |connection: &mut PgConnection| write_events(connection, events, false).await;
+        match patience.run(database, emit).await {
             Err(error) if patience.again(&error).await => {}
             other => return other,
         }
