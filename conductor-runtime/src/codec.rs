@@ -9,19 +9,14 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 pub(crate) use crate::storable::check_storable;
+pub use crate::storable::{MAX_JSON_BYTES, MAX_JSON_DEPTH};
 use crate::task::Task;
 use crate::unreadable::{Refusal, Unreadable, read, write};
-
-/// The largest payload, output or step value, in bytes of JSON: 16 MiB.
-pub const MAX_JSON_BYTES: usize = 16 * 1024 * 1024;
 
 /// The largest size of all records of one execution together, in bytes of JSON: 256 MiB.
 ///
 /// They are loaded at once whenever the execution continues. `conductor.most_records` returns the same.
 pub const MAX_RECORDS_BYTES: usize = 256 * 1024 * 1024;
-
-/// The deepest nesting of arrays and objects; serde_json can read at most 127.
-pub const MAX_JSON_DEPTH: usize = 120;
 
 pub(crate) fn schema_of<T: JsonSchema>() -> schemars::Schema {
     schemars::schema_for!(T)
@@ -94,17 +89,6 @@ pub(crate) fn unknown_name<T: DeserializeOwned + JsonSchema>(json: &str) -> Opti
 /// Parses a stored payload.
 pub(crate) fn decode_payload<T: Task>(json: &str) -> std::result::Result<T::Payload, Unreadable> {
     decode(json).map_err(|reason| Unreadable::new("its payload", reason))
-}
-
-pub(crate) fn encode_output<T: Task>(output: &T::Output) -> anyhow::Result<String> {
-    match encode_readable(output) {
-        Ok((json, _)) => Ok(json),
-        Err(reason) => {
-            let task = T::NAME.to_owned();
-            let error = Error::Output { task, reason };
-            Err(crate::verdict::permanent(error.into()))
-        }
-    }
 }
 
 pub(crate) fn encode_payload<T: Task>(payload: &T::Payload) -> Result<String> {

@@ -3,14 +3,12 @@
 mod help;
 mod retryable;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use conductor_core::one_line;
+use conductor_core::{nearest, one_line};
 use conductor_postgres::sqlstate;
 use uuid::Uuid;
-
-use crate::registry::Registry;
 
 /// A result with the library's error type.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -217,7 +215,22 @@ pub enum Error {
     Invalid(String),
 }
 
+/// The names of the linked tasks, for [`Error::UnknownTask`]. Set when they are collected, which each client does.
+pub(crate) static LINKED_TASKS: OnceLock<Vec<&'static str>> = OnceLock::new();
+
 impl Error {
+    /// Returns the error for an unknown task, with the most similar one of the known tasks.
+    pub(crate) fn unknown_task<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Self {
+        let hint = match nearest(name, known) {
+            Some(near) => format!("; did you mean {near:?}?"),
+            None => String::new(),
+        };
+        Self::UnknownTask {
+            name: name.to_owned(),
+            hint,
+        }
+    }
+
     pub(crate) fn event(name: &str, reason: impl ToString) -> Self {
         Self::Event {
             name: name.to_owned(),
@@ -288,7 +301,8 @@ impl From<sqlx::Error> for Error {
                     // The name may contain quotes.
                     let quoted = db.message().split_once('"').map_or("", |(_, rest)| rest);
                     let name = quoted.strip_suffix('"').unwrap_or(quoted);
-                    return Registry::global().unknown(name);
+                    let linked = LINKED_TASKS.get().into_iter().flatten().copied();
+                    return Self::unknown_task(name, linked);
                 }
                 Some(sqlstate::INVALID_ARGUMENT) => return Error::Invalid(db.message().to_owned()),
                 _ => {}

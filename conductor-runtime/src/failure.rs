@@ -12,8 +12,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::codec;
-use crate::context::Memo;
-use crate::error::Error;
 use crate::unreadable::{Refusal, read};
 use crate::verdict::{Verdict, find, verdict};
 
@@ -270,39 +268,6 @@ impl fmt::Display for Cause {
 impl std::error::Error for Cause {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.cause.as_deref().map(|cause| cause as _)
-    }
-}
-
-/// An error that may contain a failure: that of a step, a transaction, a race or a child.
-pub trait MayFail: sealed::Sealed {
-    #[doc(hidden)]
-    #[allow(private_interfaces)]
-    fn failure_in(&self, memo: &Memo) -> Option<Failure>;
-}
-
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for anyhow::Error {}
-    impl Sealed for crate::error::Error {}
-}
-
-impl MayFail for anyhow::Error {
-    #[allow(private_interfaces)]
-    fn failure_in(&self, memo: &Memo) -> Option<Failure> {
-        find(self, &|cause| match cause.downcast_ref::<Error>() {
-            Some(error) => error.failure_in(memo),
-            None => cause.downcast_ref::<Failure>().cloned(),
-        })
-    }
-}
-
-impl MayFail for Error {
-    #[allow(private_interfaces)]
-    fn failure_in(&self, memo: &Memo) -> Option<Failure> {
-        match self {
-            Self::Failed { id, .. } => memo.child(*id),
-            _ => None,
-        }
     }
 }
 

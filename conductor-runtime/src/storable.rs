@@ -1,7 +1,12 @@
 //! Checks that Postgres can store JSON and return it, before it is sent.
 
-use crate::codec::{MAX_JSON_BYTES, MAX_JSON_DEPTH};
 use crate::path::told_at_end;
+
+/// The largest payload, output or step value, in bytes of JSON: 16 MiB.
+pub const MAX_JSON_BYTES: usize = 16 * 1024 * 1024;
+
+/// The deepest nesting of arrays and objects; serde_json can read at most 127.
+pub const MAX_JSON_DEPTH: usize = 120;
 
 /// The most characters of a number, and its largest exponent; the limits of Postgres' `numeric` are
 /// only slightly higher.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::story::StepKey;
+use super::step_key::StepKey;
 use super::{Inspect, Status};
 use crate::error::Result;
 

@@ -1,10 +1,6 @@
 //! The calls of [`Conductor`] that are grouped by purpose.
 
-use std::future::{Future, IntoFuture};
-use std::pin::Pin;
-
-use super::{Conductor, QueueInfo, ScheduleInfo};
-use crate::error::Result;
+use super::Conductor;
 
 /// The schedules of a database; returned by [`Conductor::schedules`].
 ///
@@ -90,23 +86,5 @@ impl Conductor {
     /// Returns the calls that name a task or an event, and take its payload as JSON.
     pub fn untyped(&self) -> Untyped<'_> {
         Untyped { conductor: self }
-    }
-}
-
-impl<'c> IntoFuture for Schedules<'c> {
-    type Output = Result<Vec<ScheduleInfo>>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'c>>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.list())
-    }
-}
-
-impl<'c> IntoFuture for Queues<'c> {
-    type Output = Result<Vec<QueueInfo>>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'c>>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.list())
     }
 }

@@ -16,6 +16,7 @@ mod query;
 mod queues;
 mod schedule;
 mod schedules;
+mod step_key;
 mod story;
 mod why;
 
@@ -52,7 +53,8 @@ pub use queues::QueueInfo;
 pub(crate) use schedule::{Rule, check_name as check_schedule_name};
 pub use schedule::{Schedule, Unschedule};
 pub use schedules::ScheduleInfo;
-pub use story::{Astray, Parent, Process, Runner, StepInfo, StepKey, Story, WaitInfo};
+pub use step_key::StepKey;
+pub use story::{Astray, Parent, Process, Runner, StepInfo, Story, WaitInfo};
 pub use why::{Awaited, LimitKey, Reason, Why};
 
 /// A client of one Conductor database. Cheap to clone; one per process is enough.

@@ -1,3 +1,6 @@
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+
 use conductor_postgres::store::queues;
 use serde::Serialize;
 
@@ -75,6 +78,15 @@ impl Queues<'_> {
             return Ok(false);
         }
         Ok(queues::resume(self.conductor.database(), queue).await?)
+    }
+}
+
+impl<'c> IntoFuture for Queues<'c> {
+    type Output = Result<Vec<QueueInfo>>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'c>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.list())
     }
 }
 

@@ -1,3 +1,6 @@
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+
 use chrono::{DateTime, Utc};
 use conductor_postgres::store::schedules::Stored;
 use conductor_postgres::store::{clock, schedules};
@@ -114,6 +117,15 @@ impl Schedules<'_> {
         };
         let payload = payload.as_deref();
         Ok(schedules::trigger(self.conductor.database(), task, name, payload, now).await?)
+    }
+}
+
+impl<'c> IntoFuture for Schedules<'c> {
+    type Output = Result<Vec<ScheduleInfo>>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'c>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.list())
     }
 }
 

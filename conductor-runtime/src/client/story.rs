@@ -1,5 +1,3 @@
-use std::fmt;
-
 use chrono::{DateTime, TimeDelta, Utc};
 use conductor_postgres::store::{details, steps};
 use serde::{Serialize, Serializer};
@@ -9,9 +7,10 @@ use uuid::Uuid;
 
 use super::children::{Brief, Child, briefs, children};
 use super::query::{self, ExecutionInfo, FailedAttempt, raw};
+use super::step_key::StepKey;
 use super::why::{Why, why};
 use super::{Inspect, Status};
-use crate::context::{NEW_INPUT, PART};
+use crate::context::NEW_INPUT;
 use crate::error::Result;
 
 /// The largest value of a record that is shown, and the most that all values of a story take, in bytes.
@@ -94,16 +93,6 @@ pub struct Process {
     pub lease_left: TimeDelta,
 }
 
-/// The key of a step or a wait.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[non_exhaustive]
-pub struct StepKey {
-    /// As the handler named it.
-    pub name: String,
-    /// The index of the part, in an `invoke_all`.
-    pub part: Option<u64>,
-}
-
 /// A recorded step.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
@@ -156,29 +145,6 @@ fn optional_millis<S: Serializer>(
 ) -> Result<S::Ok, S::Error> {
     time.map(|time| time.num_milliseconds())
         .serialize(serializer)
-}
-
-impl StepKey {
-    pub(super) fn read(stored: &str) -> Self {
-        let part = |text: &str| text.parse().ok();
-        match stored.split_once(PART) {
-            Some((name, number)) => Self {
-                name: name.to_owned(),
-                part: part(number),
-            },
-            None => Self {
-                name: stored.to_owned(),
-                part: None,
-            },
-        }
-    }
-}
-
-impl fmt::Display for StepKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)?;
-        self.part.map_or(Ok(()), |part| write!(f, "[{part}]"))
-    }
 }
 
 impl Inspect<'_> {

@@ -3,22 +3,11 @@
 //! A replay compares it with its own. Two that differ mean that the handler does not do the same in each run: for
 //! example, its keys are numbered in the order in which futures ended, and that order is another one now.
 
-use std::time::Duration;
-
 use md5::{Digest, Md5};
 use serde_json::Value;
 
-use super::TaskContext;
-use crate::context::memo::NEW_INPUT;
-
 /// Longer inputs are not compared: their fingerprints would cost more than they are worth.
 const MAX_BYTES: usize = 64 * 1024;
-
-/// How long a run waits for the record of a difference. Another transaction may have locked the execution.
-const LONGEST: Duration = Duration::from_millis(250);
-
-/// The key under which a difference is recorded. Keys of users cannot contain the control character.
-const NEW_INPUT_KEY: &str = "\u{1f}";
 
 /// A fingerprint of a name and of JSON, in which the order of an object's fields does not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,34 +30,6 @@ impl Input {
         let bytes: [u8; 16] = digest.into();
         let (first, _) = bytes.split_first_chunk()?;
         Some(Self(i32::from_le_bytes(*first)))
-    }
-}
-
-impl TaskContext {
-    /// Warns if the call under this key was given something else than in the run that recorded it.
-    pub(super) fn compare(&self, key: &str, input: Option<Input>) {
-        let Some(kind) = self.memo.note_input(key, input) else {
-            return;
-        };
-        tracing::warn!(task = self.task, execution = %self.execution_id, key, kind,
-            "this run does not do what an earlier one did: the call under this key was given something else then, and \
-             what it has recorded is used. Name keys by what is handled, and not by the order in which it comes");
-    }
-
-    /// Records that a run gave something else to a call than the run that recorded it, so that people can see it.
-    /// Nothing depends on it, so it is given up if it takes long; the next run finds it again.
-    pub(crate) async fn record_new_input(&self) {
-        let (Some(key), Some(durable)) = (self.memo.take_new_input(), &self.durable) else {
-            return;
-        };
-        let _busy = self.memo.busy();
-        let (kind, value) = (NEW_INPUT, Value::from(key).to_string());
-        let (id, claim) = (self.execution_id, self.claim);
-        let recorder = &durable.recorder;
-        let record = recorder.record(id, claim, NEW_INPUT_KEY, kind, value, Default::default());
-        if let Ok(Err(error)) = tokio::time::timeout(LONGEST, record).await {
-            tracing::debug!(execution = %id, %error, "it is not recorded that a call was given something else");
-        }
     }
 }
 

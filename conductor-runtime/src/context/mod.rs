@@ -3,10 +3,12 @@
 mod batch;
 mod block;
 mod body;
+mod compare;
 mod event;
 mod input;
 mod invoke;
 mod lazy;
+mod may_fail;
 mod memo;
 mod race;
 mod row;
@@ -29,7 +31,7 @@ use uuid::Uuid;
 
 use crate::client::{Cancel, Conductor};
 use crate::error::{Error, Result};
-use crate::failure::{Failure, MayFail};
+use crate::failure::Failure;
 use crate::task::{FromStates, States, Task, Trigger};
 use crate::unreadable::Unreadable;
 use crate::verdict::{heard, permanent};
@@ -39,6 +41,7 @@ pub use batch::{BatchContext, BatchItem};
 pub use body::{RetryBody, StepBody};
 pub use event::WaitForEvent;
 pub use invoke::{InvokeChild, InvokeChildren, SettleChildren};
+pub use may_fail::MayFail;
 pub(crate) use memo::{
     Blocked, Decided, KINDS, Memo, NEW_INPUT, PART, Stands, Stop, Unloadable, Wait, Waiting, Wake,
     size,

@@ -5,7 +5,7 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::NewEvent;
+use super::emit::checked;
 use crate::client::Untyped;
 use crate::error::Result;
 
@@ -55,7 +55,7 @@ impl Untyped<'_> {
         payload: &str,
         patience: Duration,
     ) -> Result<EventEffect> {
-        let new = NewEvent::checked(self.conductor.registry(), name, payload)?;
+        let new = checked(self.conductor.registry(), name, payload)?;
         let id = new.id;
         self.conductor.migrate().await?;
         events::watch(self.conductor.database(), id).await?;

@@ -3,10 +3,13 @@
 mod definition;
 mod effect;
 mod emit;
+mod emitter;
 mod field;
 mod filter;
+mod holds;
 mod log;
 mod nested;
+mod new_event;
 mod operand;
 
 use std::time::Duration;
@@ -18,11 +21,13 @@ use serde::de::DeserializeOwned;
 pub use definition::{EventDefinition, SubscriptionDefinition};
 pub use effect::{Affected, EventEffect};
 pub use emit::{Emit, EmitInTransaction};
-pub(crate) use emit::{Emitter, NewEvent, write_events};
+pub(crate) use emitter::Emitter;
 pub use field::Field;
 pub use filter::Filter;
+pub use holds::Holds;
 pub use log::EventInfo;
-pub use nested::{EventFields, Holds, Nested, NestedInOption, StoredAsWritten, StoredByDerive};
+pub use nested::{EventFields, Nested, NestedInOption, StoredAsWritten, StoredByDerive};
+pub(crate) use new_event::{NewEvent, write_events};
 pub use operand::{Operand, Ordered};
 
 /// A typed fact that can be emitted; implemented by `#[event]`.

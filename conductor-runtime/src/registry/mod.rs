@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use std::panic::Location;
 use std::sync::{Arc, OnceLock};
 
-use conductor_core::nearest;
 use serde_json::json;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, LINKED_TASKS, Result};
 use crate::event::{Event, EventDefinition};
 use crate::task::{Declared, KeyPlace, LimitDefinition, LimitKind, Place, TaskDefinition};
 
@@ -73,6 +72,9 @@ impl Registry {
             for event in EventDefinition::all() {
                 registry.add_event(*event);
             }
+            let names = registry.tasks.keys().copied().collect();
+            // Nothing else sets them.
+            let _ = LINKED_TASKS.set(names);
             registry
         })
     }
@@ -174,14 +176,7 @@ impl Registry {
 
     /// Returns the error for an unknown name, with the most similar known one.
     pub fn unknown(&self, name: &str) -> Error {
-        let hint = match nearest(name, self.tasks.keys().copied()) {
-            Some(near) => format!("; did you mean {near:?}?"),
-            None => String::new(),
-        };
-        Error::UnknownTask {
-            name: name.to_owned(),
-            hint,
-        }
+        Error::unknown_task(name, self.tasks.keys().copied())
     }
 
     pub(crate) fn check(&self) -> Result<()> {

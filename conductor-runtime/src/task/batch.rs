@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use super::Task;
+use super::output::encode_output;
 use crate::codec;
 use crate::context::BatchContext;
 use crate::unreadable::Unreadable;
@@ -73,7 +74,7 @@ impl<T: BatchHandler> DecodedItems for Items<T> {
             let results = T::call_batch(ctx, self.0).await?;
             let encoded = results
                 .into_iter()
-                .map(|result| codec::encode_output::<T>(&result?));
+                .map(|result| encode_output::<T>(&result?));
             Ok(encoded.collect())
         })
     }

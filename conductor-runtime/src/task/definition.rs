@@ -4,9 +4,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use super::output::encode_output;
 use super::{
-    BatchDefinition, BatchHandler, CronDefinition, Handler, Keep, LimitDefinition, RetryPolicy,
-    State, Task, WindowDefinition,
+    BatchDefinition, BatchHandler, CronDefinition, Handler, Keep, LimitDefinition, Place,
+    RetryPolicy, State, Task, WindowDefinition,
 };
 use crate::codec;
 use crate::context::TaskContext;
@@ -16,21 +17,6 @@ use crate::unreadable::read;
 
 /// A running attempt, whose output is encoded.
 pub type ErasedFuture<'a> = Pin<Box<dyn Future<Output = anyhow::Result<String>> + Send + 'a>>;
-
-/// The place of a declaration in the source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// The path, as in `file!()`.
-    pub file: &'static str,
-    /// The line, as in `line!()`.
-    pub line: u32,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file, self.line)
-    }
-}
 
 /// A type that a handler needs injected.
 #[derive(Clone, Copy)]
@@ -136,7 +122,7 @@ impl TaskDefinition {
                         Err(unreadable) => ctx.leave(unreadable).await,
                     };
                     let output = T::call(ctx, payload).await?;
-                    codec::encode_output::<T>(&output)
+                    encode_output::<T>(&output)
                 })
             }),
         )

@@ -2,9 +2,12 @@
 
 mod batch;
 mod definition;
+mod handler;
 mod instant;
 mod json;
 mod limit;
+mod output;
+mod place;
 mod policy;
 mod result;
 mod state;
@@ -12,20 +15,18 @@ mod tick;
 mod timing;
 mod trigger;
 
-use std::future::Future;
-
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::context::TaskContext;
-
 pub use batch::{BatchDefinition, BatchHandler, batch_results};
-pub use definition::{ErasedFuture, Place, StateArgument, StateNeed, TaskDefinition};
+pub use definition::{ErasedFuture, StateArgument, StateNeed, TaskDefinition};
 pub(crate) use definition::{RunSingle, Runner};
+pub use handler::Handler;
 pub use instant::PointInTime;
 pub(crate) use limit::KeyPlace;
 pub use limit::{LimitDefinition, LimitKind};
+pub use place::Place;
 pub use policy::{Keep, RetryPolicy};
 pub use result::{HandlerError, TaskResult, handler_result};
 pub use state::{FromStates, State, States};
@@ -77,13 +78,4 @@ impl<T: Serialize + DeserializeOwned + JsonSchema + Send + 'static> Output for T
 pub trait Declared: Task {
     /// The name, the options and the code.
     const DEFINITION: TaskDefinition;
-}
-
-/// The code of a [`Task`]; implemented by `#[task]`, called by the worker.
-pub trait Handler: Task {
-    /// Runs one attempt. An error ends the attempt as failed.
-    fn call(
-        ctx: &TaskContext,
-        payload: Self::Payload,
-    ) -> impl Future<Output = anyhow::Result<Self::Output>> + Send;
 }

@@ -17,9 +17,11 @@ use super::outcome::End;
 use super::pulse::Pulse;
 use super::window::Windows;
 use crate::codec::MAX_RECORDS_BYTES;
-use crate::context::{Blocked, Durable, Memo, Stop, TaskContext, Unloadable, Wait, Waiting, size};
+use crate::context::{
+    Blocked, Durable, MayFail, Memo, Stop, TaskContext, Unloadable, Wait, Waiting, size,
+};
 use crate::event::SubscriptionDefinition;
-use crate::failure::{Failure, MayFail};
+use crate::failure::Failure;
 use crate::orchestrator::computed;
 use crate::panics::Panicked;
 use crate::row::RowTriggerDefinition;
