@@ -139,7 +139,7 @@ pub async fn watch(database: &Database, watch: &Watch<'_>) -> Result<(String, bo
     .bind(watch.columns)
     .bind(watch.changed)
     .bind(watch.ddl)
-    .bind(&watch.patience)
+    .bind(watch.patience)
     .one(database)
     .await
 }
