@@ -30,8 +30,6 @@ const LONG_RUST: &[(&str, usize)] = &[
     ("batch::batch_attempt", 73),
     ("cron::mistakes_name_the_field_and_the_fix", 98),
     ("finding::text", 74),
-    ("lease::keep", 99),
-    ("mod::launch", 198),
     ("pipeline::new", 73),
     ("trips::received", 101),
     ("wheel::download", 92),

@@ -21,20 +21,27 @@ mod suspensions;
 
 pub mod checks;
 pub mod children;
+pub mod chores;
 pub mod clock;
 #[cfg(feature = "testing")]
 pub mod databases;
 pub mod details;
+pub mod dispatch;
 pub mod events;
 pub mod executions;
+pub mod leases;
 pub mod listing;
+pub mod processes;
+pub mod pruning;
 pub mod queues;
 pub mod records;
+pub mod row_triggers;
 pub mod rows;
 pub mod schedules;
 pub mod steps;
 pub mod tables;
 pub mod tasks;
+pub mod ticks;
 
 pub use claim::{Claim, ClaimColumns};
 pub use claim_request::{ClaimRequest, LaneColumns, Seen, WindowColumns};

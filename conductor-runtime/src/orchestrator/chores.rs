@@ -1,12 +1,12 @@
+//! What any living process can do, and must not wait: recovery, cancels, deferred actions.
+
 use std::time::{Duration, Instant};
 
-use conductor_postgres::{Alone, MAX_CRASHES};
+use conductor_postgres::store::{chores, processes};
 use tokio::sync::watch;
-use uuid::Uuid;
 
-use super::maintenance::take;
+use super::service::{Service, Until, changed};
 use crate::client::Conductor;
-use crate::worker::Control;
 
 /// The time limit of one chore. It is retried soon over another connection, because a network may
 /// drop packets without an error.
@@ -23,48 +23,79 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 /// Runs the chores that any living process can do: recovers executions of dead processes, and
 /// passes on cancels whose notification was missed. Separate from the heartbeat, which must not
 /// wait.
-pub(super) async fn chores(
+pub(super) struct Chores {
     conductor: Conductor,
-    control: watch::Receiver<Control>,
     every: Duration,
-) {
-    loop {
-        tokio::time::sleep(every).await;
-        let orchestrator = control.borrow().orchestrator;
-        let Some(id) = orchestrator else {
-            continue;
-        };
+}
+
+impl Chores {
+    pub(super) fn new(conductor: Conductor, every: Duration) -> Self {
+        Self { conductor, every }
+    }
+
+    async fn run(&self, id: i64) {
+        let conductor = &self.conductor;
+        patiently(conductor, "recovery", PATIENCE, recover(conductor)).await;
+        patiently(conductor, "deferred", PATIENCE, do_deferred(conductor)).await;
         patiently(
-            &conductor,
-            "recovery",
-            PATIENCE,
-            recover(&conductor, "select conductor.recover($1)"),
-        )
-        .await;
-        patiently(&conductor, "deferred", PATIENCE, do_deferred(&conductor)).await;
-        patiently(
-            &conductor,
+            conductor,
             "cancels",
             PATIENCE,
-            pass_on_cancels(&conductor, id),
+            pass_on_cancels(conductor, id),
         )
         .await;
-        patiently(&conductor, "moves", PATIENCE, follow_moves(&conductor)).await;
-        patiently(&conductor, "times", PATIENCE, heal_times(&conductor)).await;
+        patiently(conductor, "moves", PATIENCE, follow_moves(conductor)).await;
+        patiently(conductor, "times", PATIENCE, heal_times(conductor)).await;
+    }
+}
+
+impl Service for Chores {
+    const UNTIL: Until = Until::End;
+
+    fn first(&self) -> Option<Duration> {
+        Some(self.every)
+    }
+
+    async fn round(&mut self, holder: Option<i64>) -> Duration {
+        if let Some(id) = holder {
+            self.run(id).await;
+        }
+        self.every
     }
 }
 
 /// Queries for cancels after a notification. Any role can send these, so they only trigger a query,
 /// and there is one query at a time, followed by a pause.
-pub(super) async fn heed_cancels(conductor: Conductor, control: watch::Receiver<Control>) {
-    let mut hints = conductor.notifier().cancel_hints();
-    while hints.changed().await.is_ok() {
-        let orchestrator = control.borrow().orchestrator;
-        if let Some(id) = orchestrator {
-            let look = pass_on_cancels(&conductor, id);
-            patiently(&conductor, "cancels", PATIENCE, look).await;
+pub(super) struct Cancels {
+    conductor: Conductor,
+    hints: watch::Receiver<()>,
+}
+
+impl Cancels {
+    pub(super) fn new(conductor: Conductor) -> Self {
+        let hints = conductor.notifier().cancel_hints();
+        Self { conductor, hints }
+    }
+}
+
+impl Service for Cancels {
+    const UNTIL: Until = Until::End;
+
+    fn first(&self) -> Option<Duration> {
+        Some(Duration::MAX)
+    }
+
+    async fn round(&mut self, holder: Option<i64>) -> Duration {
+        if let Some(id) = holder {
+            let look = pass_on_cancels(&self.conductor, id);
+            patiently(&self.conductor, "cancels", PATIENCE, look).await;
         }
         tokio::time::sleep(BETWEEN_LOOKS).await;
+        Duration::MAX
+    }
+
+    async fn hint(&mut self) {
+        changed(&mut self.hints).await;
     }
 }
 
@@ -86,24 +117,22 @@ pub(super) async fn patiently(
     }
 }
 
-pub(super) async fn recover(
-    conductor: &Conductor,
-    statement: &'static str,
-) -> Result<(), sqlx::Error> {
-    let query = sqlx::query_scalar(statement).bind(MAX_CRASHES);
-    let recovered: i32 = query.one(conductor.database()).await?;
-    if recovered > 0 {
-        tracing::warn!(executions = recovered, "recovered from a dead process");
-    }
+async fn recover(conductor: &Conductor) -> Result<(), sqlx::Error> {
+    let recovered = chores::recover(conductor.database()).await?;
+    log_recovered(recovered);
     Ok(())
+}
+
+/// Logs how many executions were recovered, if there were any.
+pub(super) fn log_recovered(executions: i32) {
+    if executions > 0 {
+        tracing::warn!(executions, "recovered from a dead process");
+    }
 }
 
 /// Does what was deferred for executions that another transaction had locked, if they are free now.
 async fn do_deferred(conductor: &Conductor) -> Result<(), sqlx::Error> {
-    let look = sqlx::query("select conductor.do_deferred($1, $2)")
-        .bind(MOST_DEFERRED)
-        .bind(MAX_CRASHES);
-    conductor.database().run(look).await.map(drop)
+    chores::do_deferred(conductor.database(), MOST_DEFERRED).await
 }
 
 /// Moves executions that are still in a queue that their task has left. Separate from the deferred
@@ -113,10 +142,7 @@ async fn follow_moves(conductor: &Conductor) -> Result<(), sqlx::Error> {
     let began = Instant::now();
     while began.elapsed() < FOLLOWS {
         let sent = Instant::now();
-        let more: bool = sqlx::query_scalar("select more from conductor.follow_moves()")
-            .one(conductor.database())
-            .await?;
-        if !more {
+        if !chores::follow_moves(conductor.database()).await? {
             break;
         }
         tokio::time::sleep(sent.elapsed()).await;
@@ -127,12 +153,11 @@ async fn follow_moves(conductor: &Conductor) -> Result<(), sqlx::Error> {
 /// Corrects times that lie further ahead than possible, because the server's clock was ahead for a
 /// while.
 async fn heal_times(conductor: &Conductor) -> Result<(), sqlx::Error> {
-    if take(conductor, "times", HEAL_EVERY).await?.is_none() {
+    let database = conductor.database();
+    if chores::take(database, "times", HEAL_EVERY).await?.is_none() {
         return Ok(());
     }
-    let healed: Vec<String> = sqlx::query_scalar("select h from conductor.heal_times() h")
-        .all(conductor.database())
-        .await?;
+    let healed = chores::heal_times(database).await?;
     if let Some(first) = healed.first() {
         tracing::warn!(
             times = healed.len(),
@@ -144,13 +169,7 @@ async fn heal_times(conductor: &Conductor) -> Result<(), sqlx::Error> {
 }
 
 async fn pass_on_cancels(conductor: &Conductor, id: i64) -> Result<(), sqlx::Error> {
-    let cancelled: Vec<Uuid> = sqlx::query_scalar(
-        "select id from conductor.live_executions
-          where cancelled and state = 'running' and orchestrator_id = $1",
-    )
-    .bind(id)
-    .all(conductor.database())
-    .await?;
+    let cancelled = processes::cancelled_under(conductor.database(), id).await?;
     conductor.notifier().pass_on_cancels(cancelled).await;
     Ok(())
 }

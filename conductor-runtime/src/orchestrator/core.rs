@@ -1,12 +1,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use conductor_postgres::{Patience, Serving};
+use conductor_postgres::Serving;
+use conductor_postgres::store::leases;
 use sqlx::postgres::PgPool;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
 
-use super::handle::wind_down;
+use super::retirement::wind_down;
 use super::signal::Shutdown;
 use crate::client::Conductor;
 use crate::worker::{Control, Held, Phase, Pipeline};
@@ -243,17 +244,9 @@ impl Core {
 
     /// Gives up the lease. Everything is written by now; if this fails, the lease expires by itself.
     async fn sign_off(&self, id: i64) {
-        let mut patience = Patience::new(SIGN_OFF);
-        loop {
-            let stop = sqlx::query("select conductor.stop_orchestrator($1)").bind(id);
-            match patience.ask(self.conductor.database(), stop).await {
-                Ok(_) => return,
-                Err(error) if patience.again(&error).await => {}
-                Err(error) => {
-                    tracing::warn!(%error, "the lease could not be given back; it ends by itself");
-                    return;
-                }
-            }
+        let database = self.conductor.database();
+        if let Err(error) = leases::give_up_within(database, id, SIGN_OFF).await {
+            tracing::warn!(%error, "the lease could not be given back; it ends by itself");
         }
     }
 }

@@ -2,16 +2,18 @@
 //! which starts tasks and wakes waits.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use conductor_postgres::Patience;
+use conductor_postgres::store::dispatch;
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
+use super::service::{Failures, Service, Until, settled};
 use crate::client::Conductor;
 use crate::error::Result;
 use crate::registry::Registry;
-use crate::worker::{Control, Phase};
 
 /// How long an event waits at most if no notification arrives.
 const POLL: Duration = Duration::from_secs(1);
@@ -72,18 +74,14 @@ pub(super) async fn declare(conductor: &Conductor, task_ids: &[i32]) -> Result<(
             })
         })
         .collect();
-    let declare = sqlx::query("select conductor.declare_subscriptions($1, $2, $3, $4)")
-        .bind(owners)
-        .bind(task_ids)
-        .bind(subscriptions)
-        .bind(events);
-    conductor.database().run(declare).await?;
+    let database = conductor.database();
+    dispatch::declare_subscriptions(database, &owners, task_ids, &subscriptions, &events).await?;
     Ok(())
 }
 
 /// Writes to the log what was emitted while no orchestrator ran, before the first deadline of a wait is evaluated: a
-/// wait finds only events in the log. Events that cannot be dispatched for long do not block the start; [`keep`]
-/// retries them.
+/// wait finds only events in the log. Events that cannot be dispatched for long do not block the start; the
+/// [`Dispatcher`] retries them.
 pub(super) async fn catch_up(conductor: &Conductor) {
     let mut patience = Patience::new(CATCH_UP);
     let began = Instant::now();
@@ -111,64 +109,53 @@ pub(super) async fn catch_up(conductor: &Conductor) {
 
 /// Dispatches events after each notification, and every second. Every orchestrator does this; the database dispatches
 /// each event once.
-pub(super) async fn keep(conductor: Conductor, mut control: watch::Receiver<Control>) {
-    let told = conductor.notifier().events();
-    let mut failed = false;
-    let mut kept_out = false;
-    loop {
-        let pause = match dispatch(&conductor).await {
-            Ok(done) => {
-                failed = false;
-                if done.is_none() && !kept_out {
-                    tracing::warn!("{KEPT_OUT}");
-                }
-                kept_out = done.is_none();
-                if done == Some(false) {
-                    Duration::ZERO
-                } else {
-                    POLL
-                }
-            }
-            Err(error) => {
-                if !conductor.outage().met(&error) && !failed {
-                    tracing::warn!(%error, "events cannot be dispatched; trying again");
-                }
-                failed = true;
-                POLL
-            }
-        };
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = told.notified() => {}
-            () = stopping(&mut control) => {
-                // From now on, other processes dispatch events.
-                return std::future::pending().await;
-            }
+pub(super) struct Dispatcher {
+    conductor: Conductor,
+    told: Arc<Notify>,
+    failures: Failures,
+    /// Whether the locks of names could not be obtained in the last round.
+    kept_out: bool,
+}
+
+impl Dispatcher {
+    pub(super) fn new(conductor: Conductor) -> Self {
+        Self {
+            told: conductor.notifier().events(),
+            conductor,
+            failures: Failures::default(),
+            kept_out: false,
         }
     }
 }
 
-async fn stopping(control: &mut watch::Receiver<Control>) {
-    // Without a sender the orchestrator is gone, and this future with it.
-    let _ = control
-        .wait_for(|control| control.phase != Phase::Working)
-        .await;
+impl Service for Dispatcher {
+    const UNTIL: Until = Until::Shutdown;
+
+    async fn round(&mut self, _holder: Option<i64>) -> Duration {
+        let done = dispatch(&self.conductor).await;
+        let text = "events cannot be dispatched; trying again";
+        self.failures.note(self.conductor.outage(), &done, text);
+        let Ok(is_empty) = done else {
+            return POLL;
+        };
+        if is_empty.is_none() && !self.kept_out {
+            tracing::warn!("{KEPT_OUT}");
+        }
+        self.kept_out = is_empty.is_none();
+        match is_empty {
+            Some(false) => Duration::ZERO,
+            _ => POLL,
+        }
+    }
+
+    async fn hint(&mut self) {
+        self.told.notified().await;
+    }
 }
 
 /// Returns whether nothing is left; `None` if the locks of the names cannot be obtained.
-async fn dispatch(conductor: &Conductor) -> std::result::Result<Option<bool>, sqlx::Error> {
+async fn dispatch(conductor: &Conductor) -> Result<Option<bool>, sqlx::Error> {
     let mut session = conductor.database().session().await?;
-    let dispatched = sqlx::query_scalar("select conductor.dispatch($1)")
-        .bind(PORTION)
-        .fetch_one(&mut *session);
-    match tokio::time::timeout(PATIENCE, dispatched).await {
-        Ok(done) => session.settle(done).await,
-        Err(_) => {
-            // The statement may still be running, so this connection must not be used again.
-            session.close_on_drop();
-            Err(sqlx::Error::Protocol(format!(
-                "no answer within {PATIENCE:?}"
-            )))
-        }
-    }
+    let done = tokio::time::timeout(PATIENCE, dispatch::dispatch(&mut session, PORTION)).await;
+    settled(session, done, PATIENCE).await
 }

@@ -1,19 +1,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use conductor_postgres::{Alone, latest_version};
+use conductor_postgres::store::leases::Identity;
+use conductor_postgres::store::processes;
 use tokio::sync::watch;
 
 use super::core::{End, ended, over};
-use super::lease::Identity;
+use super::retirement::{self, Retirement};
 use super::side::Side;
 use crate::client::Conductor;
 use crate::error::{Error, Result};
 use crate::task::States;
-use crate::worker::{Control, Phase};
-
-/// The pause after a failed try to give up the lease.
-const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// A running orchestrator.
 ///
@@ -27,10 +24,9 @@ pub struct Handle {
     /// How the work has ended.
     pub(super) end: watch::Receiver<End>,
     pub(super) busy: watch::Receiver<usize>,
-    /// The breaking migration for which this process has ended its work.
-    pub(super) retired: watch::Receiver<Option<i32>>,
+    /// Whether this process has ended its work for a breaking migration.
+    pub(super) retirement: watch::Receiver<Retirement>,
     pub(super) identity: Identity,
-    pub(super) static_ids: Vec<i64>,
     /// The threads of the work and of the heartbeat. They end when this is dropped. That of the work is absent if
     /// it is kept for the next orchestrator.
     pub(super) threads: Vec<Side>,
@@ -46,7 +42,7 @@ impl Handle {
     /// [`Orchestrator::run`](super::Orchestrator::run) returns; a program that uses
     /// [`start`](super::Orchestrator::start) must end itself, so that its supervisor starts the newer build.
     pub async fn retired(&self) -> i32 {
-        retirement(self.retired.clone()).await
+        retirement::done(self.retirement.clone()).await
     }
 
     /// Waits until nothing is due, running or undispatched.
@@ -72,12 +68,7 @@ impl Handle {
             if let Some(reason) = broken {
                 return Err(Error::Broken(reason));
             }
-            let work: bool = sqlx::query_scalar("select conductor.has_work($1, $2, $3)")
-                .bind(&self.identity.queue_ids)
-                .bind(&self.identity.task_ids)
-                .bind(&self.static_ids)
-                .one(self.conductor.database())
-                .await?;
+            let work = self.has_work().await?;
             if !work && *busy.borrow() == 0 {
                 return Ok(());
             }
@@ -85,6 +76,17 @@ impl Handle {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(100));
         }
+    }
+
+    async fn has_work(&self) -> Result<bool> {
+        let Identity {
+            queue_ids,
+            task_ids,
+            schedule_ids,
+            ..
+        } = &self.identity;
+        let database = self.conductor.database();
+        Ok(processes::has_work(database, queue_ids, task_ids, schedule_ids).await?)
     }
 
     /// Shuts down in order.
@@ -107,76 +109,4 @@ impl Handle {
         drop(self.states);
         end.map_err(Error::Broken)
     }
-}
-
-/// Waits until the channel has the version of the breaking migration for which this process has ended.
-pub(super) async fn retirement(mut retired: watch::Receiver<Option<i32>>) -> i32 {
-    let version = retired.wait_for(Option::is_some).await.ok();
-    match version.and_then(|version| *version) {
-        Some(version) => version,
-        // The sender is dropped only together with the handle.
-        None => std::future::pending().await,
-    }
-}
-
-/// Stops claiming and ends the pipelines: at once if nothing runs, at the deadline at the latest.
-pub(super) async fn wind_down(
-    control: &watch::Sender<Control>,
-    at_work: &watch::Sender<()>,
-    deadline: Duration,
-) {
-    control.send_if_modified(|control| {
-        let first = control.phase == Phase::Working;
-        if first {
-            control.phase = Phase::Stopping;
-        }
-        first
-    });
-    if tokio::time::timeout(deadline, at_work.closed())
-        .await
-        .is_err()
-    {
-        tracing::warn!("the shutdown's deadline is over; running handlers are released");
-        control.send_modify(|control| control.phase = Phase::Halting);
-        at_work.closed().await;
-    }
-}
-
-async fn leave(conductor: &Conductor, id: i64) -> std::result::Result<(), sqlx::Error> {
-    let stop = sqlx::query("select conductor.stop_orchestrator($1)").bind(id);
-    conductor.database().run(stop).await.map(drop)
-}
-
-/// Ends the work of this process once the heartbeat has found that a newer build is about to apply a breaking
-/// migration, and announces when it has ended.
-pub(super) async fn retire(
-    conductor: Conductor,
-    told: watch::Receiver<Option<i32>>,
-    retired: watch::Sender<Option<i32>>,
-    control: watch::Sender<Control>,
-    at_work: watch::Sender<()>,
-    deadline: Duration,
-) {
-    let version = retirement(told).await;
-    tracing::warn!(
-        version,
-        known = latest_version(),
-        "a newer build brings a schema version that breaks with this one: draining, then ending"
-    );
-    wind_down(&control, &at_work, deadline).await;
-    loop {
-        let orchestrator = control.borrow().orchestrator;
-        let Some(id) = orchestrator else {
-            break;
-        };
-        match leave(&conductor, id).await {
-            Ok(()) => break,
-            Err(error) => tracing::warn!(%error, "cannot give up the lease yet"),
-        }
-        tokio::time::sleep(TRY_AGAIN).await;
-    }
-    control.send_modify(|control| control.orchestrator = None);
-    retired.send_replace(Some(version));
-    // If this returned, it would be taken for a fault.
-    std::future::pending().await
 }

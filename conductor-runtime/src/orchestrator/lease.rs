@@ -1,18 +1,20 @@
+//! The lease of an orchestrator, and the heartbeat that renews it.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
-use conductor_postgres::sqlstate::SCHEMA_TOO_NEW;
-use conductor_postgres::{Database, connect, latest_version};
-use sqlx::postgres::PgDatabaseError;
-use sqlx::postgres::types::PgInterval;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
-use tokio::sync::watch;
+use conductor_postgres::store::leases::{self, Beat, Identity};
+use conductor_postgres::{Database, connect, latest_version, too_new};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::sync::{Notify, watch};
 
+use super::channels::Channels;
+use super::retirement::{self, Retirement};
 use crate::client::Conductor;
-use crate::worker::{BootInstant, Control, Signals};
+use crate::error::Result;
+use crate::worker::{BootInstant, Control, Phase};
 
-/// The mode of a transaction that takes a lease. In a stricter mode, the query for newer migrations
-/// would use a snapshot that is older than the lock.
-pub(super) const MODE: &str = "isolation level read committed read write";
 /// The pause between a notification that older processes must end and the heartbeat that verifies
 /// it.
 const BEHIND_HINT: Duration = Duration::from_millis(50);
@@ -48,53 +50,45 @@ impl LeaseTimes {
     pub(super) fn until(self, renewed: BootInstant) -> BootInstant {
         renewed + self.trust()
     }
+}
 
-    fn interval(self) -> PgInterval {
-        PgInterval {
-            months: 0,
-            days: 0,
-            microseconds: i64::try_from(self.lease.as_micros()).unwrap_or(i64::MAX),
-        }
+/// Returns what this process registers about itself.
+pub(super) fn identity(
+    queue_ids: Vec<i32>,
+    task_ids: Vec<i32>,
+    schedule_ids: Vec<i64>,
+) -> Identity {
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    Identity {
+        host: host.to_string_lossy().into_owned(),
+        pid: i32::try_from(std::process::id()).unwrap_or_default(),
+        queue_ids,
+        task_ids,
+        schedule_ids,
     }
 }
 
-/// What an orchestrator registers about itself.
-#[derive(Debug, Clone)]
-pub(super) struct Identity {
-    pub(super) queue_ids: Vec<i32>,
-    pub(super) task_ids: Vec<i32>,
-    pub(super) schedule_ids: Vec<i64>,
-}
-
-/// Takes a lease under a new id, in a transaction of mode [`MODE`].
-pub(super) async fn start(
-    connection: &mut PgConnection,
+/// Takes the first lease. Returns also since when it counts.
+pub(super) async fn take(
+    conductor: &Conductor,
     identity: &Identity,
     times: LeaseTimes,
-) -> Result<i64, sqlx::Error> {
-    let host = nix::unistd::gethostname().unwrap_or_default();
-    sqlx::query_scalar(
-        "select conductor.start_orchestrator(
-        p_host => $1, p_pid => $2, p_queues => $3, p_tasks => $4, p_lease => $5, p_schedules => $6,
-        p_version => $7)",
-    )
-    .bind(host.to_string_lossy())
-    .bind(i32::try_from(std::process::id()).unwrap_or_default())
-    .bind(&identity.queue_ids)
-    .bind(&identity.task_ids)
-    .bind(times.interval())
-    .bind(&identity.schedule_ids)
-    .bind(latest_version())
-    .fetch_one(connection)
-    .await
-}
-
-/// Returns the migration for which a lease was refused because this program does not know it.
-pub(super) fn too_new_for(error: &sqlx::Error) -> Option<i32> {
-    let error = error
-        .as_database_error()?
-        .try_downcast_ref::<PgDatabaseError>()?;
-    (error.code() == SCHEMA_TOO_NEW).then(|| error.detail()?.parse().ok())?
+) -> Result<(Control, BootInstant)> {
+    let taken = BootInstant::now();
+    let mut tx = conductor.database().begin_as(leases::MODE).await?;
+    let id = leases::start(&mut tx, identity, times.lease)
+        .await
+        .map_err(|error| match leases::too_new_for(&error) {
+            Some(version) => too_new(version),
+            None => error.into(),
+        })?;
+    tx.end().await?;
+    let lease = Control {
+        orchestrator: Some(id),
+        until: times.until(taken),
+        phase: Phase::Working,
+    };
+    Ok((lease, taken))
 }
 
 /// The heartbeat's own connection. After a fault or a missing answer it is dropped without the
@@ -113,29 +107,11 @@ impl Line {
         }
     }
 
-    /// Renews the lease. Returns whether it was still held, and the breaking migration for which
-    /// this process must end, if any.
-    ///
-    /// All of it is one message: a process that is frozen between begin and commit would keep its
-    /// row locked, and other processes could not recover what it holds.
-    async fn beat(
-        &mut self,
-        id: i64,
-        times: LeaseTimes,
-    ) -> Result<(bool, Option<i32>), sqlx::Error> {
+    async fn renew(&mut self, id: i64, times: LeaseTimes) -> Result<Beat, sqlx::Error> {
         let mut connection = self.connection().await?;
-        let message = format!(
-            "{}; select conductor.heartbeat({id}, '{} microseconds'), conductor.drain_for({id}); commit",
-            self.begin,
-            times.interval().microseconds,
-        );
-        let rows = sqlx::raw_sql(AssertSqlSafe(message))
-            .fetch_all(&mut connection)
-            .await?;
-        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
-        let held = (row.try_get(0)?, row.try_get(1)?);
+        let beat = leases::renew(&mut connection, &self.begin, id, times.lease).await?;
         self.connection = Some(connection);
-        Ok(held)
+        Ok(beat)
     }
 
     async fn start(&mut self, identity: &Identity, times: LeaseTimes) -> Result<i64, sqlx::Error> {
@@ -143,7 +119,7 @@ impl Line {
         let mut tx = connection
             .begin_with(AssertSqlSafe(self.begin.clone()))
             .await?;
-        let id = start(&mut tx, identity, times).await?;
+        let id = leases::start(&mut tx, identity, times.lease).await?;
         tx.commit().await?;
         self.connection = Some(connection);
         Ok(id)
@@ -152,126 +128,160 @@ impl Line {
 
 /// Renews the lease while the orchestrator lives, over a connection of its own: handlers that use
 /// up the pool must not cost the process its lease.
-pub(super) async fn keep(
+pub(super) struct Heartbeat {
     conductor: Conductor,
+    line: Line,
     identity: Identity,
     times: LeaseTimes,
+    id: i64,
+    renewed: BootInstant,
+    /// Whether the last renewal has failed.
+    failed: bool,
     control: watch::Sender<Control>,
-    signals: Signals,
-    taken: BootInstant,
-    retired: watch::Sender<Option<i32>>,
-) {
-    let told = conductor.notifier().versions();
-    let mut id = control.borrow().orchestrator.unwrap_or_default();
-    let mut renewed = taken;
-    let mut line = Line {
-        database: conductor.database().clone(),
-        // Behind a pooler, each of its messages is a transaction as well.
-        begin: conductor.database().begin_words(MODE),
-        connection: None,
-    };
-    let mut failed = false;
-    loop {
-        let doubtful = control.borrow().orchestrator.is_none();
-        let pause = if doubtful {
-            times.every.min(Duration::from_secs(1))
-        } else if failed {
-            times.every.min(TRY_AGAIN)
-        } else {
-            times
-                .every
-                .min(times.trust().saturating_sub(renewed.elapsed()))
-        };
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = signals.lease_lost.notified() => {}
-            // A notification is only a hint, which any role can send, at any rate; hence the pause.
-            () = told.notified() => tokio::time::sleep(BEHIND_HINT).await,
-        }
+    retirement: watch::Sender<Retirement>,
+    /// Notified when the database tells a worker that the lease is over.
+    lease_lost: Arc<Notify>,
+}
 
-        let began = BootInstant::now();
-        // A statement that hangs must not outlast the time for which the lease is trusted, and if
-        // this connection fails, there must be time for another one.
-        let patience = if doubtful {
-            times.every
-        } else {
-            let left = times.until(renewed).since(began);
-            (left / 2)
-                .max(SHORTEST_TRY)
-                .min(left.max(Duration::from_millis(10)))
-        };
-        let beaten = tokio::time::timeout(patience, line.beat(id, times)).await;
-        failed = !matches!(beaten, Ok(Ok(_)));
-        match &beaten {
-            Ok(Ok(_)) => conductor.outage().over(),
-            // The consequences for the lease are logged below.
-            Ok(Err(error)) => drop(conductor.outage().met(error)),
-            Err(_) => {}
+impl Heartbeat {
+    pub(super) fn new(
+        conductor: &Conductor,
+        identity: Identity,
+        times: LeaseTimes,
+        taken: BootInstant,
+        channels: &Channels,
+    ) -> Self {
+        let database = conductor.database().clone();
+        let id = channels.control.borrow().orchestrator;
+        Self {
+            conductor: conductor.clone(),
+            line: Line {
+                // Behind a pooler, each of its messages is a transaction as well.
+                begin: database.begin_words(leases::MODE),
+                database,
+                connection: None,
+            },
+            identity,
+            times,
+            id: id.unwrap_or_default(),
+            renewed: taken,
+            failed: false,
+            control: channels.control.clone(),
+            retirement: channels.retirement.clone(),
+            lease_lost: Arc::clone(&channels.signals.lease_lost),
         }
-        match beaten {
-            Ok(Ok((true, drain_for))) => {
-                renewed = began;
-                hold(&control, id, times.until(renewed));
-                if drain_for.is_some_and(|version| version > latest_version()) {
-                    retire(&retired, drain_for);
-                }
+    }
+
+    pub(super) async fn run(mut self) {
+        let told = self.conductor.notifier().versions();
+        loop {
+            let doubtful = self.control.borrow().orchestrator.is_none();
+            tokio::select! {
+                () = tokio::time::sleep(self.pause(doubtful)) => {}
+                () = self.lease_lost.notified() => {}
+                // A notification is only a hint, which any role can send, at any rate; hence the pause.
+                () = told.notified() => tokio::time::sleep(BEHIND_HINT).await,
             }
-            Ok(Ok((false, _))) if retired.borrow().is_some() => {
-                // The lease was given up, or this process was taken for dead; it cannot get another
-                // lease.
-                doubt(&control);
+            if self.beat(doubtful).await.is_break() {
                 return std::future::pending().await;
-            }
-            Ok(Ok((false, _))) => {
-                doubt(&control);
-                tracing::warn!(orchestrator = id, "the lease was lost; starting anew");
-                match line.start(&identity, times).await {
-                    Ok(new) => {
-                        id = new;
-                        renewed = began;
-                        hold(&control, id, times.until(renewed));
-                    }
-                    Err(error) if too_new_for(&error).is_some() => {
-                        retire(&retired, too_new_for(&error));
-                    }
-                    Err(error) => tracing::warn!(%error, "cannot take a new lease yet"),
-                }
-            }
-            beaten => {
-                let reason = match beaten {
-                    Ok(Err(error)) => error.to_string(),
-                    _ => "no answer".to_owned(),
-                };
-                if !doubtful && renewed.elapsed() >= times.trust() {
-                    tracing::warn!(reason, "the lease cannot be renewed");
-                    doubt(&control);
-                }
-                continue;
             }
         }
     }
-}
 
-/// Sets the lease. Notifies also if the id is the same but its holder had already seen the lease
-/// expire.
-fn hold(control: &watch::Sender<Control>, id: i64, until: BootInstant) {
-    control.send_if_modified(|control| {
-        let changed = control.holder() != Some(id);
-        control.orchestrator = Some(id);
-        control.until = until;
-        changed
-    });
-}
+    fn pause(&self, doubtful: bool) -> Duration {
+        let most = if doubtful {
+            Duration::from_secs(1)
+        } else if self.failed {
+            TRY_AGAIN
+        } else {
+            self.times.trust().saturating_sub(self.renewed.elapsed())
+        };
+        self.times.every.min(most)
+    }
 
-fn doubt(control: &watch::Sender<Control>) {
-    control.send_if_modified(|control| control.orchestrator.take().is_some());
-}
+    /// Returns how long a renewal that begins now may take. A statement that hangs must not outlast
+    /// the time for which the lease is trusted, and if this connection fails, there must be time for
+    /// another one.
+    fn patience(&self, doubtful: bool, now: BootInstant) -> Duration {
+        if doubtful {
+            return self.times.every;
+        }
+        let left = self.times.until(self.renewed).since(now);
+        (left / 2)
+            .max(SHORTEST_TRY)
+            .min(left.max(Duration::from_millis(10)))
+    }
 
-/// Stores the version for which this process must end; the first one is kept.
-fn retire(retired: &watch::Sender<Option<i32>>, version: Option<i32>) {
-    retired.send_if_modified(|current| {
-        let first = current.is_none();
-        *current = current.or(version);
-        first
-    });
+    /// Renews the lease, or takes a new one. Breaks if this process cannot get another one.
+    async fn beat(&mut self, doubtful: bool) -> ControlFlow<()> {
+        let began = BootInstant::now();
+        let patience = self.patience(doubtful, began);
+        let renewing = self.line.renew(self.id, self.times);
+        let beaten = match tokio::time::timeout(patience, renewing).await {
+            Ok(Ok(beat)) => Ok(beat),
+            Ok(Err(error)) => {
+                // The consequences for the lease are logged below.
+                let _ = self.conductor.outage().met(&error);
+                Err(error.to_string())
+            }
+            Err(_) => Err("no answer".to_owned()),
+        };
+        self.failed = beaten.is_err();
+        let beat = match beaten {
+            Ok(beat) => beat,
+            Err(reason) => {
+                if !doubtful && self.renewed.elapsed() >= self.times.trust() {
+                    tracing::warn!(reason, "the lease cannot be renewed");
+                    self.doubt();
+                }
+                return ControlFlow::Continue(());
+            }
+        };
+        self.conductor.outage().over();
+        if beat.held {
+            self.hold(self.id, began);
+            if let Some(version) = beat.drain_for.filter(|version| *version > latest_version()) {
+                retirement::ask(&self.retirement, version);
+            }
+            return ControlFlow::Continue(());
+        }
+        self.doubt();
+        if *self.retirement.borrow() != Retirement::NotAsked {
+            // The lease was given up, or this process was taken for dead; it cannot get another
+            // lease.
+            return ControlFlow::Break(());
+        }
+        self.start_anew(began).await;
+        ControlFlow::Continue(())
+    }
+
+    async fn start_anew(&mut self, began: BootInstant) {
+        tracing::warn!(orchestrator = self.id, "the lease was lost; starting anew");
+        match self.line.start(&self.identity, self.times).await {
+            Ok(id) => self.hold(id, began),
+            Err(error) => match leases::too_new_for(&error) {
+                Some(version) => retirement::ask(&self.retirement, version),
+                None => tracing::warn!(%error, "cannot take a new lease yet"),
+            },
+        }
+    }
+
+    /// Sets the lease. Notifies also if the id is the same but its holder had already seen the lease
+    /// expire.
+    fn hold(&mut self, id: i64, renewed: BootInstant) {
+        self.id = id;
+        self.renewed = renewed;
+        let until = self.times.until(renewed);
+        self.control.send_if_modified(|control| {
+            let changed = control.holder() != Some(id);
+            control.orchestrator = Some(id);
+            control.until = until;
+            changed
+        });
+    }
+
+    fn doubt(&self) {
+        self.control
+            .send_if_modified(|control| control.orchestrator.take().is_some());
+    }
 }

@@ -5,14 +5,14 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use conductor_postgres::Alone;
+use conductor_postgres::Database;
+use conductor_postgres::store::{chores, pruning};
 use tokio::sync::watch;
-use uuid::Uuid;
 
-use super::chores::{patiently, recover};
+use super::chores::{log_recovered, patiently};
 use super::rows;
+use super::service::{Service, Until, changed};
 use crate::client::Conductor;
-use crate::worker::Control;
 
 /// How often each chore runs across the cluster.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
@@ -31,30 +31,44 @@ const SWEPT: i32 = 5000;
 
 /// Checks for due chores at each heartbeat, and at once when a test moves the clock. Separate from the chores that
 /// must not wait.
-pub(super) async fn keep(
+pub(super) struct Maintenance {
     conductor: Conductor,
-    control: watch::Receiver<Control>,
     every: Duration,
     ddl: bool,
-) {
-    let mut clock = conductor.notifier().clock_shift_ms();
-    loop {
-        // If the clock's channel is closed, the heartbeat remains.
-        let moved = async {
-            if clock.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            () = tokio::time::sleep(every) => {}
-            () = moved => {}
+    clock: watch::Receiver<i64>,
+}
+
+impl Maintenance {
+    pub(super) fn new(conductor: Conductor, every: Duration, ddl: bool) -> Self {
+        let clock = conductor.notifier().clock_shift_ms();
+        Self {
+            conductor,
+            every,
+            ddl,
+            clock,
         }
-        if control.borrow().orchestrator.is_none() {
-            continue;
+    }
+}
+
+impl Service for Maintenance {
+    const UNTIL: Until = Until::End;
+
+    fn first(&self) -> Option<Duration> {
+        Some(self.every)
+    }
+
+    async fn round(&mut self, holder: Option<i64>) -> Duration {
+        if holder.is_some() {
+            let conductor = &self.conductor;
+            patiently(conductor, "pruning", PATIENCE, prune(conductor, self.ddl)).await;
+            patiently(conductor, "orphans", PATIENCE, orphans(conductor)).await;
+            patiently(conductor, "sweeping", PATIENCE, sweep(conductor)).await;
         }
-        patiently(&conductor, "pruning", PATIENCE, prune(&conductor, ddl)).await;
-        patiently(&conductor, "orphans", PATIENCE, orphans(&conductor)).await;
-        patiently(&conductor, "sweeping", PATIENCE, sweep(&conductor)).await;
+        self.every
+    }
+
+    async fn hint(&mut self) {
+        changed(&mut self.clock).await;
     }
 }
 
@@ -64,62 +78,12 @@ pub(super) async fn catch_up(conductor: &Conductor) {
     patiently(conductor, "pruning", PATIENCE, prune(conductor, false)).await;
 }
 
-/// Removes lanes and turns of keys that are no longer used, and revives those whose parked executions were
-/// overlooked.
-async fn lanes(conductor: &Conductor, began: Instant) -> Result<(), sqlx::Error> {
-    for revive in [
-        "select conductor.revive_lanes()",
-        "select conductor.revive_turns()",
-    ] {
-        conductor.database().run(sqlx::query(revive)).await?;
-    }
-    // If each execution has its own key, there are as many lanes as there were executions.
-    loop {
-        let sent = Instant::now();
-        let removed: i32 = sqlx::query_scalar("select conductor.prune_lanes($1)")
-            .bind(MOST_LANES)
-            .one(conductor.database())
-            .await?;
-        if removed < MOST_LANES {
-            return Ok(());
-        }
-        if began.elapsed() >= TURN {
-            return leave(conductor, "prune", None, true).await;
-        }
-        tokio::time::sleep(sent.elapsed()).await;
-    }
-}
-
-/// Takes a chore of the whole cluster if it is due, and returns the position that it had reached before.
-pub(super) async fn take(
-    conductor: &Conductor,
-    chore: &str,
-    every: Duration,
-) -> Result<Option<Option<Uuid>>, sqlx::Error> {
-    sqlx::query_scalar(
-        "select position_before from conductor.take_chore($1, $2 * interval '1 second')",
-    )
-    .bind(chore)
-    .bind(every.as_secs_f64())
-    .optional(conductor.database())
-    .await
-}
-
-async fn leave(
-    conductor: &Conductor,
-    chore: &str,
-    position: Option<Uuid>,
-    again: bool,
-) -> Result<(), sqlx::Error> {
-    let leave = sqlx::query("select conductor.leave_chore($1, $2, $3)")
-        .bind(chore)
-        .bind(position)
-        .bind(again);
-    conductor.database().run(leave).await.map(drop)
-}
-
 async fn prune(conductor: &Conductor, ddl: bool) -> Result<(), sqlx::Error> {
-    if take(conductor, "prune", PRUNE_EVERY).await?.is_none() {
+    let database = conductor.database();
+    if chores::take(database, "prune", PRUNE_EVERY)
+        .await?
+        .is_none()
+    {
         return Ok(());
     }
     let began = Instant::now();
@@ -127,19 +91,12 @@ async fn prune(conductor: &Conductor, ddl: bool) -> Result<(), sqlx::Error> {
     let mut after: Option<DateTime<Utc>> = None;
     loop {
         let sent = Instant::now();
-        let (removed, reached): (i32, Option<DateTime<Utc>>) = sqlx::query_as(
-            "select removed, nullif(reached, '-infinity')
-               from conductor.prune_finished($1, coalesce($2, '-infinity'))",
-        )
-        .bind(portion)
-        .bind(after)
-        .one(conductor.database())
-        .await?;
+        let (removed, reached) = pruning::prune_finished(database, portion, after).await?;
         if removed < portion {
             break;
         }
         if began.elapsed() >= TURN {
-            return leave(conductor, "prune", None, true).await;
+            return chores::leave(database, "prune", None, true).await;
         }
         after = reached;
         let took = sent.elapsed();
@@ -153,26 +110,39 @@ async fn prune(conductor: &Conductor, ddl: bool) -> Result<(), sqlx::Error> {
     }
     loop {
         let sent = Instant::now();
-        let removed: i32 = sqlx::query_scalar("select conductor.prune($1)")
-            .bind(portion)
-            .one(conductor.database())
-            .await?;
-        if removed < portion {
+        if pruning::prune(database, portion).await? < portion {
             break;
         }
         if began.elapsed() >= TURN {
-            return leave(conductor, "prune", None, true).await;
+            return chores::leave(database, "prune", None, true).await;
         }
         tokio::time::sleep(sent.elapsed()).await;
     }
-    lanes(conductor, began).await?;
+    lanes(database, began).await?;
     row_triggers(conductor, ddl).await
+}
+
+/// Removes lanes and turns of keys that are no longer used, and revives those whose parked executions were
+/// overlooked.
+async fn lanes(database: &Database, began: Instant) -> Result<(), sqlx::Error> {
+    pruning::revive_lanes(database).await?;
+    pruning::revive_turns(database).await?;
+    // If each execution has its own key, there are as many lanes as there were executions.
+    loop {
+        let sent = Instant::now();
+        if pruning::prune_lanes(database, MOST_LANES).await? < MOST_LANES {
+            return Ok(());
+        }
+        if began.elapsed() >= TURN {
+            return chores::leave(database, "prune", None, true).await;
+        }
+        tokio::time::sleep(sent.elapsed()).await;
+    }
 }
 
 /// Removes row watches that were not used for a week, and then triggers that nothing needs.
 async fn row_triggers(conductor: &Conductor, ddl: bool) -> Result<(), sqlx::Error> {
-    let prune = sqlx::query("select conductor.prune_row_watches()");
-    conductor.database().run(prune).await?;
+    pruning::prune_row_watches(conductor.database()).await?;
     if ddl {
         rows::remove_unneeded(conductor).await?;
     }
@@ -181,30 +151,26 @@ async fn row_triggers(conductor: &Conductor, ddl: bool) -> Result<(), sqlx::Erro
 
 /// Recovers executions that run under an orchestrator that no longer exists.
 async fn orphans(conductor: &Conductor) -> Result<(), sqlx::Error> {
-    if take(conductor, "orphans", LOOK_FOR_ORPHANS_EVERY)
-        .await?
-        .is_none()
-    {
-        return Ok(());
+    let database = conductor.database();
+    let taken = chores::take(database, "orphans", LOOK_FOR_ORPHANS_EVERY).await?;
+    if taken.is_some() {
+        log_recovered(chores::recover_orphans(database).await?);
     }
-    recover(conductor, "select conductor.recover_orphans($1)").await
+    Ok(())
 }
 
 /// Removes records whose execution no longer exists.
 async fn sweep(conductor: &Conductor) -> Result<(), sqlx::Error> {
-    let Some(mut position) = take(conductor, "sweep", SWEEP_EVERY).await? else {
+    let database = conductor.database();
+    let Some(mut position) = chores::take(database, "sweep", SWEEP_EVERY).await? else {
         return Ok(());
     };
     let began = Instant::now();
     loop {
         let sent = Instant::now();
-        position = sqlx::query_scalar("select conductor.sweep($1, $2)")
-            .bind(position)
-            .bind(SWEPT)
-            .one(conductor.database())
-            .await?;
+        position = pruning::sweep(database, position, SWEPT).await?;
         if position.is_none() || began.elapsed() >= TURN {
-            return leave(conductor, "sweep", position, position.is_some()).await;
+            return chores::leave(database, "sweep", position, position.is_some()).await;
         }
         tokio::time::sleep(sent.elapsed()).await;
     }

@@ -3,8 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use conductor_postgres::Alone;
-use sqlx::postgres::types::Oid;
+use conductor_postgres::store::row_triggers;
 
 use crate::client::Conductor;
 use crate::error::{Error, Result};
@@ -30,23 +29,12 @@ pub(super) async fn declare(
     let owners: Vec<String> = owners.into_iter().collect();
     let declarations: serde_json::Value =
         rules.iter().map(|rule| rule.declaration.clone()).collect();
-    let declare = sqlx::query("select conductor.declare_row_triggers($1, $2, $3)")
-        .bind(owners)
-        .bind(task_ids)
-        .bind(declarations);
-    conductor.database().run(declare).await?;
+    let database = conductor.database();
+    row_triggers::declare(database, &owners, task_ids, &declarations).await?;
     let mut missing = Vec::new();
     for rule in rules {
-        let (name, enabled): (Option<String>, Option<bool>) = sqlx::query_as(
-            "select r.name, r.enabled from (select 1) one
-               left join lateral conductor.row_trigger($1::oid::regclass, $2) r on true",
-        )
-        .bind(rule.table.oid)
-        .bind(rule.op.as_str())
-        .one(conductor.database())
-        .await?;
-        match (name, enabled) {
-            (None, _) if ddl => row::install(conductor.database(), &rule.table, rule.op).await?,
+        match row_triggers::trigger(database, rule.table.oid, rule.op.as_str()).await? {
+            (None, _) if ddl => row::install(database, &rule.table, rule.op).await?,
             (None, _) => missing.push(format!(
                 "task {:?} at {}: {}",
                 rule.task.name,
@@ -71,14 +59,14 @@ pub(super) async fn declare(
 
 /// Drops triggers that neither a task nor a wait needs. A table that is in use is left to the next round.
 pub(super) async fn remove_unneeded(conductor: &Conductor) -> Result<(), sqlx::Error> {
-    let unneeded: Vec<(Oid, String, String)> = sqlx::query_as(
-        "select l.relation::oid, l.op, l.table_name from conductor.list_row_triggers() l
-          where l.trigger_name is not null and l.tasks = '{}' and l.watches = '{}'",
-    )
-    .all(conductor.database())
-    .await?;
-    for (relation, op, table) in unneeded {
-        if row::remove(conductor.database(), relation, &op).await? {
+    let database = conductor.database();
+    for unneeded in row_triggers::unneeded(database).await? {
+        let row_triggers::Unneeded {
+            relation,
+            op,
+            table_name: table,
+        } = unneeded;
+        if row::remove(database, relation, &op).await? {
             tracing::info!(
                 table,
                 op,

@@ -3,25 +3,27 @@
 mod far;
 mod plan;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use conductor_postgres::{Alone, Clock};
+use conductor_postgres::Clock;
+use conductor_postgres::store::ticks::{self, DueRow, TickColumns};
 use serde_json::json;
 use sqlx::PgConnection;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use super::service::{Failures, Service, Until, settled};
 use crate::client::Conductor;
 use crate::error::Result;
 use crate::registry::Registry;
 use crate::task::CronDefinition;
-use crate::worker::{Control, Phase};
 use far::Far;
+pub(super) use plan::Statics;
 pub(crate) use plan::computed;
-use plan::{Row, Ticks};
+use plan::plan;
 
 /// How long a new schedule of another process stays unnoticed at most if no notification arrives.
 const POLL: Duration = Duration::from_secs(5);
@@ -38,9 +40,6 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const PAYLOADS: Duration = Duration::from_secs(5);
 /// The most schedules in one round.
 const MOST: i32 = 500;
-
-/// The static schedules of this binary, by their ids in the database.
-pub(super) type Statics = HashMap<i64, &'static CronDefinition>;
 
 /// Returns the crates of this binary and the schedules of its tasks, in the form that `conductor.declare_schedules`
 /// reads.
@@ -67,12 +66,7 @@ pub(crate) fn declared_schedules(registry: &Registry) -> (Vec<String>, serde_jso
 /// Declares the schedules of this binary, and removes those that it no longer has.
 pub(super) async fn declare(conductor: &Conductor) -> Result<Statics> {
     let (owners, schedules) = declared_schedules(conductor.registry());
-    let declared: Vec<(i64, String, String)> =
-        sqlx::query_as("select id, task, name from conductor.declare_schedules($1, $2)")
-            .bind(owners)
-            .bind(schedules)
-            .all(conductor.database())
-            .await?;
+    let declared = ticks::declare_schedules(conductor.database(), &owners, &schedules).await?;
     let statics = declared.into_iter().filter_map(|(id, task, name)| {
         let crons = conductor.registry().get(&task)?.crons;
         Some((id, crons.iter().find(|cron| cron.name == name)?))
@@ -82,61 +76,13 @@ pub(super) async fn declare(conductor: &Conductor) -> Result<Statics> {
 
 /// Sleeps until a schedule is due, and creates the executions of its ticks. Every orchestrator does this; the
 /// database accepts each tick once.
-pub(super) async fn keep(
+pub(super) struct Scheduler {
     conductor: Conductor,
-    statics: Statics,
-    clock: Clock,
-    mut control: watch::Receiver<Control>,
-) {
-    let told = conductor.notifier().schedules();
-    let mut scheduler = Scheduler {
-        conductor,
-        ids: statics.keys().copied().collect(),
-        statics: Arc::new(statics),
-        planning: None,
-        clock,
-        outdone: OUTDONE[0],
-        queued: QUEUED[0],
-        far: Far::default(),
-    };
-    let mut failed = false;
-    loop {
-        let pause = match scheduler.look().await {
-            Ok(pause) => {
-                failed = false;
-                pause
-            }
-            Err(error) => {
-                if !scheduler.conductor.outage().met(&error) && !failed {
-                    tracing::warn!(%error, "the schedules cannot be looked at; trying again");
-                }
-                failed = true;
-                POLL / 5
-            }
-        };
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = told.notified() => {}
-            () = stopping(&mut control) => {
-                // From now on, other processes create the executions of ticks.
-                return std::future::pending().await;
-            }
-        }
-    }
-}
-
-async fn stopping(control: &mut watch::Receiver<Control>) {
-    // Without a sender the orchestrator is gone, and this future with it.
-    let _ = control
-        .wait_for(|control| control.phase != Phase::Working)
-        .await;
-}
-
-struct Scheduler {
-    conductor: Conductor,
+    told: Arc<Notify>,
+    failures: Failures,
     statics: Arc<Statics>,
     /// The last computation of payloads, if the round that began it did not wait for its end.
-    planning: Option<JoinHandle<Ticks>>,
+    planning: Option<JoinHandle<TickColumns>>,
     ids: Vec<i64>,
     clock: Clock,
     /// The next pause if another process is faster.
@@ -146,16 +92,45 @@ struct Scheduler {
     far: Far,
 }
 
+impl Service for Scheduler {
+    const UNTIL: Until = Until::Shutdown;
+
+    async fn round(&mut self, _holder: Option<i64>) -> Duration {
+        let looked = self.look().await;
+        let text = "the schedules cannot be looked at; trying again";
+        self.failures.note(self.conductor.outage(), &looked, text);
+        looked.unwrap_or(POLL / 5)
+    }
+
+    async fn hint(&mut self) {
+        self.told.notified().await;
+    }
+}
+
 impl Scheduler {
+    pub(super) fn new(conductor: Conductor, statics: Statics, clock: Clock) -> Self {
+        Self {
+            told: conductor.notifier().schedules(),
+            conductor,
+            failures: Failures::default(),
+            ids: statics.keys().copied().collect(),
+            statics: Arc::new(statics),
+            planning: None,
+            clock,
+            outdone: OUTDONE[0],
+            queued: QUEUED[0],
+            far: Far::default(),
+        }
+    }
+
     /// Computes what to write for these schedules. The application's code makes payloads and may block, so it runs on
     /// a thread of its own, one computation at a time, because it cannot be interrupted. Payloads that are not ready
     /// in time are computed when their executions run.
-    async fn plan(&mut self, rows: Vec<Row>) -> Ticks {
+    async fn plan(&mut self, rows: Vec<DueRow>) -> TickColumns {
         let rows = Arc::new(rows);
         if (self.planning.as_ref()).is_none_or(|planning| planning.is_finished()) {
             let (rows, statics) = (Arc::clone(&rows), Arc::clone(&self.statics));
-            let planning =
-                tokio::task::spawn_blocking(move || Ticks::of(&rows, &statics, computed));
+            let planning = tokio::task::spawn_blocking(move || plan(&rows, &statics, computed));
             let planning = self.planning.insert(planning);
             if let Ok(Ok(ticks)) = tokio::time::timeout(PAYLOADS, planning).await {
                 self.planning = None;
@@ -164,34 +139,20 @@ impl Scheduler {
         }
         let blocks =
             |_: &CronDefinition, _| Err(format!("its code does not return within {PAYLOADS:?}"));
-        Ticks::of(&rows, &self.statics, blocks)
+        plan(&rows, &self.statics, blocks)
     }
 
-    /// Runs one round: creates what is due, and returns how long to sleep.
-    async fn look(&mut self) -> std::result::Result<Duration, sqlx::Error> {
+    /// Creates what is due, and returns how long to sleep. If this takes too long, the schedules that it moves on get
+    /// new versions, so nothing is done twice.
+    async fn look(&mut self) -> Result<Duration, sqlx::Error> {
         let mut session = self.conductor.database().session().await?;
-        match tokio::time::timeout(PATIENCE, self.tick(&mut session)).await {
-            Ok(looked) => session.settle(looked).await,
-            Err(_) => {
-                // The statement may still be running, so this connection must not be used again. The schedules that
-                // it moves on get new versions, so nothing is done twice.
-                session.close_on_drop();
-                Err(sqlx::Error::Protocol(format!(
-                    "no answer within {PATIENCE:?}"
-                )))
-            }
-        }
+        let looked = tokio::time::timeout(PATIENCE, self.tick(&mut session)).await;
+        settled(session, looked, PATIENCE).await
     }
 
     /// Releases the next queued ticks, and returns when to check again.
-    async fn release(
-        &mut self,
-        connection: &mut PgConnection,
-    ) -> std::result::Result<Duration, sqlx::Error> {
-        let released: i32 = sqlx::query_scalar("select conductor.release_ticks()")
-            .fetch_one(connection)
-            .await?;
-        if released > 0 {
+    async fn release(&mut self, connection: &mut PgConnection) -> Result<Duration, sqlx::Error> {
+        if ticks::release(connection).await? > 0 {
             self.queued = QUEUED[0];
         }
         let pause = self.queued;
@@ -199,20 +160,9 @@ impl Scheduler {
         Ok(pause)
     }
 
-    async fn tick(
-        &mut self,
-        connection: &mut PgConnection,
-    ) -> std::result::Result<Duration, sqlx::Error> {
+    async fn tick(&mut self, connection: &mut PgConnection) -> Result<Duration, sqlx::Error> {
         self.far.look(connection).await?;
-        let mut rows: Vec<Row> = sqlx::query_as(
-            "select id, version, task, name, cron, timezone, former_cron, former_timezone, missed, payload,
-                    next_at, planned_from, now, shift_ms, next_due_ms, queued
-               from conductor.due_schedules($1, $2)",
-        )
-        .bind(&self.ids)
-        .bind(MOST)
-        .fetch_all(&mut *connection)
-        .await?;
+        let mut rows = ticks::due(connection, &self.ids, MOST).await?;
         let mut pause = POLL;
         let mut queued = false;
         let mut now = DateTime::<Utc>::MIN_UTC;
@@ -234,30 +184,16 @@ impl Scheduler {
             self.outdone = OUTDONE[0];
             return Ok(pause);
         }
-        let ticks = self.plan(rows).await;
-        let moved: i32 = sqlx::query_scalar(
-            "select conductor.tick(
-                p_ids => $1, p_versions => $2, p_next => $3, p_faults => $4, p_schedules => $5,
-                p_executions => $6, p_at => $7, p_payloads => $8)",
-        )
-        .bind(&ticks.ids)
-        .bind(&ticks.versions)
-        .bind(&ticks.next)
-        .bind(&ticks.faults)
-        .bind(&ticks.schedules)
-        .bind(&ticks.executions)
-        .bind(&ticks.at)
-        .bind(&ticks.payloads)
-        .fetch_one(&mut *connection)
-        .await?;
-        if usize::try_from(moved) == Ok(ticks.ids.len()) {
+        let planned = self.plan(rows).await;
+        let moved = ticks::write(connection, &planned).await?;
+        if usize::try_from(moved) == Ok(planned.ids.len()) {
             // The next round finds when these schedules are due next.
             self.outdone = OUTDONE[0];
             return Ok(Duration::ZERO);
         }
         let outdone = self.outdone;
         self.outdone = OUTDONE[1].min(outdone * 2);
-        let next = ticks.next.iter().flatten().min();
+        let next = planned.next.iter().flatten().min();
         let until_next = next.and_then(|next| (*next - now).to_std().ok());
         // If a list was cut, its next tick is already due.
         Ok(pause.min(outdone).min(until_next.unwrap_or(outdone)))

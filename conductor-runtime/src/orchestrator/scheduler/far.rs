@@ -1,7 +1,10 @@
+//! Ticks that lie too far ahead.
+
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgConnection};
+use conductor_postgres::store::ticks::{self, Planned};
+use sqlx::PgConnection;
 
 use super::plan::next_tick;
 
@@ -18,18 +21,6 @@ pub(super) struct Far {
     before: Option<DateTime<Utc>>,
 }
 
-#[derive(Debug, FromRow)]
-struct Planned {
-    id: i64,
-    version: i64,
-    task: String,
-    name: String,
-    cron: String,
-    timezone: String,
-    next_at: DateTime<Utc>,
-    now: DateTime<Utc>,
-}
-
 impl Far {
     /// Checks the next portion, if it is time to.
     pub(super) async fn look(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
@@ -37,16 +28,10 @@ impl Far {
             return Ok(());
         }
         self.looked = Some(Instant::now());
-        let planned: Vec<Planned> = sqlx::query_as(
-            "select id, version, task, name, cron, timezone, next_at, now from conductor.far_schedules($1, $2)",
-        )
-        .bind(self.before)
-        .bind(PORTION)
-        .fetch_all(&mut *connection)
-        .await?;
+        let planned = ticks::far(connection, self.before, PORTION).await?;
         let is_last = i32::try_from(planned.len()).is_ok_and(|count| count < PORTION);
         self.before = planned.last().map(|last| last.next_at).filter(|_| !is_last);
-        let far: Vec<&Planned> = planned.iter().filter(|planned| planned.is_far()).collect();
+        let far: Vec<&Planned> = planned.iter().filter(|planned| is_far(planned)).collect();
         if far.is_empty() {
             return Ok(());
         }
@@ -58,18 +43,12 @@ impl Far {
         }
         let ids: Vec<i64> = far.iter().map(|planned| planned.id).collect();
         let versions: Vec<i64> = far.iter().map(|planned| planned.version).collect();
-        sqlx::query("select conductor.replan($1, $2)")
-            .bind(ids)
-            .bind(versions)
-            .execute(connection)
-            .await
-            .map(drop)
+        ticks::replan(connection, &ids, &versions).await
     }
 }
 
-impl Planned {
-    /// Returns false if the rule has no further tick or cannot be parsed; the tick itself reports that.
-    fn is_far(&self) -> bool {
-        next_tick(&self.cron, &self.timezone, self.now).is_some_and(|next| self.next_at > next)
-    }
+/// Returns false if the rule has no further tick or cannot be parsed; the tick itself reports that.
+fn is_far(planned: &Planned) -> bool {
+    next_tick(&planned.cron, &planned.timezone, planned.now)
+        .is_some_and(|next| planned.next_at > next)
 }

@@ -1,11 +1,13 @@
+//! What to write for schedules that are due.
+
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use conductor_postgres::store::ticks::{DueRow, TickColumns};
 use conductor_schedule::{Cron, Due, Missed, Tz, zone};
-use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::Statics;
 use crate::panics::{Panicked, note_places};
 use crate::task::{CronDefinition, CronTick};
 
@@ -16,117 +18,91 @@ const MOST_OF_ONE: usize = 500;
 /// With `missed = "skip"`, how late a tick of a replaced rule may still run.
 const GRACE: TimeDelta = TimeDelta::seconds(5);
 
-/// A schedule that is due; a row without an id has the time.
-#[derive(Debug, FromRow)]
-pub(super) struct Row {
-    pub(super) id: Option<i64>,
-    version: Option<i64>,
-    task: Option<String>,
-    name: Option<String>,
-    cron: Option<String>,
-    timezone: Option<String>,
-    former_cron: Option<String>,
-    former_timezone: Option<String>,
-    missed: Option<String>,
-    payload: Option<String>,
-    next_at: Option<DateTime<Utc>>,
-    planned_from: Option<DateTime<Utc>>,
-    pub(super) now: DateTime<Utc>,
-    pub(super) shift_ms: Option<i64>,
-    pub(super) next_due_ms: Option<i64>,
-    pub(super) queued: Option<bool>,
-}
+/// The static schedules of this binary, by their ids in the database.
+pub(in crate::orchestrator) type Statics = HashMap<i64, &'static CronDefinition>;
 
 /// Computes the payload of a tick.
 pub(super) trait Make: Fn(&CronDefinition, CronTick) -> Result<String, String> {}
 
 impl<F: Fn(&CronDefinition, CronTick) -> Result<String, String>> Make for F {}
 
-/// What to write for the schedules that were due, as the columns of a statement.
-#[derive(Debug, Default)]
-pub(super) struct Ticks {
-    pub(super) ids: Vec<i64>,
-    pub(super) versions: Vec<i64>,
-    pub(super) next: Vec<Option<DateTime<Utc>>>,
-    pub(super) faults: Vec<Option<String>>,
-    pub(super) schedules: Vec<i64>,
-    pub(super) executions: Vec<Uuid>,
-    pub(super) at: Vec<DateTime<Utc>>,
-    /// `None` if the code could not compute it.
-    pub(super) payloads: Vec<Option<String>>,
-}
-
-impl Ticks {
-    /// Plans the ticks. Payloads of schedules that the code declares are computed by `payload`.
-    pub(super) fn of(rows: &[Row], statics: &Statics, payload: impl Make) -> Self {
-        // An equal share for each, so that a long backlog of one schedule delays no others.
-        let limit = (MOST_EXECUTIONS / rows.len().max(1)).clamp(1, MOST_OF_ONE);
-        let mut ticks = Self::default();
-        for row in rows {
-            if let Some(id) = row.id {
-                ticks.plan(id, row, statics.get(&id).copied(), limit, &payload);
-            }
-        }
-        ticks
-    }
-
-    fn plan(
-        &mut self,
-        id: i64,
-        row: &Row,
-        declared: Option<&CronDefinition>,
-        limit: usize,
-        payload: &impl Make,
-    ) {
-        let (due, fault) = match due(row, limit) {
-            Ok(due) => (due, None),
-            Err(fault) => {
-                tracing::error!(
-                    task = row.task,
-                    schedule = row.name,
-                    fault,
-                    "a schedule cannot be read"
-                );
-                (Due::default(), Some(fault))
-            }
-        };
-        if due.skipped > 0 {
-            tracing::warn!(
-                task = row.task,
-                schedule = row.name,
-                ticks = due.skipped,
-                missed = row.missed,
-                "ticks were missed"
+/// Plans the ticks of schedules that are due. Payloads of schedules that the code declares are computed by `payload`.
+pub(super) fn plan(rows: &[DueRow], statics: &Statics, payload: impl Make) -> TickColumns {
+    // An equal share for each, so that a long backlog of one schedule delays no others.
+    let limit = (MOST_EXECUTIONS / rows.len().max(1)).clamp(1, MOST_OF_ONE);
+    let mut ticks = TickColumns::default();
+    for row in rows {
+        if let Some(id) = row.id {
+            add(
+                &mut ticks,
+                id,
+                row,
+                statics.get(&id).copied(),
+                limit,
+                &payload,
             );
         }
-        self.ids.push(id);
-        self.versions.push(row.version.unwrap_or_default());
-        self.next.push(due.next);
-        self.faults.push(fault);
-        let name = row.name.as_deref().unwrap_or_default();
-        for at in due.run {
-            let payload = match (row.payload.clone(), declared) {
-                (Some(payload), _) => Some(payload),
-                (None, Some(declared)) => match payload(declared, CronTick::new(name, at)) {
-                    Ok(payload) => Some(payload),
-                    Err(reason) => {
-                        tracing::warn!(task = row.task, schedule = name, tick = %at, reason,
-                            "the payload of a tick cannot be made; its execution tries again");
-                        None
-                    }
-                },
-                (None, None) => continue,
-            };
-            self.schedules.push(id);
-            self.executions.push(Uuid::now_v7());
-            self.at.push(at);
-            self.payloads.push(payload);
+    }
+    ticks
+}
+
+/// Adds the ticks of one schedule.
+fn add(
+    ticks: &mut TickColumns,
+    id: i64,
+    row: &DueRow,
+    declared: Option<&CronDefinition>,
+    limit: usize,
+    payload: &impl Make,
+) {
+    let (due, fault) = match due(row, limit) {
+        Ok(due) => (due, None),
+        Err(fault) => {
+            tracing::error!(
+                task = row.task,
+                schedule = row.name,
+                fault,
+                "a schedule cannot be read"
+            );
+            (Due::default(), Some(fault))
         }
+    };
+    if due.skipped > 0 {
+        tracing::warn!(
+            task = row.task,
+            schedule = row.name,
+            ticks = due.skipped,
+            missed = row.missed,
+            "ticks were missed"
+        );
+    }
+    ticks.ids.push(id);
+    ticks.versions.push(row.version.unwrap_or_default());
+    ticks.next.push(due.next);
+    ticks.faults.push(fault);
+    let name = row.name.as_deref().unwrap_or_default();
+    for at in due.run {
+        let payload = match (row.payload.clone(), declared) {
+            (Some(payload), _) => Some(payload),
+            (None, Some(declared)) => match payload(declared, CronTick::new(name, at)) {
+                Ok(payload) => Some(payload),
+                Err(reason) => {
+                    tracing::warn!(task = row.task, schedule = name, tick = %at, reason,
+                        "the payload of a tick cannot be made; its execution tries again");
+                    None
+                }
+            },
+            (None, None) => continue,
+        };
+        ticks.schedules.push(id);
+        ticks.executions.push(Uuid::now_v7());
+        ticks.at.push(at);
+        ticks.payloads.push(payload);
     }
 }
 
 /// Returns which ticks of a schedule are due, and when the next one is.
-fn due(row: &Row, limit: usize) -> Result<Due, String> {
+fn due(row: &DueRow, limit: usize) -> Result<Due, String> {
     let (cron, zone) = rule(&row.cron, &row.timezone)?;
     let missed: Missed = (row.missed.as_deref().unwrap_or_default())
         .parse()
