@@ -26,6 +26,7 @@ mod db;
 mod emit;
 mod fault;
 mod fields;
+mod help;
 mod invoke;
 mod json;
 mod list;

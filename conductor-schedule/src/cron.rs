@@ -276,98 +276,101 @@ mod tests {
         assert_eq!(Cron::parse("  0  9 * * * ").unwrap().as_str(), "0  9 * * *");
     }
 
+    /// Rules that cannot be parsed, and what the error says.
+    const MISTAKES: &[(&str, &str)] = &[
+        ("", "cannot be empty: write it like"),
+        ("   ", "cannot be empty"),
+        (
+            "5m",
+            "this one has 1 field: write it like `0 9 * * Mon-Fri`",
+        ),
+        ("* * * *", "this one has 4 fields"),
+        ("* * * * * * * *", "this one has 8 fields"),
+        ("61 * * * *", "minute `61`: minutes go from 0 to 59"),
+        ("60 * * * * *", "second `60`: seconds go from 0 to 59"),
+        ("0 24 * * *", "hour `24`: hours go from 0 to 23"),
+        (
+            "0 99999999999 * * *",
+            "hour `99999999999`: hours go from 0 to 23",
+        ),
+        (
+            "0 0 0 * *",
+            "day of month `0`: days of a month go from 1 to 31",
+        ),
+        ("0 0 1 13 *", "month `13`: months go from 1 to 12"),
+        ("0 0 1 Foo *", "month `Foo`: `Foo` is no month"),
+        (
+            "0 0 0 1 1 * 1969",
+            "year `1969`: years go from 1970 to 2100",
+        ),
+        ("a * * * *", "minute `a`: `a` is no number"),
+        ("1,,2 * * * *", "minute `1,,2`: a number is missing"),
+        ("1- * * * *", "a number is missing"),
+        ("-5 * * * *", "a number is missing"),
+        ("? * * * *", "`?` stands for days only: write `*`"),
+        (
+            "0 22-6 * * *",
+            "hour `22-6`: a range cannot go over the end: write `22-23,0-6`",
+        ),
+        ("0 0 1 nov-feb *", "write `11-12,1-2`"),
+        ("0 0 0 1 1 * 2090-2080", "write `2080-2090`"),
+        (
+            "*/0 * * * *",
+            "minute `*/0`: the step `0` is no number from 1 to 59",
+        ),
+        ("*/60 * * * *", "the step `60`"),
+        (
+            "0 9 * * 1",
+            "weekday `1`: the number of a weekday differs between systems: write `Mon`",
+        ),
+        ("0 9 * * 1-5", "write `Mon-Fri`"),
+        ("0 0 9 * * 0", "write `Sun`"),
+        ("0 9 * * Mo", "did you mean `Mon`?"),
+        ("0 9 15W * *", "`W` and `#` are not known"),
+        ("0 9 LW * *", "day of month `LW`: `W` and `#` are not known"),
+        (
+            "0 9 * * Mon#1",
+            "weekday `Mon#1`: `W` and `#` are not known",
+        ),
+        (
+            "0 9 15L * *",
+            "day of month `15L`: `L` stands by itself for the last day of a month: write `L` or `15,L`",
+        ),
+        ("0 9 L/2 * *", "`L` stands by itself"),
+        ("0 9 1-L * *", "`L` stands by itself"),
+        ("0 9 L-3 * *", "`L` stands by itself"),
+        ("0 9 * * 5L", "weekday `5L`: `L` stands by itself"),
+        ("0 9 * * L", "write `L` or `15,L` as the day of month"),
+        ("0 9 * L *", "month `L`: `L` stands by itself"),
+        (
+            "0 0 9 L 2 Mon 2026-2027",
+            "day of month `L` with month `2`, weekday `Mon` and year `2026-2027`: this date never comes",
+        ),
+        (
+            "0 0 30 2 *",
+            "day of month `30` with month `2`: this date never comes: write a day up to 29",
+        ),
+        (
+            "0 0 31 4,jun *",
+            "day of month `31` with month `4,jun`: this date never comes: write a day up to 30",
+        ),
+        ("0 0 0 29 2 * 2027", "year `2027`: this date never comes"),
+        ("@foo", "`@foo` is not known: write one of `@hourly`"),
+        ("@houry", "did you mean `@hourly`?"),
+        ("@ö", "`@ö` is not known"),
+        ("@", "`@` is not known"),
+        ("@reboot", "`@reboot` names no time"),
+        ("@every 5m", "write `*/5 * * * *` for every 5 minutes"),
+        (
+            "0\t9 * * *",
+            "control characters, and this one holds U+0009: write a space",
+        ),
+        ("0 9 * * *\0", "U+0000"),
+    ];
+
     #[test]
     fn mistakes_name_the_field_and_the_fix() {
-        for (text, problem) in [
-            ("", "cannot be empty: write it like"),
-            ("   ", "cannot be empty"),
-            (
-                "5m",
-                "this one has 1 field: write it like `0 9 * * Mon-Fri`",
-            ),
-            ("* * * *", "this one has 4 fields"),
-            ("* * * * * * * *", "this one has 8 fields"),
-            ("61 * * * *", "minute `61`: minutes go from 0 to 59"),
-            ("60 * * * * *", "second `60`: seconds go from 0 to 59"),
-            ("0 24 * * *", "hour `24`: hours go from 0 to 23"),
-            (
-                "0 99999999999 * * *",
-                "hour `99999999999`: hours go from 0 to 23",
-            ),
-            (
-                "0 0 0 * *",
-                "day of month `0`: days of a month go from 1 to 31",
-            ),
-            ("0 0 1 13 *", "month `13`: months go from 1 to 12"),
-            ("0 0 1 Foo *", "month `Foo`: `Foo` is no month"),
-            (
-                "0 0 0 1 1 * 1969",
-                "year `1969`: years go from 1970 to 2100",
-            ),
-            ("a * * * *", "minute `a`: `a` is no number"),
-            ("1,,2 * * * *", "minute `1,,2`: a number is missing"),
-            ("1- * * * *", "a number is missing"),
-            ("-5 * * * *", "a number is missing"),
-            ("? * * * *", "`?` stands for days only: write `*`"),
-            (
-                "0 22-6 * * *",
-                "hour `22-6`: a range cannot go over the end: write `22-23,0-6`",
-            ),
-            ("0 0 1 nov-feb *", "write `11-12,1-2`"),
-            ("0 0 0 1 1 * 2090-2080", "write `2080-2090`"),
-            (
-                "*/0 * * * *",
-                "minute `*/0`: the step `0` is no number from 1 to 59",
-            ),
-            ("*/60 * * * *", "the step `60`"),
-            (
-                "0 9 * * 1",
-                "weekday `1`: the number of a weekday differs between systems: write `Mon`",
-            ),
-            ("0 9 * * 1-5", "write `Mon-Fri`"),
-            ("0 0 9 * * 0", "write `Sun`"),
-            ("0 9 * * Mo", "did you mean `Mon`?"),
-            ("0 9 15W * *", "`W` and `#` are not known"),
-            ("0 9 LW * *", "day of month `LW`: `W` and `#` are not known"),
-            (
-                "0 9 * * Mon#1",
-                "weekday `Mon#1`: `W` and `#` are not known",
-            ),
-            (
-                "0 9 15L * *",
-                "day of month `15L`: `L` stands by itself for the last day of a month: write `L` or `15,L`",
-            ),
-            ("0 9 L/2 * *", "`L` stands by itself"),
-            ("0 9 1-L * *", "`L` stands by itself"),
-            ("0 9 L-3 * *", "`L` stands by itself"),
-            ("0 9 * * 5L", "weekday `5L`: `L` stands by itself"),
-            ("0 9 * * L", "write `L` or `15,L` as the day of month"),
-            ("0 9 * L *", "month `L`: `L` stands by itself"),
-            (
-                "0 0 9 L 2 Mon 2026-2027",
-                "day of month `L` with month `2`, weekday `Mon` and year `2026-2027`: this date never comes",
-            ),
-            (
-                "0 0 30 2 *",
-                "day of month `30` with month `2`: this date never comes: write a day up to 29",
-            ),
-            (
-                "0 0 31 4,jun *",
-                "day of month `31` with month `4,jun`: this date never comes: write a day up to 30",
-            ),
-            ("0 0 0 29 2 * 2027", "year `2027`: this date never comes"),
-            ("@foo", "`@foo` is not known: write one of `@hourly`"),
-            ("@houry", "did you mean `@hourly`?"),
-            ("@ö", "`@ö` is not known"),
-            ("@", "`@` is not known"),
-            ("@reboot", "`@reboot` names no time"),
-            ("@every 5m", "write `*/5 * * * *` for every 5 minutes"),
-            (
-                "0\t9 * * *",
-                "control characters, and this one holds U+0009: write a space",
-            ),
-            ("0 9 * * *\0", "U+0000"),
-        ] {
+        for (text, problem) in MISTAKES {
             let error = Cron::parse(text).unwrap_err().to_string();
             assert!(error.contains(problem), "{text}: {error}");
         }

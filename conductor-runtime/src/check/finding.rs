@@ -215,33 +215,10 @@ impl Finding {
     /// Returns the text without the subject.
     pub fn text(&self) -> String {
         match self {
-            Self::SchemaMissing { binary } => {
-                format!("there is none; a start makes it, at version {binary}")
-            }
-            Self::SchemaOlder {
-                database,
-                binary,
-                breaking,
-            } => {
-                let ends = if *breaking {
-                    ", for which running processes of older builds are told to end"
-                } else {
-                    ""
-                };
-                match database == binary {
-                    true => {
-                        "its functions are those of another build; a start brings those of this one"
-                            .to_owned()
-                    }
-                    false => format!("version {database}; a start brings it to {binary}{ends}"),
-                }
-            }
-            Self::SchemaNewer { migration, binary } => format!(
-                "version {migration} breaks with programs that do not know it, and this one knows {binary}: it would not start"
-            ),
-            Self::SchemaChanged { migration } => format!(
-                "migration {migration} is not the one that was applied: this program would not start"
-            ),
+            Self::SchemaMissing { .. }
+            | Self::SchemaOlder { .. }
+            | Self::SchemaNewer { .. }
+            | Self::SchemaChanged { .. } => self.schema_text(),
             Self::UnknownTask {
                 executions, served, ..
             } => {
@@ -285,6 +262,40 @@ impl Finding {
             Self::Subscription { event, change, .. } => {
                 format!("the subscription to {event:?} {change}")
             }
+        }
+    }
+
+    /// Returns the text of what is about the schema.
+    fn schema_text(&self) -> String {
+        match self {
+            Self::SchemaMissing { binary } => {
+                format!("there is none; a start makes it, at version {binary}")
+            }
+            Self::SchemaOlder {
+                database,
+                binary,
+                breaking,
+            } => {
+                let ends = if *breaking {
+                    ", for which running processes of older builds are told to end"
+                } else {
+                    ""
+                };
+                match database == binary {
+                    true => {
+                        "its functions are those of another build; a start brings those of this one"
+                            .to_owned()
+                    }
+                    false => format!("version {database}; a start brings it to {binary}{ends}"),
+                }
+            }
+            Self::SchemaNewer { migration, binary } => format!(
+                "version {migration} breaks with programs that do not know it, and this one knows {binary}: it would not start"
+            ),
+            Self::SchemaChanged { migration } => format!(
+                "migration {migration} is not the one that was applied: this program would not start"
+            ),
+            _ => String::new(),
         }
     }
 

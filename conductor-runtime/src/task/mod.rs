@@ -19,6 +19,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub(crate) use batch::DecodedItems;
 pub use batch::{BatchDefinition, BatchHandler, batch_results};
 pub use definition::{ErasedFuture, StateArgument, StateNeed, TaskDefinition};
 pub(crate) use definition::{RunSingle, Runner};

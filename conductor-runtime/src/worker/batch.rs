@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 use super::execute::{AttemptEnv, caught, converted, not_converted, unreadable};
 use super::outcome::End;
 use crate::context::{BatchContext, BatchItem};
-use crate::task::{BatchDefinition, TaskDefinition, Trigger};
+use crate::task::{BatchDefinition, DecodedItems, TaskDefinition, Trigger};
 use crate::verdict::noting;
 
 /// Runs one attempt of each execution together, and returns their ends in order. `cancels` has one
@@ -49,39 +49,48 @@ pub(super) async fn batch_attempt(
         *end = unreadable.as_ref().map(End::unreadable);
     }
     let items = items.into_iter().zip(&decoded.refused);
-    let context = BatchContext {
-        items: items
-            .filter_map(|(item, unreadable)| unreadable.is_none().then_some(item))
-            .collect(),
-        states: env.states,
+    let items: Vec<_> = items
+        .filter_map(|(item, unreadable)| unreadable.is_none().then_some(item))
+        .collect();
+    let ends = match items.is_empty() {
+        true => Vec::new(),
+        false => run(task, decoded.items, items, env).await,
     };
-    let mut ends = Vec::new();
-    if !context.items.is_empty() {
-        // Catching a panic here keeps what is known of other items.
-        let handler = caught(decoded.items.run(&context));
-        let handler = noting(async {
-            match handler.await {
-                Ok(results) => ends_of(results, context.items.len()),
-                Err(panic) => vec![End::panicked(&panic); context.items.len()],
-            }
-        });
-        ends = match task.timeout {
-            None => handler.await,
-            Some(timeout) => {
-                let deadline = env.durable.clock.deadline(timeout);
-                match deadline.bound(handler).await {
-                    Timed::InTime(ends) => ends,
-                    Timed::Late(ends) => ends.into_iter().map(|end| end.late(timeout)).collect(),
-                    Timed::Over => vec![End::timed_out(timeout); context.items.len()],
-                }
-            }
-        };
-    }
     let mut ends = ends.into_iter();
     refused
         .into_iter()
         .filter_map(|end| end.or_else(|| ends.next()))
         .collect()
+}
+
+/// Runs the handler, and returns the ends of the items in order.
+async fn run(
+    task: &'static TaskDefinition,
+    decoded: Box<dyn DecodedItems>,
+    items: Vec<BatchItem>,
+    env: AttemptEnv,
+) -> Vec<End> {
+    let context = BatchContext {
+        items,
+        states: env.states,
+    };
+    // Catching a panic here keeps what is known of other items.
+    let handler = caught(decoded.run(&context));
+    let handler = noting(async {
+        match handler.await {
+            Ok(results) => ends_of(results, context.items.len()),
+            Err(panic) => vec![End::panicked(&panic); context.items.len()],
+        }
+    });
+    let Some(timeout) = task.timeout else {
+        return handler.await;
+    };
+    let deadline = env.durable.clock.deadline(timeout);
+    match deadline.bound(handler).await {
+        Timed::InTime(ends) => ends,
+        Timed::Late(ends) => ends.into_iter().map(|end| end.late(timeout)).collect(),
+        Timed::Over => vec![End::timed_out(timeout); context.items.len()],
+    }
 }
 
 fn ends_of(results: anyhow::Result<Vec<anyhow::Result<String>>>, items: usize) -> Vec<End> {
