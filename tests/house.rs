@@ -1,6 +1,7 @@
 //! Rules of the house that a reader should not have to check: the length of functions, and calls by name.
 
 mod circles;
+mod docs;
 mod statements;
 
 use std::collections::BTreeMap;

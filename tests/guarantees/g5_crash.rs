@@ -108,7 +108,7 @@ async fn a_kill_at_any_boundary_leaves_the_effects_of_one_run(
         let workflow = G5CrashWorkflow { url: url.clone() };
         let run = test.invoke::<G5CrashWorkflow>(workflow).await?;
         let mut victim = Command::new(std::env::current_exe()?)
-            .args(["g5_crash::victim", "--exact"])
+            .args(["guarantees::g5_crash::victim", "--exact"])
             .env(URL, &url)
             .env(POINT, killed.to_string())
             .stdout(Stdio::null())

@@ -436,7 +436,11 @@ struct Process(Child);
 impl Process {
     fn start(build: &str, test: &TestConductor) -> anyhow::Result<Self> {
         let child = Command::new(std::env::current_exe()?)
-            .args(["--exact", "g23_deploys::a_process", "--nocapture"])
+            .args([
+                "--exact",
+                "guarantees::g23_deploys::a_process",
+                "--nocapture",
+            ])
             .env(SETTINGS, format!("{build} {}", test.url()))
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
