@@ -38,6 +38,8 @@ mod queues;
 mod refused;
 mod repeats;
 mod roles;
+mod row_changes;
+mod schedules;
 mod sql_api;
 mod same_errors;
 mod same_values;

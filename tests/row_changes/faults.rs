@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use conductor::testing::TestConductor;
 use sqlx::Connection;
 
+use super::Listening;
 use super::tables::{outputs, prepared};
 use crate::support::{number, run_sql, session, soon, sqlstate};
 
@@ -12,9 +12,7 @@ const ALL: &str =
     "select count(*) from conductor.executions where task in ('rows.audit', 'rows.upgraded')";
 
 #[conductor::test]
-async fn a_fault_is_noted_and_the_users_statement_goes_on(
-    test: TestConductor,
-) -> anyhow::Result<()> {
+async fn a_fault_is_noted_and_the_users_statement_goes_on(test: Listening) -> anyhow::Result<()> {
     prepared(&test).await?;
     // A migration that the code does not know yet: one task cannot read its column, another can.
     run_sql(
@@ -57,9 +55,7 @@ async fn a_fault_is_noted_and_the_users_statement_goes_on(
 }
 
 #[conductor::test]
-async fn notes_of_faults_make_nobody_wait_and_do_not_grow(
-    test: TestConductor,
-) -> anyhow::Result<()> {
+async fn notes_of_faults_make_nobody_wait_and_do_not_grow(test: Listening) -> anyhow::Result<()> {
     prepared(&test).await?;
     run_sql(&test, "alter table users rename column email to mail").await?;
     let mut first = session(&test).await?;
@@ -92,7 +88,7 @@ async fn notes_of_faults_make_nobody_wait_and_do_not_grow(
 }
 
 #[conductor::test]
-async fn a_cancelled_statement_is_cancelled(test: TestConductor) -> anyhow::Result<()> {
+async fn a_cancelled_statement_is_cancelled(test: Listening) -> anyhow::Result<()> {
     prepared(&test).await?;
     let mut user = session(&test).await?;
     // The insert itself is quick; what times out is ours.
@@ -117,7 +113,7 @@ async fn a_cancelled_statement_is_cancelled(test: TestConductor) -> anyhow::Resu
 }
 
 #[conductor::test]
-async fn a_trigger_works_in_serializable_transactions(test: TestConductor) -> anyhow::Result<()> {
+async fn a_trigger_works_in_serializable_transactions(test: Listening) -> anyhow::Result<()> {
     prepared(&test).await?;
     let mut user = session(&test).await?;
     let mut tx = user

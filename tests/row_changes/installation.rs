@@ -1,10 +1,10 @@
 //! Triggers are made at start and dropped when nothing needs them; what cannot work is refused.
 
 use conductor::Error;
-use conductor::testing::TestConductor;
 use sqlx::Connection;
 
 use super::tables::{TABLES, installed, outputs, prepared};
+use super::{Listening, tasks};
 use crate::support::{Role, eventually, number, run_sql, session, soon};
 
 fn refused(result: conductor::Result<()>) -> Vec<String> {
@@ -16,7 +16,7 @@ fn refused(result: conductor::Result<()>) -> Vec<String> {
 
 #[conductor::test]
 async fn tables_and_columns_that_are_not_there_are_refused_with_the_place(
-    test: TestConductor,
+    test: Listening,
 ) -> anyhow::Result<()> {
     let wrong = TABLES
         .replace(
@@ -55,7 +55,7 @@ async fn tables_and_columns_that_are_not_there_are_refused_with_the_place(
 
 #[conductor::test]
 async fn triggers_go_when_no_task_needs_them_and_those_of_others_stay(
-    test: TestConductor,
+    test: Listening,
 ) -> anyhow::Result<()> {
     prepared(&test).await?;
     let mine = installed(&test).await?;
@@ -94,7 +94,7 @@ async fn triggers_go_when_no_task_needs_them_and_those_of_others_stay(
 
 #[conductor::test]
 async fn without_ddl_nothing_is_made_and_what_is_missing_is_named(
-    test: TestConductor,
+    test: Listening,
 ) -> anyhow::Result<()> {
     run_sql(&test, TABLES).await?;
     let faults = refused(test.orchestrator().no_ddl().build()?.drain().await);
@@ -119,7 +119,7 @@ async fn without_ddl_nothing_is_made_and_what_is_missing_is_named(
 
 #[conductor::test]
 async fn a_table_in_use_is_waited_for_and_its_writers_are_not_held_up(
-    test: TestConductor,
+    test: Listening,
 ) -> anyhow::Result<()> {
     run_sql(&test, TABLES).await?;
     let mut writer = session(&test).await?;
@@ -147,9 +147,7 @@ async fn a_table_in_use_is_waited_for_and_its_writers_are_not_held_up(
 }
 
 #[conductor::test]
-async fn a_table_that_stays_in_use_is_named_with_its_holder(
-    test: TestConductor,
-) -> anyhow::Result<()> {
+async fn a_table_that_stays_in_use_is_named_with_its_holder(test: Listening) -> anyhow::Result<()> {
     run_sql(&test, TABLES).await?;
     let mut writer = session(&test).await?;
     let pid: i32 = sqlx::query_scalar("select pg_backend_pid()")
@@ -175,7 +173,7 @@ async fn a_table_that_stays_in_use_is_named_with_its_holder(
 }
 
 #[conductor::test]
-async fn two_processes_start_at_once(test: TestConductor) -> anyhow::Result<()> {
+async fn two_processes_start_at_once(test: Listening) -> anyhow::Result<()> {
     run_sql(&test, TABLES).await?;
     let starts = (0..4).map(|_| {
         let orchestrator = test.orchestrator().build().unwrap();
@@ -191,7 +189,7 @@ async fn two_processes_start_at_once(test: TestConductor) -> anyhow::Result<()> 
 
 /// The worker's role owns the schema and not the tables.
 #[conductor::test]
-async fn a_role_without_the_right_is_told_what_to_do(test: TestConductor) -> anyhow::Result<()> {
+async fn a_role_without_the_right_is_told_what_to_do(test: Listening) -> anyhow::Result<()> {
     run_sql(&test, TABLES).await?;
     let role = Role::new(&test).await;
     role.owner_runs(
@@ -204,6 +202,7 @@ async fn a_role_without_the_right_is_told_what_to_do(test: TestConductor) -> any
     let pool = role.pool();
     let conductor = conductor::Conductor::from_pool(pool.clone());
     let started = conductor::Orchestrator::builder(conductor)
+        .tasks(tasks())
         .build()?
         .drain()
         .await;

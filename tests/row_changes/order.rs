@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use conductor::Registry;
 use conductor::prelude::*;
-use conductor::testing::TestConductor;
 
+use super::Listening;
 use super::tables::prepared;
 use crate::support::run_sql;
 
@@ -16,6 +17,7 @@ struct Follow {
 
 /// Notes what it was told; each second change fails at first.
 #[task(
+    linked = false,
     name = "rows.follows",
     on_update("public.followed", columns = [n], row = Follow),
     ordered_by = payload.new?.id,
@@ -34,13 +36,15 @@ async fn follows(ctx: &TaskContext, payload: RowChange<Follow>) -> anyhow::Resul
     Ok(())
 }
 
+pub(super) fn add(registry: Registry) -> Registry {
+    registry.task::<Follows>()
+}
+
 #[conductor::test]
-async fn the_changes_of_a_row_are_followed_in_their_order(
-    test: TestConductor,
-) -> anyhow::Result<()> {
+async fn the_changes_of_a_row_are_followed_in_their_order(test: Listening) -> anyhow::Result<()> {
     prepared(&test).await?;
     let conductor = (*test).clone();
-    let test = test.state(conductor);
+    let test = test.0.state(conductor);
     run_sql(
         &test,
         "insert into followed select id, 0 from generate_series(1, 4) as id",

@@ -4,6 +4,7 @@ use conductor::testing::TestConductor;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 
+use super::Listening;
 use super::tables::{outputs, prepared};
 use crate::support::{Role, number, run_sql, sqlstate};
 
@@ -11,7 +12,7 @@ const ODD: &str = r#""Odd Schema"."x""; drop table conductor.tasks; --""#;
 const TASK: &str = "rows.odd'; drop table conductor.tasks; --";
 
 #[conductor::test]
-async fn hostile_names_are_names(test: TestConductor) -> anyhow::Result<()> {
+async fn hostile_names_are_names(test: Listening) -> anyhow::Result<()> {
     prepared(&test).await?;
     run_sql(
         &test,
@@ -36,7 +37,7 @@ async fn hostile_names_are_names(test: TestConductor) -> anyhow::Result<()> {
 }
 
 #[conductor::test]
-async fn a_role_that_may_only_insert_starts_tasks(test: TestConductor) -> anyhow::Result<()> {
+async fn a_role_that_may_only_insert_starts_tasks(test: Listening) -> anyhow::Result<()> {
     prepared(&test).await?;
     let role = Role::new(&test).await;
     role.owner_runs(&test, "grant insert on users to {role}")
@@ -72,7 +73,7 @@ async fn a_role_that_may_only_insert_starts_tasks(test: TestConductor) -> anyhow
 
 #[conductor::test]
 async fn the_trigger_function_has_a_fixed_search_path_and_no_public_right(
-    test: TestConductor,
+    test: Listening,
 ) -> anyhow::Result<()> {
     let loose = "select count(*) from pg_proc p join pg_namespace n on n.oid = p.pronamespace
          where n.nspname = 'conductor' and p.proname ~ 'row|_jsonb' and p.prosqlbody is null
@@ -99,7 +100,7 @@ async fn the_trigger_function_has_a_fixed_search_path_and_no_public_right(
 }
 
 #[conductor::test]
-async fn names_of_row_changes_cannot_be_emitted(test: TestConductor) -> anyhow::Result<()> {
+async fn names_of_row_changes_cannot_be_emitted(test: Listening) -> anyhow::Result<()> {
     let said = run_sql(
         &test,
         "select conductor.emit('conductor:insert public.users (id)', '{}')",
@@ -180,7 +181,7 @@ async fn all(connection: &mut PgConnection, sql: String) -> Result<(), sqlx::Err
 
 #[conductor::test]
 async fn no_cast_of_somebodys_type_runs_with_the_owners_rights(
-    test: TestConductor,
+    test: Listening,
 ) -> anyhow::Result<()> {
     prepared(&test).await?;
     let (role, pool) = maker(&test).await;
@@ -228,7 +229,7 @@ async fn no_cast_of_somebodys_type_runs_with_the_owners_rights(
 
 /// A column's name that is none of the table's would be a function of the row: `r.row_to_json`.
 #[conductor::test]
-async fn a_column_that_is_none_is_no_function(test: TestConductor) -> anyhow::Result<()> {
+async fn a_column_that_is_none_is_no_function(test: Listening) -> anyhow::Result<()> {
     prepared(&test).await?;
     let (role, pool) = maker(&test).await;
     let mut theirs = pool.acquire().await?;
@@ -250,7 +251,7 @@ async fn a_column_that_is_none_is_no_function(test: TestConductor) -> anyhow::Re
 
 /// A type of whoever owns the schema, or of a superuser's extension, is read as Postgres reads it.
 #[conductor::test]
-async fn types_of_the_schemas_owner_keep_their_casts(test: TestConductor) -> anyhow::Result<()> {
+async fn types_of_the_schemas_owner_keep_their_casts(test: Listening) -> anyhow::Result<()> {
     prepared(&test).await?;
     run_sql(
         &test,
@@ -268,9 +269,7 @@ async fn types_of_the_schemas_owner_keep_their_casts(test: TestConductor) -> any
 
 /// Each step of the way by which a worker became a superuser.
 #[conductor::test]
-async fn a_worker_neither_makes_triggers_nor_writes_rules(
-    test: TestConductor,
-) -> anyhow::Result<()> {
+async fn a_worker_neither_makes_triggers_nor_writes_rules(test: Listening) -> anyhow::Result<()> {
     prepared(&test).await?;
     let (role, pool) = maker(&test).await;
     let mut theirs = pool.acquire().await?;

@@ -3,6 +3,7 @@
 use conductor::testing::TestConductor;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
+use super::Listening;
 use super::tables::{OPS, TABLES, outputs, prepared};
 use crate::support::{number, run_sql, session, sqlstate};
 
@@ -47,9 +48,7 @@ fn insert(id: i32) -> String {
 
 /// The first watch of a table, another one of its columns, and one where the trigger was made by hand.
 #[conductor::test]
-async fn a_watch_hears_of_transactions_that_began_before_it(
-    test: TestConductor,
-) -> anyhow::Result<()> {
+async fn a_watch_hears_of_transactions_that_began_before_it(test: Listening) -> anyhow::Result<()> {
     run_sql(&test, TABLES).await?;
     for level in ["read committed", STRICT[0], STRICT[1]] {
         for (id, column, trigger) in [(1, "id", false), (2, "email", false), (3, "plan", true)] {
@@ -93,7 +92,7 @@ async fn a_watch_hears_of_transactions_that_began_before_it(
 /// A deploy with new tasks, or with other columns of an old one.
 #[conductor::test]
 async fn a_task_hears_of_transactions_that_began_before_its_deploy(
-    test: TestConductor,
+    test: Listening,
 ) -> anyhow::Result<()> {
     run_sql(&test, TABLES).await?;
     let mut expected = Vec::new();
@@ -130,7 +129,7 @@ async fn a_task_hears_of_transactions_that_began_before_its_deploy(
 
 /// Whoever began after the last change of the rules is told nothing, whatever else starts or waits meanwhile.
 #[conductor::test]
-async fn later_transactions_are_not_disturbed(test: TestConductor) -> anyhow::Result<()> {
+async fn later_transactions_are_not_disturbed(test: Listening) -> anyhow::Result<()> {
     prepared(&test).await?;
     watch(&test, "insert", "id").await?;
     for (n, level) in STRICT.into_iter().enumerate() {
@@ -164,7 +163,7 @@ async fn later_transactions_are_not_disturbed(test: TestConductor) -> anyhow::Re
 
 /// A trigger for which nothing was ever declared: no user waits for another one, nor does who declares.
 #[conductor::test]
-async fn a_trigger_without_rules_holds_up_nobody(test: TestConductor) -> anyhow::Result<()> {
+async fn a_trigger_without_rules_holds_up_nobody(test: Listening) -> anyhow::Result<()> {
     run_sql(&test, TABLES).await?;
     for op in OPS {
         run_sql(

@@ -1,14 +1,13 @@
 //! What each kind of statement starts.
 
-use conductor::testing::TestConductor;
-
+use super::Listening;
 use super::tables::{outputs, prepared};
 use crate::support::{number, run_sql};
 
 const LIVE: &str = "select count(*) from conductor.live_executions";
 
 #[conductor::test]
-async fn changes_start_tasks_with_the_users_commit(test: TestConductor) -> anyhow::Result<()> {
+async fn changes_start_tasks_with_the_users_commit(test: Listening) -> anyhow::Result<()> {
     prepared(&test).await?;
     let mut undone = test.pool().begin().await?;
     sqlx::query("insert into users values (1, 'gone')")
@@ -48,9 +47,7 @@ async fn changes_start_tasks_with_the_users_commit(test: TestConductor) -> anyho
 }
 
 #[conductor::test]
-async fn an_upsert_and_a_copy_count_each_row_as_what_it_was(
-    test: TestConductor,
-) -> anyhow::Result<()> {
+async fn an_upsert_and_a_copy_count_each_row_as_what_it_was(test: Listening) -> anyhow::Result<()> {
     prepared(&test).await?;
     run_sql(
         &test,
@@ -83,7 +80,7 @@ async fn an_upsert_and_a_copy_count_each_row_as_what_it_was(
 }
 
 #[conductor::test]
-async fn a_merge_counts_each_row_as_what_it_was(test: TestConductor) -> anyhow::Result<()> {
+async fn a_merge_counts_each_row_as_what_it_was(test: Listening) -> anyhow::Result<()> {
     if number(
         &test,
         "select current_setting('server_version_num')::bigint",
@@ -121,7 +118,7 @@ async fn a_merge_counts_each_row_as_what_it_was(test: TestConductor) -> anyhow::
 
 #[conductor::test]
 async fn an_update_pairs_old_and_new_rows_also_where_the_key_changes(
-    test: TestConductor,
+    test: Listening,
 ) -> anyhow::Result<()> {
     prepared(&test).await?;
     run_sql(
@@ -158,7 +155,7 @@ async fn an_update_pairs_old_and_new_rows_also_where_the_key_changes(
 }
 
 #[conductor::test]
-async fn rows_of_partitions_and_cascades_are_seen(test: TestConductor) -> anyhow::Result<()> {
+async fn rows_of_partitions_and_cascades_are_seen(test: Listening) -> anyhow::Result<()> {
     prepared(&test).await?;
     run_sql(
         &test,
@@ -194,7 +191,7 @@ async fn rows_of_partitions_and_cascades_are_seen(test: TestConductor) -> anyhow
 /// A row that moves to another partition and is dropped there by the user's own trigger has no new one.
 #[conductor::test]
 async fn rows_whose_pairs_are_broken_are_paired_by_their_key(
-    test: TestConductor,
+    test: Listening,
 ) -> anyhow::Result<()> {
     prepared(&test).await?;
     run_sql(
@@ -215,7 +212,7 @@ async fn rows_whose_pairs_are_broken_are_paired_by_their_key(
 }
 
 #[conductor::test]
-async fn a_bulk_load_is_one_insert_and_wakes_once(test: TestConductor) -> anyhow::Result<()> {
+async fn a_bulk_load_is_one_insert_and_wakes_once(test: Listening) -> anyhow::Result<()> {
     prepared(&test).await?;
     run_sql(
         &test,

@@ -2,7 +2,7 @@
 
 use conductor::prelude::*;
 use conductor::testing::TestConductor;
-use conductor::{ExecutionInfo, Filter, RowOp, Status, Trigger};
+use conductor::{ExecutionInfo, Filter, Registry, RowOp, Status, Trigger};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,7 @@ pub struct User {
 
 /// Says what it was told.
 #[task(
+    linked = false,
     name = "rows.audit",
     on_insert("public.users"),
     on_update("public.users", columns = [email]),
@@ -55,6 +56,7 @@ async fn audit(ctx: &TaskContext, payload: RowChange<User>) -> anyhow::Result<St
 }
 
 #[task(
+    linked = false,
     name = "rows.upgraded",
     on_update("users", when = new.plan == "pro" && old.plan != new.plan, row = User)
 )]
@@ -76,7 +78,7 @@ struct KeylessRow {
     t: String,
 }
 
-#[task(name = "rows.keyless", on_update("keyless"))]
+#[task(linked = false, name = "rows.keyless", on_update("keyless"))]
 async fn keyless(_ctx: &TaskContext, payload: RowChange<KeylessRow>) -> anyhow::Result<String> {
     let (old, new) = (payload.old.unwrap(), payload.new.unwrap());
     Ok(format!("{}{} {}{}", old.n, old.t, new.n, new.t))
@@ -90,6 +92,7 @@ struct PartedRow {
 }
 
 #[task(
+    linked = false,
     name = "rows.parted",
     on_insert("parted"),
     on_update("parted"),
@@ -113,7 +116,12 @@ struct Child {
     user_id: Option<i64>,
 }
 
-#[task(name = "rows.children", on_update("children"), on_delete("children"))]
+#[task(
+    linked = false,
+    name = "rows.children",
+    on_update("children"),
+    on_delete("children")
+)]
 async fn children(_ctx: &TaskContext, payload: RowChange<Child>) -> anyhow::Result<String> {
     let user = |child: &Option<Child>| child.as_ref().and_then(|c| c.user_id).unwrap_or(-1);
     Ok(format!(
@@ -133,6 +141,7 @@ struct Odd {
 }
 
 #[task(
+    linked = false,
     name = "rows.odd'; drop table conductor.tasks; --",
     on_insert("\"Odd Schema\".\"x\"\"; drop table conductor.tasks; --\""),
     on_update(
@@ -146,7 +155,7 @@ async fn odd(_ctx: &TaskContext, payload: RowChange<Odd>) -> anyhow::Result<Stri
 }
 
 /// Wants nothing of the row; the table was created with a capital letter.
-#[task(name = "rows.mixed", on_insert("public.Mixed"))]
+#[task(linked = false, name = "rows.mixed", on_insert("public.Mixed"))]
 async fn mixed(_ctx: &TaskContext) -> anyhow::Result<()> {
     Ok(())
 }
@@ -165,7 +174,7 @@ pub struct Kind {
     pub u: Option<String>,
 }
 
-#[task(name = "rows.kinds", on_insert("kinds", when = m == "ok"), retry(max_attempts = 3))]
+#[task(linked = false, name = "rows.kinds", on_insert("kinds", when = m == "ok"), retry(max_attempts = 3))]
 async fn kinds(_ctx: &TaskContext, payload: RowChange<Kind>) -> anyhow::Result<Kind> {
     Ok(payload.new.unwrap())
 }
@@ -177,9 +186,22 @@ struct RawRow {
 }
 
 /// A filter on a column that filters cannot read everything of.
-#[task(name = "rows.raw", on_insert("kinds", when = id > 0))]
+#[task(linked = false, name = "rows.raw", on_insert("kinds", when = id > 0))]
 async fn raw(_ctx: &TaskContext, payload: RowChange<RawRow>) -> anyhow::Result<i32> {
     Ok(payload.new.unwrap().id)
+}
+
+pub(super) fn add(registry: Registry) -> Registry {
+    registry
+        .task::<Audit>()
+        .task::<Upgraded>()
+        .task::<Keyless>()
+        .task::<Parted>()
+        .task::<Children>()
+        .task::<OddTask>()
+        .task::<Mixed>()
+        .task::<Kinds>()
+        .task::<Raw>()
 }
 
 /// A database with the tables, and the triggers that a first start makes.

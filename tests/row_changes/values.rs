@@ -1,13 +1,13 @@
 //! The types of columns.
 
 use conductor::Status;
-use conductor::testing::TestConductor;
 
+use super::Listening;
 use super::tables::{Kind, of_task, outputs, prepared};
 use crate::support::run_sql;
 
 #[conductor::test]
-async fn columns_of_all_sorts_reach_the_task(test: TestConductor) -> anyhow::Result<()> {
+async fn columns_of_all_sorts_reach_the_task(test: Listening) -> anyhow::Result<()> {
     prepared(&test).await?;
     run_sql(
         &test,
@@ -57,9 +57,7 @@ async fn columns_of_all_sorts_reach_the_task(test: TestConductor) -> anyhow::Res
 }
 
 #[conductor::test]
-async fn a_value_that_the_struct_cannot_read_waits_alone(
-    test: TestConductor,
-) -> anyhow::Result<()> {
+async fn a_value_that_the_struct_cannot_read_waits_alone(test: Listening) -> anyhow::Result<()> {
     prepared(&test).await?;
     run_sql(
         &test,
@@ -83,7 +81,7 @@ async fn a_value_that_the_struct_cannot_read_waits_alone(
 
 #[conductor::test]
 async fn what_a_filter_cannot_read_is_false_and_disturbs_no_other_row(
-    test: TestConductor,
+    test: Listening,
 ) -> anyhow::Result<()> {
     prepared(&test).await?;
     run_sql(

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use conductor::prelude::*;
 use conductor::testing::TestConductor;
-use conductor::{Error, Field, RowOp, Status};
+use conductor::{Error, Field, Registry, RowOp, Status};
 
+use super::Listening;
 use super::tables::{OPS, User, installed, prepared};
 use crate::support::{eventually, number, run_sql, soon};
 
@@ -13,7 +14,11 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 const PLAN: Field<User, Option<String>> = Field::new(&["plan"]);
 
 /// Waits for so many changes; gives the ids of their rows.
-#[task(name = "rows.waits", retry(max_attempts = 2, backoff = "1s"))]
+#[task(
+    linked = false,
+    name = "rows.waits",
+    retry(max_attempts = 2, backoff = "1s")
+)]
 async fn row_waits(ctx: &TaskContext, op: RowOp, times: u32) -> anyhow::Result<Vec<i64>> {
     let mut ids = Vec::new();
     for time in 0..times {
@@ -32,7 +37,7 @@ async fn row_waits(ctx: &TaskContext, op: RowOp, times: u32) -> anyhow::Result<V
     Ok(ids)
 }
 
-#[task(name = "rows.impatient", retry(max_attempts = 1))]
+#[task(linked = false, name = "rows.impatient", retry(max_attempts = 1))]
 async fn row_impatient(ctx: &TaskContext) -> anyhow::Result<String> {
     let waited = ctx
         .wait_for_update::<User>("upgrade", "public.users")
@@ -46,7 +51,18 @@ async fn row_impatient(ctx: &TaskContext) -> anyhow::Result<String> {
     }
 }
 
-#[task(name = "rows.lost", retry(max_attempts = 5, backoff = "1s"))]
+pub(super) fn add(registry: Registry) -> Registry {
+    registry
+        .task::<RowWaits>()
+        .task::<RowImpatient>()
+        .task::<RowLost>()
+}
+
+#[task(
+    linked = false,
+    name = "rows.lost",
+    retry(max_attempts = 5, backoff = "1s")
+)]
 async fn row_lost(ctx: &TaskContext, table: String, column: String) -> anyhow::Result<()> {
     ctx.wait_for_update::<User>("never", table)
         .columns([column])
@@ -63,7 +79,7 @@ async fn waiting(test: &TestConductor, waits: i64) {
 
 #[conductor::test]
 async fn a_change_wakes_who_waits_and_later_waits_see_what_came_since_their_creation(
-    test: TestConductor,
+    test: Listening,
 ) -> anyhow::Result<()> {
     prepared(&test).await?;
     let mut runs = Vec::new();
@@ -108,7 +124,7 @@ async fn a_change_wakes_who_waits_and_later_waits_see_what_came_since_their_crea
 
 #[conductor::test]
 async fn a_change_in_an_open_transaction_is_seen_when_it_commits(
-    test: TestConductor,
+    test: Listening,
 ) -> anyhow::Result<()> {
     prepared(&test).await?;
     let first = test
@@ -146,7 +162,7 @@ async fn a_change_in_an_open_transaction_is_seen_when_it_commits(
 /// Another wait with other columns: whoever was writing the table when it began is waited for.
 #[conductor::test]
 async fn a_transaction_that_began_before_the_trigger_is_seen(
-    test: TestConductor,
+    test: Listening,
 ) -> anyhow::Result<()> {
     prepared(&test).await?;
     let worker = test.orchestrator().build()?.start().await?;
@@ -176,9 +192,7 @@ async fn a_transaction_that_began_before_the_trigger_is_seen(
 }
 
 #[conductor::test]
-async fn a_wait_ends_in_time_or_with_what_its_filter_wants(
-    test: TestConductor,
-) -> anyhow::Result<()> {
+async fn a_wait_ends_in_time_or_with_what_its_filter_wants(test: Listening) -> anyhow::Result<()> {
     prepared(&test).await?;
     run_sql(
         &test,
@@ -207,7 +221,7 @@ async fn a_wait_ends_in_time_or_with_what_its_filter_wants(
 
 #[conductor::test]
 async fn a_table_or_column_that_is_not_there_ends_the_execution(
-    test: TestConductor,
+    test: Listening,
 ) -> anyhow::Result<()> {
     prepared(&test).await?;
     let lost = |table: &str, column: &str| RowLost {
@@ -225,7 +239,7 @@ async fn a_table_or_column_that_is_not_there_ends_the_execution(
         ),
         (
             lost("keyless", "n"),
-            "has no column \"email\", which row_changes::tables::User reads",
+            "has no column \"email\", which suite::row_changes::tables::User reads",
         ),
         (lost("a.b.c", "n"), "is no table's name"),
     ] {
@@ -239,7 +253,7 @@ async fn a_table_or_column_that_is_not_there_ends_the_execution(
 }
 
 #[conductor::test]
-async fn without_ddl_a_wait_names_what_is_missing(test: TestConductor) -> anyhow::Result<()> {
+async fn without_ddl_a_wait_names_what_is_missing(test: Listening) -> anyhow::Result<()> {
     prepared(&test).await?;
     let lost = || RowLost {
         table: "\"Mixed\"".to_owned(),
@@ -268,7 +282,7 @@ async fn without_ddl_a_wait_names_what_is_missing(test: TestConductor) -> anyhow
 
 #[conductor::test]
 async fn a_watch_that_nobody_uses_goes_and_with_it_its_trigger(
-    test: TestConductor,
+    test: Listening,
 ) -> anyhow::Result<()> {
     prepared(&test).await?;
     run_sql(
@@ -304,7 +318,7 @@ async fn a_watch_that_nobody_uses_goes_and_with_it_its_trigger(
 
 /// Writers, waiters and a model: each waiter has each row once, in the order of the log.
 #[conductor::test]
-async fn concurrent_writers_lose_nothing(test: TestConductor) -> anyhow::Result<()> {
+async fn concurrent_writers_lose_nothing(test: Listening) -> anyhow::Result<()> {
     prepared(&test).await?;
     let worker = test.orchestrator().build()?.start().await?;
     let mut runs = vec![

@@ -6,10 +6,8 @@ use conductor::Worker;
 use conductor::testing::TestConductor;
 use sqlx::{Connection, Executor};
 
-use super::support::{eventually, number, run_sql, session};
-use super::{HOUR, ticks, word};
-use crate::Tick;
-use crate::support::to_half_past;
+use super::{HOUR, Tick, Ticking, ticks, word};
+use crate::support::{eventually, number, run_sql, session, to_half_past};
 
 /// Notes each call of `conductor.tick`: how many executions it was to make.
 async fn note_calls(test: &TestConductor) {
@@ -32,7 +30,7 @@ async fn note_calls(test: &TestConductor) {
 }
 
 #[conductor::test]
-async fn a_large_debt_is_settled_in_portions(test: TestConductor) -> anyhow::Result<()> {
+async fn a_large_debt_is_settled_in_portions(test: Ticking) -> anyhow::Result<()> {
     to_half_past(&test).await?;
     test.drain().await?;
     run_sql(
@@ -71,7 +69,7 @@ async fn a_large_debt_is_settled_in_portions(test: TestConductor) -> anyhow::Res
 }
 
 #[conductor::test]
-async fn who_finds_a_schedule_locked_asks_less_and_less(test: TestConductor) -> anyhow::Result<()> {
+async fn who_finds_a_schedule_locked_asks_less_and_less(test: Ticking) -> anyhow::Result<()> {
     to_half_past(&test).await?;
     for name in ["held", "free"] {
         test.schedule::<Tick>(name, "0 * * * *", word()).await?;

@@ -2,16 +2,14 @@
 
 use chrono::TimeDelta;
 use conductor::Missed;
-use conductor::testing::TestConductor;
 
 use super::deploys::deploy;
-use super::{HOUR, outputs, ticks, word};
-use crate::Tick;
+use super::{HOUR, Tick, Ticking, outputs, ticks, word};
 use crate::support::to_half_past;
 
 #[conductor::test]
 async fn the_ticks_that_an_old_rule_owes_are_settled_by_the_new_words(
-    test: TestConductor,
+    test: Ticking,
 ) -> anyhow::Result<()> {
     to_half_past(&test).await?;
     let all = [
@@ -50,7 +48,7 @@ async fn the_ticks_that_an_old_rule_owes_are_settled_by_the_new_words(
 
 #[conductor::test]
 async fn a_long_debt_is_settled_to_the_last_tick_and_the_new_rule_follows(
-    test: TestConductor,
+    test: Ticking,
 ) -> anyhow::Result<()> {
     to_half_past(&test).await?;
     test.schedule::<Tick>("long", "* * * * *", word()).await?;
@@ -75,18 +73,18 @@ async fn a_long_debt_is_settled_to_the_last_tick_and_the_new_rule_follows(
 }
 
 #[conductor::test]
-async fn a_deploy_over_owed_ticks_drops_none(test: TestConductor) -> anyhow::Result<()> {
+async fn a_deploy_over_owed_ticks_drops_none(test: Ticking) -> anyhow::Result<()> {
     to_half_past(&test).await?;
     test.drain().await?;
     test.advance(HOUR * 3).await?;
     let changed = |cron: &str, missed: &str| {
         format!(
-            r#"[{{"task": "from_tick", "name": "default", "owner": "conductor/schedules",
+            r#"[{{"task": "from_tick", "name": "default", "owner": "conductor/suite",
                  "cron": "{cron}", "timezone": "UTC", "missed": "{missed}", "overlap": "allow"}}]"#
         )
     };
     // A new version declares, and ends before it has ticked. Then this one starts again.
-    deploy(&test, "conductor/schedules", &changed("@yearly", "once")).await?;
+    deploy(&test, "conductor/suite", &changed("@yearly", "once")).await?;
     test.drain().await?;
     assert_eq!(outputs(&test, "from_tick").await?.len(), 3);
     test.advance(HOUR).await?;
@@ -97,16 +95,16 @@ async fn a_deploy_over_owed_ticks_drops_none(test: TestConductor) -> anyhow::Res
 
 #[conductor::test]
 async fn a_change_of_words_before_the_first_look_drops_no_tick(
-    test: TestConductor,
+    test: Ticking,
 ) -> anyhow::Result<()> {
     to_half_past(&test).await?;
     test.drain().await?;
     sqlx::raw_sql("delete from conductor.schedules")
         .execute(test.pool())
         .await?;
-    let declared = r#"[{"task": "from_tick", "name": "default", "owner": "conductor/schedules",
+    let declared = r#"[{"task": "from_tick", "name": "default", "owner": "conductor/suite",
         "cron": "0 * * * *", "timezone": "UTC", "missed": "once", "overlap": "skip"}]"#;
-    deploy(&test, "conductor/schedules", declared).await?;
+    deploy(&test, "conductor/suite", declared).await?;
     test.schedule::<Tick>("by hand", "0 * * * *", word())
         .await?;
     test.advance(HOUR * 3).await?;
@@ -121,7 +119,7 @@ async fn a_change_of_words_before_the_first_look_drops_no_tick(
 }
 
 #[conductor::test]
-async fn what_was_paused_owes_nothing_of_its_old_rule(test: TestConductor) -> anyhow::Result<()> {
+async fn what_was_paused_owes_nothing_of_its_old_rule(test: Ticking) -> anyhow::Result<()> {
     to_half_past(&test).await?;
     let hourly = || {
         test.schedule::<Tick>("r", "0 * * * *", word())

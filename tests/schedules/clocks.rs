@@ -3,18 +3,15 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use conductor::Missed;
-use conductor::testing::TestConductor;
 use uuid::Uuid;
 
 use super::processes::{Process, assert_whole};
-use super::support::{eventually, number};
-use super::{HOUR, outputs, ticks, word};
-use crate::Tick;
-use crate::support::to_half_past;
+use super::{HOUR, Tick, Ticking, outputs, ticks, word};
+use crate::support::{eventually, number, to_half_past};
 
 #[conductor::test]
 async fn processes_whose_clocks_are_hours_wrong_tick_by_the_databases(
-    test: TestConductor,
+    test: Ticking,
 ) -> anyhow::Result<()> {
     to_half_past(&test).await?;
     test.drain().await?;

@@ -2,18 +2,16 @@
 
 use conductor::testing::TestConductor;
 
-use super::support::eventually;
-use super::{HOUR, outputs, ticks, word};
-use crate::Tick;
-use crate::support::to_half_past;
+use super::{HOUR, Tick, Ticking, outputs, ticks, word};
+use crate::support::{eventually, to_half_past};
 
 /// This binary, as its schedules know it.
-const HERE: &str = "conductor/schedules";
+const HERE: &str = "conductor/suite";
 /// The schedules of this binary, less one, with another rule, and with one as it was.
 const NEXT_VERSION: &str = r#"[
-    {"task": "from_tick", "name": "default", "owner": "conductor/schedules", "cron": "15 * * * *",
+    {"task": "from_tick", "name": "default", "owner": "conductor/suite", "cron": "15 * * * *",
      "timezone": "UTC", "missed": "all", "overlap": "allow"},
-    {"task": "given", "name": "morning", "owner": "conductor/schedules", "cron": "0 6 * * *",
+    {"task": "given", "name": "morning", "owner": "conductor/suite", "cron": "0 6 * * *",
      "timezone": "Europe/Berlin", "missed": "once", "overlap": "allow"}]"#;
 
 /// Declares what another version, or another program, has.
@@ -35,9 +33,7 @@ async fn names(test: &TestConductor) -> anyhow::Result<Vec<String>> {
 }
 
 #[conductor::test]
-async fn a_deploy_changes_its_own_schedules_and_no_others(
-    test: TestConductor,
-) -> anyhow::Result<()> {
+async fn a_deploy_changes_its_own_schedules_and_no_others(test: Ticking) -> anyhow::Result<()> {
     test.drain().await?;
     test.schedule::<Tick>("by hand", "@daily", word()).await?;
     // Another service knows nothing of these tasks, and takes nothing away.
@@ -66,7 +62,7 @@ async fn a_deploy_changes_its_own_schedules_and_no_others(
 
 #[conductor::test]
 async fn what_a_new_version_drops_goes_with_the_last_process_that_has_it(
-    test: TestConductor,
+    test: Ticking,
 ) -> anyhow::Result<()> {
     to_half_past(&test).await?;
     let before = [
@@ -97,7 +93,7 @@ async fn what_a_new_version_drops_goes_with_the_last_process_that_has_it(
 
 #[conductor::test]
 async fn a_rollback_that_starts_the_old_version_keeps_what_the_new_one_dropped(
-    test: TestConductor,
+    test: Ticking,
 ) -> anyhow::Result<()> {
     to_half_past(&test).await?;
     let before = test.orchestrator().build()?.start().await?;
@@ -115,7 +111,7 @@ async fn a_rollback_that_starts_the_old_version_keeps_what_the_new_one_dropped(
 
 #[conductor::test]
 async fn a_task_that_moves_to_another_crate_takes_its_schedule_along(
-    test: TestConductor,
+    test: Ticking,
 ) -> anyhow::Result<()> {
     test.drain().await?;
     assert!(test.pause_schedule("from_tick", "default").await?);
@@ -132,7 +128,7 @@ async fn a_task_that_moves_to_another_crate_takes_its_schedule_along(
 }
 
 #[conductor::test]
-async fn a_good_deploy_ends_a_fault(test: TestConductor) -> anyhow::Result<()> {
+async fn a_good_deploy_ends_a_fault(test: Ticking) -> anyhow::Result<()> {
     to_half_past(&test).await?;
     test.drain().await?;
     test.schedule::<Tick>("by hand", "0 * * * *", word())

@@ -5,9 +5,8 @@ use std::time::Duration;
 use conductor::Orchestrator;
 use conductor::testing::TestConductor;
 
-use super::support::{Counted, eventually, run_sql};
-use super::{ticks, word};
-use crate::Tick;
+use super::{Tick, Ticking, tasks, ticks, word};
+use crate::support::{Counted, eventually, run_sql};
 
 const WATCHED: Duration = Duration::from_secs(12);
 
@@ -19,6 +18,7 @@ async fn looks(test: &TestConductor) -> anyhow::Result<i64> {
         .await;
     let counted = Counted::connect(test).await?;
     let worker = Orchestrator::builder(counted.conductor.clone())
+        .tasks(tasks())
         .build()?
         .start()
         .await?;
@@ -29,9 +29,9 @@ async fn looks(test: &TestConductor) -> anyhow::Result<i64> {
 
 #[conductor::test]
 async fn ten_thousand_schedules_cost_an_idle_worker_next_to_nothing(
-    many: TestConductor,
+    many: Ticking,
 ) -> anyhow::Result<()> {
-    let none = TestConductor::new().await?;
+    let none = Ticking::new().await?;
     for test in [&many, &none] {
         test.drain().await?;
         run_sql(test, "delete from conductor.schedules").await?;
@@ -55,7 +55,7 @@ async fn ten_thousand_schedules_cost_an_idle_worker_next_to_nothing(
 }
 
 #[conductor::test]
-async fn a_tick_starts_on_time(test: TestConductor) -> anyhow::Result<()> {
+async fn a_tick_starts_on_time(test: Ticking) -> anyhow::Result<()> {
     let worker = test.orchestrator().build()?.start().await?;
     let mut seen = Vec::new();
     // A busy machine may spoil some.

@@ -2,16 +2,14 @@
 
 use std::path::PathBuf;
 
-use conductor::testing::TestConductor;
 use conductor::{Conductor, Orchestrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
 
-use super::support::eventually;
-use super::{ticks, word};
-use crate::Tick;
+use super::{Tick, Ticking, tasks, ticks, word};
+use crate::support::eventually;
 
 /// Passes connections on to the server; those of the past can be made to say nothing any more.
 struct Network {
@@ -74,9 +72,7 @@ async fn pass(
 }
 
 #[conductor::test]
-async fn ticks_go_on_when_a_connection_says_nothing_any_more(
-    test: TestConductor,
-) -> anyhow::Result<()> {
+async fn ticks_go_on_when_a_connection_says_nothing_any_more(test: Ticking) -> anyhow::Result<()> {
     let direct: PgConnectOptions = test.url().parse()?;
     let network = Network::before(&direct).await?;
     let through = match direct.get_socket() {
@@ -94,6 +90,7 @@ async fn ticks_go_on_when_a_connection_says_nothing_any_more(
         .connect_with(through)
         .await?;
     let worker = Orchestrator::builder(Conductor::from_pool(pool))
+        .tasks(tasks())
         .build()?
         .start()
         .await?;

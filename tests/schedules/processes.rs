@@ -11,12 +11,10 @@ use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use uuid::Uuid;
 
+use super::{HOUR, Tick, Ticking, outputs, tasks, ticks, word};
 #[cfg(target_os = "linux")]
-use super::support::wrong_clock;
-use super::support::{eventually, number, run_sql, session};
-use super::{HOUR, outputs, ticks, word};
-use crate::Tick;
-use crate::support::to_half_past;
+use crate::support::wrong_clock;
+use crate::support::{eventually, number, run_sql, session, to_half_past};
 
 const URL: &str = "CONDUCTOR_SCHEDULES_PROCESS";
 const NAME: &str = "CONDUCTOR_SCHEDULES_PROCESS_NAME";
@@ -54,7 +52,11 @@ impl Process {
         let mut command = Command::new(std::env::current_exe().unwrap());
         prepare(&mut command);
         let child = command
-            .args(["--exact", "processes::works_until_killed", "--nocapture"])
+            .args([
+                "--exact",
+                "schedules::processes::works_until_killed",
+                "--nocapture",
+            ])
             .env(URL, test.url())
             .env(NAME, &name)
             // As most shells leave it.
@@ -100,6 +102,7 @@ async fn works_until_killed() -> anyhow::Result<()> {
         .connect_with(options.application_name(&name))
         .await?;
     Orchestrator::builder(Conductor::from_pool(pool))
+        .tasks(tasks())
         .heartbeat(HEARTBEAT, LEASE)
         .build()?
         .run()
@@ -127,7 +130,7 @@ pub(super) fn assert_whole(ticks: &[chrono::DateTime<chrono::Utc>]) {
 
 #[conductor::test]
 async fn eight_processes_and_two_hundred_ticks_make_two_hundred_executions(
-    test: TestConductor,
+    test: Ticking,
 ) -> anyhow::Result<()> {
     to_half_past(&test).await?;
     test.drain().await?;
@@ -157,7 +160,7 @@ async fn eight_processes_and_two_hundred_ticks_make_two_hundred_executions(
 }
 
 #[conductor::test]
-async fn a_tick_outlives_the_process_that_makes_it(test: TestConductor) -> anyhow::Result<()> {
+async fn a_tick_outlives_the_process_that_makes_it(test: Ticking) -> anyhow::Result<()> {
     to_half_past(&test).await?;
     test.drain().await?;
     test.schedule::<Tick>("killed", "0 * * * *", word())
@@ -220,9 +223,7 @@ async fn a_tick_outlives_the_process_that_makes_it(test: TestConductor) -> anyho
 }
 
 #[conductor::test]
-async fn after_a_pause_of_the_whole_system_missed_decides(
-    test: TestConductor,
-) -> anyhow::Result<()> {
+async fn after_a_pause_of_the_whole_system_missed_decides(test: Ticking) -> anyhow::Result<()> {
     to_half_past(&test).await?;
     test.drain().await?;
     let all = [

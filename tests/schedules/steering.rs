@@ -3,17 +3,14 @@
 use std::sync::Arc;
 
 use conductor::prelude::*;
-use conductor::testing::TestConductor;
 use conductor::{Error, Overlap};
 
-use super::support::{Gate, count, eventually};
-use super::{HOUR, outputs, ticks};
-use crate::Given;
-use crate::support::to_half_past;
+use super::{Given, HOUR, Ticking, outputs, ticks};
+use crate::support::{Gate, count, eventually, to_half_past};
 
 #[conductor::test]
 async fn a_static_schedule_rests_over_starts_until_it_is_resumed(
-    test: TestConductor,
+    test: Ticking,
 ) -> anyhow::Result<()> {
     to_half_past(&test).await?;
     test.drain().await?;
@@ -36,7 +33,7 @@ async fn a_static_schedule_rests_over_starts_until_it_is_resumed(
 
 #[conductor::test]
 async fn a_static_schedule_is_triggered_with_the_payload_of_its_code(
-    test: TestConductor,
+    test: Ticking,
 ) -> anyhow::Result<()> {
     test.drain().await?;
     let id = test
@@ -58,9 +55,7 @@ async fn a_static_schedule_is_triggered_with_the_payload_of_its_code(
 }
 
 #[conductor::test]
-async fn a_static_and_a_dynamic_schedule_of_one_name_are_two(
-    test: TestConductor,
-) -> anyhow::Result<()> {
+async fn a_static_and_a_dynamic_schedule_of_one_name_are_two(test: Ticking) -> anyhow::Result<()> {
     to_half_past(&test).await?;
     let by_hand = Given {
         word: "by hand".to_owned(),
@@ -88,16 +83,16 @@ async fn a_static_and_a_dynamic_schedule_of_one_name_are_two(
     Ok(())
 }
 
-#[task]
-async fn gated(ctx: &TaskContext) -> anyhow::Result<()> {
+#[task(linked = false)]
+pub(super) async fn gated(ctx: &TaskContext) -> anyhow::Result<()> {
     ctx.state::<Arc<Gate>>().pass().await;
     Ok(())
 }
 
 #[conductor::test]
-async fn a_tick_is_left_out_while_the_one_before_runs(test: TestConductor) -> anyhow::Result<()> {
+async fn a_tick_is_left_out_while_the_one_before_runs(test: Ticking) -> anyhow::Result<()> {
     let gate = Gate::new();
-    let test = test.state(Arc::clone(&gate));
+    let test = test.0.state(Arc::clone(&gate));
     to_half_past(&test).await?;
     test.schedule::<Gated>("alone", "0 * * * *", ())
         .overlap(Overlap::Skip)

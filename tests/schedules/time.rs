@@ -4,15 +4,12 @@ use chrono::{DateTime, Datelike, Days, NaiveDate, NaiveTime, TimeDelta, Utc, Wee
 use conductor::Missed;
 use conductor::testing::TestConductor;
 
-use super::support::{eventually, number, run_sql};
-use super::{HOUR, ticks, word};
-use crate::Tick;
+use super::{HOUR, Tick, Ticking, ticks, word};
+use crate::support::{eventually, number, run_sql};
 
 /// The database's clock goes hours before or after that of the workers' machine.
 #[conductor::test]
-async fn a_wrong_clock_of_the_workers_machine_moves_no_tick(
-    test: TestConductor,
-) -> anyhow::Result<()> {
+async fn a_wrong_clock_of_the_workers_machine_moves_no_tick(test: Ticking) -> anyhow::Result<()> {
     for hours in [9, -18] {
         run_sql(
             &test,
@@ -95,7 +92,7 @@ async fn around(
 
 #[conductor::test]
 async fn daylight_saving_moves_ticks_by_the_rules_of_their_zone(
-    test: TestConductor,
+    test: Ticking,
 ) -> anyhow::Result<()> {
     let year = test.now().await?.year() + 1;
     // 2:00 becomes 3:00, or 3:00 becomes 2:00; in New York 2:00 becomes 1:00.

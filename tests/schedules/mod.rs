@@ -1,39 +1,61 @@
-//! G10 for the schedules that code declares. Its own binary: its tasks tick in every database on
-//! which one of its workers starts.
-#![allow(clippy::unwrap_used, unreachable_pub)]
+//! G10 for the schedules that code declares. Their tasks are not linked, because they would tick in every database
+//! on which another test starts a worker: each test has a registry of its own.
 
-#[path = "schedules/backlog.rs"]
 mod backlog;
-#[path = "schedules/changes.rs"]
 mod changes;
-#[path = "schedules/clocks.rs"]
 mod clocks;
-#[path = "schedules/deploys.rs"]
 mod deploys;
-#[path = "schedules/idle.rs"]
 mod idle;
-#[path = "schedules/network.rs"]
 mod network;
-#[path = "schedules/processes.rs"]
 mod processes;
-#[path = "schedules/steering.rs"]
 mod steering;
-#[allow(dead_code, unused_imports)]
-mod support;
-#[path = "schedules/time.rs"]
 mod time;
 
+use std::ops::Deref;
 use std::time::Duration;
 
-use crate::support::to_half_past;
 use chrono::{DateTime, Utc};
-use conductor::Trigger;
 use conductor::prelude::*;
-use conductor::testing::TestConductor;
+use conductor::testing::{FromTest, TestConductor};
+use conductor::{Registry, Trigger};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::support::to_half_past;
+
 const HOUR: Duration = Duration::from_secs(60 * 60);
+
+/// A database of a test's own, on which these tasks run.
+struct Ticking(TestConductor);
+
+impl Ticking {
+    async fn new() -> anyhow::Result<Self> {
+        Ok(Self(TestConductor::new().await?.tasks(tasks())))
+    }
+}
+
+impl FromTest for Ticking {
+    fn from_test(test: TestConductor) -> (Self, Option<TestConductor>) {
+        (Self(test.tasks(tasks())), None)
+    }
+}
+
+impl Deref for Ticking {
+    type Target = TestConductor;
+
+    fn deref(&self) -> &TestConductor {
+        &self.0
+    }
+}
+
+fn tasks() -> Registry {
+    Registry::new()
+        .task::<FromTick>()
+        .task::<Given>()
+        .task::<Panics>()
+        .task::<Tick>()
+        .task::<steering::Gated>()
+}
 
 /// A payload that comes from the tick.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -49,7 +71,11 @@ impl From<CronTick> for Day {
     }
 }
 
-#[task(cron("0 * * * *", missed = "all"), keep(completed = "30d"))]
+#[task(
+    linked = false,
+    cron("0 * * * *", missed = "all"),
+    keep(completed = "30d")
+)]
 async fn from_tick(ctx: &TaskContext, payload: Day) -> anyhow::Result<bool> {
     Ok(
         matches!(ctx.trigger(), Trigger::Schedule { scheduled_at, .. } if *scheduled_at == payload.at),
@@ -57,6 +83,7 @@ async fn from_tick(ctx: &TaskContext, payload: Day) -> anyhow::Result<bool> {
 }
 
 #[task(
+    linked = false,
     cron("0 6 * * *", name = "morning", tz = "Europe/Berlin", payload = Given { word: "good morning".to_owned() }),
     cron("0 20 * * *", name = "evening", tz = "Europe/Berlin", payload = Given { word: "good evening".to_owned() })
 )]
@@ -67,7 +94,7 @@ async fn given(ctx: &TaskContext, word: String) -> anyhow::Result<String> {
     })
 }
 
-#[task(cron("30 * * * *", payload = broken()))]
+#[task(linked = false, cron("30 * * * *", payload = broken()))]
 async fn panics(_ctx: &TaskContext, n: i64) -> anyhow::Result<i64> {
     Ok(n)
 }
@@ -86,7 +113,7 @@ async fn outputs(test: &TestConductor, task: &str) -> anyhow::Result<Vec<String>
 }
 
 #[conductor::test]
-async fn ticks_come_with_their_payloads(test: TestConductor) -> anyhow::Result<()> {
+async fn ticks_come_with_their_payloads(test: Ticking) -> anyhow::Result<()> {
     to_half_past(&test).await?;
     test.drain().await?;
     for _ in 0..24 {
@@ -103,9 +130,7 @@ async fn ticks_come_with_their_payloads(test: TestConductor) -> anyhow::Result<(
 }
 
 #[conductor::test]
-async fn a_tick_whose_payload_cannot_be_made_ends_as_failed(
-    test: TestConductor,
-) -> anyhow::Result<()> {
+async fn a_tick_whose_payload_cannot_be_made_ends_as_failed(test: Ticking) -> anyhow::Result<()> {
     to_half_past(&test).await?;
     test.drain().await?;
     test.advance(HOUR).await?;
@@ -125,9 +150,7 @@ async fn a_tick_whose_payload_cannot_be_made_ends_as_failed(
 }
 
 #[conductor::test]
-async fn a_payload_that_can_be_made_later_is_that_of_the_tick(
-    test: TestConductor,
-) -> anyhow::Result<()> {
+async fn a_payload_that_can_be_made_later_is_that_of_the_tick(test: Ticking) -> anyhow::Result<()> {
     test.drain().await?;
     // What a worker says that could not make it.
     sqlx::raw_sql(
@@ -144,7 +167,7 @@ async fn a_payload_that_can_be_made_later_is_that_of_the_tick(
 
 #[conductor::test]
 async fn while_nobody_lives_nothing_ticks_and_all_is_made_up_for(
-    test: TestConductor,
+    test: Ticking,
 ) -> anyhow::Result<()> {
     to_half_past(&test).await?;
     test.drain().await?;
@@ -156,7 +179,7 @@ async fn while_nobody_lives_nothing_ticks_and_all_is_made_up_for(
 }
 
 /// What dynamic schedules invoke.
-#[task(keep(completed = "30d"))]
+#[task(linked = false, keep(completed = "30d"))]
 async fn tick(_ctx: &TaskContext, word: String) -> anyhow::Result<String> {
     Ok(word)
 }
