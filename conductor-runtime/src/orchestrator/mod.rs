@@ -133,7 +133,8 @@ impl Orchestrator {
     ///
     /// # Errors
     /// - Those of [`start`](Self::start) and [`Handle::drained`].
-    /// - [`Error::Schema`] if it had to end for a newer build that applies a breaking migration.
+    /// - [`Error::Schema`](crate::error::Error::Schema) if it had to end for a newer build that applies a breaking
+    ///   migration.
     pub async fn drain(self) -> Result<()> {
         self.drain_on(None).await
     }
@@ -162,9 +163,11 @@ impl Orchestrator {
     /// which end with the [`Handle`].
     ///
     /// # Errors
-    /// - [`Error::Refused`] if a task's queue has no worker in any living process, if a task listens to a table or
-    ///   column that does not exist, or if a [strict](Builder::strict) start finds something.
-    /// - [`Error::Locked`] if a table is locked for so long that its trigger cannot be created.
+    /// - [`Error::Refused`](crate::error::Error::Refused) if a task's queue has no worker in any living process, if a
+    ///   task listens to a table or column that does not exist, or if a [strict](Builder::strict) start finds
+    ///   something.
+    /// - [`Error::Locked`](crate::error::Error::Locked) if a table is locked for so long that its trigger cannot be
+    ///   created.
     /// - Those of [`Conductor::connect`].
     pub async fn start(self) -> Result<Handle> {
         self.launch(None, None, None).await
