@@ -13,7 +13,7 @@ pub struct Applied {
     functions: Option<Functions>,
 }
 
-#[derive(Debug, sqlx::FromRow)]
+#[derive(Debug)]
 struct Row {
     id: i32,
     breaking: bool,
@@ -152,7 +152,7 @@ pub async fn applied(connection: &mut PgConnection) -> Result<Applied> {
     let ids: Vec<i32> = migrations().iter().map(|m| m.id).collect();
     let checksums: Vec<String> = migrations().iter().map(Migration::checksum).collect();
     // The table of an early schema does not have this column.
-    let rows = sqlx::query_as(
+    let rows: Vec<(i32, bool, Option<bool>)> = sqlx::query_as(
         "select m.id, coalesce((to_jsonb(m)->>'breaking')::boolean, true) as breaking,
                 m.checksum = known.checksum as same
            from conductor.migrations m
@@ -163,8 +163,11 @@ pub async fn applied(connection: &mut PgConnection) -> Result<Applied> {
     .bind(checksums)
     .fetch_all(&mut *connection)
     .await?;
+    let rows = rows.into_iter();
     Ok(Applied {
-        migrations: rows,
+        migrations: rows
+            .map(|(id, breaking, same)| Row { id, breaking, same })
+            .collect(),
         functions: match tables.try_get(1)? {
             true => applied_functions(connection).await?,
             false => None,

@@ -7,7 +7,6 @@ use super::interpreter::Seen;
 use super::oracle::{End, Expected, Oracle, Times};
 use crate::support::number;
 
-#[derive(sqlx::FromRow)]
 struct Ended {
     path: String,
     state: String,
@@ -34,12 +33,22 @@ pub async fn differences(
     oracle: &Oracle,
     crashed: bool,
 ) -> anyhow::Result<Vec<String>> {
-    let executions: Vec<Ended> = sqlx::query_as(
+    let executions: Vec<(String, String, i32, Option<String>, Option<String>)> = sqlx::query_as(
         "select payload ->> 'path' as path, state, failures, output::text as output, error
            from conductor.executions where task = 'model.run' order by id",
     )
     .fetch_all(test.pool())
     .await?;
+    let executions = executions.into_iter();
+    let executions: Vec<Ended> = executions
+        .map(|(path, state, failures, output, error)| Ended {
+            path,
+            state,
+            failures,
+            output,
+            error,
+        })
+        .collect();
     let rows: Vec<(String, i64, i64)> =
         sqlx::query_as("select name, number, trace from effects order by number")
             .fetch_all(test.pool())

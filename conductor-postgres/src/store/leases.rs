@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::postgres::types::PgInterval;
 use sqlx::postgres::{PgArguments, PgDatabaseError, Postgres};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, PgConnection, Row};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row, Transaction};
 
 use crate::sqlstate::SCHEMA_TOO_NEW;
 use crate::{Database, Patience, latest_version};
@@ -36,6 +36,14 @@ pub struct Beat {
     pub held: bool,
     /// The breaking migration for which processes must end, if one is about to be applied.
     pub drain_for: Option<i32>,
+}
+
+/// Begins a transaction with these words, on a connection that is in no pool.
+pub async fn begin(
+    connection: &mut PgConnection,
+    words: String,
+) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
+    connection.begin_with(AssertSqlSafe(words)).await
 }
 
 /// Takes a lease under a new id, in a transaction of mode [`MODE`].

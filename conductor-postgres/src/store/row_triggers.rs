@@ -3,17 +3,19 @@
 use sqlx::postgres::types::Oid;
 use sqlx::types::JsonValue;
 
+use super::columns::columns;
 use crate::{Alone, Database};
 
-/// A trigger that neither a task nor a wait needs.
-#[derive(Debug, sqlx::FromRow)]
-pub struct Unneeded {
-    /// Its table.
-    pub relation: Oid,
-    /// The change that fires it.
-    pub op: String,
-    /// The name of its table.
-    pub table_name: String,
+columns! {
+    /// A trigger that neither a task nor a wait needs.
+    pub struct Unneeded {
+        /// Its table.
+        pub relation: Oid,
+        /// The change that fires it.
+        pub op: String,
+        /// The name of its table.
+        pub table_name: String,
+    }
 }
 
 /// Declares the changes of rows that start tasks of a program, and removes those of its crates

@@ -5,6 +5,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::claim::{Claim, ClaimColumns};
+use super::columns::columns;
 use crate::{Alone, Database};
 
 /// Suspensions as the columns of a statement: the executions, and the waits of all of them.
@@ -192,19 +193,20 @@ pub async fn wait_beside(
     .await
 }
 
-/// The state of a wait beside a running step.
-#[derive(Debug, sqlx::FromRow)]
-pub struct WaitState {
-    /// The execution that waits.
-    pub execution_id: Uuid,
-    /// The key of the wait.
-    pub key: String,
-    /// What came, as JSON.
-    pub value: Option<String>,
-    /// When it came, in microseconds of the database's clock.
-    pub at: Option<i64>,
-    /// How long until the deadline, in milliseconds.
-    pub left_ms: Option<i64>,
+columns! {
+    /// The state of a wait beside a running step.
+    pub struct WaitState {
+        /// The execution that waits.
+        pub execution_id: Uuid,
+        /// The key of the wait.
+        pub key: String,
+        /// What came, as JSON.
+        pub value: Option<String>,
+        /// When it came, in microseconds of the database's clock.
+        pub at: Option<i64>,
+        /// How long until the deadline, in milliseconds.
+        pub left_ms: Option<i64>,
+    }
 }
 
 /// Returns the state of these waits, whose executions run under these claims.

@@ -5,43 +5,45 @@ use sqlx::PgConnection;
 use sqlx::types::JsonValue;
 use uuid::Uuid;
 
+use super::columns::columns;
 use crate::{Alone, Database};
 
-/// A schedule that is due; a row without an id has the time.
-#[derive(Debug, sqlx::FromRow)]
-pub struct DueRow {
-    /// The schedule; `None` in the row that has the time.
-    pub id: Option<i64>,
-    /// Changes with every tick, so that each is written once.
-    pub version: Option<i64>,
-    /// The task that it invokes.
-    pub task: Option<String>,
-    /// Its name within the task.
-    pub name: Option<String>,
-    /// Its rule.
-    pub cron: Option<String>,
-    /// The time zone of the rule.
-    pub timezone: Option<String>,
-    /// The rule before the last change, whose ticks may still be owed.
-    pub former_cron: Option<String>,
-    /// The time zone of that rule.
-    pub former_timezone: Option<String>,
-    /// What happens to missed ticks.
-    pub missed: Option<String>,
-    /// The payload of a dynamic schedule; that of a declared one is computed by its code.
-    pub payload: Option<String>,
-    /// The tick that is due.
-    pub next_at: Option<DateTime<Utc>>,
-    /// The time from which the rule counts.
-    pub planned_from: Option<DateTime<Utc>>,
-    /// The time.
-    pub now: DateTime<Utc>,
-    /// How far tests have moved the clock.
-    pub shift_ms: Option<i64>,
-    /// How long it takes until the next schedule is due.
-    pub next_due_ms: Option<i64>,
-    /// Whether ticks wait for one another.
-    pub queued: Option<bool>,
+columns! {
+    /// A schedule that is due; a row without an id has the time.
+    pub struct DueRow {
+        /// The schedule; `None` in the row that has the time.
+        pub id: Option<i64>,
+        /// Changes with every tick, so that each is written once.
+        pub version: Option<i64>,
+        /// The task that it invokes.
+        pub task: Option<String>,
+        /// Its name within the task.
+        pub name: Option<String>,
+        /// Its rule.
+        pub cron: Option<String>,
+        /// The time zone of the rule.
+        pub timezone: Option<String>,
+        /// The rule before the last change, whose ticks may still be owed.
+        pub former_cron: Option<String>,
+        /// The time zone of that rule.
+        pub former_timezone: Option<String>,
+        /// What happens to missed ticks.
+        pub missed: Option<String>,
+        /// The payload of a dynamic schedule; that of a declared one is computed by its code.
+        pub payload: Option<String>,
+        /// The tick that is due.
+        pub next_at: Option<DateTime<Utc>>,
+        /// The time from which the rule counts.
+        pub planned_from: Option<DateTime<Utc>>,
+        /// The time.
+        pub now: DateTime<Utc>,
+        /// How far tests have moved the clock.
+        pub shift_ms: Option<i64>,
+        /// How long it takes until the next schedule is due.
+        pub next_due_ms: Option<i64>,
+        /// Whether ticks wait for one another.
+        pub queued: Option<bool>,
+    }
 }
 
 /// What to write for schedules that were due, as columns. The first four have an element for each
@@ -66,25 +68,26 @@ pub struct TickColumns {
     pub payloads: Vec<Option<String>>,
 }
 
-/// A schedule with its next tick.
-#[derive(Debug, sqlx::FromRow)]
-pub struct Planned {
-    /// The schedule.
-    pub id: i64,
-    /// Changes with every tick.
-    pub version: i64,
-    /// The task that it invokes.
-    pub task: String,
-    /// Its name within the task.
-    pub name: String,
-    /// Its rule.
-    pub cron: String,
-    /// The time zone of the rule.
-    pub timezone: String,
-    /// Its next tick.
-    pub next_at: DateTime<Utc>,
-    /// The time.
-    pub now: DateTime<Utc>,
+columns! {
+    /// A schedule with its next tick.
+    pub struct Planned {
+        /// The schedule.
+        pub id: i64,
+        /// Changes with every tick.
+        pub version: i64,
+        /// The task that it invokes.
+        pub task: String,
+        /// Its name within the task.
+        pub name: String,
+        /// Its rule.
+        pub cron: String,
+        /// The time zone of the rule.
+        pub timezone: String,
+        /// Its next tick.
+        pub next_at: DateTime<Utc>,
+        /// The time.
+        pub now: DateTime<Utc>,
+    }
 }
 
 /// Declares the schedules of a program, and removes those of its crates (`owners`) that it no longer

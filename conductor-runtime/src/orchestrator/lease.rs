@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use conductor_postgres::store::leases::{self, Beat, Identity};
 use conductor_postgres::{Database, connect, latest_version, too_new};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::PgConnection;
 use tokio::sync::{Notify, watch};
 
 use super::channels::Channels;
@@ -116,9 +116,7 @@ impl Line {
 
     async fn start(&mut self, identity: &Identity, times: LeaseTimes) -> Result<i64, sqlx::Error> {
         let mut connection = self.connection().await?;
-        let mut tx = connection
-            .begin_with(AssertSqlSafe(self.begin.clone()))
-            .await?;
+        let mut tx = leases::begin(&mut connection, self.begin.clone()).await?;
         let id = leases::start(&mut tx, identity, times.lease).await?;
         tx.commit().await?;
         self.connection = Some(connection);
