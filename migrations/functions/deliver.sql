@@ -46,6 +46,9 @@ begin
         select id from unnest(v_alive) as id
          where not exists (select from conductor.event_revisits r
                             where r.execution_id = id and r.name = p_name));
+    if cardinality(v_alive) = cardinality(p_wanted) then
+        return v_alive;
+    end if;
     v_missed := array(
         select l.id from conductor.live_executions l
          where l.id = any (p_wanted) and l.id <> all (v_alive) order by l.id);
@@ -69,12 +72,9 @@ returns integer[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_claims jsonb;
     v_woken uuid[];
     v_queues integer[];
 begin
-    v_claims := (select jsonb_object_agg(l.id, l.claim)
-                   from conductor.live_executions l where l.id = any (p_alive));
     with taken as (
         delete from conductor.waits w
          using (select distinct on (o.execution_id) o.place
@@ -98,28 +98,31 @@ begin
         select t.execution_id, t.key, t.kind,
                json_build_object('event', p_event.event_id, 'emitted_at', p_event.emitted_at,
                                  'payload', p_event.payload), p_now, p_event.at,
-               (v_claims->>t.execution_id::text)::integer, p_event.event_id, p_event.emitted_at,
+               (select l.claim from conductor.live_executions l where l.id = t.execution_id limit 1), p_event.event_id, p_event.emitted_at,
                conductor.filter_number(p_name, t.event_filter), t.input
           from taken t
             on conflict (execution_id, key) do nothing
     )
     select array_agg(t.execution_id) into v_woken from taken t;
-    update conductor.event_watches w set woken = w.woken || v_woken
-     where w.event_id = p_event.event_id and v_woken is not null;
-    with due as (
-        update conductor.live_executions l set run_at = p_now, postponed = false
-         where l.id = any (v_woken) and l.state = 'suspended' and l.run_at > p_now
-        returning l.queue_id
-    )
-    select array_agg(distinct d.queue_id) into v_queues from due d;
+    if v_woken is not null then
+        update conductor.event_watches w set woken = w.woken || v_woken where w.event_id = p_event.event_id;
+        with due as (
+            update conductor.live_executions l set run_at = p_now, postponed = false
+             where l.id = any (v_woken) and l.state = 'suspended' and l.run_at > p_now
+            returning l.queue_id
+        )
+        select array_agg(distinct d.queue_id) into v_queues from due d;
+    end if;
     -- Waits of executions that have ended are removed when an event meets them.
-    delete from conductor.waits w
-     using unnest(p_executions, p_keys) as g(execution_id, key)
-     cross join lateral (
-           select k.ctid as place from conductor.waits k
-            where k.execution_id = g.execution_id and k.key = g.key limit 1) o
-     where w.ctid = o.place
-       and (select true from conductor.live_executions l where l.id = g.execution_id limit 1) is null;
+    if not p_executions <@ p_alive then
+        delete from conductor.waits w
+         using unnest(p_executions, p_keys) as g(execution_id, key)
+         cross join lateral (
+               select k.ctid as place from conductor.waits k
+                where k.execution_id = g.execution_id and k.key = g.key limit 1) o
+         where w.ctid = o.place
+           and (select true from conductor.live_executions l where l.id = g.execution_id limit 1) is null;
+    end if;
     return v_queues;
 end
 $$;
