@@ -53,7 +53,7 @@ pub(crate) async fn emit(command: Emit, url: Option<&str>, program: &Program) ->
 }
 
 /// Prints which executions an event started and woke.
-fn tell(name: &str, effect: &EventEffect, patience: Duration, program: &Program) -> Done {
+fn tell(name: &str, effect: &EventEffect, budget: Duration, program: &Program) -> Done {
     let mut lines = vec![effect.id.to_string()];
     for (what, affected) in [("started", &effect.started), ("woke", &effect.woken)] {
         lines.extend(affected.iter().map(|affected| {
@@ -68,7 +68,7 @@ fn tell(name: &str, effect: &EventEffect, patience: Duration, program: &Program)
             format!(
                 "within {} not all who wait for {name:?} could be looked at: a worker does that; is \
                  one running? Start one: {}",
-                humantime::format_duration(patience),
+                humantime::format_duration(budget),
                 program.call()
             ),
         ));

@@ -17,7 +17,7 @@ mod migrate;
 mod migrations;
 mod notifier;
 mod outage;
-mod patience;
+mod retry_budget;
 mod read_only;
 mod session;
 mod timings;
@@ -42,8 +42,8 @@ pub use migrations::pretended;
 pub use migrations::{Migration, functions, latest_version, migrations};
 pub use notifier::Notifier;
 pub use outage::Outage;
-pub use patience::{Patience, living};
 pub use read_only::ReadOnly;
+pub use retry_budget::{RetryBudget, living};
 pub use session::{Session, no_answer};
 pub use timings::{ANSWER, OUTAGE};
 

@@ -68,9 +68,9 @@ pub async fn migrate(database: &Database, deadline: Duration, begin_anew: &str) 
         if !locked(&mut tx).await? {
             let holders = holders(&mut tx).await?;
             tx.end().await?;
-            let patience = deadline.max(PATIENCE);
-            if began.elapsed() >= patience {
-                return Err(kept_out(&holders, patience));
+            let budget = deadline.max(PATIENCE);
+            if began.elapsed() >= budget {
+                return Err(kept_out(&holders, budget));
             }
             tokio::time::sleep(LOOK_EVERY).await;
             continue;

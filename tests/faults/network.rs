@@ -108,11 +108,8 @@ async fn faults_gives_up(ctx: &TaskContext) -> anyhow::Result<bool> {
     let order = ctx.state::<Arc<Order>>();
     order.asked.notify_one();
     order.fail.notified().await;
-    let patience = Duration::from_millis(300);
-    let begun = tokio::time::timeout(
-        patience,
-        ctx.transaction("book", async |_tx| anyhow::Ok(())),
-    );
+    let budget = Duration::from_millis(300);
+    let begun = tokio::time::timeout(budget, ctx.transaction("book", async |_tx| anyhow::Ok(())));
     let in_time = begun.await.is_ok();
     order.asked.notify_one();
     Ok(in_time)

@@ -62,7 +62,7 @@ pub enum Op {
     LongSleep,
 }
 
-/// Whether it cannot end before whoever waits for it loses patience.
+/// Whether it cannot end before whoever waits for it loses budget.
 pub fn is_late(program: &[Op]) -> bool {
     program.iter().any(|op| match op {
         Op::LongSleep => true,

@@ -15,6 +15,8 @@ struct Ended {
     error: Option<String>,
 }
 
+type EndedRow = (String, String, i32, Option<String>, Option<String>);
+
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let told = self.output.as_deref().or(self.error.as_deref());
@@ -33,7 +35,7 @@ pub async fn differences(
     oracle: &Oracle,
     crashed: bool,
 ) -> anyhow::Result<Vec<String>> {
-    let executions: Vec<(String, String, i32, Option<String>, Option<String>)> = sqlx::query_as(
+    let executions: Vec<EndedRow> = sqlx::query_as(
         "select payload ->> 'path' as path, state, failures, output::text as output, error
            from conductor.executions where task = 'model.run' order by id",
     )

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::columns::columns;
 use crate::error::Error;
-use crate::{Alone, Database, Patience};
+use crate::{Alone, Database, RetryBudget};
 
 /// Executions to be created: a column for each option, with an element for each execution.
 #[derive(Debug)]
@@ -110,7 +110,7 @@ pub async fn invoke_many(
 /// Deadlocks are retried, too: parents are locked before their children, but recovery locks in another order.
 pub async fn cancel(
     database: &Database,
-    patience: Patience,
+    budget: RetryBudget,
     id: Uuid,
     reason: Option<&str>,
 ) -> Result<bool, Error> {
@@ -119,7 +119,7 @@ pub async fn cancel(
             .bind(id)
             .bind(reason)
     };
-    let cancelled = patience.retry(database, cancel).await?;
+    let cancelled = budget.retry(database, cancel).await?;
     Ok(cancelled.unwrap_or_default())
 }
 
@@ -134,11 +134,11 @@ pub async fn retry(database: &Database, id: Uuid) -> Result<Option<Uuid>, sqlx::
 /// Returns the state of an execution, whose end will be notified; `None` if it is unknown.
 pub async fn watch(
     database: &Database,
-    patience: &Patience,
+    budget: &RetryBudget,
     id: Uuid,
 ) -> Result<Option<Watched>, sqlx::Error> {
     let watch = sqlx::query_as("select state, task, output, error from conductor.watch($1)");
-    patience.ask(database, watch.bind(id)).await
+    budget.ask(database, watch.bind(id)).await
 }
 
 /// Returns why an execution does not run, as JSON.

@@ -8,7 +8,7 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row, Transaction};
 
 use crate::sqlstate::SCHEMA_TOO_NEW;
-use crate::{Database, Patience, latest_version};
+use crate::{Database, RetryBudget, latest_version};
 
 /// The mode of a transaction that takes a lease. In a stricter mode, the query for newer migrations
 /// would use a snapshot that is older than the lock.
@@ -103,11 +103,11 @@ pub async fn give_up_within(
     id: i64,
     most: Duration,
 ) -> Result<(), sqlx::Error> {
-    let mut patience = Patience::new(most);
+    let mut budget = RetryBudget::new(most);
     loop {
-        match patience.ask(database, stop(id)).await {
+        match budget.ask(database, stop(id)).await {
             Ok(_) => return Ok(()),
-            Err(error) if patience.again(&error).await => {}
+            Err(error) if budget.may_retry(&error).await => {}
             Err(error) => return Err(error),
         }
     }

@@ -61,7 +61,7 @@ pub struct Watch<'a> {
     /// Whether to create a missing trigger.
     pub ddl: bool,
     /// How long to wait for the table's lock.
-    pub patience: PgInterval,
+    pub budget: PgInterval,
 }
 
 /// Returns the triggers that exist, and those that tasks and waits of the database need.
@@ -111,19 +111,19 @@ pub async fn faults(database: &Database) -> Result<Vec<Fault>, sqlx::Error> {
     .await
 }
 
-/// Creates the trigger of an operation, unless it exists. Waits at most `patience` for the table's lock.
+/// Creates the trigger of an operation, unless it exists. Waits at most `budget` for the table's lock.
 ///
 /// Raises `INVALID_ARGUMENT`, `INSUFFICIENT_PRIVILEGE`, `LOCK_NOT_AVAILABLE`; `DEADLOCK_DETECTED` is possible.
 pub async fn install(
     database: &Database,
     relation: Oid,
     op: &str,
-    patience: PgInterval,
+    budget: PgInterval,
 ) -> Result<(), sqlx::Error> {
     let install = sqlx::query("select conductor.install_row_trigger($1::oid::regclass, $2, $3)")
         .bind(relation)
         .bind(op)
-        .bind(patience);
+        .bind(budget);
     database.run(install).await.map(drop)
 }
 
@@ -139,7 +139,7 @@ pub async fn watch(database: &Database, watch: &Watch<'_>) -> Result<(String, bo
     .bind(watch.columns)
     .bind(watch.changed)
     .bind(watch.ddl)
-    .bind(watch.patience)
+    .bind(watch.budget)
     .one(database)
     .await
 }
@@ -151,12 +151,12 @@ pub async fn remove(
     database: &Database,
     relation: Oid,
     op: &str,
-    patience: PgInterval,
+    budget: PgInterval,
 ) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar("select conductor.remove_row_trigger($1::oid::regclass, $2, $3)")
         .bind(relation)
         .bind(op)
-        .bind(patience)
+        .bind(budget)
         .one(database)
         .await
 }

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::{Database, Patience};
+use crate::{Database, RetryBudget};
 
 /// A recorded step as it is shown.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ pub async fn record_in_transaction(
 /// lost.
 pub async fn recorded(
     database: &Database,
-    patience: &Patience,
+    budget: &RetryBudget,
     id: Uuid,
     key: &str,
     claim: i32,
@@ -77,7 +77,7 @@ pub async fn recorded(
         .bind(key)
         .bind(claim)
         .bind(orchestrator);
-    let recorded: Option<Option<bool>> = patience.ask(database, recorded).await?;
+    let recorded: Option<Option<bool>> = budget.ask(database, recorded).await?;
     Ok(recorded.flatten())
 }
 

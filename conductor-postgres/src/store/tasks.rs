@@ -3,7 +3,7 @@
 use sqlx::types::JsonValue;
 
 use crate::error::Error;
-use crate::{Alone, Database, Patience};
+use crate::{Alone, Database, RetryBudget};
 
 /// Declares tasks, given as JSON, with the options that they have there. Returns `(task id, queue id, name)` of each.
 pub async fn declare(
@@ -18,11 +18,11 @@ pub async fn declare(
 /// Declares those of these tasks that the database does not know, and leaves the others as they are.
 pub async fn declare_missing(
     database: &Database,
-    patience: Patience,
+    budget: RetryBudget,
     declaration: &JsonValue,
 ) -> Result<(), Error> {
     let declare = || sqlx::query("select conductor.declare_missing($1)").bind(declaration);
-    patience.retry(database, declare).await.map(drop)
+    budget.retry(database, declare).await.map(drop)
 }
 
 /// Returns the names of all declared tasks, in order.

@@ -2,7 +2,7 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::Duration;
 
-use conductor_postgres::{Database, OUTAGE, Patience, message_length};
+use conductor_postgres::{Database, OUTAGE, RetryBudget, message_length};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -122,13 +122,13 @@ impl<'c> InvokeBatch<'c> {
             return Ok(Vec::new());
         };
         conductor.ensure_declared(&first.task).await?;
-        let mut patience = Patience::new(OUTAGE);
+        let mut budget = RetryBudget::new(OUTAGE);
         let mut again = false;
         let answers = loop {
-            match write(conductor.database(), &rows, again, &mut patience).await {
+            match write(conductor.database(), &rows, again, &mut budget).await {
                 Ok(answers) => break answers,
-                Err(error) if patience.again(&error).await => again = true,
-                Err(error) => return Err(patience.over(error).into()),
+                Err(error) if budget.may_retry(&error).await => again = true,
+                Err(error) => return Err(budget.over(error).into()),
             }
         };
         Ok(in_order_of_items(places, answers).collect())
@@ -140,13 +140,13 @@ async fn write(
     database: &Database,
     rows: &[NewExecution],
     again: bool,
-    patience: &mut Patience,
+    budget: &mut RetryBudget,
 ) -> Result<Vec<Answer>, sqlx::Error> {
     if length(rows) == rows.len() {
         // A single statement needs no explicit transaction.
-        return insert_again(database, rows, again, patience).await;
+        return insert_again(database, rows, again, budget).await;
     }
-    let mut tx = patience.connection(database).await?;
+    let mut tx = budget.connection(database).await?;
     tx.begin(database.begin_words("")).await?;
     let answers = in_parts(&mut tx, rows, again).await;
     tx.settle(answers).await

@@ -2,7 +2,7 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 
 use conductor_postgres::store::executions;
-use conductor_postgres::{OUTAGE, Patience};
+use conductor_postgres::{OUTAGE, RetryBudget};
 use uuid::Uuid;
 
 use super::Conductor;
@@ -60,8 +60,8 @@ impl<'c> IntoFuture for Cancel<'c> {
             let _busy = self.memo.map(Memo::busy);
             let conductor = self.conductor?;
             conductor.migrate().await?;
-            let (patience, reason) = (Patience::new(OUTAGE), self.reason.as_deref());
-            Ok(executions::cancel(conductor.database(), patience, self.id, reason).await?)
+            let (budget, reason) = (RetryBudget::new(OUTAGE), self.reason.as_deref());
+            Ok(executions::cancel(conductor.database(), budget, self.id, reason).await?)
         })
     }
 }

@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::time::{Duration, UNIX_EPOCH};
 
 use conductor_postgres::store::executions;
-use conductor_postgres::{OUTAGE, Patience};
+use conductor_postgres::{OUTAGE, RetryBudget};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -221,7 +221,7 @@ impl Untyped<'_> {
     pub async fn outcome(self, id: Uuid) -> Result<String> {
         self.conductor.migrate().await?;
         let end = self.conductor.notifier().ends().of(id);
-        let mut patience = Patience::new(OUTAGE);
+        let mut budget = RetryBudget::new(OUTAGE);
         loop {
             // Subscribed before the query, so that an end between query and wait is not missed.
             let ended = end.notified();
@@ -230,13 +230,13 @@ impl Untyped<'_> {
                 .notifier()
                 .start_for_ends(self.conductor.database())
                 .await;
-            let seen = match executions::watch(self.conductor.database(), &patience, id).await {
+            let seen = match executions::watch(self.conductor.database(), &budget, id).await {
                 Ok(seen) => seen,
-                Err(error) if patience.again(&error).await => continue,
-                Err(error) => return Err(patience.over(error).into()),
+                Err(error) if budget.may_retry(&error).await => continue,
+                Err(error) => return Err(budget.over(error).into()),
             };
             let seen = seen.ok_or(Error::NotFound(id))?;
-            patience = Patience::new(OUTAGE);
+            budget = RetryBudget::new(OUTAGE);
             match seen.state.parse()? {
                 Status::Completed => return Ok(seen.output.unwrap_or_else(|| "null".to_owned())),
                 Status::Failed => {

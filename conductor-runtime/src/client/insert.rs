@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use conductor_postgres::store::executions::{self, KeyOptions, NewExecutions};
 use conductor_postgres::{
-    Batcher, Database, Fault, OUTAGE, Patience, fault, is_locked, take_message,
+    Batcher, Database, Fault, OUTAGE, RetryBudget, fault, is_locked, take_message,
 };
 use sqlx::PgConnection;
 use tokio::sync::oneshot;
@@ -109,13 +109,13 @@ async fn write_keyed(database: Database, held_up: HeldUp, batch: Vec<Waiting>) {
 /// alone. Returns the calls whose lock could not be obtained in time.
 pub(super) async fn write(database: &Database, batch: Vec<Waiting>) -> Vec<Waiting> {
     let since = batch.iter().map(|waiting| waiting.since).min();
-    let mut patience = Patience::since(since.unwrap_or_else(Instant::now), OUTAGE);
+    let mut budget = RetryBudget::since(since.unwrap_or_else(Instant::now), OUTAGE);
     let mut again = batch.iter().any(|waiting| waiting.again);
     let (rows, callers): (Vec<_>, Vec<_>) = batch
         .into_iter()
         .map(|w| (w.new, (w.since, w.done)))
         .unzip();
-    match insert_free(database, &rows, &mut again, &mut patience).await {
+    match insert_free(database, &rows, &mut again, &mut budget).await {
         // The execution of a caller that no longer waits was created all the same.
         Ok(answers) => callers
             .into_iter()
@@ -131,7 +131,7 @@ pub(super) async fn write(database: &Database, batch: Vec<Waiting>) -> Vec<Waiti
                 let error = first
                     .take()
                     .unwrap_or_else(|| sqlx::Error::Protocol(text.clone()));
-                let _ = caller.send(Err(patience.over(error).into()));
+                let _ = caller.send(Err(budget.over(error).into()));
             }
         }
         Err(_) => return one_by_one(database, rows, callers).await,
@@ -148,11 +148,11 @@ async fn one_by_one(
 ) -> Vec<Waiting> {
     let mut locked = Vec::new();
     for (row, (since, caller)) in rows.into_iter().zip(callers) {
-        let mut patience = Patience::new(OUTAGE);
+        let mut budget = RetryBudget::new(OUTAGE);
         // The refused statement may have been a retry.
         let one = std::slice::from_ref(&row);
         let mut again = true;
-        match insert_free(database, one, &mut again, &mut patience).await {
+        match insert_free(database, one, &mut again, &mut budget).await {
             Err(error) if is_locked(&error) => {
                 locked.extend(still_waiting(
                     vec![row],
@@ -162,7 +162,7 @@ async fn one_by_one(
                 ));
             }
             Err(error) => {
-                let _ = caller.send(Err(patience.over(error).into()));
+                let _ = caller.send(Err(budget.over(error).into()));
             }
             Ok(answers) => {
                 let answer = answers.first().copied();
@@ -206,11 +206,11 @@ pub(super) async fn insert_again(
     database: &Database,
     rows: &[NewExecution],
     mut again: bool,
-    patience: &mut Patience,
+    budget: &mut RetryBudget,
 ) -> Result<Vec<Answer>, sqlx::Error> {
     loop {
-        match insert_free(database, rows, &mut again, patience).await {
-            Err(error) if is_locked(&error) && patience.again(&error).await => {}
+        match insert_free(database, rows, &mut again, budget).await {
+            Err(error) if is_locked(&error) && budget.may_retry(&error).await => {}
             other => return other,
         }
     }
@@ -224,13 +224,13 @@ async fn insert_free(
     database: &Database,
     rows: &[NewExecution],
     again: &mut bool,
-    patience: &mut Patience,
+    budget: &mut RetryBudget,
 ) -> Result<Vec<Answer>, sqlx::Error> {
     loop {
         let insert =
             async |connection: &mut PgConnection| insert(connection, rows, false, *again).await;
-        match patience.run(database, insert).await {
-            Err(error) if !is_locked(&error) && patience.again(&error).await => *again = true,
+        match budget.run(database, insert).await {
+            Err(error) if !is_locked(&error) && budget.may_retry(&error).await => *again = true,
             other => return other,
         }
     }

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use conductor_postgres::store::{executions, tasks};
 use conductor_postgres::{
-    Address, Database, MIGRATION_DEADLINE, Notifier, OUTAGE, Outage, Patience,
+    Address, Database, MIGRATION_DEADLINE, Notifier, OUTAGE, Outage, RetryBudget,
 };
 use sqlx::postgres::PgPool;
 use tokio::sync::OnceCell;
@@ -513,7 +513,7 @@ impl Conductor {
         self.registry().check()?;
         // `declare_missing` leaves the declaration of a worker as it is.
         let declaration = declaration(std::iter::once(task));
-        tasks::declare_missing(self.database(), Patience::new(OUTAGE), &declaration).await?;
+        tasks::declare_missing(self.database(), RetryBudget::new(OUTAGE), &declaration).await?;
         lock(&self.tasks.declared).insert(task.name);
         Ok(())
     }

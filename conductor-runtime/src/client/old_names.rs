@@ -50,7 +50,7 @@ forward! {
     fn invoke_json(task: &str, payload: &str) -> Uuid => untyped.invoke;
     fn outcome(id: Uuid) -> String => untyped.outcome;
     fn emit_json(name: &str, payload: &str) -> Uuid => untyped.emit;
-    fn emit_json_watched(name: &str, payload: &str, patience: Duration) -> EventEffect => untyped.emit_watched;
+    fn emit_json_watched(name: &str, payload: &str, budget: Duration) -> EventEffect => untyped.emit_watched;
     fn unschedule_named(task: &str, name: &str) -> bool => untyped.unschedule;
 }
 

@@ -34,8 +34,8 @@ impl TaskContext {
         let _busy = self.memo.busy();
         let (kind, value) = (NEW_INPUT, Value::from(key).to_string());
         let (id, claim) = (self.execution_id, self.claim);
-        let recorder = &durable.recorder;
-        let record = recorder.record(id, claim, NEW_INPUT_KEY, kind, value, Default::default());
+        let step_writer = &durable.step_writer;
+        let record = step_writer.record(id, claim, NEW_INPUT_KEY, kind, value, Default::default());
         if let Ok(Err(error)) = tokio::time::timeout(LONGEST, record).await {
             tracing::debug!(execution = %id, %error, "it is not recorded that a call was given something else");
         }

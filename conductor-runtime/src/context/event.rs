@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use conductor_postgres::Patience;
+use conductor_postgres::RetryBudget;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -131,7 +131,7 @@ impl TaskContext {
                 return self.replayed(&key, KIND_EMIT, &recorded).await;
             }
             let new = new?;
-            let mut patience = Patience::new(Duration::MAX);
+            let mut budget = RetryBudget::new(Duration::MAX);
             loop {
                 let new = new.clone();
                 let emit =
@@ -146,7 +146,7 @@ impl TaskContext {
                 // The transaction was rolled back, so it is safe to retry.
                 let _busy = self.memo.busy();
                 match error.downcast_ref() {
-                    Some(Error::Database(fault)) if patience.again(fault).await => {}
+                    Some(Error::Database(fault)) if budget.may_retry(fault).await => {}
                     _ => return Err(error),
                 }
             }

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use conductor_postgres::store::steps;
-use conductor_postgres::{Clock, Deadline, Patience};
+use conductor_postgres::{Clock, Deadline, RetryBudget};
 use conductor_schedule::Window;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -35,7 +35,7 @@ use crate::failure::Failure;
 use crate::task::{FromStates, States, Task, Trigger};
 use crate::unreadable::Unreadable;
 use crate::verdict::{heard, permanent};
-use crate::worker::{Claim, Control, Phase, Recorder, Standing};
+use crate::worker::{Claim, Control, Phase, Standing, StepWriter};
 
 pub use batch::{BatchContext, BatchItem};
 pub use body::{RetryBody, StepBody};
@@ -97,7 +97,7 @@ pub struct TaskContext {
 #[derive(Debug, Clone)]
 pub(crate) struct Durable {
     pub(crate) conductor: Conductor,
-    pub(crate) recorder: Recorder,
+    pub(crate) step_writer: StepWriter,
     pub(crate) standing: Standing,
     pub(crate) control: watch::Receiver<Control>,
     /// The orchestrator's id under which the execution was claimed.
@@ -447,7 +447,7 @@ impl TaskContext {
             return Ok(());
         };
         let held = durable
-            .recorder
+            .step_writer
             .record(self.execution_id, self.claim, key, kind, value, decided)
             .await?;
         if !held {
@@ -463,11 +463,11 @@ impl TaskContext {
     /// database answers; the lease ends the handlers of a process that waits too long.
     async fn recorded(&self, key: &str) -> Result<bool> {
         let conductor = self.conductor()?;
-        let mut patience = Patience::new(Duration::MAX);
+        let mut budget = RetryBudget::new(Duration::MAX);
         loop {
             let asked = steps::recorded(
                 conductor.database(),
-                &patience,
+                &budget,
                 self.execution_id,
                 key,
                 self.claim.number,
@@ -481,7 +481,7 @@ impl TaskContext {
                 }
                 Err(error) => {
                     conductor.outage().met(&error);
-                    if !patience.again(&error).await {
+                    if !budget.may_retry(&error).await {
                         return Err(error.into());
                     }
                 }

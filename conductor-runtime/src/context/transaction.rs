@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use conductor_postgres::sqlstate::{CANCELLED, CLAIM_LOST};
 use conductor_postgres::store::steps::{self, Record};
-use conductor_postgres::{Fault, Patience, fault};
+use conductor_postgres::{Fault, RetryBudget, fault};
 use sqlx::postgres::PgQueryResult;
 use sqlx::{PgConnection, Postgres, Transaction};
 
@@ -156,13 +156,13 @@ impl TaskContext {
             // A nested transaction would hold one connection while it waits for another.
             self.memo.outside(&key, KIND)?;
             let _busy = self.memo.busy();
-            let recorder = &self.durable()?.recorder;
-            let mut patience = Patience::new(Duration::MAX);
+            let step_writer = &self.durable()?.step_writer;
+            let mut budget = RetryBudget::new(Duration::MAX);
             loop {
-                let mut share = recorder.share(&mut patience).await?;
-                match share.begin().await {
+                let mut slot = step_writer.slot(&mut budget).await?;
+                match slot.begin().await {
                     Ok(tx) => return self.within(tx, (&key, kind, input), body).await,
-                    Err(error) => recorder.again(&mut patience, error).await?,
+                    Err(error) => step_writer.again(&mut budget, error).await?,
                 }
             }
         }

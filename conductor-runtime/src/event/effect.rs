@@ -43,7 +43,7 @@ pub struct Affected {
 impl Untyped<'_> {
     /// Emits an event as [`emit`](Self::emit) does, and returns what it has done.
     ///
-    /// Waits until every subscription and wait has been processed, and at most for `patience`.
+    /// Waits until every subscription and wait has been processed, and at most for `budget`.
     /// Meant for interactive use: an event whose effect is tracked is emitted more slowly than
     /// others.
     ///
@@ -53,7 +53,7 @@ impl Untyped<'_> {
         self,
         name: &str,
         payload: &str,
-        patience: Duration,
+        budget: Duration,
     ) -> Result<EventEffect> {
         let new = checked(self.conductor.registry(), name, payload)?;
         let id = new.id;
@@ -64,7 +64,7 @@ impl Untyped<'_> {
         let mut pause = FIRST_PAUSE;
         let effect = loop {
             let effect = events::effect(self.conductor.database(), id).await?;
-            let left = patience.saturating_sub(began.elapsed());
+            let left = budget.saturating_sub(began.elapsed());
             if effect.done || left.is_zero() {
                 break effect;
             }

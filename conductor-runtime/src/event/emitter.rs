@@ -1,6 +1,6 @@
 use std::time::Instant;
 
-use conductor_postgres::{Batcher, Database, Fault, OUTAGE, Patience, fault, take_message};
+use conductor_postgres::{Batcher, Database, Fault, OUTAGE, RetryBudget, fault, take_message};
 use sqlx::PgConnection;
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -58,9 +58,9 @@ fn take_batch(waiting: &mut Vec<Waiting>) -> Vec<Waiting> {
 /// fails alone.
 async fn write(database: Database, batch: Vec<Waiting>) {
     let since = batch.iter().map(|waiting| waiting.since).min();
-    let mut patience = Patience::since(since.unwrap_or_else(Instant::now), OUTAGE);
+    let mut budget = RetryBudget::since(since.unwrap_or_else(Instant::now), OUTAGE);
     let (events, callers): (Vec<_>, Vec<_>) = batch.into_iter().map(|w| (w.new, w.done)).unzip();
-    match emit_again(&database, &events, &mut patience).await {
+    match emit_again(&database, &events, &mut budget).await {
         Ok(()) => callers.into_iter().for_each(|caller| {
             let _ = caller.send(Ok(()));
         }),
@@ -71,15 +71,14 @@ async fn write(database: Database, batch: Vec<Waiting>) {
                 let error = first
                     .take()
                     .unwrap_or_else(|| sqlx::Error::Protocol(text.clone()));
-                let _ = caller.send(Err(patience.over(error).into()));
+                let _ = caller.send(Err(budget.over(error).into()));
             }
         }
         Err(_) => {
             for (event, caller) in events.iter().zip(callers) {
-                let mut patience = Patience::new(OUTAGE);
-                let emitted =
-                    emit_again(&database, std::slice::from_ref(event), &mut patience).await;
-                let _ = caller.send(emitted.map_err(|error| patience.over(error).into()));
+                let mut budget = RetryBudget::new(OUTAGE);
+                let emitted = emit_again(&database, std::slice::from_ref(event), &mut budget).await;
+                let _ = caller.send(emitted.map_err(|error| budget.over(error).into()));
             }
         }
     }
@@ -90,13 +89,13 @@ async fn write(database: Database, batch: Vec<Waiting>) {
 async fn emit_again(
     database: &Database,
     events: &[NewEvent],
-    patience: &mut Patience,
+    budget: &mut RetryBudget,
 ) -> Result<(), sqlx::Error> {
     loop {
         let emit =
             async |connection: &mut PgConnection| write_events(connection, events, false).await;
-        match patience.run(database, emit).await {
-            Err(error) if patience.again(&error).await => {}
+        match budget.run(database, emit).await {
+            Err(error) if budget.may_retry(&error).await => {}
             other => return other,
         }
     }

@@ -104,10 +104,10 @@ impl Service for Cancels {
 pub(super) async fn patiently(
     conductor: &Conductor,
     chore: &'static str,
-    patience: Duration,
+    budget: Duration,
     work: impl Future<Output = Result<(), sqlx::Error>>,
 ) {
-    match tokio::time::timeout(patience, work).await {
+    match tokio::time::timeout(budget, work).await {
         Ok(Ok(())) => conductor.outage().over(),
         Ok(Err(error)) if conductor.outage().met(&error) => {}
         Ok(Err(error)) if !conductor.outage().is_news(chore, &error.to_string()) => {}

@@ -10,7 +10,7 @@ use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
 use super::retirement::wind_down;
 use super::signal::Shutdown;
 use crate::client::Conductor;
-use crate::worker::{Control, Held, Phase, Pipeline};
+use crate::worker::{Control, Held, Phase, QueueWorker};
 
 /// How long a process that ends tries to give up its lease.
 const SIGN_OFF: Duration = Duration::from_secs(5);
@@ -108,7 +108,7 @@ impl Drop for Orders {
 pub(super) struct Core {
     pub(super) conductor: Conductor,
     pub(super) control: watch::Sender<Control>,
-    pub(super) pipelines: Vec<Pipeline>,
+    pub(super) workers: Vec<QueueWorker>,
     /// Registers which tasks this process serves itself.
     pub(super) _serving: Serving,
     /// Closed when the last pipeline has ended.
@@ -129,10 +129,10 @@ pub(super) struct Core {
 
 impl Core {
     pub(super) async fn run(mut self) {
-        let mut pipelines = JoinSet::new();
-        for pipeline in std::mem::take(&mut self.pipelines) {
+        let mut workers = JoinSet::new();
+        for pipeline in std::mem::take(&mut self.workers) {
             let working = self.at_work.subscribe();
-            pipelines.spawn(async move {
+            workers.spawn(async move {
                 let left = pipeline.run().await;
                 drop(working);
                 left
@@ -142,7 +142,7 @@ impl Core {
         let order = loop {
             let ended = tokio::select! {
                 order = self.orders.given() => break order,
-                Some(ended) = pipelines.join_next() => ended.map(|more| left.extend(more)),
+                Some(ended) = workers.join_next() => ended.map(|more| left.extend(more)),
                 Some(ended) = self.keepers.join_next() => ended,
                 ended = &mut self.lease => {
                     // A finished handle must not be polled again.
@@ -152,7 +152,7 @@ impl Core {
             };
             self.tell_ended(ended);
         };
-        left.extend(self.wind_down(order, &mut pipelines).await);
+        left.extend(self.wind_down(order, &mut workers).await);
         self.keepers.abort_all();
         self.lease.abort();
         // A heartbeat in progress must end first: after the lease is given up, it would take a new one.
@@ -181,7 +181,7 @@ impl Core {
     }
 
     /// Ends the workers, and returns the handlers that did not end.
-    async fn wind_down(&self, order: Order, pipelines: &mut JoinSet<Vec<Held>>) -> Vec<Held> {
+    async fn wind_down(&self, order: Order, workers: &mut JoinSet<Vec<Held>>) -> Vec<Held> {
         let deadline = match order {
             Order::Stop => self.shutdown_deadline,
             Order::RuntimeEnded => {
@@ -199,7 +199,7 @@ impl Core {
         let mut left = Vec::new();
         let ends = async {
             wind_down(&self.control, &self.at_work, deadline).await;
-            while let Some(ended) = pipelines.join_next().await {
+            while let Some(ended) = workers.join_next().await {
                 match ended {
                     Ok(more) => left.extend(more),
                     Err(error) => self.tell_broken(error.to_string()),
@@ -219,7 +219,7 @@ impl Core {
             tracing::warn!(
                 "the pool is closed and the database does not answer; outcomes are left unwritten, and what they are of runs again"
             );
-            pipelines.shutdown().await;
+            workers.shutdown().await;
         }
         left
     }

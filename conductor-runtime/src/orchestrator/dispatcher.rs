@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use conductor_postgres::Patience;
+use conductor_postgres::RetryBudget;
 use conductor_postgres::store::dispatch;
 use serde_json::json;
 use tokio::sync::Notify;
@@ -83,7 +83,7 @@ pub(super) async fn declare(conductor: &Conductor, task_ids: &[i32]) -> Result<(
 /// wait finds only events in the log. Events that cannot be dispatched for long do not block the start; the
 /// [`Dispatcher`] retries them.
 pub(super) async fn catch_up(conductor: &Conductor) {
-    let mut patience = Patience::new(CATCH_UP);
+    let mut budget = RetryBudget::new(CATCH_UP);
     let began = Instant::now();
     loop {
         match dispatch(conductor).await {
@@ -95,7 +95,7 @@ pub(super) async fn catch_up(conductor: &Conductor) {
                 tracing::warn!("{KEPT_OUT}; waits whose time is over may end without it");
                 return;
             }
-            Err(error) if patience.again(&error).await => {}
+            Err(error) if budget.may_retry(&error).await => {}
             Err(error) => {
                 if !conductor.outage().met(&error) {
                     tracing::warn!(%error,

@@ -23,7 +23,7 @@ use super::{Orchestrator, signal};
 use crate::client::Conductor;
 use crate::context::Durable;
 use crate::error::Result;
-use crate::worker::{Beside, BootInstant, Pipeline, Recorder, Standing};
+use crate::worker::{Beside, BootInstant, QueueWorker, Standing, StepWriter};
 
 impl Orchestrator {
     /// Starts the workers, after the task `before` has ended.
@@ -57,7 +57,7 @@ impl Orchestrator {
         };
         let heartbeat = parts.heartbeat(declared.identity.clone(), taken);
         let serving = parts.serving(&declared.queues);
-        let pipelines = parts.pipelines(declared.queues);
+        let workers = parts.workers(declared.queues);
         let keepers = parts.services(declared.statics);
         let lease = heart.runtime().spawn(heartbeat.run());
         let threads: Vec<Side> = ground.into_own().into_iter().chain([heart]).collect();
@@ -66,7 +66,7 @@ impl Orchestrator {
             orders: parts.orders(told_to_end),
             conductor: parts.inner.clone(),
             control: channels.control.clone(),
-            pipelines,
+            workers,
             _serving: serving,
             at_work: channels.at_work.clone(),
             keepers,
@@ -121,12 +121,12 @@ impl Parts {
     }
 
     /// Returns the workers, which are not running yet.
-    fn pipelines(&self, queues: Vec<ServedQueue>) -> Vec<Pipeline> {
+    fn workers(&self, queues: Vec<ServedQueue>) -> Vec<QueueWorker> {
         let durable = self.durable();
-        let pipelines = queues.into_iter().map(|queue| {
+        let workers = queues.into_iter().map(|queue| {
             let ServedQueue { worker, id, tasks } = queue;
             tracing::info!(queue = %worker.queue, concurrency = worker.concurrency, tasks = tasks.len(), "worker started");
-            Pipeline::new(
+            QueueWorker::new(
                 self.inner.clone(),
                 durable.clone(),
                 &worker,
@@ -136,7 +136,7 @@ impl Parts {
                 self.channels.signals.clone(),
             )
         });
-        pipelines.collect()
+        workers.collect()
     }
 
     fn durable(&self) -> Durable {
@@ -146,7 +146,7 @@ impl Parts {
         let orchestrator = control.borrow().orchestrator;
         Durable {
             conductor: conductor.clone(),
-            recorder: Recorder::new(inner.clone(), conductor.database(), work.clone()),
+            step_writer: StepWriter::new(inner.clone(), conductor.database(), work.clone()),
             standing: Standing::new(inner.clone(), work),
             control,
             orchestrator,

@@ -200,7 +200,7 @@ impl Heartbeat {
     /// Returns how long a renewal that begins now may take. A statement that hangs must not outlast
     /// the time for which the lease is trusted, and if this connection fails, there must be time for
     /// another one.
-    fn patience(&self, doubtful: bool, now: BootInstant) -> Duration {
+    fn budget(&self, doubtful: bool, now: BootInstant) -> Duration {
         if doubtful {
             return self.times.every;
         }
@@ -213,9 +213,9 @@ impl Heartbeat {
     /// Renews the lease, or takes a new one. Breaks if this process cannot get another one.
     async fn beat(&mut self, doubtful: bool) -> ControlFlow<()> {
         let began = BootInstant::now();
-        let patience = self.patience(doubtful, began);
+        let budget = self.budget(doubtful, began);
         let renewing = self.line.renew(self.id, self.times);
-        let beaten = match tokio::time::timeout(patience, renewing).await {
+        let beaten = match tokio::time::timeout(budget, renewing).await {
             Ok(Ok(beat)) => Ok(beat),
             Ok(Err(error)) => {
                 // The consequences for the lease are logged below.

@@ -94,7 +94,7 @@ impl Retiring {
     }
 }
 
-/// Stops claiming and ends the pipelines: at once if nothing runs, at the deadline at the latest.
+/// Stops claiming and ends the workers: at once if nothing runs, at the deadline at the latest.
 pub(super) async fn wind_down(
     control: &watch::Sender<Control>,
     at_work: &watch::Sender<()>,

@@ -55,7 +55,7 @@ pub(crate) async fn watch(
         columns,
         changed,
         ddl,
-        patience: PATIENCE,
+        budget: PATIENCE,
     };
     let mut tries = Tries::new(table, op);
     loop {

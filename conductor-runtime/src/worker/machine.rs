@@ -43,7 +43,7 @@ pub(super) enum Event {
     /// What the orchestrator wants; told before each step. `holder` is its id while its lease is certain.
     Control { phase: Phase, holder: Option<i64> },
     /// A round trip is over.
-    Exchanged(Exchanged),
+    Exchanged(Box<Exchanged>),
     /// A round trip panicked. Its outcomes are lost here; the executions are recovered after the lease.
     ExchangeLost,
     /// Locked outcomes were sent.
@@ -200,7 +200,7 @@ impl Machine {
     pub(super) fn on(&mut self, event: Event, now: Instant) {
         match event {
             Event::Control { phase, holder } => self.control(phase, holder, now),
-            Event::Exchanged(exchanged) => self.exchanged(exchanged, now),
+            Event::Exchanged(exchanged) => self.exchanged(*exchanged, now),
             Event::ExchangeLost => {
                 self.trips = self.trips.saturating_sub(1);
                 self.claims.lost(self.orchestrator);

@@ -30,7 +30,7 @@ use crate::task::{States, TaskDefinition};
 const NO_THREAD: Duration = Duration::from_secs(2);
 
 /// A running worker: the loop that owns all its state.
-pub(crate) struct Pipeline {
+pub(crate) struct QueueWorker {
     queue: String,
     machine: Machine,
     crew: Crew,
@@ -58,7 +58,7 @@ async fn over(barrier: &mut Option<Barrier>) {
     }
 }
 
-impl Pipeline {
+impl QueueWorker {
     /// Creates a worker whose handlers run on the runtime in which this is called; `conductor` is for the worker's own
     /// statements.
     pub(crate) fn new(
@@ -219,7 +219,7 @@ impl Pipeline {
         if self.spare.len() < MOST_TRIPS {
             self.spare.extend(session);
         }
-        self.tell(Event::Exchanged(exchanged));
+        self.tell(Event::Exchanged(Box::new(exchanged)));
     }
 
     fn tried(&mut self, tried: Result<Tried, JoinError>) {

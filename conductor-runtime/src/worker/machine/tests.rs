@@ -110,13 +110,13 @@ impl Bench {
             .iter()
             .map(|id| example::claimed(*id, 1, &[]))
             .collect();
-        self.tell(Event::Exchanged(exchanged));
+        self.tell(Event::Exchanged(Box::new(exchanged)));
     }
 
     fn fail(&mut self, request: Request, fault: Fault, suspect: bool) {
         let exchanged = Exchanged::of(request.claim, suspect);
         let exchanged = exchanged.without(request.outcomes, fault);
-        self.tell(Event::Exchanged(exchanged));
+        self.tell(Event::Exchanged(Box::new(exchanged)));
     }
 
     fn end(&mut self, handler: HandlerId, end: Option<End>) {
@@ -197,7 +197,7 @@ fn what_is_due_sooner_is_slept_until() {
         let request = bench.request();
         let mut exchanged = Exchanged::of(request.claim, false);
         exchanged.next_due = Some(MS * 300);
-        bench.tell(Event::Exchanged(exchanged));
+        bench.tell(Event::Exchanged(Box::new(exchanged)));
     }
     assert_eq!(bench.sleep(), MS * 300);
 }
@@ -335,7 +335,7 @@ fn claims_that_have_not_started_go_back_when_the_queue_is_paused() {
     assert!(request.claim.paused);
     let mut exchanged = Exchanged::of(request.claim, false);
     exchanged.paused = true;
-    bench.tell(Event::Exchanged(exchanged));
+    bench.tell(Event::Exchanged(Box::new(exchanged)));
     assert_eq!(written(&bench.request()), [(2, true), (3, true)]);
 }
 
@@ -391,7 +391,7 @@ fn what_is_locked_is_sent_apart_and_others_do_not_wait_for_it() {
     let request = bench.request();
     let mut exchanged = Exchanged::of(request.claim, false);
     exchanged.locked = request.outcomes;
-    bench.tell(Event::Exchanged(exchanged));
+    bench.tell(Event::Exchanged(Box::new(exchanged)));
     assert_eq!(bench.tries, [[1]]);
     let claim = bench.request();
     bench.answer(claim, &[]);
@@ -457,7 +457,7 @@ fn a_rate_starts_what_it_holds_back_at_its_time() {
     let mut later = example::claimed(1, 1, &[]);
     later.start_at = Some(bench.now + MS * 30);
     exchanged.claimed = vec![later];
-    bench.tell(Event::Exchanged(exchanged));
+    bench.tell(Event::Exchanged(Box::new(exchanged)));
     assert!(bench.started.is_empty());
     let request = bench.request();
     bench.answer(request, &[]);

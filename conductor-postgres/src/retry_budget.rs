@@ -24,7 +24,7 @@ const PROMPT: Duration = Duration::from_secs(1);
 
 /// Retries at growing intervals, for a limited time.
 #[derive(Debug)]
-pub struct Patience {
+pub struct RetryBudget {
     began: Instant,
     most: Duration,
     tries: usize,
@@ -32,7 +32,7 @@ pub struct Patience {
     read_only: bool,
 }
 
-impl Patience {
+impl RetryBudget {
     /// Retries for at most `most`; [`Duration::MAX`] for a worker, which retries until it loses its lease.
     pub fn new(most: Duration) -> Self {
         Self::since(Instant::now(), most)
@@ -59,14 +59,14 @@ impl Patience {
         loop {
             match self.ask(database, statement()).await {
                 Ok(row) => return Ok(row),
-                Err(error) if self.again(&error).await => {}
+                Err(error) if self.may_retry(&error).await => {}
                 Err(error) => return Err(self.over(error)),
             }
         }
     }
 
     /// Returns false if the error cannot be retried; otherwise returns true when it is time to retry.
-    pub async fn again(&mut self, error: &sqlx::Error) -> bool {
+    pub async fn may_retry(&mut self, error: &sqlx::Error) -> bool {
         let bounded = self.most < Duration::MAX;
         if fault(error) != Fault::Passing
             || matches!(error, sqlx::Error::PoolClosed)

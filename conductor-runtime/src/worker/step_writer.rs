@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use conductor_postgres::store::{Claim, RecordColumns, record_steps};
 use conductor_postgres::{
-    Batcher, Database, Fault, Patience, Session, fault, is_locked, take_message,
+    Batcher, Database, Fault, RetryBudget, Session, fault, is_locked, take_message,
 };
 use sqlx::{Postgres, Transaction};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Writes the step records of many executions together.
 #[derive(Debug, Clone)]
-pub(crate) struct Recorder {
+pub(crate) struct StepWriter {
     /// Uses connections of the runtime that is separate from the handlers'.
     conductor: Conductor,
     beside: Beside,
@@ -35,13 +35,13 @@ pub(crate) struct Recorder {
 
 /// A connection for a handler's transaction, with its share of the pool.
 #[derive(Debug)]
-pub(crate) struct Share {
+pub(crate) struct TransactionSlot {
     session: Session,
     begin: String,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Share {
+impl TransactionSlot {
     pub(crate) async fn begin(&mut self) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
         self.session.transaction(self.begin.clone()).await
     }
@@ -58,7 +58,7 @@ struct Record {
     done: oneshot::Sender<Result<bool>>,
 }
 
-impl Recorder {
+impl StepWriter {
     pub(crate) fn new(conductor: Conductor, application: &Database, beside: Beside) -> Self {
         let most = application.max_connections() / 2;
         Self {
@@ -73,28 +73,28 @@ impl Recorder {
 
     /// Waits for a connection for a handler's transaction. At most half of the pool's connections serve these, so
     /// that the application can always get one.
-    pub(crate) async fn share(&self, patience: &mut Patience) -> Result<Share> {
+    pub(crate) async fn slot(&self, budget: &mut RetryBudget) -> Result<TransactionSlot> {
         let permit = Arc::clone(&self.transactions).acquire_owned().await.ok();
         let database = &self.application;
         loop {
-            match patience.connection(database).await {
+            match budget.connection(database).await {
                 Ok(session) => {
-                    return Ok(Share {
+                    return Ok(TransactionSlot {
                         session,
                         begin: database.begin_words(""),
                         _permit: permit,
                     });
                 }
-                Err(error) => self.again(patience, error).await?,
+                Err(error) => self.again(budget, error).await?,
             }
         }
     }
 
     /// Returns when it is time to retry, or returns the error if a retry cannot help. The lease ends the handlers of
     /// a process that waits too long.
-    pub(crate) async fn again(&self, patience: &mut Patience, error: sqlx::Error) -> Result<()> {
+    pub(crate) async fn again(&self, budget: &mut RetryBudget, error: sqlx::Error) -> Result<()> {
         self.conductor.outage().met(&error);
-        match patience.again(&error).await {
+        match budget.may_retry(&error).await {
             true => Ok(()),
             false => Err(error.into()),
         }
@@ -206,15 +206,15 @@ async fn insert(
     waits: bool,
 ) -> Result<Vec<Option<bool>>, sqlx::Error> {
     let records = columns(batch);
-    let mut patience = Patience::new(Duration::MAX);
+    let mut budget = RetryBudget::new(Duration::MAX);
     loop {
         let held = record_steps(&records, waits);
-        match patience.ask(conductor.database(), held).await {
+        match budget.ask(conductor.database(), held).await {
             Err(error) if waits && is_locked(&error) => return Err(error),
             Err(error) if fault(&error) == Fault::Passing => {
                 conductor.outage().met(&error);
                 let unwanted = batch.iter().all(|record| record.done.is_closed());
-                if unwanted || !patience.again(&error).await {
+                if unwanted || !budget.may_retry(&error).await {
                     return Err(error);
                 }
             }
