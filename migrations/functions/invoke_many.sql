@@ -24,7 +24,7 @@ begin
             hint = 'Known tasks: ' || coalesce(
                 (select string_agg(n.name, ', ') from
                     (select t.name from conductor.tasks t order by t.name limit 20) n),
-                'none; start a worker once, or run its command "migrate"') || '.';
+                'none; start a worker once, or invoke a task from its program') || '.';
     end if;
 end
 $$;
