@@ -98,7 +98,8 @@ begin
         select t.execution_id, t.key, t.kind,
                json_build_object('event', p_event.event_id, 'emitted_at', p_event.emitted_at,
                                  'payload', p_event.payload), p_now, p_event.at,
-               (select l.claim from conductor.live_executions l where l.id = t.execution_id limit 1), p_event.event_id, p_event.emitted_at,
+               (select l.claim from conductor.live_executions l where l.id = t.execution_id limit 1),
+               p_event.event_id, p_event.emitted_at,
                conductor.filter_number(p_name, t.event_filter), t.input
           from taken t
             on conflict (execution_id, key) do nothing

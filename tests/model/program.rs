@@ -62,7 +62,7 @@ pub enum Op {
     LongSleep,
 }
 
-/// Whether it cannot end before whoever waits for it loses budget.
+/// Whether it cannot end before the time is over for which it is waited.
 pub fn is_late(program: &[Op]) -> bool {
     program.iter().any(|op| match op {
         Op::LongSleep => true,

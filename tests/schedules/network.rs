@@ -85,7 +85,7 @@ async fn ticks_go_on_when_a_connection_says_nothing_any_more(test: Ticking) -> a
     let through = through.host("127.0.0.1").port(network.port);
     let pool = PgPoolOptions::new()
         .max_connections(2)
-        // As the client's own pools; else the pool's budget would be what helps.
+        // As the client's own pools; else the pool's own timeout would be what helps.
         .test_before_acquire(false)
         .connect_with(through)
         .await?;

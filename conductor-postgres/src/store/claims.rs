@@ -60,8 +60,8 @@ const LARGE: usize = 1024 * 1024;
 /// Runs a round trip under a lease: writes outcomes, which have `bytes` together, and claims. What is completed or has
 /// failed is written by the statement and transaction of the claim.
 ///
-/// Fails with [`LEASE_LOST`](crate::sqlstate) if the orchestrator's lease is over, with a lock timeout if somebody's
-/// open transaction holds a row, and with the code of the data if a value cannot be stored.
+/// Fails with [`LEASE_LOST`](crate::sqlstate::LEASE_LOST) if the orchestrator's lease is over, with a lock timeout if another
+/// transaction holds a row, and with the code of the data if a value cannot be stored.
 pub async fn finish_and_claim(
     session: &mut Session,
     outcomes: Outcomes<'_>,

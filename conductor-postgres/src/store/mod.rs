@@ -1,8 +1,8 @@
 //! The statements that are sent to the server: one function for each, with plain arguments and typed rows.
 //!
 //! A function that takes a [`Database`](crate::Database) runs its statement alone. One that takes a connection runs it
-//! in the caller's transaction, if there is one. With a reference to [`RetryBudget`](crate::RetryBudget), it is one try, which
-//! may take as long as this try may. With `RetryBudget` itself, it retries.
+//! in the caller's transaction, if there is one. With a reference to [`RetryBudget`](crate::RetryBudget), it is one try,
+//! which may take as long as this try may. With `RetryBudget` itself, it retries.
 //!
 //! All return the driver's error; the caller decides what to do about it. If a function raises a code of
 //! [`sqlstate`](crate::sqlstate) on purpose, its documentation names it. Any statement may fail because the connection

@@ -24,8 +24,8 @@ pub struct RecordColumns<'r> {
     pub withdrawn: KeyColumns<'r>,
 }
 
-/// Returns the statement that writes records, and returns for each whether its claim is still held: `None` if somebody
-/// has locked the execution. With `waits`, it waits for such a lock, and fails if the lock takes too long. Sent a
+/// Returns the statement that writes records, and returns for each whether its claim is still held: `None` if another
+/// transaction has locked the execution. With `waits`, it waits for such a lock, and fails if the lock takes too long. Sent a
 /// second time, it changes nothing.
 pub fn record_steps<'q>(
     records: &'q RecordColumns<'q>,

@@ -59,7 +59,7 @@ pub(super) enum Event {
     Settled,
     /// The database has something for this queue, or its state has changed.
     Woken,
-    /// Somebody has cancelled this execution.
+    /// This execution was cancelled.
     Cancelled(Uuid),
     /// Time has passed.
     Time,
@@ -132,7 +132,7 @@ pub(super) struct Machine {
     link: Link,
     scan: Scan,
     prefetch: Prefetch,
-    /// The prefetch of tasks with limits.
+    /// How far ahead tasks with limits are claimed.
     limited: HashMap<i32, Prefetch>,
 
     /// What was claimed and has not started.

@@ -322,7 +322,7 @@ fn claims_that_have_not_started_go_back_when_the_queue_is_paused() {
     let request = bench.request();
     bench.answer(request, &[1, 2, 3]);
     assert_eq!(bench.started.len(), 1);
-    // Whoever holds what has not started asks, at once and twice a second.
+    // A worker that holds what has not started asks for a pause, at once and then twice a second.
     let request = bench.request();
     assert_eq!((request.claim.want, request.claim.paused), (0, true));
     bench.answer(request, &[]);
