@@ -191,7 +191,7 @@ async fn whatever_writes_a_payload_writes_its_size(test: TestConductor) -> anyho
             assert!(words.join(" ").contains(written), "{name}: {statement}");
         }
     }
-    assert_eq!(writers, 11);
+    assert_eq!(writers, 12);
     Ok(())
 }
 

@@ -319,3 +319,65 @@ async fn a_role_cannot_slip_its_own_functions_in(test: TestConductor) -> anyhow:
     assert_eq!(number(&test, pinned).await, 0);
     Ok(())
 }
+
+/// A call with a key, with these bounds of its arrays: what came of it, and the execution.
+async fn keyed(pool: &PgPool, id: Uuid, from: u8, key: &str) -> anyhow::Result<(String, Uuid)> {
+    let bounds = format!("[{from}:{from}]={{");
+    let sql = format!(
+        r#"select coalesce(r.came_of[1], 'as asked'), coalesce(r.ids[1], $1) from conductor.invoke_many(
+            ('{bounds}' || $1 || '}}')::uuid[], '{bounds}sql-nothing}}', '{bounds}"null"}}', '{bounds}2099-01-01}}',
+            '{bounds}null}}', '{bounds}7}}', false, false, '{bounds}{key}}}', '{bounds}null}}', '{bounds}null}}') r"#
+    );
+    Ok(sqlx::query_as(AssertSqlSafe(sql))
+        .bind(id)
+        .fetch_one(pool)
+        .await?)
+}
+
+#[conductor::test]
+async fn one_call_with_a_key_is_made_once(test: TestConductor) -> anyhow::Result<()> {
+    let pool = declared(&test).await;
+    let [first, second] = [Uuid::now_v7(), Uuid::now_v7()];
+    let answer = |came_of: &str, id| (came_of.to_owned(), id);
+    assert_eq!(keyed(pool, first, 1, "a").await?, answer("as asked", first));
+    // The same call again, without a word that it was sent before.
+    assert_eq!(keyed(pool, first, 1, "a").await?, answer("created", first));
+    assert_eq!(
+        keyed(pool, second, 1, "a").await?,
+        answer("replaced", first)
+    );
+    assert_eq!(
+        keyed(pool, second, 1, "a").await?,
+        answer("replaced", first)
+    );
+    run_sql(
+        &test,
+        "update conductor.live_executions set run_at = conductor.now()",
+    )
+    .await?;
+    test.drain().await?;
+    // Its key is free, and it has ended.
+    assert_eq!(keyed(pool, first, 1, "a").await?, answer("created", first));
+    let live = number(&test, "select count(*) from conductor.live_executions").await;
+    assert_eq!(live, 0);
+    Ok(())
+}
+
+#[conductor::test]
+async fn one_call_with_a_key_may_have_arrays_with_any_bounds(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    let pool = declared(&test).await;
+    for from in [0, 1, 2] {
+        let id = Uuid::now_v7();
+        keyed(pool, id, from, &format!("from-{from}")).await?;
+        let stored = sqlx::query_as::<_, (String, i32, String)>(
+            "select l.run_at::date::text, l.priority, l.dedupe_key from conductor.live_executions l where l.id = $1",
+        )
+        .bind(id)
+        .fetch_one(pool)
+        .await?;
+        assert_eq!(stored, ("2099-01-01".to_owned(), 7, format!("from-{from}")));
+    }
+    Ok(())
+}

@@ -9,13 +9,15 @@ create or replace function conductor.insert_keyed(
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
-    with given as (
+    with inserted as (
+        insert into conductor.live_executions as l (
+               id, run_at, created_at, queue_id, task_id, priority, holds_key, debounced, dedupe_key, order_key,
+               payload, bytes)
         select distinct on (t.id, g.debounce_ms is not null, coalesce(g.key, '') collate "C")
-               g.id, t.id as task_id, t.queue_id, g.debounce_ms is not null as debounced,
-               coalesce(g.key, '') collate "C" as key,
-               coalesce(g.run_at, p_begun + coalesce(g.debounce_ms, g.delay_ms) * interval '1 ms', p_begun) as run_at,
-               coalesce(g.priority, t.priority) as priority, g.payload::json as payload,
-               octet_length(g.payload) as bytes, conductor.order_key(t.ordered_by, g.payload::json) as order_key
+               g.id, coalesce(g.run_at, p_begun + coalesce(g.debounce_ms, g.delay_ms) * interval '1 ms', p_begun),
+               p_begun, t.queue_id, t.id, coalesce(g.priority, t.priority), true, g.debounce_ms is not null,
+               coalesce(g.key, '') collate "C", conductor.order_key(t.ordered_by, g.payload::json),
+               g.payload::json, octet_length(g.payload)
           from unnest(p_ids, p_tasks, p_payloads, p_run_at, p_delay_ms, p_priorities, p_keys, p_debounce_ms,
                       p_max_wait_ms) with ordinality
                as g(id, task, payload, run_at, delay_ms, priority, key, debounce_ms, max_wait_ms, n)
@@ -28,15 +30,7 @@ begin
                 or (select true from conductor.live_executions l where l.id = g.id limit 1) is null
                    and (select true from conductor.finished_executions f where f.id = g.id limit 1) is null)
          order by t.id, g.debounce_ms is not null, coalesce(g.key, '') collate "C", g.n
-    ), inserted as (
-        insert into conductor.live_executions as l (
-               id, run_at, created_at, queue_id, task_id, priority, holds_key, debounced, dedupe_key, order_key,
-               payload, bytes)
-        select g.id, g.run_at, p_begun, g.queue_id, g.task_id, g.priority, true, g.debounced, g.key,
-               g.order_key, g.payload, g.bytes
-          from given g
-         order by g.task_id, g.debounced, g.key
-            on conflict do nothing
+            on conflict (task_id, debounced, dedupe_key) where holds_key do nothing
         returning l.id, l.queue_id, l.run_at
     )
     select array_agg(i.id), array_agg(distinct i.queue_id) filter (where i.run_at < p_begun + interval '1s')
@@ -153,5 +147,43 @@ begin
        and (p_in_transaction or exists (select from conductor.queues q where q.id = any (v_queues) and q.idle)) then
         perform conductor.wake(v_queues, p_in_transaction);
     end if;
+end
+$$;
+
+-- Invokes once with a dedupe key that no execution holds, as most calls with a key do, and so without the joins and
+-- the savepoint of invoke_keyed. Called by invoke_many, whose settings are in force here. Returns false and has done
+-- nothing if the key is in use or the call is not valid: invoke_keyed then finds out which.
+-- Locks: live_executions (inserts), queues.idle (if free; not in a user's transaction).
+create or replace function conductor.invoke_one_keyed(
+    p_id uuid, p_task text, p_payload text, p_run_at timestamptz, p_delay_ms bigint, p_priority integer,
+    p_in_transaction boolean, p_key text) returns boolean
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_now timestamptz := (select clock_timestamp() + c.shift from conductor.clock c where c.only_row);
+    v_queue integer;
+    v_due boolean;
+begin
+    insert into conductor.live_executions as l (
+           id, run_at, created_at, queue_id, task_id, priority, holds_key, dedupe_key, order_key, payload, bytes)
+    select p_id, coalesce(p_run_at, v_now + p_delay_ms * interval '1 ms', v_now), v_now,
+           t.queue_id, t.id, coalesce(p_priority, t.priority), true, p_key,
+           conductor.order_key(t.ordered_by, p_payload::json), p_payload::json, octet_length(p_payload)
+      from conductor.tasks t
+     where t.name = p_task
+       and conductor.is_invoke(p_id, p_payload, p_run_at, p_delay_ms)
+       and octet_length(p_key) between 1 and 200
+       -- An execution that exists or has ended is from the same call.
+       and (select true from conductor.live_executions o where o.id = p_id limit 1) is null
+       and (select true from conductor.finished_executions f where f.id = p_id limit 1) is null
+        on conflict (task_id, debounced, dedupe_key) where holds_key do nothing
+    returning l.queue_id, l.run_at < v_now + interval '1s' into v_queue, v_due;
+    if v_queue is null then
+        return false;
+    end if;
+    if v_due and (p_in_transaction or exists (select from conductor.queues q where q.id = v_queue and q.idle)) then
+        perform conductor.wake(array[v_queue], p_in_transaction);
+    end if;
+    return true;
 end
 $$;

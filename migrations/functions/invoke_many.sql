@@ -2,7 +2,8 @@
 --
 -- Without options an execution is inserted (invoke_new, invoke_one; invoke_again if the call is sent again).
 -- With a dedupe key it may exist already: the index live_executions_key allows a task one execution for each
--- key. If no worker has ever claimed it, it takes the new payload; otherwise it stays as it is (invoke_keyed).
+-- key. If no worker has ever claimed it, it takes the new payload; otherwise it stays as it is (invoke_keyed; one
+-- call whose key is free: invoke_one_keyed).
 -- Debounced executions have keys of their own kind, and release them when a worker claims them. Throttled calls
 -- ask for their slot before all this (invoke_mixed). If two calls meet, the second one waits for the
 -- transaction of the first.
@@ -138,13 +139,50 @@ begin
 end
 $$;
 
+-- Invokes calls of which at least one has a dedupe key, a throttle or a debounce. Called by invoke_many, whose
+-- settings are in force here. Returns as invoke_many.
+-- Locks: as invoke_keyed or invoke_mixed.
+create or replace function conductor.invoke_with_keys(
+    p_ids uuid[], p_tasks text[], p_payloads text[], p_run_at timestamptz[], p_delay_ms bigint[],
+    p_priorities integer[], p_in_transaction boolean, p_again boolean,
+    p_keys text[], p_throttle_ms bigint[], p_debounce_ms bigint[], p_max_wait_ms bigint[],
+    out ids uuid[], out came_of text[])
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_answers record;
+begin
+    if p_again or num_nonnulls(variadic p_throttle_ms) > 0
+       or num_nulls(variadic p_keys) > 0 and exists (
+              select from unnest(p_keys, p_debounce_ms) as g(key, debounce_ms)
+               where g.key is null and g.debounce_ms is null) then
+        perform conductor.refuse_keyed(
+            p_ids => p_ids, p_payloads => p_payloads, p_run_at => p_run_at, p_delay_ms => p_delay_ms,
+            p_keys => p_keys, p_throttle_ms => p_throttle_ms, p_debounce_ms => p_debounce_ms,
+            p_max_wait_ms => p_max_wait_ms);
+        v_answers := conductor.invoke_mixed(
+            p_ids => p_ids, p_tasks => p_tasks, p_payloads => p_payloads, p_run_at => p_run_at,
+            p_delay_ms => p_delay_ms, p_priorities => p_priorities, p_in_transaction => p_in_transaction,
+            p_again => p_again or conductor.are_there(p_ids), p_keys => p_keys, p_throttle_ms => p_throttle_ms,
+            p_debounce_ms => p_debounce_ms, p_max_wait_ms => p_max_wait_ms);
+    else
+        v_answers := conductor.invoke_keyed(
+            p_ids => p_ids, p_tasks => p_tasks, p_payloads => p_payloads, p_run_at => p_run_at,
+            p_delay_ms => p_delay_ms, p_priorities => p_priorities, p_in_transaction => p_in_transaction,
+            p_keys => p_keys, p_debounce_ms => p_debounce_ms, p_max_wait_ms => p_max_wait_ms);
+    end if;
+    ids := v_answers.ids;
+    came_of := v_answers.came_of;
+end
+$$;
+
 -- Invokes calls of any kind and number. Called by clients, invoke and invoke_mixed. Returns, in the order of
 -- the calls, the executions and what came of each call (created, replaced, existing or throttled), or nulls if
 -- all were created as requested.
 --
 -- If two calls with one id run at the same time, the second one may fail (unique_violation): a caller that
 -- sends a call again must set p_again.
--- Locks: as invoke_one, invoke_new or invoke_again; with keys as invoke_keyed or invoke_mixed.
+-- Locks: as invoke_one, invoke_new or invoke_again; with keys as invoke_one_keyed or invoke_with_keys.
 create or replace function conductor.invoke_many(
     p_ids uuid[], p_tasks text[], p_payloads text[], p_run_at timestamptz[], p_delay_ms bigint[],
     p_priorities integer[], p_in_transaction boolean, p_again boolean,
@@ -157,6 +195,11 @@ set jit = off
 as $$
 declare
     v_count bigint := cardinality(p_ids);
+    -- A single call, whose arrays begin at 1.
+    v_one boolean := v_count = 1
+                 and array_lower(p_ids, 1) = 1 and array_lower(p_tasks, 1) = 1 and array_lower(p_payloads, 1) = 1
+                 and array_lower(p_run_at, 1) = 1 and array_lower(p_delay_ms, 1) = 1
+                 and array_lower(p_priorities, 1) = 1;
     v_answers record;
 begin
     -- Other languages call this directly, so it checks its arguments as invoke does.
@@ -176,25 +219,19 @@ begin
         if not p_in_transaction then
             perform set_config('lock_timeout', '250ms', true);
         end if;
-        if p_again or num_nonnulls(variadic p_throttle_ms) > 0
-           or num_nulls(variadic p_keys) > 0 and exists (
-                  select from unnest(p_keys, p_debounce_ms) as g(key, debounce_ms)
-                   where g.key is null and g.debounce_ms is null) then
-            perform conductor.refuse_keyed(
-                p_ids => p_ids, p_payloads => p_payloads, p_run_at => p_run_at, p_delay_ms => p_delay_ms,
-                p_keys => p_keys, p_throttle_ms => p_throttle_ms, p_debounce_ms => p_debounce_ms,
-                p_max_wait_ms => p_max_wait_ms);
-            v_answers := conductor.invoke_mixed(
-                p_ids => p_ids, p_tasks => p_tasks, p_payloads => p_payloads, p_run_at => p_run_at,
-                p_delay_ms => p_delay_ms, p_priorities => p_priorities, p_in_transaction => p_in_transaction,
-                p_again => p_again or conductor.are_there(p_ids), p_keys => p_keys, p_throttle_ms => p_throttle_ms,
-                p_debounce_ms => p_debounce_ms, p_max_wait_ms => p_max_wait_ms);
-        else
-            v_answers := conductor.invoke_keyed(
-                p_ids => p_ids, p_tasks => p_tasks, p_payloads => p_payloads, p_run_at => p_run_at,
-                p_delay_ms => p_delay_ms, p_priorities => p_priorities, p_in_transaction => p_in_transaction,
-                p_keys => p_keys, p_debounce_ms => p_debounce_ms, p_max_wait_ms => p_max_wait_ms);
+        if v_one and not p_again
+           and num_nonnulls(variadic p_throttle_ms || p_debounce_ms || coalesce(p_max_wait_ms, '{}')) = 0
+           and conductor.invoke_one_keyed(
+               p_id => p_ids[1], p_task => p_tasks[1], p_payload => p_payloads[1], p_run_at => p_run_at[1],
+               p_delay_ms => p_delay_ms[1], p_priority => p_priorities[1], p_in_transaction => p_in_transaction,
+               p_key => p_keys[1]) then
+            return;
         end if;
+        v_answers := conductor.invoke_with_keys(
+            p_ids => p_ids, p_tasks => p_tasks, p_payloads => p_payloads, p_run_at => p_run_at,
+            p_delay_ms => p_delay_ms, p_priorities => p_priorities, p_in_transaction => p_in_transaction,
+            p_again => p_again, p_keys => p_keys, p_throttle_ms => p_throttle_ms, p_debounce_ms => p_debounce_ms,
+            p_max_wait_ms => p_max_wait_ms);
         ids := v_answers.ids;
         came_of := v_answers.came_of;
         return;
@@ -203,8 +240,7 @@ begin
         perform conductor.invoke_again(
             p_ids => p_ids, p_tasks => p_tasks, p_payloads => p_payloads, p_run_at => p_run_at,
             p_delay_ms => p_delay_ms, p_priorities => p_priorities, p_in_transaction => p_in_transaction);
-    elsif v_count = 1 and array_lower(p_ids, 1) = 1 and array_lower(p_tasks, 1) = 1 and array_lower(p_payloads, 1) = 1
-          and array_lower(p_run_at, 1) = 1 and array_lower(p_delay_ms, 1) = 1 and array_lower(p_priorities, 1) = 1 then
+    elsif v_one then
         perform conductor.invoke_one(
             p_id => p_ids[1], p_task => p_tasks[1], p_payload => p_payloads[1], p_run_at => p_run_at[1],
             p_delay_ms => p_delay_ms[1], p_priority => p_priorities[1], p_in_transaction => p_in_transaction);

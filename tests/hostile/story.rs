@@ -86,6 +86,7 @@ pub(super) const STORY: &[(&str, &str)] = &[
     ("invoke_keyed", "select r.ids is null from conductor.invoke_keyed(
          array[{c}], array[{n}], array[{payload}], {times}, {numbers}, {priorities}, false, array[{n}], {numbers},
          {numbers}) r"),
+    ("invoke_one_keyed", "select not conductor.invoke_one_keyed({e}, {n}, {payload}, null, null, null, false, {n})"),
     ("refuse_keyed", "select conductor.refuse_keyed(array[{e}], array[{payload}], {times}, {numbers}, array[{n}], {numbers},
          {numbers}, {numbers})::text = ''"),
     ("fold_calls", "select (conductor.fold_calls(array[{e}], array[{n}], array[{payload}], {times}, {numbers}, {priorities},
@@ -107,6 +108,9 @@ pub(super) const STORY: &[(&str, &str)] = &[
          array[3600000], {numbers}) r"),
     ("answer_again", "select (r.ids, r.came_of) = (array[{c}], array['created'])
          from conductor.answer_again(array[{c}], array[{n}], array[{n}], {numbers}) r"),
+    ("invoke_with_keys", "select (r.ids, r.came_of) = (array[{d}], array['throttled']) from conductor.invoke_with_keys(
+         array[{e}], array[{n}], array[{payload}], {times}, {numbers}, {priorities}, false, false, array[{n} || '2'],
+         array[3600000], {numbers}, {numbers}) r"),
     ("take_slots", "select conductor.take_slots(array[{e}], array[{n}], array[{n} || '2'], array[3600000], array[null],
          clock_timestamp()) = array[{d}]"),
     ("close_slots", "select (r.ids, r.came_of) = (array[{d}], array['throttled']) from conductor.close_slots(
