@@ -1,5 +1,5 @@
--- Claims what is due in a queue with tasks that have a window, a limit or an order. Called by claim, which
--- describes the arguments and the result.
+-- Claims what is due in a queue with tasks that have a window, a limit or an order. Called by finish_and_claim and claim,
+-- which describes the arguments and the result.
 -- Locks: as meet_windows, live_executions (candidates, if free), as take_turns,
 --   as admit, as settle, queues.idle (if free), as close_lanes.
 create or replace function conductor.claim_gated(
@@ -67,13 +67,15 @@ declare
     v_start timestamptz;
     v_seen integer[];
     v_from timestamptz[];
+    v_row conductor.claimed;
 begin
     v_limits := conductor.limits_of(p_tasks);
     v_any_turns := p_seen <> '{}'
         and (select true from conductor.turns t where t.task_id = any (p_tasks) limit 1) is not null;
 
     loop
-        v_now := conductor.now();
+        -- As conductor.now(), without the call.
+        v_now := (select clock_timestamp() + c.shift from conductor.clock c where c.only_row);
         v_next := null;
         v_open_limited := v_limits.limited;
         if cardinality(p_windowed) > 0 then
@@ -217,6 +219,7 @@ begin
             if p_idle and v_left = p_limit then
                 v_next := least(v_next, conductor.next_due(p_queue, v_priority, v_now));
             end if;
+            exit when v_left = 0;
             v_priority := greatest(
                 conductor.next_priority(p_queue, v_priority, p_seen),
                 case when cardinality(v_open) > 0 then conductor.lane_priority(v_open, v_priority) end);
@@ -243,9 +246,11 @@ begin
     if v_stayed > 0 and v_left = p_limit then
         v_next := least(v_next, v_now + interval '50 ms');
     end if;
-    return query select * from conductor.last_row(
+    v_row := conductor.closing_row(
         p_seen => p_seen, p_from => p_from, p_new_seen => v_seen, p_new_from => v_from, p_more => v_priority is not null,
-        p_due => v_next - v_now, p_told => p_idle and v_left = p_limit or cardinality(v_told) > 0 or cardinality(p_back) > 0,
-        p_lanes => v_told, p_slots => v_slots, p_limits => v_told_limits, p_keys => v_told_keys);
+        p_due => v_next - v_now, p_lanes => v_told, p_slots => v_slots, p_limits => v_told_limits, p_keys => v_told_keys);
+    if v_row.seen is not null or p_idle and v_left = p_limit or cardinality(v_told) > 0 or cardinality(p_back) > 0 then
+        return next v_row;
+    end if;
 end
 $$;

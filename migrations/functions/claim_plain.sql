@@ -27,17 +27,17 @@ end
 $$;
 
 -- Claims what is due in a queue whose tasks have no window and no limit: higher priority first, then
--- earlier run_at, then id. Called by claim, which describes the arguments and the result.
+-- earlier run_at, then id. Called by finish_and_claim and claim, which describes the arguments and the result.
 --
 -- Reads one index range for each priority in use (due_plain). Each range ends at the present, so executions that
--- are due later cost nothing. If candidates have an order, claim_gated does the rest.
+-- are due later cost nothing. If candidates have an order, claim_gated does the rest. No plan depends on statistics
+-- (tables/001_queue.sql).
 -- Locks: live_executions (candidates, if free), as settle, queues.idle (if free), as claim_gated.
 create or replace function conductor.claim_plain(
     p_orchestrator bigint, p_queue integer, p_tasks integer[], p_limit integer, p_paused boolean, p_idle boolean,
     p_bytes bigint, p_seen integer[], p_from timestamptz[])
 returns setof conductor.claimed
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
--- No plan depends on statistics (tables/001_queue.sql).
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 set enable_nestloop = off set enable_mergejoin = off set jit = off
 as $$
@@ -46,16 +46,16 @@ declare
     v_priority integer;
     v_left integer := case when p_paused then 0 else p_limit end;
     v_due conductor.candidates;
-    -- The number of candidates that fit, and the bytes that the result may still have.
-    v_fit integer;
-    v_bytes bigint := p_bytes;
+    v_fit integer; -- candidates
+    v_bytes bigint := p_bytes; -- that the result may still have
     v_start timestamptz;
     v_next timestamptz;
     v_seen integer[];
     v_from timestamptz[];
+    v_row conductor.claimed;
 begin
     loop
-        v_now := conductor.now();
+        v_now := (select clock_timestamp() + c.shift from conductor.clock c where c.only_row);
         v_next := null;
         v_seen := '{}';
         v_from := '{}';
@@ -63,8 +63,7 @@ begin
         while v_priority is not null and v_left > 0 loop
             v_start := p_from[array_position(p_seen, v_priority)];
             v_due := conductor.due_plain(p_queue, v_priority, p_tasks, v_start, v_now, v_left);
-            -- Executions with an order, which came after the look of claim, or are from before a deploy that left it
-            -- out.
+            -- Executions with an order came after the look of claim, or are from before a deploy that left it out.
             if v_due.ordered then
                 return query select * from conductor.claim_gated(
                     p_orchestrator => p_orchestrator, p_queue => p_queue, p_tasks => p_tasks, p_limit => v_left,
@@ -92,13 +91,15 @@ begin
             if p_idle and v_left = p_limit then
                 v_next := least(v_next, conductor.next_due(p_queue, v_priority, v_now));
             end if;
+            exit when v_left = 0; -- The lower priorities keep their places.
             v_priority := conductor.next_priority(p_queue, v_priority, p_seen);
         end loop;
         -- Nothing is due: sets the flag and looks once more, because an invoke may have missed the flag.
         exit when not p_idle or v_left < p_limit or not conductor.go_idle(p_queue);
     end loop;
-    return query select * from conductor.last_row(
-        p_seen => p_seen, p_from => p_from, p_new_seen => v_seen, p_new_from => v_from,
-        p_more => v_priority is not null, p_due => v_next - v_now, p_told => p_idle and v_left = p_limit);
+    v_row := conductor.closing_row(p_seen, p_from, v_seen, v_from, v_priority is not null, v_next - v_now);
+    if v_row.seen is not null or p_idle and v_left = p_limit then
+        return next v_row;
+    end if;
 end
 $$;

@@ -18,28 +18,27 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
 set enable_mergejoin = off set jit = off
 as $$
-declare
-    v_records bigint;
-    v_bytes bigint;
 begin
-    select count(m.record), sum(m.bytes) into v_records, v_bytes
-      from (select true as record, s.bytes from conductor.steps s where s.execution_id = p_id
-            union all
-            select null, octet_length(w.key) + 60 from conductor.waits w where w.execution_id = p_id) m;
-    if v_bytes > conductor.most_records() then
-        return json_build_object('records', v_records, 'bytes', v_bytes);
-    end if;
+    -- One statement, whose parts run one after the other: the records are put together only if they fit.
     return (
-        select json_agg(m.entry)::text
-          from (select json_build_array(
-                           s.key, s.kind || coalesce('#' || s.input, ''), s.value, coalesce(s.claim >= p_suspended_claim, false),
-                           (extract(epoch from coalesce(s.ended_at, s.recorded_at)) * 1000000)::bigint) as entry
-                  from conductor.steps s where s.execution_id = p_id
-                union all
-                select case when w.child_id is null and w.event_name is null and w.wake_at <= p_now
-                            then json_build_array(w.key, w.kind, null, false,
-                                                  (extract(epoch from w.wake_at) * 1000000)::bigint)
-                            else json_build_array(w.key, w.kind || coalesce('#' || w.input, '')) end
-                  from conductor.waits w where w.execution_id = p_id) m);
+        select case when f.bytes > conductor.most_records()
+                    then json_build_object('records', f.records, 'bytes', f.bytes)::text
+                    else (
+            select json_agg(m.entry)::text
+              from (select json_build_array(
+                               s.key, s.kind || coalesce('#' || s.input, ''), s.value,
+                               coalesce(s.claim >= p_suspended_claim, false),
+                               (extract(epoch from coalesce(s.ended_at, s.recorded_at)) * 1000000)::bigint) as entry
+                      from conductor.steps s where s.execution_id = p_id
+                    union all
+                    select case when w.child_id is null and w.event_name is null and w.wake_at <= p_now
+                                then json_build_array(w.key, w.kind, null, false,
+                                                      (extract(epoch from w.wake_at) * 1000000)::bigint)
+                                else json_build_array(w.key, w.kind || coalesce('#' || w.input, '')) end
+                      from conductor.waits w where w.execution_id = p_id) m) end
+          from (select count(o.record) as records, sum(o.bytes) as bytes
+                  from (select true as record, s.bytes from conductor.steps s where s.execution_id = p_id
+                        union all
+                        select null, octet_length(w.key) + 60 from conductor.waits w where w.execution_id = p_id) o) f);
 end
 $$;

@@ -11,7 +11,11 @@ returns setof conductor.claimed
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if p_again then
+    -- Most executions that go on have no deadline that has passed.
+    if p_again and exists (
+           select from conductor.waits w
+            where w.execution_id = any (p_ids) and w.wake_at <= p_now
+              and (w.event_name is not null or w.child_id is not null)) then
         perform conductor.settle(
             array(select l.id from conductor.live_executions l where l.id = any (p_ids) and l.claim > 0), p_now);
     end if;

@@ -146,7 +146,7 @@ pub(super) const STORY: &[(&str, &str)] = &[
          row(array[{a}], array[{task}], array[{n}], array[1], 1, 1, true, null, true, false, false))).ids = array[{a}]"),
     ("take", "select count(*) = 0 from conductor.take({orchestrator}, '{}', false, clock_timestamp(), '{}', array[{n}]) r
                where r.id = {a}"),
-    ("last_row", "select lane_keys = array[{n}] from conductor.last_row('{}', '{}', '{}', '{}', false, '1 s', true, '{7}', '{1}',
+    ("closing_row", "select lane_keys = array[{n}] from conductor.closing_row('{}', '{}', '{}', '{}', false, '1 s', '{7}', '{1}',
          '{1}', array[{n}])"),
     ("invoke", "select conductor.invoke({n}, jsonb_build_object({n}, {n}), dedupe_key => {n} || '3') is not null"),
     ("lane_runs", "select cardinality(conductor.lane_runs({task}, array[{n}], {n}, clock_timestamp(), 9)) = 4"),
