@@ -11,8 +11,9 @@ begin
 end
 $$;
 
--- Claims what is due: higher priority first, then earlier run_at, then id. Called by
--- workers, mostly through finish_and_claim. A queue without windows, limits and order takes the short way.
+-- Claims what is due: higher priority first, then earlier run_at, then id. Called by workers that fill batches, beside
+-- finish_and_claim, which chooses between the same two ways. A queue without windows, limits and order takes the short
+-- way.
 --
 -- Where a look begins: what was claimed earlier, and what has ended and no vacuum could remove yet, lies at the
 -- beginning of each range. So the row without id returns the priorities in use (seen) and, for each, the run_at

@@ -1,5 +1,5 @@
--- Locks and returns what is due in a queue with one priority, at most p_most. Called by claim_plain, under whose
--- settings it runs.
+-- Locks and returns what is due in a queue with one priority, at most p_most. It is ordered if it has an order or if a
+-- task has a limit, which may be newer than what the caller knows. Called by claim_plain, under whose settings it runs.
 -- Locks: live_executions (candidates, if free).
 create or replace function conductor.due_plain(
     p_queue integer, p_priority integer, p_tasks integer[], p_start timestamptz, p_now timestamptz, p_most integer)
@@ -10,7 +10,8 @@ declare
     v_due conductor.candidates;
 begin
     select coalesce(array_agg(d.id), '{}'), array_agg(d.bytes), sum(d.bytes), count(*) < p_most, max(d.run_at),
-           bool_or(d.claim > 0), bool_or(d.ordered)
+           bool_or(d.claim > 0),
+           bool_or(d.ordered or exists (select from conductor.limits c where c.task_id = any (p_tasks)))
       into v_due.ids, v_due.sizes, v_due.bytes, v_due.is_all, v_due.last, v_due.again, v_due.ordered
       from (select l.id, l.run_at, l.claim, l.bytes, l.order_key is not null as ordered
               from conductor.live_executions l
@@ -63,7 +64,7 @@ begin
         while v_priority is not null and v_left > 0 loop
             v_start := p_from[array_position(p_seen, v_priority)];
             v_due := conductor.due_plain(p_queue, v_priority, p_tasks, v_start, v_now, v_left);
-            -- Executions with an order came after the look of claim, or are from before a deploy that left it out.
+            -- The order or the limit came after the first look of the statement, or a deploy has left the order out.
             if v_due.ordered then
                 return query select * from conductor.claim_gated(
                     p_orchestrator => p_orchestrator, p_queue => p_queue, p_tasks => p_tasks, p_limit => v_left,

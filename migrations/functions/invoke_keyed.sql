@@ -73,7 +73,7 @@ end
 $$;
 
 -- Invokes calls that each have a dedupe key or are debounced, and none of which is throttled. Called by
--- invoke_many and invoke_mixed. Returns as invoke_many.
+-- invoke_with_keys and invoke_mixed. Returns as invoke_many.
 --
 -- Usually no key is in use, and the first statement does everything. It inserts in the order of the keys and
 -- locks no existing row. Only then existing rows are locked, again in the order of the keys, so that two
@@ -134,6 +134,9 @@ begin
                 raise exception 'a dedupe key changes hands too often; try again' using errcode = '40001';
             end if;
             get stacked diagnostics v_busy = pg_exception_detail;
+        when unique_violation then
+            -- A call that was sent before was claimed meanwhile and has released its key (debounce): the next round sees it.
+            if v_round > 2 then raise; end if;
         end;
         begin
             perform from conductor.live_executions l where l.id = nullif(v_busy, '')::uuid for no key update;
@@ -152,7 +155,7 @@ $$;
 
 -- Invokes once with a dedupe key that no execution holds, as most calls with a key do, and so without the joins and
 -- the savepoint of invoke_keyed. Called by invoke_many, whose settings are in force here. Returns false and has done
--- nothing if the key is in use or the call is not valid: invoke_keyed then finds out which.
+-- nothing if the key is in use, the execution is known, or the call is not valid: invoke_with_keys finds out which.
 -- Locks: live_executions (inserts), queues.idle (if free; not in a user's transaction).
 create or replace function conductor.invoke_one_keyed(
     p_id uuid, p_task text, p_payload text, p_run_at timestamptz, p_delay_ms bigint, p_priority integer,

@@ -195,11 +195,12 @@ set jit = off
 as $$
 declare
     v_count bigint := cardinality(p_ids);
-    -- A single call, whose arrays begin at 1.
+    -- A single call, whose arrays have one dimension and begin at 1.
     v_one boolean := v_count = 1
                  and array_lower(p_ids, 1) = 1 and array_lower(p_tasks, 1) = 1 and array_lower(p_payloads, 1) = 1
                  and array_lower(p_run_at, 1) = 1 and array_lower(p_delay_ms, 1) = 1
-                 and array_lower(p_priorities, 1) = 1;
+                 and array_lower(p_priorities, 1) = 1
+                 and array_ndims(p_run_at) = 1 and array_ndims(p_delay_ms) = 1 and array_ndims(p_priorities) = 1;
     v_answers record;
 begin
     -- Other languages call this directly, so it checks its arguments as invoke does.
@@ -220,7 +221,8 @@ begin
             perform set_config('lock_timeout', '250ms', true);
         end if;
         if v_one and not p_again
-           and num_nonnulls(variadic p_throttle_ms || p_debounce_ms || coalesce(p_max_wait_ms, '{}')) = 0
+           and num_nonnulls(variadic p_throttle_ms) + num_nonnulls(variadic p_debounce_ms) = 0
+           and coalesce(num_nonnulls(variadic p_max_wait_ms), 0) = 0
            and conductor.invoke_one_keyed(
                p_id => p_ids[1], p_task => p_tasks[1], p_payload => p_payloads[1], p_run_at => p_run_at[1],
                p_delay_ms => p_delay_ms[1], p_priority => p_priorities[1], p_in_transaction => p_in_transaction,

@@ -110,7 +110,7 @@ end
 $$;
 
 -- Invokes calls of which some have a dedupe key, some are throttled and some neither, and calls with keys that
--- are sent again (p_again). Called by invoke_many and invoke_keyed. Returns as invoke_many.
+-- are sent again (p_again). Called by invoke_with_keys and invoke_keyed. Returns as invoke_many.
 -- Locks: live_executions (unstarted ones of these keys, waits, by task and key; only with p_again), throttles
 --   (inserts, waits, by task and key), as invoke_keyed, as invoke_many without keys, throttles (its own rows).
 create or replace function conductor.invoke_mixed(

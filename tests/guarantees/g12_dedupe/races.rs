@@ -415,3 +415,69 @@ async fn a_refused_call_takes_no_other_along(test: TestConductor) -> anyhow::Res
     assert_eq!(executions(&test).await, 49);
     Ok(())
 }
+
+/// The calls with these ids and keys, debounced and sent again, in the transaction of a connection.
+async fn debounced(
+    connection: &mut sqlx::PgConnection,
+    ids: &[Uuid],
+    keys: &[&str],
+) -> Result<(Vec<Uuid>, Vec<String>), sqlx::Error> {
+    sqlx::query_as(
+        "with call as (
+             select array_agg(g.id order by g.n) as ids, array_agg(g.key order by g.n) as keys,
+                    array_agg('g12_run'::text) as tasks, array_agg('1'::text) as payloads,
+                    array_agg(null::timestamptz) as times, array_agg(null::bigint) as numbers,
+                    array_agg(null::integer) as priorities, array_agg(3600000::bigint) as hours
+               from unnest($1::uuid[], $2::text[]) with ordinality as g(id, key, n))
+         select coalesce(r.ids, c.ids), coalesce(r.came_of, '{}')
+           from call c
+          cross join lateral conductor.invoke_many(
+                c.ids, c.tasks, c.payloads, c.times, c.numbers, c.priorities, true, true, c.keys, c.numbers, c.hours) r",
+    )
+    .bind(ids)
+    .bind(keys)
+    .fetch_one(connection)
+    .await
+}
+
+#[conductor::test]
+async fn a_debounced_call_that_is_claimed_meanwhile_is_answered_again(
+    test: TestConductor,
+) -> anyhow::Result<()> {
+    test.drain().await?;
+    let [x, y, z, other] = [(); 4].map(|()| Uuid::now_v7());
+    let mut holder = test.pool().begin().await?;
+    debounced(&mut holder, &[other], &["b"]).await?;
+    let held: String = sqlx::query_scalar("select pg_current_xact_id()::text")
+        .fetch_one(&mut *holder)
+        .await?;
+    // The statement of the connection that broke still runs, while its calls are sent again together with another.
+    let mut first = test.pool().begin().await?;
+    debounced(&mut first, &[x, z], &["a", "c"]).await?;
+    let second = tokio::spawn({
+        let pool = test.pool().clone();
+        async move {
+            let mut connection = pool.acquire().await?;
+            debounced(&mut connection, &[x, y, z], &["a", "b", "c"]).await
+        }
+    });
+    blocked(&test).await;
+    first.commit().await?;
+    eventually("a call that waits for the held key", || async {
+        let waits = format!(
+            "select count(*) from pg_locks l where not l.granted and l.transactionid::text = '{held}'"
+        );
+        number(&test, &waits).await > 0
+    })
+    .await;
+    // A worker claims it: a debounced execution then releases its key.
+    let claimed = format!(
+        "update conductor.live_executions set state = 'running', claim = 1, holds_key = false where id = '{z}'"
+    );
+    run_sql(&test, &claimed).await?;
+    holder.rollback().await?;
+    let (ids, came_of) = soon("the calls that were sent again", second).await??;
+    assert_eq!(ids, [x, y, z]);
+    assert_eq!(came_of, ["created"; 3]);
+    Ok(())
+}
