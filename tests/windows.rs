@@ -496,5 +496,5 @@ async fn claims(test: &TestConductor) -> anyhow::Result<i64> {
     let worker = one.build()?.start().await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
     worker.stop().await?;
-    Ok(counted.calls(test, "claim").await)
+    Ok(counted.calls(test, "claim_gated").await)
 }
