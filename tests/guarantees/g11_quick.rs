@@ -135,3 +135,24 @@ async fn a_claim_looks_at_no_lane_in_which_its_worker_has_room(
     assert_eq!(claim(&test, 2, 0).await?, (2, vec![seven(2), eight]));
     Ok(())
 }
+
+/// A limit that is declared while a claim has begun: its first statement has seen none.
+#[conductor::test]
+async fn a_claim_that_knows_no_limit_keeps_it(test: TestConductor) -> anyhow::Result<()> {
+    let worker = start_with(&test, 1, Arc::new(Tally::default())).await?;
+    worker.stop().await?;
+    test.invoke_batch::<G11Quick>([7; 6].map(|key| G11Quick { key, n: 0 }))
+        .await?;
+    run_sql(
+        &test,
+        "insert into conductor.orchestrators (host, pid, queue_ids, task_ids, started_at, lease_until)
+         values ('here', 1, '{}', '{}', now(), now() + interval '1 hour')",
+    )
+    .await?;
+    let claimed = "select count(c.id) from conductor.tasks t cross join conductor.orchestrators o
+                    cross join lateral conductor.claim_plain(
+                          o.id, t.queue_id, array[t.id], 100, false, false, 1000000, '{}', '{}') c
+                    where t.name = 'g11-quick'";
+    assert_eq!(usize::try_from(number(&test, claimed).await)?, LIMIT);
+    Ok(())
+}
