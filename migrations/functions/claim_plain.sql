@@ -1,5 +1,5 @@
--- Locks and returns what is due in a queue with one priority, at most p_most. It is ordered if it has an order or if a
--- task has a limit, which may be newer than what the caller knows. Called by claim_plain, under whose settings it runs.
+-- Locks and returns what is due in a queue with one priority, at most p_most. It is limited if a task has a limit, which
+-- may be newer than what the caller knows. Called by claim_plain, under whose settings it runs.
 -- Locks: live_executions (candidates, if free).
 create or replace function conductor.due_plain(
     p_queue integer, p_priority integer, p_tasks integer[], p_start timestamptz, p_now timestamptz, p_most integer)
@@ -10,9 +10,9 @@ declare
     v_due conductor.candidates;
 begin
     select coalesce(array_agg(d.id), '{}'), array_agg(d.bytes), sum(d.bytes), count(*) < p_most, max(d.run_at),
-           bool_or(d.claim > 0),
-           bool_or(d.ordered or exists (select from conductor.limits c where c.task_id = any (p_tasks)))
-      into v_due.ids, v_due.sizes, v_due.bytes, v_due.is_all, v_due.last, v_due.again, v_due.ordered
+           bool_or(d.claim > 0), bool_or(d.ordered),
+           count(*) > 0 and exists (select from conductor.limits c where c.task_id = any (p_tasks))
+      into v_due.ids, v_due.sizes, v_due.bytes, v_due.is_all, v_due.last, v_due.again, v_due.ordered, v_due.limited
       from (select l.id, l.run_at, l.claim, l.bytes, l.order_key is not null as ordered
               from conductor.live_executions l
              where l.queue_id = p_queue and l.priority = p_priority
@@ -31,8 +31,8 @@ $$;
 -- earlier run_at, then id. Called by finish_and_claim and claim, which describes the arguments and the result.
 --
 -- Reads one index range for each priority in use (due_plain). Each range ends at the present, so executions that
--- are due later cost nothing. If candidates have an order, claim_gated does the rest. No plan depends on statistics
--- (tables/001_queue.sql).
+-- are due later cost nothing. If candidates have an order or a limit, claim_gated does the rest. No plan depends on
+-- statistics (tables/001_queue.sql).
 -- Locks: live_executions (candidates, if free), as settle, queues.idle (if free), as claim_gated.
 create or replace function conductor.claim_plain(
     p_orchestrator bigint, p_queue integer, p_tasks integer[], p_limit integer, p_paused boolean, p_idle boolean,
@@ -65,7 +65,7 @@ begin
             v_start := p_from[array_position(p_seen, v_priority)];
             v_due := conductor.due_plain(p_queue, v_priority, p_tasks, v_start, v_now, v_left);
             -- The order or the limit came after the first look of the statement, or a deploy has left the order out.
-            if v_due.ordered then
+            if v_due.ordered or v_due.limited then
                 return query select * from conductor.claim_gated(
                     p_orchestrator => p_orchestrator, p_queue => p_queue, p_tasks => p_tasks, p_limit => v_left,
                     p_paused => p_paused, p_idle => p_idle and v_left = p_limit, p_most => v_left,
